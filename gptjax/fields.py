@@ -1,0 +1,127 @@
+"""Config dataclasses as the single source of truth: default, type, limits and documentation.
+
+Each room declares its section as a frozen dataclass whose fields are made with `setting`. From
+those, `gptjax.build` makes the ConfigDict that a user overrides, checks what comes back, and
+generates the config reference of the docs.
+"""
+
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from gptjax.errors import UserError, nearest
+
+
+def setting(
+    default: Any,
+    doc: str,
+    *,
+    choices: tuple[Any, ...] | None = None,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+) -> Any:
+    """A dataclass field with its documentation and limits.
+
+    Args:
+      default: the value used when the user says nothing (tuples for lists).
+      doc: one line, with units.
+      choices: the allowed values, where they are few.
+      minimum, maximum: inclusive limits (applied to every element of a tuple).
+      above, below: exclusive limits.
+    """
+    metadata = {
+        "doc": doc,
+        "choices": choices,
+        "minimum": minimum,
+        "maximum": maximum,
+        "above": above,
+        "below": below,
+    }
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def make(cls: type, values: Mapping[str, Any], section: str) -> Any:
+    """Build the dataclass `cls` from a mapping, checking names, types, choices and limits.
+
+    Raises:
+      UserError: for an unknown key, a wrong type or a value out of its limits.
+    """
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    for name in values:
+        if name not in fields:
+            raise UserError(f"{section}.{name} is not a setting; {nearest(name, fields)}")
+    hints = typing.get_type_hints(cls)
+    checked = {}
+    for name, value in values.items():
+        path = f"{section}.{name}"
+        converted = _convert(path, hints[name], value)
+        _check_limits(path, converted, fields[name].metadata)
+        checked[name] = converted
+    return cls(**checked)
+
+
+def _convert(path: str, hint: Any, value: Any) -> Any:
+    """`value` as the annotated type `hint`; ints pass for floats, lists for tuples."""
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        return _convert_union(path, hint, value)
+    if origin is tuple:
+        if isinstance(value, str) or not isinstance(value, list | tuple):
+            value = (value,)
+        element = typing.get_args(hint)[0]
+        return tuple(_convert(f"{path}[{i}]", element, item) for i, item in enumerate(value))
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if hint is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(hint, type) and isinstance(value, hint):
+        if isinstance(value, bool) and hint is not bool:
+            raise _type_error(path, hint, value)
+        return value
+    raise _type_error(path, hint, value)
+
+
+def _convert_union(path: str, hint: Any, value: Any) -> Any:
+    options = [option for option in typing.get_args(hint) if option is not type(None)]
+    if value is None:
+        return None
+    for option in options:
+        try:
+            return _convert(path, option, value)
+        except UserError:
+            continue
+    raise _type_error(path, options[0], value)
+
+
+def _type_error(path: str, hint: Any, value: Any) -> UserError:
+    wanted = getattr(hint, "__name__", str(hint))
+    return UserError(f"{path}={value!r} is a {type(value).__name__}; give a {wanted}")
+
+
+def _check_limits(path: str, value: Any, metadata: Mapping[str, Any]) -> None:
+    if isinstance(value, tuple):
+        for i, item in enumerate(value):
+            _check_limits(f"{path}[{i}]", item, metadata)
+        return
+    choices = metadata.get("choices")
+    if choices is not None and value not in choices:
+        raise UserError(f"{path}={value!r} is not known; {nearest(value, choices)}")
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return
+    if not math.isfinite(value):
+        raise UserError(f"{path}={value} is not finite; give a number")
+    limits = (
+        ("minimum", value.__ge__, "at least"),
+        ("maximum", value.__le__, "at most"),
+        ("above", value.__gt__, "above"),
+        ("below", value.__lt__, "below"),
+    )
+    for name, holds, words in limits:
+        limit = metadata.get(name)
+        if limit is not None and holds(type(value)(limit)) is False:
+            raise UserError(f"{path}={value} must be {words} {limit}")
