@@ -7,6 +7,7 @@ generates the config reference of the docs.
 
 import dataclasses
 import math
+import operator
 import types
 import typing
 from collections.abc import Mapping
@@ -116,12 +117,12 @@ def _check_limits(path: str, value: Any, metadata: Mapping[str, Any]) -> None:
     if not math.isfinite(value):
         raise UserError(f"{path}={value} is not finite; give a number")
     limits = (
-        ("minimum", value.__ge__, "at least"),
-        ("maximum", value.__le__, "at most"),
-        ("above", value.__gt__, "above"),
-        ("below", value.__lt__, "below"),
+        ("minimum", operator.ge, "at least"),
+        ("maximum", operator.le, "at most"),
+        ("above", operator.gt, "above"),
+        ("below", operator.lt, "below"),
     )
     for name, holds, words in limits:
         limit = metadata.get(name)
-        if limit is not None and holds(type(value)(limit)) is False:
+        if limit is not None and not holds(value, limit):
             raise UserError(f"{path}={value} must be {words} {limit}")
