@@ -1,0 +1,99 @@
+"""Models as pure functions: config and parameters in, arrays out."""
+
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from gptjax.models.config import ModelConfig, validate
+from gptjax.models.decoder import Decoder
+
+Params = Any  # nested dict of float32 arrays
+
+_FAMILIES = {"decoder": Decoder}
+
+
+@dataclasses.dataclass(frozen=True)
+class ParamCount:
+    """Parameters counted the three ways that the scaling literature uses.
+
+    Attributes:
+      total: every parameter, a tied head once.
+      non_embedding: without token embedding, learned positions and head (Kaplan et al., 2020).
+      non_embedding_with_head: the former plus the head's matrix, tied or not: what multiplies.
+    """
+
+    total: int
+    non_embedding: int
+    non_embedding_with_head: int
+
+
+def init(config: ModelConfig, key: jax.Array) -> Params:
+    """Fresh parameters: a nested dict of float32 arrays, blocks stacked on a leading axis.
+
+    Raises:
+      UserError: where the config's fields contradict each other.
+    """
+    validate(config)
+    return nn.unbox(_boxed(config, key))
+
+
+def apply(
+    config: ModelConfig,
+    params: Params,
+    tokens_BT: jax.Array,
+    *,
+    segment_ids_BT: jax.Array | None = None,
+) -> jax.Array:
+    """float32 logits [B, T, V] of the token that follows each position.
+
+    Args:
+      tokens_BT: token ids, T at most config.seq_len where positions are learned.
+      segment_ids_BT: document numbers; a token attends only within its own document.
+    """
+    return _module(config).apply({"params": params}, tokens_BT, segment_ids_BT)
+
+
+@functools.lru_cache(maxsize=4096)
+def count_params(config: ModelConfig) -> ParamCount:
+    """Exact counts, without allocating anything.
+
+    Raises:
+      UserError: where the config's fields contradict each other.
+    """
+    validate(config)
+    shapes = nn.unbox(_shapes(config))
+    total = _size(shapes)
+    head = config.width * config.vocab_size
+    outside = _size(shapes["embed"]) + (0 if config.tied_head else head)
+    return ParamCount(total, total - outside, total - outside + head)
+
+
+def logical_axes(config: ModelConfig) -> Any:
+    """For every parameter the tuple of its logical axis names, in `init`'s tree."""
+    validate(config)
+    return jax.tree.map(
+        lambda box: tuple(box.names),
+        _shapes(config),
+        is_leaf=lambda leaf: isinstance(leaf, nn.LogicallyPartitioned),
+    )
+
+
+def _module(config: ModelConfig) -> nn.Module:
+    return _FAMILIES[config.family](config)
+
+
+def _boxed(config: ModelConfig, key: jax.Array) -> Any:
+    return _module(config).init(key, jnp.zeros((1, 1), jnp.int32))["params"]
+
+
+def _shapes(config: ModelConfig) -> Any:
+    return jax.eval_shape(functools.partial(_boxed, config), jax.random.key(0))
+
+
+def _size(tree: Any) -> int:
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))

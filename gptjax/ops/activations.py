@@ -1,0 +1,39 @@
+"""The elementwise non-linearities of the feed-forward block."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """x·Φ(x) with the exact normal distribution function (Hendrycks & Gimpel, 2016, eq. 1)."""
+    return jax.nn.gelu(x, approximate=False)
+
+
+def gelu_tanh(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """GELU by its tanh approximation, GPT-2's: x/2·(1 + tanh(√(2/π)(x + 0.044715x³)))."""
+    return jax.nn.gelu(x, approximate=True)
+
+
+def relu(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """max(x, 0)."""
+    return jnp.maximum(x, 0)
+
+
+def swish(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """x·σ(x), also called SiLU (Ramachandran et al., 2017)."""
+    return x * jax.nn.sigmoid(x)
+
+
+# Feed-forward kind -> (non-linearity, whether a second matrix is gated by it). The gated kinds
+# are those of Shazeer, "GLU Variants Improve Transformer" (2020), equation 6; GeGLU there uses
+# the exact GELU.
+FEED_FORWARD: dict[str, tuple[Callable[[jax.Array], jax.Array], bool]] = {
+    "gelu": (gelu, False),
+    "gelu_tanh": (gelu_tanh, False),
+    "relu": (relu, False),
+    "swiglu": (swish, True),
+    "geglu": (gelu, True),
+}
