@@ -1,0 +1,190 @@
+"""Which windows a step reads: a pure function of (seed, step), the same in NumPy and in JAX.
+
+Window w of a token array covers tokens w·T to w·T + T: its first T are inputs, its last T are
+targets. Example number e of a run belongs to epoch e // n, at position e % n, and reads window
+P(position), where P is a pseudo-random permutation of the n windows keyed by (seed, epoch). Nothing
+is stored: P is a Feistel network over a grid of a × b ≥ n cells with cycle walking (Black and
+Rogaway, "Ciphers with Arbitrary Finite Domains", 2002). The grid has fewer than √n + 1 spare cells,
+so a second walk is rare.
+
+All arithmetic is on uint32, and a step's first example is split into (epoch, position) without
+forming step · batch, so counts beyond 2^32 are exact although JAX has no 64-bit integers unless
+they are asked for.
+"""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Int32, UInt32
+
+ROUNDS = 8
+MAX_WINDOWS = 2**31 - 1
+_GOLDEN = 0x9E3779B9
+
+
+def num_windows(num_tokens: int, seq_len: int) -> int:
+    """How many whole windows of `seq_len` inputs and targets fit in `num_tokens`.
+
+    >>> num_windows(9, 4), num_windows(8, 4)
+    (2, 1)
+    """
+    return max(0, (num_tokens - 1) // seq_len)
+
+
+def windows_numpy(seed: int, step: int, batch: int, num_windows: int) -> np.ndarray:
+    """The windows that step `step` reads, int64 of shape (batch,), for step · batch below 2^63."""
+    first = int(step) * batch
+    return window_of_numpy(seed, first + np.arange(batch, dtype=np.int64), num_windows)
+
+
+def window_of_numpy(seed: int, examples: Any, num_windows: int) -> np.ndarray:
+    """The windows of global example numbers (int64 or ints), as int64 of the same shape."""
+    n = _checked(num_windows)
+    examples = np.asarray(examples, dtype=np.int64)
+    epoch = (examples // n).astype(np.uint32).reshape(-1)
+    position = (examples % n).astype(np.uint32).reshape(-1)
+    keys = _round_keys(np, np.array([_seed_word(seed)], np.uint32), epoch)
+    window = _feistel(keys, position, n)
+    while (outside := window >= n).any():
+        inside_keys = [key[outside] for key in keys]
+        window[outside] = _feistel(inside_keys, window[outside], n)
+    return window.astype(np.int64).reshape(examples.shape)
+
+
+def windows_jax(seed: Any, step: Any, batch: int, num_windows: int) -> UInt32[Array, " B"]:
+    """The windows that step `step` reads; `seed` and `step` may be traced, the rest is static.
+
+    Args:
+      seed: an int, or an int32/uint32 scalar.
+      step: an int below 2^32, or an int32/uint32 scalar.
+      batch: examples in a step (all hosts together).
+      num_windows: windows of the token array.
+    """
+    n = _checked(num_windows)
+    epoch, position = _epoch_and_position(jnp.asarray(step).astype(jnp.uint32), batch, n)
+    position = position + jnp.arange(batch, dtype=jnp.uint32)
+    epoch, position = epoch + position // n, position % n
+    return _permute_jax(seed, epoch, position, n)
+
+
+def window_of_jax(seed: Any, examples: Any, num_windows: int) -> UInt32[Array, "..."]:
+    """The windows of global example numbers below 2^32 (an int32 or uint32 array)."""
+    n = _checked(num_windows)
+    examples = jnp.asarray(examples).astype(jnp.uint32)
+    return _permute_jax(seed, examples // n, examples % n, n)
+
+
+def batch_numpy(
+    tokens: np.ndarray, seq_len: int, seed: int, step: int, batch: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs and targets of one step from a host array, int32 of shape (batch, seq_len) each."""
+    windows = windows_numpy(seed, step, batch, num_windows(len(tokens), seq_len))
+    return gather_numpy(tokens, seq_len, windows)
+
+
+def gather_numpy(
+    tokens: np.ndarray, seq_len: int, windows: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs and targets of the given windows from a host array, int32 of shape (B, T) each."""
+    at = np.asarray(windows, dtype=np.int64)[:, None] * seq_len + np.arange(seq_len + 1)
+    rows = tokens[at].astype(np.int32)
+    return rows[:, :-1], rows[:, 1:]
+
+
+def gather_jax(
+    tokens: Array, seq_len: int, windows: Array
+) -> tuple[Int32[Array, "B T"], Int32[Array, "B T"]]:
+    """Inputs and targets of the given windows from a device array of fewer than 2^31 tokens."""
+    if tokens.shape[0] > MAX_WINDOWS:
+        raise ValueError("a device array of 2^31 tokens or more needs the host loader")
+    starts = windows.astype(jnp.int32) * seq_len
+    rows = jax.vmap(lambda start: lax.dynamic_slice(tokens, (start,), (seq_len + 1,)))(starts)
+    rows = rows.astype(jnp.int32)
+    return rows[:, :-1], rows[:, 1:]
+
+
+def _checked(num_windows: int) -> int:
+    if not 1 <= num_windows <= MAX_WINDOWS:
+        raise ValueError(f"num_windows={num_windows} must be in 1 … {MAX_WINDOWS}")
+    return int(num_windows)
+
+
+def _seed_word(seed: Any) -> int:
+    return int(seed) & 0xFFFFFFFF
+
+
+def _epoch_and_position(step: Array, batch: int, n: int) -> tuple[Array, Array]:
+    """(step · batch) divmod n without the product: Horner's rule over the bits of `batch`.
+
+    With step = q·n + r, the quotient is q·batch plus that of r·batch; the latter is built by
+    doubling and adding r, each followed by at most one subtraction of n < 2^31. Epochs wrap
+    at 2^32.
+    """
+    whole, remainder = step // n, step % n
+    epoch = jnp.zeros_like(step)
+    position = jnp.zeros_like(step)
+    for bit in bin(batch)[2:]:
+        epoch, position = _carry(epoch * 2, position * 2, n)
+        if bit == "1":
+            epoch, position = _carry(epoch, position + remainder, n)
+    return epoch + whole * jnp.uint32(batch & 0xFFFFFFFF), position
+
+
+def _carry(epoch: Array, position: Array, n: int) -> tuple[Array, Array]:
+    over = position >= jnp.uint32(n)
+    return epoch + over, jnp.where(over, position - jnp.uint32(n), position)
+
+
+def _permute_jax(seed: Any, epoch: Array, position: Array, n: int) -> Array:
+    word = jnp.uint32(_seed_word(seed)) if isinstance(seed, int) else seed.astype(jnp.uint32)
+    keys = _round_keys(jnp, word, epoch)
+    window = _feistel(keys, position, n)
+    side = _grid(n)
+    if side[0] * side[1] == n:
+        return window
+    return lax.while_loop(
+        lambda window: jnp.any(window >= n),
+        lambda window: jnp.where(window >= n, _feistel(keys, window, n), window),
+        window,
+    )
+
+
+def _grid(n: int) -> tuple[int, int]:
+    """The sides (a, b) of the smallest nearly square grid that holds n cells."""
+    a = math.isqrt(n - 1) + 1
+    return a, -(-n // a)
+
+
+def _round_keys(xp: Any, seed: Any, epoch: Any) -> list[Any]:
+    """One uint32 key for each round, from two independent mixtures of (seed, epoch)."""
+    first = _mix(xp, _mix(xp, seed ^ xp.uint32(0x243F6A88)) ^ epoch)
+    second = _mix(xp, _mix(xp, seed ^ xp.uint32(0x85A308D3)) + epoch)
+    both = (first, second)
+    return [both[r % 2] + xp.uint32((r + 1) * _GOLDEN & 0xFFFFFFFF) for r in range(ROUNDS)]
+
+
+def _feistel(keys: list[Any], x: Any, n: int) -> Any:
+    """One walk: a permutation of the a·b cells of the grid, on uint32 arrays of either library."""
+    xp = np if isinstance(x, np.ndarray) else jnp
+    a, b = (xp.uint32(side) for side in _grid(n))
+    high, low = x // b, x % b
+    for r, key in enumerate(keys):
+        if r % 2 == 0:
+            high = (high + _mix(xp, low + key) % a) % a
+        else:
+            low = (low + _mix(xp, high + key) % b) % b
+    return high * b + low
+
+
+def _mix(xp: Any, x: Any) -> Any:
+    """A bijection of uint32 whose output bits each depend on all input bits (lowbias32 of
+    C. Wellons' hash prospector)."""
+    x = x ^ (x >> xp.uint32(16))
+    x = x * xp.uint32(0x7FEB352D)
+    x = x ^ (x >> xp.uint32(15))
+    x = x * xp.uint32(0x846CA68B)
+    return x ^ (x >> xp.uint32(16))
