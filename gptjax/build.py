@@ -1,0 +1,169 @@
+"""The only reader of a ConfigDict: config → checked dataclasses → corpus and model."""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from gptjax import data, models
+from gptjax.data import Corpus
+from gptjax.data.config import DataConfig
+from gptjax.errors import UserError, nearest
+from gptjax.fields import make, setting
+from gptjax.models import ModelConfig
+from gptjax.optim import OptimConfig
+from gptjax.report.config import ReportConfig
+from gptjax.scaling.config import FitConfig
+from gptjax.sweeps.config import SweepConfig
+from gptjax.train import TrainConfig
+
+JOBS = ("sweep", "plan", "work", "fit", "report", "train", "fit_table", "predict")
+
+
+@dataclasses.dataclass(frozen=True)
+class General:
+    """The keys at the top of a config."""
+
+    job: str = setting("sweep", "what to do", choices=JOBS)
+    experiment: str = setting("experiment", "name; the workdir defaults to runs/<experiment>")
+    table: str = setting("", "CSV or Parquet of runs, for job=fit_table")
+    forms: tuple[str, ...] = setting((), "law forms to fit besides Chinchilla's, by name")
+    laws: str = setting("", "laws.json of an earlier fit, for job=predict")
+    flops: tuple[float, ...] = setting((), "budgets in FLOPs, for job=predict", above=0.0)
+    compilation_cache: str = setting(
+        "auto", "folder of compiled programs; auto = beside the token cache, off = none"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """A whole config as dataclasses, each checked on its own and against the others."""
+
+    general: General
+    data: DataConfig
+    model: ModelConfig
+    optim: OptimConfig
+    train: TrainConfig
+    sweep: SweepConfig
+    fit: FitConfig
+    report: ReportConfig
+
+
+SECTIONS: dict[str, type] = {
+    "data": DataConfig,
+    "model": ModelConfig,
+    "optim": OptimConfig,
+    "train": TrainConfig,
+    "sweep": SweepConfig,
+    "fit": FitConfig,
+    "report": ReportConfig,
+}
+
+
+def default_config() -> ConfigDict:
+    """Every setting with its default; an experiment changes what it is about."""
+    config = ConfigDict(dataclasses.asdict(General()))
+    for name, cls in SECTIONS.items():
+        config[name] = ConfigDict(dataclasses.asdict(cls()))
+    return config.lock()
+
+
+def make_setup(config: Mapping[str, Any]) -> Setup:
+    """Check a ConfigDict or plain mapping and turn it into dataclasses.
+
+    Raises:
+      UserError: for unknown keys, wrong types, values out of their limits or in conflict.
+    """
+    values = config.to_dict() if isinstance(config, ConfigDict) else dict(config)
+    general = {}
+    known = [field.name for field in dataclasses.fields(General)]
+    for name, value in values.items():
+        if name in SECTIONS:
+            if not isinstance(value, Mapping):
+                raise UserError(f"config.{name}={value!r} is a section; set config.{name}.<key>")
+        elif name in known:
+            general[name] = value
+        else:
+            raise UserError(f"config.{name} is not a setting; {nearest(name, [*known, *SECTIONS])}")
+    sections = {name: make(cls, values.get(name, {}), name) for name, cls in SECTIONS.items()}
+    setup = Setup(general=make(General, general, "config"), **sections)
+    _check_together(setup)
+    return setup
+
+
+def to_mapping(setup: Setup) -> dict[str, Any]:
+    """The plain mapping that `make_setup` reads back."""
+    values = dataclasses.asdict(setup)
+    return {**values.pop("general"), **values}
+
+
+def load_corpus(setup: Setup) -> Corpus:
+    """The token store of `data.*`, cut for `model.seq_len`."""
+    return data.load(setup.data, seq_len=models.resolve(setup.model).seq_len)
+
+
+def make_model(setup: Setup, corpus: Corpus) -> ModelConfig:
+    """The model config with its preset applied and its vocabulary filled in.
+
+    Raises:
+      UserError: when the fields do not fit together or the vocabulary is too small.
+    """
+    model = models.resolve(setup.model)
+    size = model.vocab_size or corpus.vocab_size
+    if size < corpus.vocab_size:
+        raise UserError(
+            f"model.vocab_size={size} is smaller than the tokenizer's {corpus.vocab_size} tokens; "
+            "set model.vocab_size=0 to take the tokenizer's"
+        )
+    model = dataclasses.replace(model, vocab_size=size)
+    models.validate(model)
+    return model
+
+
+def enable_compilation_cache(setup: Setup) -> None:
+    """Keep compiled programs between processes and runs."""
+    import jax
+
+    folder = setup.general.compilation_cache
+    if folder == "off":
+        return
+    path = data.cache_root(setup.data) / "xla" if folder == "auto" else Path(folder)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"config.compilation_cache={folder} cannot be written ({error.strerror}); "
+            "give another folder or off"
+        ) from error
+    jax.config.update("jax_compilation_cache_dir", os.fspath(path))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _check_together(setup: Setup) -> None:
+    train = setup.train
+    if setup.sweep.rule == "fixed" or setup.general.job == "train":
+        _check_micro_batches(train.batch_size, train.micro_batches)
+    if setup.general.job == "train" and train.steps == 0 and train.tokens == 0:
+        raise UserError(
+            "train.steps=0 and train.tokens=0 give the run no length; set one of them, for "
+            "example --config.train.tokens=10000000"
+        )
+    if setup.general.job == "fit_table" and not setup.general.table:
+        raise UserError("config.table='' names no table; give --config.table=FILE.csv")
+    if setup.general.job == "predict":
+        if not setup.general.laws:
+            raise UserError("config.laws='' names no law; give --config.laws=RUN/laws.json")
+        if not setup.general.flops:
+            raise UserError("config.flops=() names no budget; give --config.flops=1e24")
+
+
+def _check_micro_batches(batch_size: int, micro_batches: int) -> None:
+    if batch_size % micro_batches:
+        raise UserError(
+            f"train.batch_size={batch_size} is not a multiple of "
+            f"train.micro_batches={micro_batches}; change one of them"
+        )

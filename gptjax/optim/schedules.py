@@ -1,0 +1,72 @@
+"""Learning-rate schedules as pure functions of (step, total steps, peak).
+
+Step, total and peak may be traced, so runs that differ only in length or learning rate share one
+compiled program.
+"""
+
+import jax.numpy as jnp
+from jax import Array
+
+from gptjax.optim.config import OptimConfig
+
+
+def learning_rate(config: OptimConfig, step: Array, total: Array, peak: Array) -> Array:
+    """Learning rate of the update with index `step` (0-based) of `total`.
+
+    Linear warm-up reaches the peak at the last warm-up step. Cosine, linear and wsd end exactly at
+    `final_fraction`·peak on the last step. wsd decays as 1 − √progress (Hägele et al. 2024,
+    arXiv:2405.18392, their best cool-down); inverse_sqrt is peak·√(warm-up/step) (Vaswani 2017).
+
+    Args:
+      step: index of the update, 0 … total−1.
+      total: number of updates of the whole run.
+      peak: largest learning rate.
+    """
+    done = jnp.asarray(step, jnp.float32) + 1.0
+    total = jnp.asarray(total, jnp.float32)
+    warmup = warmup_steps(config, total)
+    shape = _SHAPES[config.schedule](config, done, total, warmup)
+    return peak * jnp.where(done < warmup, done / warmup, shape)
+
+
+def warmup_steps(config: OptimConfig, total: Array) -> Array:
+    """Steps of linear warm-up: the configured share of the run, at least one."""
+    return jnp.maximum(jnp.round(config.warmup_fraction * total), 1.0)
+
+
+def _cosine(config: OptimConfig, done: Array, total: Array, warmup: Array) -> Array:
+    progress = _progress(done, warmup, total)
+    low = config.final_fraction
+    return low + (1.0 - low) * 0.5 * (1.0 + jnp.cos(jnp.pi * progress))
+
+
+def _linear(config: OptimConfig, done: Array, total: Array, warmup: Array) -> Array:
+    return 1.0 - (1.0 - config.final_fraction) * _progress(done, warmup, total)
+
+
+def _wsd(config: OptimConfig, done: Array, total: Array, warmup: Array) -> Array:
+    decay_steps = jnp.maximum(jnp.round(config.decay_fraction * total), 1.0)
+    progress = _progress(done, jnp.maximum(total - decay_steps, warmup), total)
+    return 1.0 - (1.0 - config.final_fraction) * jnp.sqrt(progress)
+
+
+def _constant(config: OptimConfig, done: Array, total: Array, warmup: Array) -> Array:
+    return jnp.ones_like(done)
+
+
+def _inverse_sqrt(config: OptimConfig, done: Array, total: Array, warmup: Array) -> Array:
+    return jnp.sqrt(warmup / done)
+
+
+def _progress(done: Array, start: Array, end: Array) -> Array:
+    """0 at `start`, 1 at `end`, clipped."""
+    return jnp.clip((done - start) / jnp.maximum(end - start, 1.0), 0.0, 1.0)
+
+
+_SHAPES = {
+    "cosine": _cosine,
+    "linear": _linear,
+    "wsd": _wsd,
+    "constant": _constant,
+    "inverse_sqrt": _inverse_sqrt,
+}

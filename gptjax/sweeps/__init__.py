@@ -1,0 +1,24 @@
+"""Sweeps: cells, plans, records, claims and the workers that share them."""
+
+from gptjax.sweeps.claims import Claims
+from gptjax.sweeps.config import SweepConfig
+from gptjax.sweeps.plan import Cell, make_plan, make_run
+from gptjax.sweeps.records import read_records, record_path, write_tables
+from gptjax.sweeps.rules import RULES, Rule, Scale
+from gptjax.sweeps.worker import WorkerOptions, work
+
+__all__ = [
+    "RULES",
+    "Cell",
+    "Claims",
+    "Rule",
+    "Scale",
+    "SweepConfig",
+    "WorkerOptions",
+    "make_plan",
+    "make_run",
+    "read_records",
+    "record_path",
+    "work",
+    "write_tables",
+]

@@ -1,0 +1,55 @@
+"""The `sweep` section of a config."""
+
+import dataclasses
+
+from gptjax.fields import setting
+
+PLANS = ("isoflop", "grid")
+DEPTH_RULES = ("fixed", "aspect")
+RULES = ("demo", "fixed", "kaplan", "deepseek", "step_law")
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepConfig:
+    """Which cells a sweep trains. Everything else of a cell comes from the other sections."""
+
+    plan: str = setting("isoflop", "isoflop: budgets × sizes; grid: sizes × tokens", choices=PLANS)
+    budgets: tuple[float, ...] = setting((1e12,), "training FLOPs of each profile", above=0.0)
+    sizes: int = setting(7, "sizes in each profile, around the expected minimum", minimum=1)
+    widths: tuple[int, ...] = setting(
+        (), "widths used at every budget; () = the ladder around the expected minimum", minimum=2
+    )
+    tokens: tuple[float, ...] = setting((), "token budgets of plan=grid", above=0.0)
+    seeds: tuple[int, ...] = setting((0,), "one run of every cell for each seed", minimum=0)
+    spacing: float = setting(
+        1.5, "ratio of neighbouring sizes on the ladder, in parameters", above=1.05
+    )
+    optimum_params: float = setting(
+        0.0,
+        "expected optimal size at sweep.optimum_flops (non-embedding + head); 0 = sweep.rule's",
+        minimum=0.0,
+    )
+    optimum_flops: float = setting(1e12, "where sweep.optimum_params holds", above=0.0)
+    optimum_exponent: float = setting(0.5, "expected a of N_opt ∝ C^a", above=0.0, below=1.0)
+    depth_rule: str = setting(
+        "fixed", "model.depth at every width, or width / sweep.aspect", choices=DEPTH_RULES
+    )
+    aspect: float = setting(64.0, "width over depth when sweep.depth_rule=aspect", above=0.0)
+    width_step: int = setting(8, "widths are multiples of this", minimum=2)
+    head_width: int = setting(32, "wanted width of a head; the nearest that divides", minimum=2)
+    rule: str = setting(
+        "demo", "batch size and learning rate as functions of size and tokens", choices=RULES
+    )
+    learning_rate_scale: float = setting(1.0, "multiplies the rule's learning rate", above=0.0)
+    batch_scale: float = setting(1.0, "multiplies the rule's batch size", above=0.0)
+    workers: int = setting(
+        0, "processes on this machine; 0 = one a CPU core, or one an accelerator", minimum=0
+    )
+    attempts: int = setting(2, "tries of a cell before it is recorded as failed", minimum=1)
+    claim_seconds: float = setting(
+        60.0, "a claim without a heartbeat for so long is taken over", above=1.0
+    )
+    price_per_device_hour: float = setting(
+        0.0, "money for an hour of one device; the plan prints the total when it is not 0",
+        minimum=0.0,
+    )

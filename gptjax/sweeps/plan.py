@@ -1,0 +1,169 @@
+"""From config sections to cells: which runs a sweep trains, and why it refuses some plans."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+from gptjax.errors import UserError
+from gptjax.files import digest
+from gptjax.models import ModelConfig
+from gptjax.optim import OptimConfig
+from gptjax.sweeps import shapes
+from gptjax.sweeps.config import SweepConfig
+from gptjax.sweeps.rules import RULES, Scale, optimum_of_demo
+from gptjax.train import RunSpec, TrainConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """Everything that determines one run's result, and the budget it was planned for.
+
+    Attributes:
+      run: model, optimizer, batch, steps, seed.
+      corpus: fingerprint of the tokens.
+      budget: nominal training FLOPs of its profile; 0 outside IsoFLOP plans. A label: it is not
+        part of the identity.
+    """
+
+    run: RunSpec
+    corpus: str
+    budget: float
+
+    @property
+    def id(self) -> str:
+        """Hash of the canonical form of run and corpus."""
+        return digest({"run": dataclasses.asdict(self.run), "corpus": self.corpus})
+
+    @property
+    def flops(self) -> float:
+        """Exact training FLOPs."""
+        return self.run.tokens * shapes.training_flops_per_token(self.run.model)
+
+
+def make_plan(
+    sweep: SweepConfig, model: ModelConfig, optim: OptimConfig, train: TrainConfig, corpus: str,
+    *, mask_end_of_document: bool = False,
+) -> list[Cell]:
+    """The cells of a sweep, smallest budget first.
+
+    Raises:
+      UserError: for a plan from which no law can be identified, or whose cells cannot be trained.
+    """
+    pairs = _isoflop(sweep, model) if sweep.plan == "isoflop" else _grid(sweep, model)
+    cells = []
+    for budget, shape, tokens in pairs:
+        for seed in sweep.seeds:
+            run = make_run(
+                sweep, shape, optim, train, tokens, seed, mask_end_of_document=mask_end_of_document
+            )
+            cells.append(Cell(run=run, corpus=corpus, budget=budget))
+    _check_identifiable(sweep, cells)
+    return cells
+
+
+def make_run(
+    sweep: SweepConfig, model: ModelConfig, optim: OptimConfig, train: TrainConfig,
+    tokens: float, seed: int, *, mask_end_of_document: bool = False,
+) -> RunSpec:
+    """One run of `tokens` tokens with batch size and learning rate from the sweep's rule."""
+    count = shapes.counts(model)
+    scale = Scale(
+        params=count.non_embedding,
+        params_with_head=count.non_embedding_with_head,
+        tokens=tokens,
+        flops=tokens * shapes.training_flops_per_token(model),
+    )
+    rule = RULES[sweep.rule]
+    batch_size, rate = train.batch_size, optim.learning_rate
+    if rule.batch_tokens is not None:
+        batch_size = _round_batch(
+            rule.batch_tokens(scale) * sweep.batch_scale / model.seq_len, train.micro_batches
+        )
+    if rule.learning_rate is not None:
+        rate = _round_digits(rule.learning_rate(scale))
+    steps = max(1, round(tokens / (batch_size * model.seq_len)))
+    return RunSpec(
+        model=model,
+        optim=dataclasses.replace(optim, learning_rate=rate * sweep.learning_rate_scale),
+        batch_size=batch_size,
+        steps=steps,
+        seed=seed,
+        micro_batches=train.micro_batches,
+        document_attention=train.document_attention,
+        mask_end_of_document=mask_end_of_document,
+    )
+
+
+def expected_optimum(sweep: SweepConfig, flops: float) -> float:
+    """Size (non-embedding + head) around which a profile is laid at `flops`."""
+    if sweep.optimum_params > 0.0:
+        return sweep.optimum_params * (flops / sweep.optimum_flops) ** sweep.optimum_exponent
+    return optimum_of_demo(flops)
+
+
+def _isoflop(sweep: SweepConfig, model: ModelConfig) -> list[tuple[float, ModelConfig, float]]:
+    pairs = []
+    for budget in sorted(set(sweep.budgets)):
+        for shape in _profile(sweep, model, budget):
+            tokens = budget / shapes.training_flops_per_token(shape)
+            pairs.append((budget, shape, tokens))
+    return pairs
+
+
+def _profile(sweep: SweepConfig, model: ModelConfig, budget: float) -> list[ModelConfig]:
+    """The shapes of one IsoFLOP profile: those nearest to the expected minimum, in log size."""
+    if sweep.widths:
+        return [shapes.with_width(model, sweep, width) for width in sorted(set(sweep.widths))]
+    centre = expected_optimum(sweep, budget)
+    rungs = shapes.ladder(model, sweep, centre * sweep.spacing ** (sweep.sizes + 1))
+
+    def distance(shape: ModelConfig) -> float:
+        return abs(math.log(shapes.size_of(shape) / centre))
+
+    return sorted(sorted(rungs, key=distance)[: sweep.sizes], key=shapes.size_of)
+
+
+def _grid(sweep: SweepConfig, model: ModelConfig) -> list[tuple[float, ModelConfig, float]]:
+    if not sweep.widths or not sweep.tokens:
+        raise UserError(
+            f"sweep.plan=grid needs sweep.widths={sweep.widths} and sweep.tokens={sweep.tokens}; "
+            "give both, for example --config.sweep.widths='(16,32,64)' "
+            "--config.sweep.tokens='(1e6,4e6)'"
+        )
+    sized = [shapes.with_width(model, sweep, width) for width in sorted(set(sweep.widths))]
+    return [(0.0, shape, tokens) for tokens in sorted(set(sweep.tokens)) for shape in sized]
+
+
+def _check_identifiable(sweep: SweepConfig, cells: Sequence[Cell]) -> None:
+    """Refuse plans that cannot tell size from data."""
+    for cell in cells:
+        if cell.run.steps < 10:
+            raise UserError(
+                f"a cell of width {cell.run.model.width} would have {cell.run.steps} steps of "
+                f"{cell.run.batch_size * cell.run.model.seq_len} tokens; give larger budgets than "
+                f"sweep.budgets={cell.budget:g}, smaller sizes, or a smaller sweep.batch_scale"
+            )
+    sizes = {shapes.size_of(cell.run.model) for cell in cells}
+    if len(sizes) < 2:
+        raise UserError(
+            f"the plan has one size only ({next(iter(sizes))} parameters), so no law in N can be "
+            f"identified; raise sweep.sizes={sweep.sizes} or give more sweep.widths"
+        )
+    ratios = [math.log(cell.run.tokens / shapes.size_of(cell.run.model)) for cell in cells]
+    if max(ratios) - min(ratios) < math.log(1.1):
+        raise UserError(
+            f"every cell has about {math.exp(ratios[0]):.3g} tokens per parameter, so the effects "
+            "of N and D cannot be told apart; give several sizes at one budget "
+            "(sweep.plan=isoflop) or several sweep.tokens"
+        )
+
+
+def _round_batch(sequences: float, micro_batches: int) -> int:
+    """The nearest power of two that the micro-batches divide, at least one each."""
+    power = 2 ** max(0, round(math.log2(max(sequences, 1.0))))
+    return max(micro_batches, power // micro_batches * micro_batches)
+
+
+def _round_digits(value: float) -> float:
+    """Three significant digits, so that a rule's value reads the same everywhere."""
+    return float(f"{value:.3g}")

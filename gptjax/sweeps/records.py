@@ -1,0 +1,164 @@
+"""Records: one file for each cell, whole or absent; the tables are collected from them.
+
+A record holds what is a function of the cell and nothing else, so that an interrupted sweep ends
+with the same bytes as one that never stopped. Times and workers go to `timing/` beside it.
+"""
+
+import csv
+import dataclasses
+import io
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from gptjax.files import read_json, write_atomic, write_json
+from gptjax.sweeps import shapes
+from gptjax.sweeps.plan import Cell
+from gptjax.train import RunResult
+
+SCHEMA = 1
+
+RUN_COLUMNS = (
+    "cell", "status", "reason", "budget", "flops", "flops_6nd", "params_total",
+    "params_non_embedding", "params_non_embedding_with_head", "tokens", "loss", "loss_stderr",
+    "bits_per_byte", "train_loss", "depth", "width", "num_heads", "head_dim", "mlp_width",
+    "seq_len", "batch_size", "steps", "learning_rate", "seed", "trunk",
+)  # fmt: skip
+CURVE_COLUMNS = ("cell", "step", "tokens", "flops", "loss")
+TIMING_COLUMNS = (
+    "cell", "worker", "seconds", "compile", "train", "evaluate", "checkpoint", "flops_per_s",
+)  # fmt: skip
+
+
+def record_path(workdir: Path, cell: Cell) -> Path:
+    """Where the record of a cell lies."""
+    return workdir / "records" / f"{cell.id}.json"
+
+
+def describe(cell: Cell) -> dict[str, Any]:
+    """What is known of a cell before it runs, under the column names of `runs.csv`."""
+    run, model = cell.run, cell.run.model
+    count = shapes.counts(model)
+    return {
+        "cell": cell.id,
+        "budget": cell.budget,
+        "flops": cell.flops,
+        "flops_6nd": 6.0 * count.non_embedding_with_head * run.tokens,
+        "params_total": count.total,
+        "params_non_embedding": count.non_embedding,
+        "params_non_embedding_with_head": count.non_embedding_with_head,
+        "tokens": run.tokens,
+        "depth": model.depth,
+        "width": model.width,
+        "num_heads": model.num_heads,
+        "head_dim": model.head_width,
+        "mlp_width": model.hidden_width,
+        "seq_len": model.seq_len,
+        "batch_size": run.batch_size,
+        "steps": run.steps,
+        "learning_rate": run.optim.learning_rate,
+        "seed": run.seed,
+        "trunk": "",
+    }
+
+
+def write_done(
+    workdir: Path, cell: Cell, result: RunResult, *, entropy: float | None, worker: str
+) -> None:
+    """Write the record of a finished run.
+
+    Where the corpus knows its exact entropy, the loss is the entropy plus the paired divergence
+    (model − exact log-probability on the same tokens), which has the same expectation as the plain
+    mean without the sampling noise of the held-out text; the plain mean is kept beside it.
+    """
+    score = result.evaluation
+    loss = score.loss if score.excess is None else float(entropy or 0.0) + score.excess
+    record = {
+        "schema": SCHEMA,
+        "status": "done",
+        "reason": "",
+        **describe(cell),
+        "loss": loss,
+        "loss_plain": score.loss,
+        "loss_stderr": score.stderr,
+        "bits_per_byte": score.bits_per_byte,
+        "train_loss": result.curve_losses[-1],
+        "history": result.history,
+        "curve": {"step": result.curve_steps, "loss": result.curve_losses},
+        "params_sha256": result.params_digest,
+        "run": dataclasses.asdict(cell.run),
+        "corpus": cell.corpus,
+    }
+    seconds = result.seconds
+    total = sum(seconds.values())
+    timing = {
+        "cell": cell.id,
+        "worker": worker,
+        "seconds": total,
+        **seconds,
+        "flops_per_s": cell.flops / max(seconds["train"], 1e-9),
+    }
+    write_json(workdir / "timing" / f"{cell.id}.json", timing)
+    write_json(record_path(workdir, cell), record)
+
+
+def write_failed(workdir: Path, cell: Cell, reason: str) -> None:
+    """Write the record of a cell that could not be trained, with the reason."""
+    record = {
+        "schema": SCHEMA,
+        "status": "failed",
+        "reason": reason,
+        **describe(cell),
+        "run": dataclasses.asdict(cell.run),
+        "corpus": cell.corpus,
+    }
+    write_json(record_path(workdir, cell), record)
+
+
+def read_records(workdir: Path, cells: Iterable[Cell]) -> list[dict[str, Any]]:
+    """The records that exist, in the order of the plan."""
+    paths = [record_path(workdir, cell) for cell in cells]
+    return [read_json(path) for path in paths if path.exists()]
+
+
+def write_tables(workdir: Path, cells: Sequence[Cell]) -> None:
+    """Collect `runs.csv`, `curves.csv` and `timing.csv` from the records."""
+    records = read_records(workdir, cells)
+    write_atomic(workdir / "runs.csv", _csv(RUN_COLUMNS, records))
+    write_atomic(workdir / "curves.csv", _csv(CURVE_COLUMNS, _curve_rows(records)))
+    timings = [workdir / "timing" / f"{record['cell']}.json" for record in records]
+    rows = [read_json(path) for path in timings if path.exists()]
+    write_atomic(workdir / "timing.csv", _csv(TIMING_COLUMNS, rows))
+
+
+def _curve_rows(records: Iterable[dict[str, Any]]) -> Iterable[dict[str, Any]]:
+    for record in records:
+        if record["status"] != "done":
+            continue
+        per_step = record["batch_size"] * record["seq_len"]
+        per_token = record["flops"] / record["tokens"]
+        for step, loss in zip(record["curve"]["step"], record["curve"]["loss"], strict=True):
+            yield {
+                "cell": record["cell"],
+                "step": step,
+                "tokens": step * per_step,
+                "flops": step * per_step * per_token,
+                "loss": loss,
+            }
+
+
+def _csv(columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> str:
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(columns)
+    for row in rows:
+        writer.writerow([_text(row.get(column)) for column in columns])
+    return out.getvalue()
+
+
+def _text(value: Any) -> str:
+    """A number with all its digits; nothing for what is missing."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    return repr(value) if isinstance(value, float) else str(value)

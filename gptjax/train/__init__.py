@@ -1,0 +1,32 @@
+"""Training of one run: state, the pure step, checkpoints, evaluation, the loop."""
+
+from gptjax.train.config import RunSpec, TrainConfig
+from gptjax.train.evaluate import Evaluation
+from gptjax.train.interrupt import EXIT_RESUMABLE, Interrupted, StopFlag, stop_on_signal
+from gptjax.train.loop import Diverged, Hooks, Progress, RunResult, run
+from gptjax.train.session import Session
+from gptjax.train.state import Hyper, TrainState, init_state, make_hyper
+from gptjax.train.step import Batch, Metrics, make_train_step
+
+__all__ = [
+    "EXIT_RESUMABLE",
+    "Batch",
+    "Diverged",
+    "Evaluation",
+    "Hooks",
+    "Hyper",
+    "Interrupted",
+    "Metrics",
+    "Progress",
+    "RunResult",
+    "RunSpec",
+    "Session",
+    "StopFlag",
+    "TrainConfig",
+    "TrainState",
+    "init_state",
+    "make_hyper",
+    "make_train_step",
+    "run",
+    "stop_on_signal",
+]

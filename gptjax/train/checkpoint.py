@@ -1,0 +1,125 @@
+"""Checkpoints of a run through Orbax: asynchronous, committed by rename, keep-last and keep-best."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from gptjax.errors import UserError
+from gptjax.files import read_json, write_json
+from gptjax.train.state import TrainState
+
+
+class Checkpointer:
+    """Saves and restores a TrainState under `directory`.
+
+    The folder names the run it belongs to; another run's folder is refused. A save that was cut
+    off leaves a temporary folder that is never read. `step` inside the state is the position in
+    the data, so nothing else is needed to continue bit for bit.
+    """
+
+    def __init__(self, directory: Path, identity: str, *, keep_last: int, keep_best: bool) -> None:
+        self._directory = directory.absolute()
+        self._identity = identity
+        self._keep_last = keep_last
+        self._keep_best = keep_best
+        self._managers: dict[str, Any] = {}
+
+    def restore(self, like: TrainState) -> TrainState | None:
+        """The latest complete checkpoint with the shapes and shardings of `like`, or None.
+
+        Raises:
+          UserError: when the folder holds the checkpoint of another run.
+        """
+        if not self._check_owner():
+            return None
+        return self._read("last", like)
+
+    def restore_best(self, like: TrainState) -> TrainState | None:
+        """The checkpoint with the lowest held-out loss, or None."""
+        return self._read("best", like) if self._check_owner() else None
+
+    def save(self, state: TrainState, *, wait: bool = False) -> None:
+        """Start saving `state`; with `wait`, return once it is committed."""
+        self._save("last", state, None)
+        if wait:
+            self.wait()
+
+    def save_best(self, state: TrainState, loss: float) -> None:
+        """Offer `state` as the best; kept when `loss` is the lowest so far."""
+        if self._keep_best and np.isfinite(loss):
+            self._save("best", state, {"loss": float(loss)})
+
+    def wait(self) -> None:
+        """Block until every started save is committed."""
+        for manager in self._managers.values():
+            manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Finish pending saves and release the threads."""
+        for manager in self._managers.values():
+            manager.close()
+        self._managers.clear()
+
+    def remove(self) -> None:
+        """Delete everything: the run is finished and recorded."""
+        self.close()
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    def _check_owner(self) -> bool:
+        owner = self._directory / "run.json"
+        if not owner.exists():
+            return False
+        found = read_json(owner).get("identity")
+        if found != self._identity:
+            raise UserError(
+                f"{self._directory} holds a checkpoint of another run ({found}, not "
+                f"{self._identity}); choose another --workdir or delete it"
+            )
+        return True
+
+    def _manager(self, kind: str) -> Any:
+        import orbax.checkpoint as ocp  # about a second; not needed by short runs
+
+        if kind not in self._managers:
+            best = {"best_fn": lambda metrics: metrics["loss"], "best_mode": "min"}
+            options = ocp.CheckpointManagerOptions(
+                max_to_keep=1 if kind == "best" else self._keep_last,
+                enable_async_checkpointing=True,
+                **(best if kind == "best" else {}),
+            )
+            self._managers[kind] = ocp.CheckpointManager(self._directory / kind, options=options)
+        return self._managers[kind]
+
+    def _save(self, kind: str, state: TrainState, metrics: dict[str, float] | None) -> None:
+        import orbax.checkpoint as ocp
+
+        owner = self._directory / "run.json"
+        if not owner.exists():
+            write_json(owner, {"identity": self._identity})
+        manager = self._manager(kind)
+        step = int(state.step)
+        if step in manager.all_steps():
+            return
+        # The next compiled call reuses (donates) these buffers while Orbax is still writing, and
+        # on CPU Orbax does not copy them: give it copies.
+        copies = jax.tree.map(lambda x: x.copy(), state)
+        try:
+            manager.save(step, args=ocp.args.StandardSave(copies), metrics=metrics)
+        except OSError as error:
+            raise UserError(
+                f"cannot save a checkpoint in {self._directory}: {error}; free some space or "
+                "choose another --workdir"
+            ) from error
+
+    def _read(self, kind: str, like: TrainState) -> TrainState | None:
+        import orbax.checkpoint as ocp
+
+        manager = self._manager(kind)
+        step = manager.latest_step()
+        if step is None:
+            return None
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        return manager.restore(step, args=ocp.args.StandardRestore(abstract))

@@ -1,0 +1,77 @@
+"""The `train` section of a config, and the specification of one run."""
+
+import dataclasses
+
+from gptjax.fields import setting
+from gptjax.files import digest
+from gptjax.models.config import ModelConfig
+from gptjax.optim import OptimConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """How runs are trained; in a sweep, batch size, steps and learning rate come from its rules."""
+
+    batch_size: int = setting(32, "sequences in a batch", minimum=1)
+    steps: int = setting(0, "updates of the run; 0 = from train.tokens", minimum=0)
+    tokens: int = setting(0, "tokens of the run, used when train.steps is 0", minimum=0)
+    seed: int = setting(0, "seed of initialisation and data order", minimum=0, maximum=2**31 - 1)
+    micro_batches: int = setting(
+        1, "parts a batch is computed in, one after another, to save memory", minimum=1
+    )
+    document_attention: bool = setting(False, "attention does not cross document boundaries")
+    feed: str = setting(
+        "auto",
+        "where batches are gathered: on the device, or by a host loader when the corpus is too big",
+        choices=("auto", "device", "host"),
+    )
+    device_data_gb: float = setting(
+        1.0, "largest token array, in GiB, that feed=auto keeps on the device", above=0.0
+    )
+    evaluations: int = setting(
+        1, "evaluations on the held-out part, evenly spaced, the last at the end", minimum=1
+    )
+    eval_batch_size: int = setting(32, "sequences evaluated at once", minimum=1)
+    checkpoint_seconds: float = setting(
+        60.0, "seconds between checkpoints; saving does not change any result", minimum=0.0
+    )
+    keep_last: int = setting(1, "most recent checkpoints that are kept", minimum=1)
+    keep_best: bool = setting(False, "also keep the checkpoint with the lowest held-out loss")
+    log_seconds: float = setting(10.0, "seconds between log lines of the train job", above=0.0)
+    tensorboard: bool = setting(False, "write TensorBoard files under the run's folder")
+    wandb: bool = setting(False, "log to Weights & Biases (extra gptjax[wandb])")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunSpec:
+    """Everything that determines the result of one run on a given corpus.
+
+    The fields that only decide how it is executed (checkpoints, logging, evaluation batch) are not
+    here, because they do not change a single bit of the result.
+    """
+
+    model: ModelConfig
+    optim: OptimConfig
+    batch_size: int
+    steps: int
+    seed: int = 0
+    micro_batches: int = 1
+    document_attention: bool = False
+    mask_end_of_document: bool = False
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that the run is trained on, repeats counted."""
+        return self.steps * self.batch_size * self.model.seq_len
+
+    @property
+    def identity(self) -> str:
+        """Hash of the canonical form."""
+        return digest(self)
+
+    @property
+    def program(self) -> "RunSpec":
+        """The same spec with every traced number set to a constant: specs that agree here share
+        one compiled program."""
+        optim = dataclasses.replace(self.optim, learning_rate=1.0)
+        return dataclasses.replace(self, optim=optim, steps=1, seed=0)

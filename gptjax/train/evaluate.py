@@ -1,0 +1,102 @@
+"""Held-out loss of a model: mean, standard error, bits per byte."""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from gptjax.data import Corpus
+from gptjax.train.config import RunSpec
+from gptjax.train.step import make_batch, token_losses
+
+ERROR_BLOCKS = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Score on the whole held-out part.
+
+    Attributes:
+      loss: mean negative log-likelihood, nats per scored token.
+      stderr: its standard error over contiguous blocks of the held-out text.
+      bits_per_byte: the same code length per byte of text.
+      excess: mean of (model − exact) nats per token where the corpus knows its exact
+        log-probabilities, else None. Free of the sampling noise of the held-out text.
+    """
+
+    loss: float
+    stderr: float
+    bits_per_byte: float
+    excess: float | None = None
+
+
+def held_out_windows(corpus: Corpus, seq_len: int, batch_size: int) -> np.ndarray:
+    """All complete held-out windows, [n, batch, T+1] int32, the last batch padded with −1."""
+    count = (len(corpus.heldout) - 1) // seq_len
+    batch_size = min(batch_size, count)
+    rows = np.full((-(-count // batch_size) * batch_size, seq_len + 1), -1, np.int32)
+    starts = np.arange(count)[:, None] * seq_len + np.arange(seq_len + 1)
+    rows[:count] = np.asarray(corpus.heldout)[starts]
+    return rows.reshape(-1, batch_size, seq_len + 1)
+
+
+def window_losses(
+    spec: RunSpec, end_of_document: int, params: Any, windows: Array
+) -> tuple[Array, Array]:
+    """(sum of nats, scored tokens) of each window of `held_out_windows`; pure, to be compiled."""
+
+    def one_batch(rows: Array) -> tuple[Array, Array]:
+        real = rows[:, :1] >= 0
+        rows = jnp.maximum(rows, 0)
+        batch = make_batch(spec, rows[:, :-1], rows[:, 1:], end_of_document)
+        batch = dataclasses.replace(batch, mask_BT=batch.mask_BT * real)
+        losses = token_losses(spec, params, batch, end_of_document)
+        return losses.sum(axis=1), batch.mask_BT.sum(axis=1)
+
+    return jax.lax.map(one_batch, windows)
+
+
+def summarise(spec: RunSpec, corpus: Corpus, sums: np.ndarray, counts: np.ndarray) -> Evaluation:
+    """The score from the sums and counts of all windows."""
+    sums, counts = (np.asarray(x, np.float64).reshape(-1) for x in (sums, counts))
+    used = counts > 0
+    sums, counts = sums[used], counts[used]
+    loss = float(sums.sum() / counts.sum())
+    return Evaluation(
+        loss=loss,
+        stderr=_block_error(sums, counts),
+        bits_per_byte=loss / math.log(2) / corpus.bytes_per_token,
+        excess=_excess(spec, corpus, sums, counts),
+    )
+
+
+def _block_error(sums: np.ndarray, counts: np.ndarray) -> float:
+    """Standard error of the ratio Σ sums / Σ counts over contiguous blocks of windows.
+
+    Blocks, because windows of one document are alike: single windows would understate it.
+    """
+    blocks = min(ERROR_BLOCKS, len(sums))
+    if blocks < 2:
+        return float("nan")
+    edges = np.linspace(0, len(sums), blocks + 1).astype(int)[:-1]
+    block_sums, block_counts = np.add.reduceat(sums, edges), np.add.reduceat(counts, edges)
+    residuals = block_sums - block_counts * (sums.sum() / counts.sum())
+    return float(np.sqrt(blocks / (blocks - 1) * np.sum(residuals**2)) / counts.sum())
+
+
+def _excess(
+    spec: RunSpec, corpus: Corpus, sums: np.ndarray, counts: np.ndarray
+) -> float | None:
+    exact = corpus.heldout_logprob_nats
+    if exact is None:
+        return None
+    width = spec.model.seq_len
+    targets = np.asarray(corpus.heldout[1 : len(sums) * width + 1])
+    scored = np.asarray(exact[1 : len(sums) * width + 1], np.float64)
+    if spec.mask_end_of_document:
+        scored = np.where(targets == corpus.end_of_document, 0.0, scored)
+    return float((sums.sum() - scored.sum()) / counts.sum())

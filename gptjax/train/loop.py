@@ -1,0 +1,206 @@
+"""The loop of one run: compiled calls, checkpoints, evaluations, and what came of it."""
+
+import dataclasses
+import hashlib
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from gptjax.train.checkpoint import Checkpointer
+from gptjax.train.config import RunSpec
+from gptjax.train.evaluate import Evaluation
+from gptjax.train.interrupt import Interrupted
+from gptjax.train.session import MAX_STEPS_PER_CALL, Session
+from gptjax.train.state import TrainState, make_hyper, read_curve
+
+CALL_SECONDS = 0.5
+
+
+class Diverged(Exception):
+    """The training loss is not finite; the message names the step."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """Where a run is: steps done, loss of the last step, steps a second of the last call."""
+
+    step: int
+    steps: int
+    loss: float
+    grad_norm: float
+    learning_rate: float
+    seconds_per_step: float
+
+
+@dataclasses.dataclass(frozen=True)
+class RunResult:
+    """What came of a run; everything but `seconds` is a function of the spec and the corpus.
+
+    Attributes:
+      evaluation: the score on the held-out part at the end.
+      history: (step, held-out loss) of every evaluation.
+      curve_steps, curve_losses: binned training curve, nats per token.
+      params_digest: SHA-256 of the parameters' bytes, hexadecimal.
+      seconds: wall time by phase: compile, train, evaluate, checkpoint.
+    """
+
+    evaluation: Evaluation
+    history: tuple[tuple[int, float], ...]
+    curve_steps: tuple[int, ...]
+    curve_losses: tuple[float, ...]
+    params_digest: str
+    seconds: dict[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Hooks:
+    """What the caller wants to hear and may ask.
+
+    Attributes:
+      progress: called after every compiled call.
+      metrics: called with (first step, arrays of the call's steps) for logging.
+      evaluation: called with (step, score).
+      stop: asked between calls; True makes the run save its state and raise Interrupted.
+    """
+
+    progress: Callable[[Progress], None] = lambda progress: None
+    metrics: Callable[[int, dict[str, np.ndarray]], None] = lambda step, values: None
+    evaluation: Callable[[int, Evaluation], None] = lambda step, score: None
+    stop: Callable[[], bool] = lambda: False
+
+
+def run(session: Session, spec: RunSpec, directory: Path, hooks: Hooks) -> RunResult:
+    """Train a spec to its end, from its last checkpoint under `directory` if there is one.
+
+    Raises:
+      Interrupted: after `hooks.stop` said so; the state is saved.
+      Diverged: when the loss is not finite.
+      UserError: when the folder belongs to another run or cannot be written.
+    """
+    return _Run(session, spec, directory, hooks).to_the_end()
+
+
+class _Run:
+    """The mutable surroundings of one run; the state itself stays a frozen pytree."""
+
+    def __init__(self, session: Session, spec: RunSpec, directory: Path, hooks: Hooks) -> None:
+        self.session, self.spec, self.hooks = session, spec, hooks
+        options = session.options
+        self.checkpoints = Checkpointer(
+            directory / "checkpoints",
+            f"{spec.identity}-{session.corpus.fingerprint}",
+            keep_last=options.keep_last,
+            keep_best=options.keep_best,
+        )
+        self.hyper = make_hyper(spec)
+        self.seconds = {"compile": 0.0, "train": 0.0, "evaluate": 0.0, "checkpoint": 0.0}
+        self.seconds_per_step = 0.0
+        self.saved_at = time.monotonic()
+        self.marks = evaluation_steps(spec.steps, options.evaluations)
+        self.history: list[tuple[int, float]] = []
+
+    def to_the_end(self) -> RunResult:
+        """Train, evaluate and describe."""
+        compiled_before = self.session.compile_seconds
+        state = self._start()
+        try:
+            while (step := int(state.step)) < self.spec.steps:
+                self._stop_or_save(state)
+                end = next(mark for mark in self.marks if mark > step)
+                state = self._advance(state, min(end - step, self._call_length()))
+                if int(state.step) == end and end < self.spec.steps:
+                    self._evaluate(state)
+            score = self._evaluate(state)
+        finally:
+            self.checkpoints.close()
+        self.seconds["compile"] = self.session.compile_seconds - compiled_before
+        steps, losses = read_curve(self.spec, np.asarray(state.curve))
+        return RunResult(
+            evaluation=score,
+            history=tuple(self.history),
+            curve_steps=tuple(steps),
+            curve_losses=tuple(losses),
+            params_digest=params_digest(state.params),
+            seconds=self.seconds,
+        )
+
+    def _start(self) -> TrainState:
+        state = self.session.init(self.spec)
+        restored = self._timed("checkpoint", lambda: self.checkpoints.restore(state))
+        return state if restored is None else restored
+
+    def _call_length(self) -> int:
+        """Steps of the next compiled call: about CALL_SECONDS, so that a signal is heard soon."""
+        if self.seconds_per_step == 0.0:
+            return 1
+        return int(np.clip(CALL_SECONDS / self.seconds_per_step, 1, MAX_STEPS_PER_CALL))
+
+    def _advance(self, state: TrainState, steps: int) -> TrainState:
+        first, compiled = int(state.step), self.session.compile_seconds
+        started = time.perf_counter()
+        state, metrics = self.session.advance(self.spec, state, self.hyper, steps)
+        losses = np.asarray(metrics.loss)[:steps]  # blocks until the call has ended
+        spent = time.perf_counter() - started - (self.session.compile_seconds - compiled)
+        self.seconds["train"] += spent
+        self.seconds_per_step = spent / steps
+        if not np.all(np.isfinite(losses)):
+            bad = first + int(np.argmin(np.isfinite(losses)))
+            raise Diverged(f"the training loss is {losses[bad - first]} at step {bad}")
+        values = {
+            "train/loss_nats": losses,
+            "optim/grad_norm": np.asarray(metrics.grad_norm)[:steps],
+            "optim/learning_rate": np.asarray(metrics.learning_rate)[:steps],
+        }
+        self.hooks.metrics(first, values)
+        last = [float(array[-1]) for array in values.values()]
+        self.hooks.progress(
+            Progress(first + steps, self.spec.steps, *last, self.seconds_per_step)
+        )
+        return state
+
+    def _evaluate(self, state: TrainState) -> Evaluation:
+        compiled = self.session.compile_seconds
+        started = time.perf_counter()
+        score = self.session.evaluate(self.spec, state.params)
+        compiling = self.session.compile_seconds - compiled
+        self.seconds["evaluate"] += time.perf_counter() - started - compiling
+        if not np.isfinite(score.loss):
+            raise Diverged(f"the held-out loss is {score.loss} after step {int(state.step)}")
+        step = int(state.step)
+        self.history.append((step, score.loss))
+        self.hooks.evaluation(step, score)
+        self._timed("checkpoint", lambda: self.checkpoints.save_best(state, score.loss))
+        return score
+
+    def _stop_or_save(self, state: TrainState) -> None:
+        if self.hooks.stop():
+            self._timed("checkpoint", lambda: self.checkpoints.save(state, wait=True))
+            raise Interrupted(f"stopped after step {int(state.step)} of {self.spec.steps}")
+        interval = self.session.options.checkpoint_seconds
+        if interval > 0.0 and time.monotonic() - self.saved_at > interval:
+            self._timed("checkpoint", lambda: self.checkpoints.save(state))
+            self.saved_at = time.monotonic()
+
+    def _timed(self, phase: str, action: Callable[[], Any]) -> Any:
+        started = time.perf_counter()
+        result = action()
+        self.seconds[phase] += time.perf_counter() - started
+        return result
+
+
+def evaluation_steps(steps: int, evaluations: int) -> list[int]:
+    """Steps after which the held-out part is scored: evenly spaced, the last at the end."""
+    return sorted({max(1, round(steps * (i + 1) / evaluations)) for i in range(evaluations)})
+
+
+def params_digest(params: Any) -> str:
+    """SHA-256 of all parameters in the order of their paths."""
+    hasher = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        hasher.update(jax.tree_util.keystr(path).encode())
+        hasher.update(np.ascontiguousarray(leaf).tobytes())
+    return hasher.hexdigest()

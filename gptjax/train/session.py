@@ -1,0 +1,177 @@
+"""Programs and data that runs of one process share: compiled once, uploaded once."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from gptjax import data
+from gptjax.data import Corpus
+from gptjax.train import evaluate
+from gptjax.train.config import RunSpec, TrainConfig
+from gptjax.train.state import Hyper, TrainState, init_state
+from gptjax.train.step import Metrics, make_batch, make_train_step
+
+MAX_STEPS_PER_CALL = 512
+
+
+class Session:
+    """A corpus, the options that do not change results, and what was compiled for them.
+
+    Attributes:
+      corpus: the tokens.
+      options: batch of evaluation, where batches are gathered, checkpoint intervals.
+      compile_seconds: time spent compiling so far.
+    """
+
+    def __init__(self, corpus: Corpus, options: TrainConfig) -> None:
+        self.corpus = corpus
+        self.options = options
+        self.compile_seconds = 0.0
+        self._programs: dict[Any, Any] = {}
+        self._tokens: Array | None = None
+        self._windows: dict[int, Array] = {}
+
+    @property
+    def on_device(self) -> bool:
+        """Whether batches are gathered on the device."""
+        size = self.corpus.train.nbytes / 2**30
+        return self.options.feed == "device" or (
+            self.options.feed == "auto" and size <= self.options.device_data_gb
+        )
+
+    def init(self, spec: RunSpec) -> TrainState:
+        """The initial state of a run."""
+        program = self._compiled(
+            ("init", spec.program),
+            lambda: jax.jit(lambda key: init_state(spec, key)).lower(jax.random.key(0)),
+        )
+        return program(jax.random.key(spec.seed))
+
+    def advance(
+        self, spec: RunSpec, state: TrainState, hyper: Hyper, steps: int
+    ) -> tuple[TrainState, Metrics]:
+        """Run `steps` updates in one compiled call; metrics are padded to MAX_STEPS_PER_CALL.
+
+        `state` is donated. The number of steps is a traced input, so the bits of the result do
+        not depend on how a run is cut into calls.
+        """
+        if self.on_device:
+            tokens = self._device_tokens()
+            program = self._compiled(
+                ("advance", spec.program),
+                lambda: self._lower_advance(spec, state, tokens, hyper),
+            )
+            return program(state, tokens, hyper, jnp.int32(steps))
+        return self._advance_from_host(spec, state, hyper, steps)
+
+    def evaluate(self, spec: RunSpec, params: Any) -> evaluate.Evaluation:
+        """Score `params` on every complete held-out window."""
+        windows = self._held_out(spec.model.seq_len)
+
+        def program_of(params: Any, windows: Array) -> tuple[Array, Array]:
+            return evaluate.window_losses(
+                spec.program, self.corpus.end_of_document, params, windows
+            )
+
+        program = self._compiled(
+            ("evaluate", spec.program), lambda: _jit(program_of).lower(params, windows)
+        )
+        sums, counts = program(params, windows)
+        return evaluate.summarise(spec, self.corpus, np.asarray(sums), np.asarray(counts))
+
+    def _compiled(self, key: Any, lower: Callable[[], Any]) -> Any:
+        if key not in self._programs:
+            started = time.perf_counter()
+            self._programs[key] = lower().compile()
+            self.compile_seconds += time.perf_counter() - started
+        return self._programs[key]
+
+    def _device_tokens(self) -> Array:
+        if self._tokens is None:
+            self._tokens = jnp.asarray(np.asarray(self.corpus.train))
+        return self._tokens
+
+    def _held_out(self, seq_len: int) -> Array:
+        if seq_len not in self._windows:
+            rows = evaluate.held_out_windows(self.corpus, seq_len, self.options.eval_batch_size)
+            self._windows[seq_len] = jnp.asarray(rows)
+        return self._windows[seq_len]
+
+    def _lower_advance(
+        self, spec: RunSpec, state: TrainState, tokens: Array, hyper: Hyper
+    ) -> Any:
+        run = make_advance(spec.program, self.corpus)
+        return _jit(run, donate_argnums=0).lower(state, tokens, hyper, jnp.int32(1))
+
+    def _advance_from_host(
+        self, spec: RunSpec, state: TrainState, hyper: Hyper, steps: int
+    ) -> tuple[TrainState, Metrics]:
+        length, start = spec.model.seq_len, int(state.step)
+        run = make_host_step(spec.program, self.corpus)
+        collected = []
+        from gptjax.data.loader import host_loader
+
+        batches = host_loader(
+            self.corpus.train, length, spec.seed, start, spec.batch_size
+        )
+        for _, (inputs_BT, targets_BT) in zip(range(steps), batches, strict=False):
+            arrays = jnp.asarray(inputs_BT, jnp.int32), jnp.asarray(targets_BT, jnp.int32)
+            now = state
+            program = self._compiled(
+                ("host", spec.program),
+                lambda now=now, arrays=arrays: _jit(run, donate_argnums=0).lower(
+                    now, *arrays, hyper
+                ),
+            )
+            state, metrics = program(state, *arrays, hyper)
+            collected.append(metrics)
+        return state, jax.tree.map(lambda *x: jnp.stack(x), *collected)
+
+
+def make_advance(
+    spec: RunSpec, corpus: Corpus
+) -> Callable[[TrainState, Array, Hyper, Array], tuple[TrainState, Metrics]]:
+    """Many steps in one loop, windows gathered on the device from the flat token array."""
+    train_step = make_train_step(spec, corpus.end_of_document)
+    length, batch_size = spec.model.seq_len, spec.batch_size
+    count = data.num_windows(len(corpus.train), length)
+
+    def advance(
+        state: TrainState, tokens: Array, hyper: Hyper, steps: Array
+    ) -> tuple[TrainState, Metrics]:
+        def body(i: Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
+            state, log = carry
+            windows = data.windows_jax(hyper.seed, state.step, batch_size, count)
+            inputs_BT, targets_BT = data.gather_jax(tokens, length, windows)
+            batch = make_batch(spec, inputs_BT, targets_BT, corpus.end_of_document)
+            state, metrics = train_step(state, batch, hyper)
+            return state, jax.tree.map(lambda all_, one: all_.at[i].set(one), log, metrics)
+
+        empty = jnp.zeros((MAX_STEPS_PER_CALL,), jnp.float32)
+        return jax.lax.fori_loop(0, steps, body, (state, Metrics(empty, empty, empty)))
+
+    return advance
+
+
+def make_host_step(
+    spec: RunSpec, corpus: Corpus
+) -> Callable[[TrainState, Array, Array, Hyper], tuple[TrainState, Metrics]]:
+    """One step on a batch that the host gathered."""
+    train_step = make_train_step(spec, corpus.end_of_document)
+
+    def step(
+        state: TrainState, inputs_BT: Array, targets_BT: Array, hyper: Hyper
+    ) -> tuple[TrainState, Metrics]:
+        batch = make_batch(spec, inputs_BT, targets_BT, corpus.end_of_document)
+        return train_step(state, batch, hyper)
+
+    return step
+
+
+def _jit(function: Callable, **options: Any) -> Any:
+    return jax.jit(function, compiler_options=None, **options)
