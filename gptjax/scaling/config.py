@@ -1,0 +1,65 @@
+"""Settings of a fit: what is counted how, which laws are fitted, how intervals are made."""
+
+import dataclasses
+
+from gptjax.fields import setting
+
+PARAMS_CONVENTIONS = ("total", "non_embedding", "non_embedding_with_head")
+LOSS_KINDS = ("huber_log", "squares_log", "lad_log", "huber", "squares", "lad")
+APPROACHES = ("envelope", "isoflop", "parametric")
+
+
+@dataclasses.dataclass(frozen=True)
+class FitConfig:
+    """How a table of runs becomes laws (the `fit` section of an experiment)."""
+
+    params_convention: str = setting(
+        "non_embedding_with_head",
+        "which parameters N counts",
+        choices=PARAMS_CONVENTIONS,
+    )
+    flops_convention: str = setting(
+        "exact", "which FLOPs C counts: per-matmul, or 6 N D", choices=("exact", "6nd")
+    )
+    approaches: tuple[str, ...] = setting(
+        APPROACHES, "which of Chinchilla's three approaches to run", choices=APPROACHES
+    )
+    forms: tuple[str, ...] = setting((), "further law forms to fit beside them, by name")
+    loss_kind: str = setting(
+        "huber_log", "what is summed over runs: of log residuals, or of raw ones", choices=LOSS_KINDS
+    )
+    delta: float = setting(1e-3, "Huber's switch from squares to absolute values", above=0)
+    weights: str = setting(
+        "none", "weigh runs equally, or by their loss_stderr", choices=("none", "stderr")
+    )
+    e_fixed: float | None = setting(None, "irreducible loss when it is known, in nats", minimum=0)
+    tied_exponents: bool = setting(False, "force alpha = beta in the parametric law")
+    starts: int = setting(64, "starting points of every fit", minimum=1, maximum=100_000)
+    resamples: int = setting(1000, "bootstrap resamples", minimum=0, maximum=1_000_000)
+    confidence: float = setting(0.95, "level of every interval", above=0.5, below=1.0)
+    group_by: str = setting(
+        "auto", "what a resample draws: runs, or trunks when runs share them",
+        choices=("auto", "run", "trunk"),
+    )
+    seed: int = setting(0, "seed of the resamples", minimum=0)
+    holdout_budgets: int = setting(1, "how many of the largest budgets are held out", minimum=0)
+    exclude_below_flops: float = setting(0.0, "runs with fewer FLOPs are left out", minimum=0)
+    exclude_below_tokens: float = setting(0.0, "runs with fewer tokens are left out", minimum=0)
+    exclude_above_loss: float = setting(0.0, "runs with more nats are left out; 0: none", minimum=0)
+    extrapolate: float = setting(10.0, "predict at this multiple of the largest budget", minimum=1)
+    predict_flops: tuple[float, ...] = setting((), "budgets to predict instead, in FLOPs", above=0)
+    budget_tolerance: float = setting(
+        0.1, "runs within this relative distance in FLOPs share a budget", above=0, below=1
+    )
+    valley_points: int = setting(5, "fewest runs of a usable IsoFLOP valley", minimum=4)
+    valley_factor: float = setting(
+        4.0, "runs whose size is farther than this factor from the minimum are dropped", above=1
+    )
+    diagnostics: bool = setting(True, "hold-out scores, convention table, drift")
+    column_params: str = setting("", "column that holds N, where the table is not ours")
+    column_tokens: str = setting("", "column that holds D, where the table is not ours")
+    column_loss: str = setting("", "column that holds the loss, where the table is not ours")
+    column_flops: str = setting("", "column that holds C; without one, 6 N D is used")
+    column_budget: str = setting("", "column that groups runs into budgets")
+    column_group: str = setting("", "column whose equal values are resampled together")
+    where: str = setting("", "keep rows where column=value, for example dataset=c4")

@@ -1,0 +1,287 @@
+"""From a table to runs that a law can be fitted to: columns chosen, numbers checked, rows sorted out.
+
+What is certainly a mistake in the table raises one sentence; what is a legitimate reason not to
+use a run (it failed, it is below the cut) is kept as a reason beside the run's name.
+"""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from gptjax.errors import UserError
+from gptjax.scaling.config import FitConfig
+from gptjax.scaling.table import Table, as_table
+
+# Beyond these a unit is wrong: no model, corpus or budget on Earth is near.
+LIMITS = {"params": 1e18, "tokens": 1e21, "flops": 1e36, "loss": 1e4}
+UNIFORM = 1e-6  # relative spread under which a column counts as constant
+
+
+@dataclasses.dataclass(frozen=True)
+class LeftOut:
+    """A run that no law uses, and why."""
+
+    cell: str
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Runs:
+    """The usable runs, one array element each, in the table's order.
+
+    Attributes:
+      params, tokens, flops, loss: numbers, loss in nats per token.
+      stderr: standard error of the loss, NaN where unknown.
+      budget: nominal FLOPs that the run belongs to.
+      group: index of what is resampled together (its trunk, or itself).
+      columns: every numeric column of the table, for forms that need others.
+    """
+
+    cell: np.ndarray
+    params: np.ndarray
+    tokens: np.ndarray
+    flops: np.ndarray
+    loss: np.ndarray
+    stderr: np.ndarray
+    budget: np.ndarray
+    group: np.ndarray
+    columns: dict[str, np.ndarray]
+    left_out: tuple[LeftOut, ...] = ()
+    warnings: tuple[str, ...] = ()
+    group_by: str = "run"
+
+    def __len__(self) -> int:
+        return len(self.loss)
+
+    def take(self, keep: np.ndarray) -> "Runs":
+        """The runs where the mask `keep` is true."""
+        changed: dict[str, Any] = {
+            field.name: getattr(self, field.name)[keep]
+            for field in dataclasses.fields(self)
+            if isinstance(getattr(self, field.name), np.ndarray)
+        }
+        changed["columns"] = {name: column[keep] for name, column in self.columns.items()}
+        changed["group"] = np.unique(changed["group"], return_inverse=True)[1]
+        return dataclasses.replace(self, **changed)
+
+    @property
+    def budgets(self) -> np.ndarray:
+        return np.unique(self.budget)
+
+    @property
+    def groups(self) -> int:
+        return len(np.unique(self.group))
+
+
+def prepare(table: Any, config: FitConfig | None = None) -> Runs:
+    """The usable runs of a table.
+
+    Args:
+      table: a Table, a mapping of columns, a list of records or a path.
+      config: which columns, which counting convention, which cuts.
+
+    Raises:
+      UserError: for a missing column, text or an impossible number in one, or no usable run.
+    """
+    config = config or FitConfig()
+    table, left_out = _drop(as_table(table), config)
+    names = _column_names(table, config)
+    values = {what: table.numbers(name) for what, name in names.items() if name}
+    for what, array in values.items():
+        _check(table, names[what], what, array)
+    warnings: list[str] = []
+    if config.flops_convention == "6nd" or "flops" not in values:
+        if config.flops_convention == "exact":
+            warnings.append("the table has no column of FLOPs, so C = 6 N D is used")
+        values["flops"] = 6.0 * values["params"] * values["tokens"]
+    group, group_by = _groups(table, config)
+    runs = Runs(
+        cell=_cells(table),
+        params=values["params"], tokens=values["tokens"], flops=values["flops"],
+        loss=values["loss"], stderr=_stderr(table),
+        budget=_budgets(table, values["flops"], config), group=group,
+        columns=_others(table, values), left_out=tuple(left_out),
+        warnings=tuple(warnings), group_by=group_by,
+    )  # fmt: skip
+    return _cut(runs, config)
+
+
+def _drop(table: Table, config: FitConfig) -> tuple[Table, list[LeftOut]]:
+    """Without rows that another selection or a failure rules out."""
+    if len(table) == 0:
+        raise UserError(f"{table.name} has no rows; give one row for each run")
+    if config.where:
+        column, _, value = config.where.partition("=")
+        if not value:
+            raise UserError(f"where={config.where!r} is not column=value; write it like data=c4")
+        table = table.where(table.text(table.find(column.strip())) == value.strip())
+        if len(table) == 0:
+            raise UserError(f"where={config.where!r} matches no row of {table.name}")
+    left_out: list[LeftOut] = []
+    if "status" in table:
+        failed = table.text("status") == "failed"
+        reasons = table.text("reason") if "reason" in table else np.full(len(table), "")
+        cells = _cells(table)
+        left_out = [
+            LeftOut(cells[i], f"failed: {reasons[i] or 'no reason recorded'}")
+            for i in np.flatnonzero(failed)
+        ]
+        table = table.where(~failed)
+        if len(table) == 0:
+            raise UserError(f"every run of {table.name} failed; first reason: {left_out[0].reason}")
+    return table, left_out
+
+
+def _column_names(table: Table, config: FitConfig) -> dict[str, str]:
+    """Which column holds what; '' for a missing column of FLOPs."""
+    by_convention = {
+        "total": ("params_total",),
+        "non_embedding": ("params_non_embedding",),
+        "non_embedding_with_head": ("params_non_embedding_with_head",),
+    }[config.params_convention]
+    wanted = {
+        "params": (config.column_params, *by_convention, "params", "N"),
+        "tokens": (config.column_tokens, "tokens", "D"),
+        "loss": (config.column_loss, "loss", "val_loss"),
+    }
+    names = {}
+    for what, choices in wanted.items():
+        if choices[0]:
+            names[what] = table.find(choices[0])
+        else:
+            named = table.name
+            found = [name for name in choices[1:] if name in table]
+            names[what] = found[0] if found else _missing(table, choices[1:], what, named)
+    flops = (config.column_flops,) if config.column_flops else ("flops", "C")
+    if config.column_flops or any(name in table for name in flops):
+        names["flops"] = table.find(*flops)
+    return names
+
+
+def _missing(table: Table, choices: tuple[str, ...], what: str, name: str) -> str:
+    del name
+    return table.find(*choices, what=what)
+
+
+def _check(table: Table, column: str, what: str, values: np.ndarray) -> None:
+    """One sentence for the first number that cannot be."""
+    limit = LIMITS[what]
+    for row, value in enumerate(values, start=1):
+        place = f"{table.name} row {row}: {column}"
+        if np.isnan(value):
+            raise UserError(f"{place} is missing or NaN; remove the row or give it status=failed")
+        if np.isinf(value):
+            raise UserError(f"{place}={value} is not finite; remove the row or correct it")
+        if value <= 0:
+            raise UserError(f"{place}={value:g} must be above zero; remove the row or correct it")
+        if value > limit:
+            raise UserError(f"{place}={value:g} is beyond {limit:g}; check the column's unit")
+
+
+def _cells(table: Table) -> np.ndarray:
+    for name in ("cell", "name", "run"):
+        if name in table:
+            return np.array([str(value) for value in table.text(name)], dtype=object)
+    return np.array([f"row {i + 1}" for i in range(len(table))], dtype=object)
+
+
+def _stderr(table: Table) -> np.ndarray:
+    if "loss_stderr" not in table:
+        return np.full(len(table), np.nan)
+    stderr = table.numbers("loss_stderr")
+    if np.any(stderr < 0):
+        row = int(np.flatnonzero(stderr < 0)[0]) + 1
+        raise UserError(f"{table.name} row {row}: loss_stderr is negative; correct the cell")
+    return stderr
+
+
+def _groups(table: Table, config: FitConfig) -> tuple[np.ndarray, str]:
+    """What a resample draws together: an explicit column, trunks, or single runs."""
+    column = config.column_group
+    if not column and config.group_by in ("auto", "trunk") and "trunk" in table:
+        column = "trunk"
+    if config.group_by == "trunk" and not column:
+        raise UserError("group_by=trunk, but the table has no column trunk; use group_by=run")
+    if not column or config.group_by == "run":
+        return np.arange(len(table)), "run"
+    labels = [
+        label if label else f"\0{i}" for i, label in enumerate(table.text(table.find(column)))
+    ]
+    group = np.unique(np.array(labels, dtype=str), return_inverse=True)[1]
+    alone = len(np.unique(group)) == len(group)
+    return group, "run" if alone else column
+
+
+def _budgets(table: Table, flops: np.ndarray, config: FitConfig) -> np.ndarray:
+    """The nominal budget of each run: its column, else clusters of FLOPs by their median."""
+    column = config.column_budget or ("budget" if "budget" in table else "")
+    if column:
+        values = table.numbers(table.find(column))
+        if np.all(np.isfinite(values) & (values > 0)):
+            return values
+        if config.column_budget:
+            raise UserError(f"{table.name}: column {column} must hold positive budgets in FLOPs")
+    order = np.argsort(flops, kind="stable")
+    budget = np.empty_like(flops)
+    start = 0
+    for end in range(1, len(order) + 1):
+        last = end == len(order)
+        if last or flops[order[end]] > flops[order[start]] * (1 + config.budget_tolerance):
+            budget[order[start:end]] = np.median(flops[order[start:end]])
+            start = end
+    return budget
+
+
+def _others(table: Table, values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    numeric = {n: c for n, c in table.columns.items() if c.dtype.kind == "f"}
+    return {**numeric, **values}
+
+
+def _cut(runs: Runs, config: FitConfig) -> Runs:
+    """Without runs below the config's cuts, and without copies of a run."""
+    reasons: dict[int, str] = {}
+    seen: dict[tuple, int] = {}
+    for i in range(len(runs)):
+        key = (runs.params[i], runs.tokens[i], runs.flops[i], runs.loss[i])
+        if runs.flops[i] < config.exclude_below_flops:
+            reasons[i] = f"below exclude_below_flops={config.exclude_below_flops:g}"
+        elif runs.tokens[i] < config.exclude_below_tokens:
+            reasons[i] = f"below exclude_below_tokens={config.exclude_below_tokens:g}"
+        elif 0 < config.exclude_above_loss < runs.loss[i]:
+            reasons[i] = f"above exclude_above_loss={config.exclude_above_loss:g}"
+        elif key in seen:
+            reasons[i] = f"the same numbers as {runs.cell[seen[key]]}: a duplicate adds nothing"
+        seen.setdefault(key, i)
+    keep = np.array([i not in reasons for i in range(len(runs))])
+    left_out = (*runs.left_out, *(LeftOut(runs.cell[i], why) for i, why in reasons.items()))
+    copies = sum("duplicate" in why for why in reasons.values())
+    warnings = runs.warnings
+    if copies:
+        warnings += (f"{copies} duplicated run(s) left out",)
+    if not keep.any():
+        raise UserError(f"no run is left to fit; the first was left out because {left_out[0].reason}")
+    return dataclasses.replace(runs.take(keep), left_out=left_out, warnings=warnings)
+
+
+def require(runs: Runs, form: str, rows: int, columns: tuple[str, ...] = ()) -> None:
+    """Refuse runs from which `form` cannot be fitted, in one sentence.
+
+    Raises:
+      UserError: too few runs, a constant loss, or a column with a single value.
+    """
+    if len(runs) < rows:
+        raise UserError(
+            f"{form} needs at least {rows} runs and the table has {len(runs)}; add runs"
+        )
+    if np.ptp(runs.loss) <= UNIFORM * runs.loss.mean():
+        raise UserError(
+            f"every run has loss={runs.loss[0]:g}: a constant loss has no law; check the column"
+        )
+    for column in columns:
+        values = runs.columns[column] if column in runs.columns else getattr(runs, column)
+        if np.ptp(values) <= UNIFORM * np.abs(values).mean():
+            raise UserError(
+                f"every run has {column}={values[0]:g}, so {form} cannot tell how the loss depends "
+                f"on {column}; add runs of at least one other value"
+            )
