@@ -26,8 +26,8 @@ class DataConfig:
     text_field: str = setting("text", "jsonl, tfds: the field that holds a document's text")
     document_bytes: int = setting(
         0,
-        "text: cut files into documents of about this many bytes at blank lines; "
-        "0 = whole files, or 4096 where there are fewer than 64 files",
+        "text: cut files into documents of about this many bytes at blank lines; 0 = whole files, "
+        "or, where there are fewer than 64, pieces of 1/512 of the text (512 to 8192 bytes)",
         minimum=0,
     )
     tokenizer: str = setting(
@@ -39,6 +39,9 @@ class DataConfig:
     vocab_size: int = setting(
         4096, "ids of a trained tokenizer, end of document included", minimum=1, maximum=1 << 24
     )
+    tokenizer_bytes: int = setting(
+        1 << 24, "bytes of the train part that a tokenizer is trained on", minimum=1
+    )
     sentencepiece_model: str = setting(
         "bpe", "the SentencePiece model that is trained", choices=("bpe", "unigram")
     )
@@ -48,7 +51,7 @@ class DataConfig:
     deduplicate: bool = setting(True, "drop documents with the same bytes as an earlier one")
     mask_end_of_document: bool = setting(True, "leave the end-of-document targets out of the loss")
     zipf_exponent: float = setting(1.5, "zipf-facts: s in P(k) ∝ k^-s", minimum=0, maximum=20)
-    zipf_entities: int = setting(4096, "zipf-facts: entities K", minimum=1, maximum=1 << 22)
+    zipf_entities: int = setting(4096, "zipf-facts: entities K", minimum=2, maximum=1 << 22)
     zipf_base: int = setting(
         10, "zipf-facts: base of an entity's digits", minimum=2, maximum=1 << 16
     )
@@ -59,7 +62,7 @@ class DataConfig:
         3, "zipf-facts: attribute tokens r after the digits", minimum=0, maximum=1024
     )
     zipf_values: int = setting(
-        64, "zipf-facts: distinct attribute tokens", minimum=1, maximum=1 << 16
+        52, "zipf-facts: distinct attribute tokens", minimum=1, maximum=1 << 16
     )
     zipf_tokens: int = setting(1 << 22, "zipf-facts: training tokens to generate", minimum=1)
     zipf_heldout_tokens: int = setting(

@@ -3,17 +3,21 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gptjax.data import cache, stdlib
-from gptjax.data.config import DataConfig
+from gptjax.data import cache, files, stdlib, tfds_source, tokenizers, zipf_facts
+from gptjax.data.config import SOURCES, DataConfig
 from gptjax.data.documents import Source, split
-from gptjax.data.tokenizers import ByteTokenizer, Tokenizer
-from gptjax.errors import UserError
+from gptjax.data.tokenizers import Tokenizer
+from gptjax.errors import UserError, nearest
+
+SIDES = ("train", "heldout")
+HASHED_TOKENS = 1 << 20
+LOSSLESS_SAMPLE = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,53 +71,125 @@ class Corpus:
         return (targets != self.end_of_document) | (not self.mask_end_of_document)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Recipe:
+    """How a corpus is made: what identifies it, and what writes it into an empty folder."""
+
+    stamp: dict[str, Any]
+    build: Callable[[Path], dict[str, Any]]
+    reopen: Callable[[Path], Tokenizer]
+    field: str
+
+
 def load(config: DataConfig, *, seq_len: int) -> Corpus:
     """The corpus that `config` describes, from the cache or built into it.
 
     Raises:
       UserError: for a source that is missing, unreadable, empty or not UTF-8, a side smaller than
-        one window of seq_len + 1 tokens, a tokenizer that is missing or cannot be trained, and a
-        cache folder that cannot be written.
+        one window of seq_len + 1 tokens, a tokenizer that is missing or cannot be trained, settings
+        that make no sense together, and a cache folder that cannot be written.
     """
-    source = stdlib.source()
-    tokenizer = ByteTokenizer()
-    stamp = {
-        "source": source.stamp,
-        "tokenizer": "bytes",
-        "heldout_fraction": config.heldout_fraction,
-        "deduplicate": config.deduplicate,
-    }
+    if seq_len < 1:
+        raise UserError(f"model.seq_len={seq_len} is no window; give 1 or more")
+    recipe = _generated(config, seq_len) if config.kind == "zipf-facts" else _from_text(config)
     folder, meta = cache.folder(
-        cache.root(config.cache_dir),
-        config.kind,
-        stamp,
-        lambda work: _build(work, config, source, tokenizer),
+        cache.root(config.cache_dir), config.kind, recipe.stamp, recipe.build
     )
-    corpus = _open(folder, meta, config, tokenizer)
-    _check_windows(corpus, source.field, seq_len)
+    corpus = _open(folder, meta, recipe.reopen(folder), config.mask_end_of_document)
+    _check_windows(corpus, recipe.field, seq_len)
     return corpus
 
 
-def _build(work: Path, config: DataConfig, source: Source, tokenizer: Tokenizer) -> dict[str, Any]:
-    """Write the tokens of both sides into `work` and return the metadata."""
+def _generated(config: DataConfig, seq_len: int) -> _Recipe:
+    zipf_facts.check(config, seq_len)
+    tokenizer = zipf_facts.SymbolTokenizer(config.zipf_base, config.zipf_values)
+
+    def build(folder: Path) -> dict[str, Any]:
+        meta = zipf_facts.write(config, folder)
+        sides = [np.load(folder / f"{side}.npy", mmap_mode="r") for side in SIDES]
+        return meta | {"content": _content(tokenizer, sides)}
+
+    return _Recipe(
+        stamp={"zipf-facts": zipf_facts.stamp(config)},
+        build=build,
+        reopen=lambda folder: tokenizer,
+        field="data.source='zipf-facts'",
+    )
+
+
+def _from_text(config: DataConfig) -> _Recipe:
+    tokenizer = tokenizers.stamp(config)
+    source = _source(config)
+
+    def build(folder: Path) -> dict[str, Any]:
+        return _tokenize(config, source, folder)
+
+    return _Recipe(
+        stamp={
+            "source": source.stamp,
+            "tokenizer": tokenizer,
+            "heldout_fraction": config.heldout_fraction,
+            "deduplicate": config.deduplicate,
+        },
+        build=build,
+        reopen=lambda folder: tokenizers.reopen(config.tokenizer, folder),
+        field=source.field,
+    )
+
+
+def _source(config: DataConfig) -> Source:
+    match config.kind:
+        case "text":
+            return files.text(config.path, config.document_bytes)
+        case "jsonl":
+            return files.jsonl(config.path, config.text_field)
+        case "tfds":
+            return tfds_source.source(config.name, config.split, config.text_field, config.path)
+        case "python-stdlib":
+            return stdlib.source()
+    raise UserError(
+        f"data.source={config.source!r} is not known; {nearest(config.source, SOURCES)}"
+    )
+
+
+def _tokenize(config: DataConfig, source: Source, folder: Path) -> dict[str, Any]:
+    """Write the tokens of both sides into `folder`; returns the metadata."""
     parts = split(
         source.read(),
         source.field,
         heldout_fraction=config.heldout_fraction,
         deduplicate=config.deduplicate,
     )
-    hasher = hashlib.sha256(json.dumps([tokenizer.vocab_size, tokenizer.end_of_document]).encode())
-    for side, documents in (("train", parts.train), ("heldout", parts.heldout)):
+    tokenizer = tokenizers.make(config, parts.train, folder)
+    sides = []
+    for side, documents in zip(SIDES, (parts.train, parts.heldout), strict=True):
         tokens = join(tokenizer.encode(documents), tokenizer.end_of_document, tokenizer.vocab_size)
-        np.save(work / f"{side}.npy", tokens)
-        hasher.update(f"{side} {len(tokens)}".encode())
-        hasher.update(tokens.data)
+        np.save(folder / f"{side}.npy", tokens)
+        sides.append(tokens)
     return {
-        "content": hasher.hexdigest(),
+        "content": _content(tokenizer, sides),
         "train_bytes": sum(map(len, parts.train)),
         "heldout_bytes": sum(map(len, parts.heldout)),
-        "report": parts.report,
+        "report": parts.report | _lossless(tokenizer, parts.heldout),
     }
+
+
+def _lossless(tokenizer: Tokenizer, documents: list[bytes]) -> dict[str, bool]:
+    """Whether the first held-out documents come back from their ids unchanged."""
+    sample = documents[:LOSSLESS_SAMPLE]
+    back = [tokenizer.decode(ids) for ids in tokenizer.encode(sample)]
+    return {"tokenizer_lossless": back == sample}
+
+
+def _content(tokenizer: Tokenizer, sides: Sequence[np.ndarray]) -> str:
+    """Hash of the ids of both sides and of what the ids are."""
+    hasher = hashlib.sha256()
+    for side, tokens in zip(SIDES, sides, strict=True):
+        facts = [side, len(tokens), tokenizer.vocab_size, tokenizer.end_of_document]
+        hasher.update(json.dumps(facts).encode())
+        for first in range(0, len(tokens), HASHED_TOKENS):
+            hasher.update(tokens[first : first + HASHED_TOKENS].astype("<u4").data)
+    return hasher.hexdigest()
 
 
 def join(encoded: Iterable[np.ndarray], end_of_document: int, vocab_size: int) -> np.ndarray:
@@ -135,12 +211,14 @@ def smallest_dtype(vocab_size: int) -> np.dtype:
     return np.dtype(np.min_scalar_type(vocab_size - 1))
 
 
-def _open(folder: Path, meta: dict[str, Any], config: DataConfig, tokenizer: Tokenizer) -> Corpus:
-    train = np.load(folder / "train.npy", mmap_mode="r")
-    heldout = np.load(folder / "heldout.npy", mmap_mode="r")
-    masked = config.mask_end_of_document
-    targets = heldout[1:]
-    scored = int(np.count_nonzero(targets != tokenizer.end_of_document)) if masked else len(targets)
+def _open(folder: Path, meta: dict[str, Any], tokenizer: Tokenizer, masked: bool) -> Corpus:
+    train, heldout = (np.load(folder / f"{side}.npy", mmap_mode="r") for side in SIDES)
+    ends = meta["report"]["documents_heldout"]
+    scored = len(heldout) - 1 - (ends if masked else 0)
+    entropy = nll = None
+    if "entropy_nats" in meta:
+        entropy = meta["entropy_nats"][masked]
+        nll = np.load(folder / "heldout_nll.npy", mmap_mode="r")
     identity = json.dumps([meta["content"], masked])
     return Corpus(
         train=train,
@@ -151,10 +229,10 @@ def _open(folder: Path, meta: dict[str, Any], config: DataConfig, tokenizer: Tok
         fingerprint=hashlib.sha256(identity.encode()).hexdigest()[:32],
         train_bytes=meta["train_bytes"],
         heldout_bytes=meta["heldout_bytes"],
-        bytes_per_token=meta["heldout_bytes"] / max(1, scored),
-        report=meta["report"],
-        entropy_nats=None,
-        heldout_logprob_nats=None,
+        bytes_per_token=meta["heldout_bytes"] / scored,
+        report=meta["report"] | {"tokens_train": len(train), "tokens_heldout": len(heldout)},
+        entropy_nats=entropy,
+        heldout_logprob_nats=nll,
         tokenizer=tokenizer,
         folder=folder,
     )

@@ -96,6 +96,6 @@ def _check_sides(report: dict[str, int], field: str, fraction: float) -> None:
         if report[f"documents_{side}"] == 0:
             word = "train" if side == "train" else "held-out"
             raise UserError(
-                f"data.heldout_fraction={fraction} leaves the {word} part without any of the {kept} "
-                f"documents in {field}; give a {other} fraction, or more documents"
+                f"data.heldout_fraction={fraction} leaves the {word} part without any of the "
+                f"{kept} documents in {field}; give a {other} fraction, or more documents"
             )

@@ -17,13 +17,13 @@ SKIPPED_FOLDERS = frozenset(
 SKIPPED_FILES = ("_sysconfigdata", "_sysconfig_vars", "sitecustomize", "usercustomize")
 
 
-def source(folder: str = "") -> Source:
+def source(folder: str | None = None) -> Source:
     """The documents of `python-stdlib`: its `*.py` files that are UTF-8, without tests.
 
     Raises:
       UserError: where the interpreter comes without source files.
     """
-    top = Path(folder or sysconfig.get_path("stdlib"))
+    top = Path(folder if folder is not None else sysconfig.get_path("stdlib"))
     files = list(_files(top))
     if not files:
         raise UserError(
@@ -50,16 +50,24 @@ def _files(top: Path) -> Iterator[list]:
         for name in names:
             if name.endswith(".py") and not name.startswith(SKIPPED_FILES):
                 path = Path(here, name)
-                facts = path.stat()
+                try:
+                    facts = path.stat()
+                except OSError:  # a dangling link
+                    continue
                 found.append([path.relative_to(top).as_posix(), facts.st_size, facts.st_mtime_ns])
     yield from sorted(found)
 
 
 def _read(top: Path, names: list[str]) -> Iterator[bytes]:
     for name in names:
-        text = (top / name).read_bytes()
         try:
+            text = (top / name).read_bytes()
             text.decode()
         except UnicodeDecodeError:
             continue
+        except OSError as error:
+            raise UserError(
+                f"data.source='python-stdlib' cannot read {str(top / name)!r}: "
+                f"{error.strerror or error}; use another interpreter, or data.source=text"
+            ) from error
         yield text

@@ -1,9 +1,17 @@
-"""Text to ids and back: bytes here, the trained kinds in their own files."""
+"""Text to ids and back: bytes here, the trained kinds in `bpe` and `sentence_piece`."""
 
+import hashlib
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
+
+from gptjax.data import bpe, sentence_piece
+from gptjax.data.config import DataConfig
+from gptjax.errors import UserError
+
+FILES = {"bpe": "tokenizer.json", "sentencepiece": "tokenizer.model"}
 
 
 class Tokenizer(Protocol):
@@ -44,3 +52,92 @@ class ByteTokenizer:
         """The bytes, without the end-of-document ids."""
         array = np.asarray(ids, dtype=np.int64)
         return array[array < 256].astype(np.uint8).tobytes()
+
+
+def stamp(config: DataConfig) -> dict[str, Any]:
+    """What determines the tokenizer beside the text, checked as far as can be without it.
+
+    Raises:
+      UserError: for a tokenizer file that is missing or not one, or a vocabulary that is too small.
+    """
+    kind = config.tokenizer
+    if config.tokenizer_path:
+        if kind == "bytes":
+            raise UserError(
+                f"data.tokenizer_path={config.tokenizer_path!r} has no use with "
+                "data.tokenizer='bytes'; set data.tokenizer to bpe or sentencepiece"
+            )
+        content = _content(config.tokenizer_path)
+        read(kind, content, config.tokenizer_path)
+        return {"kind": kind, "content": hashlib.sha256(content).hexdigest()}
+    if kind == "bpe":
+        bpe.check_vocab_size(config.vocab_size)
+        return {
+            "kind": kind,
+            "vocab_size": config.vocab_size,
+            "bytes": config.tokenizer_bytes,
+        }
+    if kind == "sentencepiece":
+        return {
+            "kind": kind,
+            "vocab_size": config.vocab_size,
+            "bytes": config.tokenizer_bytes,
+            "model": config.sentencepiece_model,
+        }
+    return {"kind": kind}
+
+
+def make(config: DataConfig, documents: Sequence[bytes], folder: Path) -> Tokenizer:
+    """Train on `documents`, or load data.tokenizer_path, and keep the tokenizer in `folder`."""
+    kind = config.tokenizer
+    if kind == "bytes":
+        return ByteTokenizer()
+    if config.tokenizer_path:
+        content = _content(config.tokenizer_path)
+    elif kind == "bpe":
+        content = bpe.train(_first(documents, config.tokenizer_bytes), config.vocab_size)
+    else:
+        content = sentence_piece.train(
+            _first(documents, config.tokenizer_bytes),
+            config.vocab_size,
+            config.sentencepiece_model,
+        )
+    (folder / FILES[kind]).write_bytes(content)
+    return read(kind, content, config.tokenizer_path)
+
+
+def reopen(kind: str, folder: Path) -> Tokenizer:
+    """The tokenizer that `make` kept in `folder`."""
+    if kind == "bytes":
+        return ByteTokenizer()
+    path = folder / FILES[kind]
+    return read(kind, path.read_bytes(), str(path))
+
+
+def read(kind: str, content: bytes, path: str) -> Tokenizer:
+    """The tokenizer in the content of a file of its kind, "bpe" or "sentencepiece"."""
+    if kind == "bpe":
+        return bpe.read(content, path)
+    return sentence_piece.read(content, path)
+
+
+def _content(path: str) -> bytes:
+    try:
+        return Path(path).expanduser().read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"data.tokenizer_path={path!r} cannot be read: {error.strerror or error}; "
+            "name a file, or leave it empty to train a tokenizer"
+        ) from error
+
+
+def _first(documents: Sequence[bytes], size: int) -> list[bytes]:
+    """As many of the documents as come to `size` bytes, at least one."""
+    chosen: list[bytes] = []
+    total = 0
+    for document in documents:
+        if total >= size:
+            break
+        chosen.append(document)
+        total += len(document)
+    return chosen
