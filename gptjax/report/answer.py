@@ -1,0 +1,59 @@
+"""The answer as a small text table, for the terminal."""
+
+import io
+
+from rich.console import Console
+from rich.table import Table
+
+from gptjax.report import words
+from gptjax.report.numbers import count_text, power_text
+from gptjax.report.view import Json, bounded, exponents, law_label, number, part, real
+
+
+def answer_table(laws: Json) -> Table:
+    """The exponents, the law's parameters and the predictions with their intervals."""
+    table = Table(show_header=False, box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for _ in range(3):
+        table.add_column(no_wrap=True)
+    table.add_column()
+    for name, (a, b) in exponents(laws).items():
+        table.add_row(
+            f"N ∝ C^a, D ∝ C^b, {law_label(name)}",
+            f"a = {words.with_interval(a, words.three)}",
+            f"b = {words.with_interval(b, words.three)}",
+        )
+    law = part(laws, "laws", "chinchilla_parametric", "params")
+    if law:
+        found = {key: words.with_interval(number(law, key)) for key in law}
+        rows = [
+            (f"E = {found.get('E', '–')}", ""),
+            (f"A = {found.get('A', '–')}", f"α = {found.get('alpha', '–')}"),
+            (f"B = {found.get('B', '–')}", f"β = {found.get('beta', '–')}"),
+        ]
+        for i, (left, right) in enumerate(rows):
+            label = "L(N, D) = E + A/N^α + B/D^β" if i == 0 else ""
+            table.add_row(label, left, right, "nats per token" if i == 0 else "")
+    for entry in laws.get("prediction") or []:
+        params, tokens, loss = (bounded(entry, key) for key in ("params", "tokens", "loss"))
+        table.add_row(
+            f"C = {power_text(real(entry.get('flops')))}, {law_label(str(entry.get('law')))}",
+            f"N = {words.with_interval(params, count_text)}",
+            f"D = {words.with_interval(tokens, count_text)}",
+            f"L = {words.with_interval(loss)}",
+        )
+    return table
+
+
+def answer(laws: Json, width: int = 120) -> str:
+    """The answer as text: the table, the held-out check, and the warnings, if any."""
+    out = io.StringIO()
+    console = Console(file=out, width=width, color_system=None, highlight=False, emoji=False)
+    table = answer_table(laws)
+    if table.row_count:
+        console.print(table)
+    else:
+        console.print(words.lead(laws), markup=False)
+    console.print(words.verdict(laws)[0].replace("**", ""), markup=False)
+    for line in laws.get("warnings") or []:
+        console.print(f"Note: {line}", markup=False)
+    return out.getvalue()

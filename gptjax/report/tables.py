@@ -1,0 +1,285 @@
+"""The tables of the page, as HTML, and of the terminal, as text."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from typing import Any
+
+from gptjax.report.numbers import (
+    count_text,
+    duration_text,
+    exact_text,
+    fixed_text,
+    interval_text,
+    percent_text,
+    power_text,
+)
+from gptjax.report.view import (
+    Json,
+    Number,
+    Scene,
+    bounded,
+    exponents,
+    law_label,
+    number,
+    part,
+    real,
+    table_rows,
+)
+from gptjax.report.words import three
+
+Cell = str | tuple[str, float]  # HTML, or HTML with the number it is sorted by
+
+_GREEK = {"alpha": "α", "beta": "β", "gamma": "γ"}
+
+
+def interval_html(value: Number, text=fixed_text) -> str:
+    """'0.523 [0.48, 0.56]' with the interval set quieter than the value."""
+    bounds = interval_text(value.low, value.high, text)
+    return text(value.value) + (f'<span class="ci">{bounds}</span>' if bounds else "")
+
+
+def table(
+    caption: str,
+    head: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    note: str = "",
+    text_columns: Sequence[int] = (),
+) -> str:
+    """A plain table; columns hold numbers (set right) unless named in `text_columns`."""
+    rows = list(rows)
+    if not rows:
+        return ""
+
+    def cell(tag: str, i: int, content: str) -> str:
+        kind = ' class="text wrap"' if i in text_columns else ""
+        return f"<{tag}{kind}>{content}</{tag}>"
+
+    title = escape(caption) + (f'<span class="note">{note}</span>' if note else "")
+    header = "".join(cell("th", i, name) for i, name in enumerate(head))
+    body = "".join(
+        f"<tr>{''.join(cell('td', i, content) for i, content in enumerate(row))}</tr>"
+        for row in rows
+    )
+    return (
+        f'<div class="scroll"><table><caption>{title}</caption><thead><tr>{header}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
+    )
+
+
+def exponents_table(laws: Json) -> str:
+    rows = []
+    for name, (a, b) in exponents(laws).items():
+        rows.append([law_label(name), interval_html(a, three), interval_html(b, three)])
+    return table(
+        "How to split compute",
+        ["", "a", "b"],
+        rows,
+        note="N<sub>opt</sub> ∝ C<sup>a</sup>, D<sub>opt</sub> ∝ C<sup>b</sup>",
+    )
+
+
+def parameters_table(laws: Json) -> str:
+    law = part(laws, "laws", "chinchilla_parametric")
+    rows = []
+    for name in ("E", "A", "B", "alpha", "beta"):
+        value = number(part(law, "params"), name)
+        if math.isfinite(value.value):
+            rows.append([_GREEK.get(name, name), interval_html(value)])
+    return table(
+        "The loss law",
+        ["", "value"],
+        rows,
+        note="L(N, D) = E + A/N<sup>α</sup> + B/D<sup>β</sup>, nats per token",
+    )
+
+
+def prediction_table(laws: Json) -> str:
+    rows = []
+    for entry in laws.get("prediction") or []:
+        rows.append(
+            [
+                escape(law_label(str(entry.get("law")))),
+                power_text(real(entry.get("flops"))),
+                interval_html(bounded(entry, "params"), count_text),
+                interval_html(bounded(entry, "tokens"), count_text),
+                fixed_text(real(entry.get("tokens_per_param")), 3),
+                interval_html(bounded(entry, "loss")),
+            ]
+        )
+    head = ["by", "FLOPs", "parameters", "tokens", "tokens each", "loss, nats per token"]
+    return table("Predicted optimum", head, rows)
+
+
+def other_laws_table(laws: Json) -> str:
+    """Further forms, one row a parameter."""
+    known = {"chinchilla_parametric", "isoflop", "envelope"}
+    rows = []
+    for name, law in part(laws, "laws").items():
+        if name in known or not isinstance(law, Mapping):
+            continue
+        for i, key in enumerate(part(law, "params")):
+            label = escape(law_label(name)) if i == 0 else ""
+            equation = escape(str(law.get("equation") or "")) if i == 0 else ""
+            value = interval_html(number(law["params"], key))
+            rows.append([label, equation, _GREEK.get(key, escape(key)), value])
+    head = ["form", "equation", "parameter", "value"]
+    return table("Other forms", head, rows, text_columns=(1, 2))
+
+
+def conventions_table(laws: Json) -> str:
+    rows = []
+    for row in part(laws, "conventions").get("table") or []:
+        cells = [f"{row.get('params')}, {row.get('flops')}".replace("_", " ")]
+        cells += [
+            interval_html(number(row, key), three) for key in ("E", "alpha", "beta", "a", "b")
+        ]
+        cells += [percent_text(abs(real(row.get("holdout_error")))), escape(row.get("note") or "")]
+        rows.append(cells)
+    head = ["N, C counted as", "E", "α", "β", "a", "b", "held-out error", ""]
+    return table("The same fit under each way of counting", head, rows, text_columns=(7,))
+
+
+def scores_table(laws: Json) -> str:
+    rows = []
+    for row in laws.get("scores") or []:
+        counts = [exact_text(real(row.get(key))) for key in ("n_train", "n_heldout")]
+        rows.append(
+            [
+                escape(str(row.get("form")).replace("_", " ")),
+                escape(str(row.get("split")).replace("_", " ")),
+                " / ".join(counts),
+                percent_text(real(row.get("mean_relative_error"))),
+                percent_text(real(row.get("max_relative_error"))),
+                fixed_text(real(row.get("log_likelihood"))),
+                f"{exact_text(100 * real(row.get('coverage')), 3)} %",
+            ]
+        )
+    head = ["form", "held out", "runs fitted / held out", "mean error", "largest error"]
+    head += ["log-likelihood", "inside interval"]
+    return table("Forms compared on held-out budgets", head, rows, text_columns=(1,))
+
+
+def drift_table(laws: Json) -> str:
+    keys = ("a", "b", "E", "alpha", "beta", "loss_at_prediction")
+    rows = [
+        [escape(str(row.get("left_out"))), *(fixed_text(number(row, key).value) for key in keys)]
+        for row in laws.get("drift") or []
+    ]
+    head = ["left out", "a", "b", "E", "α", "β", "predicted loss"]
+    return table("How far the answer moves when a part is left out", head, rows)
+
+
+def run_next_table(laws: Json) -> str:
+    plan = part(laws, "run_next")
+    rows = [
+        [
+            count_text(real(cell.get("params"))),
+            count_text(real(cell.get("tokens"))),
+            power_text(real(cell.get("flops"))),
+            exact_text(real(cell.get("repeats"))),
+        ]
+        for cell in plan.get("cells") or []
+    ]
+    before, after = number(plan, "before"), number(plan, "after")
+    note = (
+        f"for {power_text(real(plan.get('allowance_flops')))} FLOPs, the interval of "
+        f"{escape(str(plan.get('quantity', 'the loss')).replace('_', ' '))} at "
+        f"{power_text(real(plan.get('target_flops')))} FLOPs goes from "
+        f"{interval_text(before.low, before.high)} to {interval_text(after.low, after.high)}"
+    )
+    head = ["parameters", "tokens", "FLOPs", "repeats"]
+    return table("What to run next", head, rows, note=note if rows else "")
+
+
+def timing_table(facts: Json) -> str:
+    timing = facts.get("timing")
+    if not isinstance(timing, Mapping):
+        return ""
+    seconds = {str(name): real(value) for name, value in timing.items()}
+    seconds = {name: value for name, value in seconds.items() if math.isfinite(value)}
+    total = sum(seconds.values())
+    rows = [
+        [escape(name.replace("_", " ")), duration_text(value), percent_text(value / total)]
+        for name, value in seconds.items()
+        if total > 0
+    ]
+    return table("Where the time went", ["", "time", "share"], rows)
+
+
+def left_out_table(laws: Json) -> str:
+    rows = [
+        [f"<code>{escape(str(row.get('cell')))}</code>", escape(str(row.get("reason") or ""))]
+        for row in laws.get("left_out") or []
+    ]
+    for valley in part(laws, "laws", "isoflop").get("valleys") or []:
+        if not valley.get("used"):
+            name = f"valley at {power_text(real(valley.get('budget')))} FLOPs"
+            rows.append([name, escape(str(valley.get("reason") or "no reason recorded"))])
+    return table("", ["left out", "reason"], rows, text_columns=(1,))
+
+
+# column of runs.csv: (heading, how it is written)
+_RUN_COLUMNS = {
+    "budget": ("budget", power_text),
+    "params_total": ("parameters", count_text),
+    "params_non_embedding": ("without emb.", count_text),
+    "params": ("parameters", count_text),
+    "tokens": ("tokens", count_text),
+    "flops": ("FLOPs", lambda v: power_text(v, 2)),
+    "depth": ("depth", exact_text),
+    "width": ("width", exact_text),
+    "batch_size": ("batch", exact_text),
+    "steps": ("steps", exact_text),
+    "learning_rate": ("learning rate", exact_text),
+    "seed": ("seed", exact_text),
+    "loss": ("loss", fixed_text),
+    "bits_per_byte": ("bits/byte", fixed_text),
+    "seconds": ("time", duration_text),
+}
+
+
+def runs_table(laws: Json, scene: Scene, columns: Mapping[str, Sequence[Any]] | None) -> str:
+    """Every run, sortable by any column; from `runs.csv`, or from the laws where it is absent."""
+    rows = table_rows(columns) or [dict(row) for row in laws.get("runs") or []]
+    if not rows:
+        return ""
+    shown = [key for key in _RUN_COLUMNS if any(math.isfinite(real(row.get(key))) for row in rows)]
+    residuals = {
+        str(row.get("cell")): real(row.get("log_residual"))
+        for row in part(laws, "laws", "chinchilla_parametric").get("residuals") or []
+    }
+    names = ["run", "status", *(_RUN_COLUMNS[key][0] for key in shown)]
+    names += ["off the law"] if residuals else []
+    head = "".join(
+        f"<th{' class=text' if i < 2 else ''}><button>{name}</button></th>"
+        for i, name in enumerate(names)
+    )
+    body = "".join(_run_row(row, shown, scene, residuals) for row in rows)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _run_row(row: Json, shown: Sequence[str], scene: Scene, residuals: Mapping[str, float]) -> str:
+    cell = str(row.get("cell"))
+    run = scene.by_cell.get(cell)
+    failed = str(row.get("status") or "done") != "done"
+    status = "failed" if failed else "left out" if run and not run.used else "in the fit"
+    reason = escape(str(row.get("reason") or "")) if failed else ""
+    colour = f"var(--b{run.shade})" if run else "var(--grid)"
+    swatch = f'<i class="swatch" style="background:{colour}"></i>'
+    cells = [
+        f"<td>{swatch}<code>{escape(cell)}</code></td>",
+        f'<td class="text" title="{reason}">{status}</td>',
+    ]
+    for key in shown:
+        cells.append(_number_cell(real(row.get(key)), _RUN_COLUMNS[key][1]))
+    if residuals:
+        cells.append(_number_cell(residuals.get(cell, math.nan), percent_text))
+    kind = ' class="failed"' if failed else ""
+    return f'<tr{kind} data-cell="{escape(cell)}">{"".join(cells)}</tr>'
+
+
+def _number_cell(value: float, text) -> str:
+    key = f"{value:.10g}" if math.isfinite(value) else ""
+    return f'<td data-v="{key}">{text(value) if key else "–"}</td>'

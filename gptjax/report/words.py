@@ -1,0 +1,272 @@
+"""The sentences of the report, each computed from the laws; `**` marks what is printed bold."""
+
+import math
+
+from gptjax.report.numbers import (
+    count_text,
+    duration_text,
+    exact_text,
+    fixed_text,
+    interval_text,
+    percent_text,
+    power_text,
+)
+from gptjax.report.view import (
+    Json,
+    Number,
+    Scene,
+    bounded,
+    exponents,
+    headline,
+    holdout_error,
+    law_label,
+    number,
+    part,
+    real,
+    series,
+)
+
+WITHIN = 0.02  # what the held-out check has to reach
+
+
+def with_interval(value: Number, text=fixed_text) -> str:
+    """'0.523 [0.48, 0.56]', or the value alone where no interval is known."""
+    return f"{text(value.value)} {interval_text(value.low, value.high, text)}".strip()
+
+
+def three(value: float) -> str:
+    return fixed_text(value, 3)
+
+
+def used_valleys(laws: Json) -> list[Json]:
+    valleys = part(laws, "laws", "isoflop").get("valleys") or []
+    return [v for v in valleys if v.get("used") and v.get("minimum")]
+
+
+def lead(laws: Json) -> str:
+    """The answer in one breath."""
+    entry = headline(laws)
+    flops = real(entry.get("flops"))
+    if not flops > 0:
+        return "No law could be fitted from these runs; the notes below say why."
+    factor = real(entry.get("factor"))
+    scale = f", {exact_text(factor, 3)} times the largest budget trained" if factor > 0 else ""
+    params, tokens, loss = (bounded(entry, key) for key in ("params", "tokens", "loss"))
+    text = (
+        f"With **{power_text(flops)} FLOPs**{scale}, train **{count_text(params.value)} "
+        f"parameters** on **{count_text(tokens.value)} tokens**"
+    )
+    if math.isfinite(loss.value):
+        text += f" and expect a held-out loss of **{with_interval(loss)} nats per token**"
+    return text + "."
+
+
+def verdict(laws: Json) -> tuple[str, bool | None]:
+    """The held-out check as a sentence, and whether it passed (None: not checked)."""
+    error, holdout = holdout_error(laws), part(laws, "holdout")
+    if not math.isfinite(error):
+        return "Held-out check: not made, because no budget could be set aside.", None
+    best = part(holdout, "best")
+    budgets = ", ".join(power_text(real(b)) for b in holdout.get("budgets") or [])
+    passed = abs(error) <= WITHIN
+    held = f"{exact_text(real(holdout.get('n_heldout')))} runs"
+    if budgets:
+        held += f" of the budget {budgets} FLOPs"
+    text = (
+        f"Held-out check: fitted without the {held}, the law predicts "
+        f"**{fixed_text(real(best.get('predicted')))}** for the best of them; measured "
+        f"**{fixed_text(real(best.get('loss')))}**. Off by **{percent_text(abs(error))}**, "
+        f"{'within' if passed else 'outside'} 2\xa0%."
+    )
+    return text, passed
+
+
+def curves_claim(laws: Json, curves: int) -> str:
+    edge = part(laws, "laws", "envelope", "curve_points")
+    loss, flops = series(edge, "loss"), series(edge, "flops")
+    if not curves:
+        return "No training curves were recorded."
+    runs = f"{curves} training curves" if curves > 1 else "one training curve"
+    if len(loss) < 2:
+        return f"The {runs}; no envelope could be drawn under them."
+    return (
+        f"Under {runs}, the least loss falls from {three(loss[0])} at {power_text(flops[0])} "
+        f"FLOPs to {three(loss[-1])} at {power_text(flops[-1])}."
+    )
+
+
+def isoflop_claim(laws: Json) -> str:
+    valleys = part(laws, "laws", "isoflop").get("valleys") or []
+    used = used_valleys(laws)
+    if not valleys:
+        return "These runs form no IsoFLOP valleys."
+    if not used:
+        return f"None of the {len(valleys)} IsoFLOP valleys has a minimum that can be trusted."
+    ends = sorted(
+        (real(v["budget"]), number(v["minimum"], "params").value, v) for v in (used[0], used[-1])
+    )
+    count = f"All {len(used)}" if len(used) == len(valleys) else f"{len(used)} of {len(valleys)}"
+    if len(used) == 1:
+        return f"{count} valleys has its minimum inside, at {count_text(ends[0][1])} parameters."
+    return (
+        f"{count} valleys have their minimum inside; the best size grows from "
+        f"{count_text(ends[0][1])} to {count_text(ends[-1][1])} parameters."
+    )
+
+
+def optimum_claim(laws: Json) -> str:
+    found = exponents(laws)
+    if not found:
+        return "No exponents of the optimum could be fitted."
+    a, b = next(iter(found.values()))
+    return (
+        f"The best size grows as C^{with_interval(a, three)}, "
+        f"its tokens as C^{with_interval(b, three)}."
+    )
+
+
+def optimum_others(laws: Json) -> str:
+    """What the other approaches say, where there are any."""
+    found = list(exponents(laws).items())
+    others = [f"{law_label(name)} give a = {three(a.value)}" for name, (a, _) in found[1:]]
+    return f"{_sentence_case(', '.join(others))}. " if others else ""
+
+
+def _sentence_case(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def contours_claim(laws: Json) -> str:
+    law = part(laws, "laws", "chinchilla_parametric")
+    params = part(law, "params")
+    if not params:
+        return "The parametric law was not fitted."
+    residuals = [real(row.get("log_residual")) for row in law.get("residuals") or []]
+    residuals = [r for r in residuals if math.isfinite(r)]
+    names = ("E", "A", "alpha", "B", "beta")
+    values = {name: three(number(params, name).value) for name in names}
+    text = "L(N, D) = {E} + {A}/N^{alpha} + {B}/D^{beta}".format(**values)
+    if residuals:
+        spread = math.sqrt(sum(r * r for r in residuals) / len(residuals))
+        text += f" fits {len(residuals)} runs to {percent_text(spread)} (root mean square)"
+    return text + "."
+
+
+def holdout_claim(laws: Json) -> str:
+    error = holdout_error(laws)
+    if not math.isfinite(error):
+        return "No budget was held out."
+    coverage = real(part(laws, "holdout").get("coverage"))
+    text = f"The law fitted without them predicts the held-out runs: {percent_text(abs(error))} "
+    text += "off at the best one"
+    if math.isfinite(coverage):
+        text += f", {exact_text(100 * coverage, 3)}\xa0% of them inside the interval"
+    return text + "."
+
+
+def certificate(laws: Json) -> list[str]:
+    """What the optimiser can say about its own result, in words."""
+    law = part(laws, "laws", "chinchilla_parametric")
+    facts = part(law, "certificate")
+    if not facts:
+        return []
+    starts, share = real(facts.get("starts")), real(facts.get("share_at_best"))
+    gradient = power_text(real(facts.get("gradient_norm")))
+    lines = []
+    if math.isfinite(share):
+        lines.append(
+            f"**{exact_text(100 * share, 4)}\xa0%** of {exact_text(starts)} starting points "
+            f"reached the same lowest objective, {power_text(real(facts.get('objective')), 3)}"
+            f"{_objective_kind(law)}. {_share_words(share)}"
+        )
+    lines.append(
+        f"The gradient there is {gradient}; the optimiser "
+        f"{'**converged**' if facts.get('converged') else '**did not converge**'}."
+    )
+    bounds = facts.get("bounds_hit") or []
+    lines.append(
+        f"At a bound, so not determined by these runs: **{', '.join(map(str, bounds))}**."
+        if bounds
+        else "No parameter sits at a bound."
+    )
+    condition = real(facts.get("condition_number"))
+    if math.isfinite(condition):
+        lines.append(f"The condition number is {power_text(condition)}. {_condition(condition)}")
+    lines += [_resample_words(law)] if law.get("resamples") else []
+    return lines
+
+
+def _objective_kind(law: Json) -> str:
+    kind, delta = law.get("loss_kind"), real(law.get("delta"))
+    if not kind:
+        return ""
+    width = f", δ = {power_text(delta)}" if kind == "huber" and math.isfinite(delta) else ""
+    return f" ({str(kind).capitalize() if kind == 'huber' else kind} on log residuals{width})"
+
+
+def _share_words(share: float) -> str:
+    if share >= 0.9:
+        return "There is one optimum, and it was found."
+    if share >= 0.3:
+        return "Several starts stopped elsewhere, but the best was found again and again."
+    return "Few starts agree: another, better optimum may exist."
+
+
+def _condition(value: float) -> str:
+    if value < 1e6:
+        return "The runs tell the parameters apart."
+    if value < 1e10:
+        return "Some parameters trade off against each other; their intervals show how much."
+    return "The runs hardly tell the parameters apart: trust predictions more than parameters."
+
+
+def _resample_words(law: Json) -> str:
+    facts = part(law, "resamples")
+    failed = real(facts.get("failed"))
+    text = f"Intervals come from {exact_text(real(facts.get('count')))} resamples"
+    text += f" of {facts['group_by']}s" if facts.get("group_by") else ""
+    if failed > 0:
+        return f"{text}, of which {exact_text(failed)} gave no fit and are left out."
+    return f"{text}; none failed."
+
+
+def counting(laws: Json) -> list[str]:
+    """How parameters, FLOPs and loss were counted."""
+    conventions = part(laws, "conventions")
+    params = {
+        "total": "all parameters",
+        "non_embedding": "parameters without embeddings",
+        "non_embedding_with_head": "parameters without embeddings, but with the output head",
+    }.get(str(conventions.get("params")))
+    flops = {"exact": "exact FLOPs, counted matmul by matmul", "6nd": "FLOPs as 6·N·D"}.get(
+        str(conventions.get("flops"))
+    )
+    lines = []
+    if params:
+        lines.append(f"N counts {params}.")
+    if flops:
+        lines.append(f"C counts {flops}.")
+    lines.append(f"Loss is {conventions.get('loss') or 'nats per token'} on held-out text.")
+    confidence = real(part(laws, "settings").get("confidence"))
+    if math.isfinite(confidence):
+        lines.append(f"Brackets are {exact_text(100 * confidence, 4)}\xa0% intervals.")
+    return lines
+
+
+def facts_line(laws: Json, scene: Scene, facts: Json) -> list[str]:
+    """What lies under the title: how many runs, over which range, and what the caller knows."""
+    data = part(laws, "data")
+    count = real(data.get("n_runs"))
+    used = real(data.get("n_used"))
+    items = [f"{exact_text(count)} runs" if math.isfinite(count) else f"{len(scene.runs)} runs"]
+    if math.isfinite(used) and used != count:
+        items[0] += f", {exact_text(used)} of them in the fit"
+    if scene.runs:
+        flops = [run.flops for run in scene.runs]
+        items.append(f"{power_text(min(flops))} to {power_text(max(flops))} FLOPs each")
+    for key, value in facts.items():
+        if isinstance(value, str) and value:
+            items.append(value)
+        elif key == "seconds" and math.isfinite(real(value)):
+            items.append(f"took {duration_text(real(value))}")
+    return items
