@@ -55,7 +55,8 @@ def apply(
       tokens_BT: token ids, T at most config.seq_len where positions are learned.
       segment_ids_BT: document numbers; a token attends only within its own document.
     """
-    return _module(config).apply({"params": params}, tokens_BT, segment_ids_BT)
+    logits_BTV: Any = _module(config).apply({"params": params}, tokens_BT, segment_ids_BT)
+    return logits_BTV
 
 
 @functools.lru_cache(maxsize=4096)
@@ -88,7 +89,7 @@ def _module(config: ModelConfig) -> nn.Module:
 
 
 def _boxed(config: ModelConfig, key: jax.Array) -> Any:
-    return _module(config).init(key, jnp.zeros((1, 1), jnp.int32))["params"]
+    return _module(config).init(key, jnp.zeros((1, 1), jnp.int32), None)["params"]
 
 
 def _shapes(config: ModelConfig) -> Any:

@@ -19,17 +19,26 @@ def _parameter(
     module: nn.Module, name: str, shape: tuple[int, ...], axes: tuple[str, ...], init: Any
 ) -> jax.Array:
     """A float32 parameter with logical axis names."""
-    return module.param(name, nn.with_logical_partitioning(init, axes), shape, jnp.float32)
+    boxed: Any = nn.with_logical_partitioning(init, axes)
+    return module.param(name, boxed, shape, jnp.float32)
+
+
+def _bias(
+    module: Any, name: str, shape: tuple[int, ...], axes: tuple[str, ...]
+) -> jax.Array | None:
+    """A parameter that starts at zero, where the config wants biases."""
+    if not module.config.use_bias:
+        return None
+    return _parameter(module, name, shape, axes, nn.initializers.zeros)
+
+
+def _merge_heads(x_BTNH: jax.Array) -> jax.Array:
+    B, T, N, H = x_BTNH.shape
+    return x_BTNH.reshape(B, T, N * H)
 
 
 def _dtype(config: ModelConfig) -> jnp.dtype:
     return jnp.dtype(config.compute_dtype)
-
-
-def _project(equation: str, x: jax.Array, w: jax.Array, b: jax.Array | None = None) -> jax.Array:
-    """An einsum in the type of `x`, accumulated in float32, with its bias."""
-    y = jnp.einsum(equation, x, w.astype(x.dtype), preferred_element_type=jnp.float32)
-    return (y if b is None else y + b).astype(x.dtype)
 
 
 class Norm(nn.Module):
@@ -44,9 +53,7 @@ class Norm(nn.Module):
         scale = _parameter(self, "scale", (D,), ("embed",), nn.initializers.ones)
         if cfg.norm == "rmsnorm":
             return ops.rms_norm(x_BTD, scale, eps=cfg.norm_eps)
-        bias = None
-        if cfg.use_bias:
-            bias = _parameter(self, "bias", (D,), ("embed",), nn.initializers.zeros)
+        bias = _bias(self, "bias", (D,), ("embed",))
         return ops.layer_norm(x_BTD, scale, bias, eps=cfg.norm_eps)
 
 
@@ -67,23 +74,18 @@ class Attention(nn.Module):
             q_BTNH = ops.rotary(q_BTNH, positions_T, base=cfg.rope_base)
             k_BTKH = ops.rotary(k_BTKH, positions_T, base=cfg.rope_base)
         o_BTNH = ops.attention(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT=segment_ids_BT)
-        w_NHD = _parameter(
-            self, "out", (N, H, D), ("heads", "head_dim", "embed"), _residual_init(cfg)
-        )
-        b_D = None
-        if cfg.use_bias:
-            b_D = _parameter(self, "out_bias", (D,), ("embed",), nn.initializers.zeros)
-        return _project("BTNH,NHD->BTD", o_BTNH, w_NHD, b_D)
+        axes = ("heads", "head_dim", "embed")
+        w_NHD = _parameter(self, "out", (N, H, D), axes, _residual_init(cfg))
+        b_D = _bias(self, "out_bias", (D,), ("embed",))
+        return ops.linear(_merge_heads(o_BTNH), w_NHD.reshape(N * H, D), b_D)
 
     def _heads(self, x_BTD: jax.Array, name: str, heads: int, axis: str) -> jax.Array:
         cfg = self.config
-        shape = (cfg.width, heads, cfg.head_width)
-        w_DNH = _parameter(self, name, shape, ("embed", axis, "head_dim"), _init(cfg))
-        b_NH = None
-        if cfg.use_bias:
-            zeros = nn.initializers.zeros
-            b_NH = _parameter(self, f"{name}_bias", shape[1:], (axis, "head_dim"), zeros)
-        return _project("BTD,DNH->BTNH", x_BTD, w_DNH, b_NH)
+        D, H = cfg.width, cfg.head_width
+        w_DNH = _parameter(self, name, (D, heads, H), ("embed", axis, "head_dim"), _init(cfg))
+        b_NH = _bias(self, f"{name}_bias", (heads, H), (axis, "head_dim"))
+        y = ops.linear(x_BTD, w_DNH.reshape(D, -1), None if b_NH is None else b_NH.reshape(-1))
+        return y.reshape(*x_BTD.shape[:2], heads, H)
 
 
 class FeedForward(nn.Module):
@@ -100,19 +102,13 @@ class FeedForward(nn.Module):
         h_BTF = activation(self._up(x_BTD, "gate")) * h_BTF if gated else activation(h_BTF)
         h_BTF = nn.with_logical_constraint(h_BTF, ("batch", "seq", "mlp"))
         w_FD = _parameter(self, "down", (F, D), ("mlp", "embed"), _residual_init(cfg))
-        b_D = None
-        if cfg.use_bias:
-            b_D = _parameter(self, "down_bias", (D,), ("embed",), nn.initializers.zeros)
-        return _project("BTF,FD->BTD", h_BTF, w_FD, b_D)
+        return ops.linear(h_BTF, w_FD, _bias(self, "down_bias", (D,), ("embed",)))
 
     def _up(self, x_BTD: jax.Array, name: str) -> jax.Array:
         cfg = self.config
-        shape = (cfg.width, cfg.hidden_width)
-        w_DF = _parameter(self, name, shape, ("embed", "mlp"), _init(cfg))
-        b_F = None
-        if cfg.use_bias:
-            b_F = _parameter(self, f"{name}_bias", shape[1:], ("mlp",), nn.initializers.zeros)
-        return _project("BTD,DF->BTF", x_BTD, w_DF, b_F)
+        D, F = cfg.width, cfg.hidden_width
+        w_DF = _parameter(self, name, (D, F), ("embed", "mlp"), _init(cfg))
+        return ops.linear(x_BTD, w_DF, _bias(self, f"{name}_bias", (F,), ("mlp",)))
 
 
 class Block(nn.Module):
@@ -181,10 +177,9 @@ class Decoder(nn.Module):
             w_DV = _parameter(
                 self, "head", (cfg.width, cfg.vocab_size), ("embed", "vocab"), _init(cfg)
             )
-            w_VD = w_DV.T
-        logits_BTV = jnp.einsum(
-            "BTD,VD->BTV", x_BTD, w_VD.astype(x_BTD.dtype), preferred_element_type=jnp.float32
-        )
+        else:
+            w_DV = w_VD.T
+        logits_BTV = ops.linear(x_BTD, w_DV, dtype=jnp.float32)
         return nn.with_logical_constraint(logits_BTV, ("batch", "seq", "vocab"))
 
     def _scanned(self, x_BTD: jax.Array, segment_ids_BT: jax.Array | None) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Positions that need no parameters: sinusoids added to the input, rotations of queries and keys."""
+"""Positions without parameters: sinusoids to add, rotations of queries and keys."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
