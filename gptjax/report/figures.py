@@ -151,6 +151,32 @@ def draw_contours(ax: Axes, scene: Scene, parametric: Json) -> None:
     _budget_legend(ax, scene, [frontier] if len(series(line, "flops")) else [])
 
 
+def draw_residuals(ax: Axes, scene: Scene, parametric: Json, noise: float) -> None:
+    """Residuals of the parametric fit, measured over fitted loss minus one, against compute.
+
+    Args:
+      parametric: `laws.chinchilla_parametric`, for `residuals`.
+      noise: standard deviation of log loss between seeds, drawn as a band; NaN where unknown.
+    """
+    runs = scene.by_cell
+    for row in parametric.get("residuals") or []:
+        run = runs.get(str(row.get("cell")))
+        if run is not None and np.isfinite(real(row.get("log_residual"))):
+            value = 100 * np.expm1(real(row.get("log_residual")))
+            _point(ax, scene, run, run.flops, value, filled=run.used)
+    ax.axhline(0, color=ACCENT, lw=1.4, zorder=2)
+    extra = [Line2D([], [], color=ACCENT, lw=1.4, label="the law")]
+    if noise > 0:
+        ax.axhspan(-100 * noise, 100 * noise, color=ACCENT, alpha=0.14, lw=0, zorder=1)
+        extra.append(Line2D([], [], color=ACCENT, alpha=0.2, lw=5, label="seed noise"))
+    most = max(map(abs, ax.get_ylim()))
+    ax.set_ylim(-most, most)
+    ax.set_xlabel("training compute C (FLOPs)")
+    ax.set_ylabel("measured above the law (%)")
+    style.log_axis(ax, "x")
+    _budget_legend(ax, scene, extra)
+
+
 def draw_holdout(ax: Axes, scene: Scene, holdout: Json) -> None:
     """Held-out runs: measured loss as points, the loss predicted without them as line and band.
 
@@ -351,7 +377,7 @@ def _label_spots(flops: np.ndarray, params: np.ndarray, loss: np.ndarray, levels
     spots = []
     for level in levels:
         crossing = np.flatnonzero((loss[row, :-1] >= level) & (loss[row, 1:] < level))
-        if len(crossing) and 0 < crossing[0] < 0.9 * len(flops):
+        if len(crossing) and 0 < crossing[0] < 0.8 * len(flops):
             spots.append((level, (float(flops[crossing[0]]), float(params[row]))))
     return spots if len(spots) < 8 else spots[::2]
 

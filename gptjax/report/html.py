@@ -6,40 +6,26 @@ Nothing here trains, fits or asks the clock: the same tables and laws give the s
 import math
 import re
 import webbrowser
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from html import escape
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from matplotlib.axes import Axes
-
-from gptjax.report import figures, style, svg, tables, words
+from gptjax.report import style, svg, tables, words
 from gptjax.report.config import ReportConfig
 from gptjax.report.numbers import count_text, fixed_text, interval_text, percent_text
+from gptjax.report.plots import Plot, choose_plots
 from gptjax.report.view import (
     Json,
     Scene,
     bounded,
-    curves_by_cell,
     headline,
     holdout_error,
-    part,
     scene,
 )
 
 Columns = Mapping[str, Sequence[Any]]
-
-
-@dataclass(frozen=True)
-class Plot:
-    """One figure of the page: how it is drawn, the sentence it supports, how to read it."""
-
-    name: str
-    claim: str
-    caption: str
-    draw: Callable[[Axes], None]
 
 
 def build(
@@ -66,7 +52,7 @@ def build(
     """
     runs, curves = columns_of(runs_table), columns_of(curves_table)
     shown = scene(laws, runs)
-    plots = choose_plots(laws, shown, curves, config)
+    plots = choose_plots(laws, shown, curves, config.curve_points)
     drawn = [_draw(plot, shown, workdir, config) for plot in plots]
     heading = config.title or title or "Scaling report"
     page = _page(heading, laws, shown, runs, drawn, facts or {})
@@ -82,67 +68,6 @@ def columns_of(table: Any) -> Columns:
     if table is None:
         return {}
     return table if isinstance(table, Mapping) else table.columns
-
-
-def choose_plots(laws: Json, shown: Scene, curves: Columns, config: ReportConfig) -> list[Plot]:
-    """The figures that these laws and tables can support."""
-    found = part(laws, "laws")
-    lines = curves_by_cell(curves, config.curve_points)
-    parametric, isoflop = part(found, "chinchilla_parametric"), part(found, "isoflop")
-    holdout = part(laws, "holdout")
-    plots = []
-    if lines:
-        plots.append(
-            Plot(
-                "curves",
-                words.curves_claim(laws, len(lines)),
-                "Each line is one run, coloured by its budget; the black line is the least loss "
-                "that any run had reached after that much compute.",
-                lambda ax: figures.draw_curves(ax, shown, lines, part(found, "envelope")),
-            )
-        )
-    if isoflop.get("valleys") and shown.runs:
-        plots.append(
-            Plot(
-                "isoflop",
-                words.isoflop_claim(laws),
-                "Runs of one budget share a colour; a parabola in log N through each, its minimum "
-                "with interval. Hollow runs and dotted parabolas were left out.",
-                lambda ax: figures.draw_isoflop(ax, shown, isoflop),
-            )
-        )
-    if words.exponents(laws):
-        plots.append(
-            Plot(
-                "optimum",
-                words.optimum_claim(laws),
-                words.optimum_others(laws)
-                + "Diamonds are the valleys' minima, bands are intervals, stars the prediction. "
-                "Right of the dashed line nothing was trained.",
-                lambda ax: figures.draw_optimum(ax, shown, found, headline(laws)),
-            )
-        )
-    if parametric and shown.runs:
-        plots.append(
-            Plot(
-                "contours",
-                words.contours_claim(laws),
-                "Lines of equal predicted loss, darker where it is lower; the blue line is the "
-                "best size for each compute. Hollow runs were left out of the fit.",
-                lambda ax: figures.draw_contours(ax, shown, parametric),
-            )
-        )
-    if holdout.get("rows"):
-        plots.append(
-            Plot(
-                "holdout",
-                words.holdout_claim(laws),
-                "The line was fitted to the smaller budgets only; the points are what training "
-                "then measured.",
-                lambda ax: figures.draw_holdout(ax, shown, holdout),
-            )
-        )
-    return plots
 
 
 def _draw(plot: Plot, shown: Scene, workdir: Path, config: ReportConfig) -> str:
@@ -283,10 +208,12 @@ def _left_out_section(laws: Json) -> str:
 
 
 def _runs_section(laws: Json, shown: Scene, runs: Columns) -> str:
-    found = tables.runs_table(laws, shown, runs)
+    found, same = tables.runs_table(laws, shown, runs)
+    same = f" All runs: {same}." if same else ""
     hint = (
         '<p class="note screen">Click a heading to sort; point at a row to find the run in the '
-        "figures.</p>"
+        f"figures.</p>"
+        f'<p class="note">{same}</p>'
     )
     return _section("The runs", f'{hint}<div class="runs">{found}</div>' if found else "", "runs")
 

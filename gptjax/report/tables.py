@@ -240,12 +240,15 @@ _RUN_COLUMNS = {
 }
 
 
-def runs_table(laws: Json, scene: Scene, columns: Mapping[str, Sequence[Any]] | None) -> str:
-    """Every run, sortable by any column; from `runs.csv`, or from the laws where it is absent."""
+def runs_table(
+    laws: Json, scene: Scene, columns: Mapping[str, Sequence[Any]] | None
+) -> tuple[str, str]:
+    """Every run, sortable by any column; from `runs.csv`, or from the laws where it is absent.
+
+    Returns the table, and a sentence part that names the settings which all runs share.
+    """
     rows = table_rows(columns) or [dict(row) for row in laws.get("runs") or []]
-    if not rows:
-        return ""
-    shown = [key for key in _RUN_COLUMNS if any(math.isfinite(real(row.get(key))) for row in rows)]
+    shown, same = _split_columns(rows)
     residuals = {
         str(row.get("cell")): real(row.get("log_residual"))
         for row in part(laws, "laws", "chinchilla_parametric").get("residuals") or []
@@ -257,7 +260,24 @@ def runs_table(laws: Json, scene: Scene, columns: Mapping[str, Sequence[Any]] | 
         for i, name in enumerate(names)
     )
     body = "".join(_run_row(row, shown, scene, residuals) for row in rows)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return (table if rows else ""), ", ".join(same)
+
+
+def _split_columns(rows: Sequence[Json]) -> tuple[list[str], list[str]]:
+    """The columns that differ between runs, and 'name value' of the settings that do not."""
+    shown, same = [], []
+    for key, (name, text) in _RUN_COLUMNS.items():
+        values = {real(row.get(key)) for row in rows}
+        values = {value for value in values if math.isfinite(value)}
+        if len(values) == 1 and len(rows) > 1 and key in _SETTINGS:
+            same.append(f"{name} {text(values.pop())}")
+        elif values:
+            shown.append(key)
+    return shown, same
+
+
+_SETTINGS = frozenset(("depth", "width", "batch_size", "steps", "learning_rate", "seed"))
 
 
 def _run_row(row: Json, shown: Sequence[str], scene: Scene, residuals: Mapping[str, float]) -> str:

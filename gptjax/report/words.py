@@ -128,12 +128,8 @@ def optimum_claim(laws: Json) -> str:
 def optimum_others(laws: Json) -> str:
     """What the other approaches say, where there are any."""
     found = list(exponents(laws).items())
-    others = [f"{law_label(name)} give a = {three(a.value)}" for name, (a, _) in found[1:]]
-    return f"{_sentence_case(', '.join(others))}. " if others else ""
-
-
-def _sentence_case(text: str) -> str:
-    return text[:1].upper() + text[1:]
+    others = [f"a = {three(a.value)} by {law_label(name)}" for name, (a, _) in found[1:]]
+    return f"For comparison, {' and '.join(others)}. " if others else ""
 
 
 def contours_claim(laws: Json) -> str:
@@ -141,15 +137,25 @@ def contours_claim(laws: Json) -> str:
     params = part(law, "params")
     if not params:
         return "The parametric law was not fitted."
-    residuals = [real(row.get("log_residual")) for row in law.get("residuals") or []]
-    residuals = [r for r in residuals if math.isfinite(r)]
     names = ("E", "A", "alpha", "B", "beta")
     values = {name: three(number(params, name).value) for name in names}
+    runs = real(law.get("n_runs"))
     text = "L(N, D) = {E} + {A}/N^{alpha} + {B}/D^{beta}".format(**values)
-    if residuals:
-        spread = math.sqrt(sum(r * r for r in residuals) / len(residuals))
-        text += f" fits {len(residuals)} runs to {percent_text(spread)} (root mean square)"
-    return text + "."
+    return text + (f" describes {exact_text(runs)} runs." if math.isfinite(runs) else ".")
+
+
+def residuals_claim(laws: Json) -> str:
+    rows = part(laws, "laws", "chinchilla_parametric").get("residuals") or []
+    sizes = {str(row.get("cell")): abs(real(row.get("log_residual"))) for row in rows}
+    sizes = {cell: size for cell, size in sizes.items() if math.isfinite(size)}
+    if not sizes:
+        return "No residuals were recorded."
+    spread = math.sqrt(sum(size * size for size in sizes.values()) / len(sizes))
+    worst = max(sizes, key=lambda cell: sizes[cell])
+    return (
+        f"Runs lie {percent_text(spread)} off the law (root mean square), "
+        f"at most {percent_text(sizes[worst])}."
+    )
 
 
 def holdout_claim(laws: Json) -> str:

@@ -128,7 +128,7 @@ def test_ids_are_unique_and_every_reference_is_met(built):
     _, page, source = built
     ids = [attrs["id"] for _, attrs in page.tags if "id" in attrs]
     assert len(ids) == len(set(ids)) > 200
-    assert len(page.named("svg")) == 5
+    assert len(page.named("svg")) == 6
     wanted = set(re.findall(r"url\(#([^)]+)\)", source))
     wanted |= {a["href"][1:] for a in page.named("use")}
     assert wanted and wanted <= set(ids)
@@ -140,9 +140,9 @@ def test_every_run_answers_in_every_figure_that_shows_it(built, sweep):
     for run in laws["runs"]:
         pointed = [a for tag, a in page.tags if tag == "g" and a.get("data-cell") == run["cell"]]
         held_out = run["budget"] == known_sweep.BUDGETS[-1]
-        assert len(pointed) == (4 if held_out else 3), run["cell"]  # curves, isoflop, contours
+        assert len(pointed) == (5 if held_out else 4), run["cell"]
         assert f"<title>run {run['cell']}\n" in source
-    assert "learning rate 0.01" in source
+    assert "batch size 16" in source
 
 
 def test_figures_follow_the_colour_scheme(built):
@@ -159,7 +159,7 @@ def test_figures_follow_the_colour_scheme(built):
 def test_figure_files_lie_beside_the_page(built):
     folder = built[0]
     found = {path.name for path in (folder / "figures").iterdir()}
-    names = ("curves", "isoflop", "optimum", "contours", "holdout")
+    names = ("curves", "isoflop", "optimum", "contours", "residuals", "holdout")
     assert found == {f"{name}.{kind}" for name in names for kind in ("png", "pdf")}
     assert (folder / "figures/curves.png").read_bytes()[:4] == b"\x89PNG"
     assert (folder / "figures/curves.pdf").read_bytes()[:4] == b"%PDF"
@@ -170,7 +170,7 @@ def test_same_input_same_bytes(built, sweep, tmp_path):
     again.mkdir()
     make(again, *sweep, BOTH, **SAID)
     files = sorted(path.relative_to(again) for path in again.rglob("*.*"))
-    assert len(files) == 11
+    assert len(files) == 13
     for file in files:
         assert (again / file).read_bytes() == (built[0] / file).read_bytes(), file
 
@@ -178,7 +178,7 @@ def test_same_input_same_bytes(built, sweep, tmp_path):
 def test_page_survives_json_and_needs_no_tables(sweep, tmp_path):
     laws = json.loads(json.dumps(sweep[0], allow_nan=False))
     page, _ = make(tmp_path, laws)
-    assert len(page.named("svg")) == 4  # all but the curves
+    assert len(page.named("svg")) == 5  # all but the curves
     assert laws["runs"][0]["cell"] in page.words()
 
 
@@ -188,6 +188,7 @@ def test_failed_and_left_out_runs_keep_their_reasons(built, sweep):
     assert "deadbeef" in words and "failed: loss was NaN twice" in words
     rows = [a for tag, a in page.tags if tag == "tr" and "data-cell" in a]
     assert len(rows) == len(sweep[1]["cell"])
+    assert "batch 16, learning rate" not in words and "All runs: batch 16, seed 0." in words
     assert [a["data-cell"] for a in rows if a.get("class") == "failed"] == ["deadbeef"]
 
 
@@ -215,8 +216,8 @@ def drop(laws, *path):
 
 DAMAGE = {
     "no parametric": (lambda laws: drop(laws, "laws", "chinchilla_parametric"), 4),
-    "no isoflop": (lambda laws: drop(laws, "laws", "isoflop"), 4),
-    "no envelope": (lambda laws: drop(laws, "laws", "envelope"), 5),
+    "no isoflop": (lambda laws: drop(laws, "laws", "isoflop"), 5),
+    "no envelope": (lambda laws: drop(laws, "laws", "envelope"), 6),
     "only isoflop": (
         lambda laws: laws.update(
             laws={"isoflop": laws["laws"]["isoflop"]}, holdout=None, prediction=[]
@@ -225,10 +226,10 @@ DAMAGE = {
     ),
     "no laws": (lambda laws: laws.update(laws={}, holdout=None, prediction=[]), 1),
     "nothing": (lambda laws: laws.clear(), 1),
-    "no holdout": (lambda laws: laws.update(holdout=None), 4),
+    "no holdout": (lambda laws: laws.update(holdout=None), 5),
     "no runs": (lambda laws: laws.update(runs=[]), 3),
-    "no surface": (lambda laws: drop(laws, "laws", "chinchilla_parametric", "surface"), 5),
-    "no optimum": (lambda laws: drop(laws, "laws", "chinchilla_parametric", "optimum"), 5),
+    "no surface": (lambda laws: drop(laws, "laws", "chinchilla_parametric", "surface"), 6),
+    "no optimum": (lambda laws: drop(laws, "laws", "chinchilla_parametric", "optimum"), 6),
 }
 
 

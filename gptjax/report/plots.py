@@ -1,0 +1,88 @@
+"""Which figures a page gets: those that its laws and tables can support."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from matplotlib.axes import Axes
+
+from gptjax.report import figures, words
+from gptjax.report.view import Json, Scene, curves_by_cell, headline, part, real
+
+CAPTIONS = {
+    "curves": "Each line is one run, coloured by its budget; the thick line is the least loss that "
+    "any run had reached after that much compute.",
+    "isoflop": "Runs of one budget share a colour; a parabola in log N through each, its minimum "
+    "with interval. Hollow runs and dotted parabolas were left out.",
+    "optimum": "Diamonds are the valleys' minima, bands are intervals, stars the prediction. Right "
+    "of the dashed line nothing was trained.",
+    "contours": "Lines of equal predicted loss, shaded more where it is lower; the thick line is "
+    "the best size for each compute. Hollow runs were left out of the fit.",
+    "residuals": "A bend here would mean that the law does not hold over the whole range.",
+    "holdout": "The line was fitted to the smaller budgets only; the points are what training then "
+    "measured.",
+}
+
+
+@dataclass(frozen=True)
+class Plot:
+    """One figure of the page: how it is drawn, the sentence it supports, how to read it."""
+
+    name: str
+    claim: str
+    caption: str
+    draw: Callable[[Axes], None]
+
+
+def choose_plots(
+    laws: Json, scene: Scene, curves: Mapping[str, Sequence[Any]], curve_points: int
+) -> list[Plot]:
+    """The figures that can be drawn, in the order of the page."""
+    found, holdout = part(laws, "laws"), part(laws, "holdout")
+    parametric, isoflop = part(found, "chinchilla_parametric"), part(found, "isoflop")
+    lines = curves_by_cell(curves, curve_points)
+    noise = real(part(laws, "data").get("seed_noise"))
+    plots: list[Plot] = []
+
+    def offer(name: str, possible: object, claim: str, draw: Callable[[Axes], None]) -> None:
+        if possible:
+            caption = words.optimum_others(laws) * (name == "optimum") + CAPTIONS[name]
+            plots.append(Plot(name, claim, caption, draw))
+
+    offer(
+        "curves",
+        lines,
+        words.curves_claim(laws, len(lines)),
+        lambda ax: figures.draw_curves(ax, scene, lines, part(found, "envelope")),
+    )
+    offer(
+        "isoflop",
+        isoflop.get("valleys") and scene.runs,
+        words.isoflop_claim(laws),
+        lambda ax: figures.draw_isoflop(ax, scene, isoflop),
+    )
+    offer(
+        "optimum",
+        words.exponents(laws),
+        words.optimum_claim(laws),
+        lambda ax: figures.draw_optimum(ax, scene, found, headline(laws)),
+    )
+    offer(
+        "contours",
+        parametric and scene.runs,
+        words.contours_claim(laws),
+        lambda ax: figures.draw_contours(ax, scene, parametric),
+    )
+    offer(
+        "residuals",
+        parametric.get("residuals") and scene.runs,
+        words.residuals_claim(laws),
+        lambda ax: figures.draw_residuals(ax, scene, parametric, noise),
+    )
+    offer(
+        "holdout",
+        holdout.get("rows"),
+        words.holdout_claim(laws),
+        lambda ax: figures.draw_holdout(ax, scene, holdout),
+    )
+    return plots
