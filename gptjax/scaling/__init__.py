@@ -1,0 +1,36 @@
+"""Scaling laws from tables of runs: counting, fitting, intervals, predictions.
+
+Numbers in, numbers out: nothing here knows who trained the runs. `fit` fits one law to a CSV,
+`fit_laws` makes everything that a report shows.
+"""
+
+from gptjax.scaling.bootstrap import Interval
+from gptjax.scaling.config import FitConfig
+from gptjax.scaling.fit import Certificate, Fit, Optimum, fit
+from gptjax.scaling.forms import Form, Parameter, amplitude, exponent, free, positive, power
+from gptjax.scaling.laws import fit_laws
+from gptjax.scaling.registry import FORMS, form_named
+from gptjax.scaling.runs import Runs, prepare
+from gptjax.scaling.table import Table
+
+__all__ = [
+    "FORMS",
+    "Certificate",
+    "Fit",
+    "FitConfig",
+    "Form",
+    "Interval",
+    "Optimum",
+    "Parameter",
+    "Runs",
+    "Table",
+    "amplitude",
+    "exponent",
+    "fit",
+    "fit_laws",
+    "form_named",
+    "free",
+    "positive",
+    "power",
+    "prepare",
+]

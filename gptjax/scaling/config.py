@@ -26,7 +26,9 @@ class FitConfig:
     )
     forms: tuple[str, ...] = setting((), "further law forms to fit beside them, by name")
     loss_kind: str = setting(
-        "huber_log", "what is summed over runs: of log residuals, or of raw ones", choices=LOSS_KINDS
+        "huber_log",
+        "what is summed over runs: of log residuals, or of raw ones",
+        choices=LOSS_KINDS,
     )
     delta: float = setting(1e-3, "Huber's switch from squares to absolute values", above=0)
     weights: str = setting(
@@ -38,7 +40,8 @@ class FitConfig:
     resamples: int = setting(1000, "bootstrap resamples", minimum=0, maximum=1_000_000)
     confidence: float = setting(0.95, "level of every interval", above=0.5, below=1.0)
     group_by: str = setting(
-        "auto", "what a resample draws: runs, or trunks when runs share them",
+        "auto",
+        "what a resample draws: runs, or trunks when runs share them",
         choices=("auto", "run", "trunk"),
     )
     seed: int = setting(0, "seed of the resamples", minimum=0)

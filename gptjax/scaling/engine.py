@@ -4,7 +4,7 @@ Each lane of a batch is one fit: a start, or a resample. Lanes share the columns
 starting point, the observed losses and the weights, so a resample or a hold-out is a row of
 weights and nothing is compiled again. Huber's delta begins wide and shrinks to its target, lane by
 lane: the wide problem is close to least squares and has no spurious minima nearby. Rows are padded
-with weight zero to a multiple of 32 for the same reason.
+with weight zero to a multiple of 64 for the same reason.
 """
 
 import dataclasses
@@ -17,8 +17,8 @@ import numpy as np
 
 from gptjax.scaling.forms import Form
 
-CHUNK = 128  # lanes a program advances at once; small enough to stay in cache
-ROWS = 32  # row counts are padded to a multiple of this
+CHUNK = 64  # lanes a program advances at once; small enough to stay in cache
+ROWS = 64  # row counts are padded to a multiple of this
 ITERATIONS = 12  # of one program call; lanes that need more are gathered and run again
 ROUNDS = 40
 WIDEN = 1024.0  # delta starts this much wider
@@ -181,26 +181,28 @@ def _step(state: _State, value_of: Any, residual_of: Any, data: Any, weights: An
     stuck = ((theta <= low) & (gradient > 0)) | ((theta >= high) & (gradient < 0))
     free = jnp.where(stuck, 0.0, 1.0)
     gradient = gradient * free
-    scale = jnp.maximum(jnp.diag(majorizer), 1e-12 * jnp.trace(majorizer)) + 1e-300
+    scale = jnp.maximum(jnp.diag(majorizer), 1e-10 * jnp.trace(majorizer)) + 1e-300
     keep = free[:, None] * free[None, :]
     pinned = jnp.diag(jnp.where(stuck, 1.0, 0.0))
     ridge = jnp.diag(damping * scale * free) + pinned
     newton = -_solve(hessian * keep + ridge, gradient)
-    gauss = -_solve(majorizer * keep + ridge + 1e-14 * jnp.diag(scale * free), gradient)
+    gauss = -_solve(majorizer * keep + ridge + 1e-12 * jnp.diag(scale * free), gradient)
     usable = jnp.all(jnp.isfinite(newton))
     step = jnp.where(usable, newton, gauss)
-    step = jnp.where(jnp.all(jnp.isfinite(step)), jnp.clip(step, -3.0, 3.0), 0.0)
+    solved = jnp.all(jnp.isfinite(step))
+    # Shortened as a whole: shortening one coordinate alone could turn it uphill.
+    step = jnp.where(solved, step / jnp.maximum(1.0, jnp.max(jnp.abs(step)) / 3.0), 0.0)
     trial = jnp.clip(theta + step, low, high)
     after = value_of(trial, delta)
     better = after < before
     expected = -jnp.dot(gradient, step)
-    small = expected <= TOLERANCE * before
+    small = solved & (expected <= data["tolerance"] * before)
     settled = small | (damping > 1e10)
     at_target = delta <= data["delta"]
     # A wide delta needs only a rough answer, so lanes leave it early.
     leave = ~at_target & (settled | (better & (expected < 1e-3 * before)))
     new_delta = jnp.where(leave, jnp.maximum(delta / 4, data["delta"]), delta)
-    new_damping = jnp.where(better, damping * 0.1, damping * 10.0)
+    new_damping = jnp.where(better, damping * 0.2, damping * 4.0)
     new_damping = jnp.clip(jnp.where(leave, 1e-4, new_damping), 1e-12, 1e12)
     return _State(
         theta=jnp.where(done | ~better, theta, trial),
@@ -273,6 +275,7 @@ def solve(
     weights: np.ndarray | None = None,
     target: np.ndarray | None = None,
     widen: float = WIDEN,
+    tolerance: float = TOLERANCE,
 ) -> Solution:
     """Fit every lane.
 
@@ -282,20 +285,22 @@ def solve(
       weights: (M, n); the problem's own for all lanes when absent.
       target: observed (log) losses, (M, n); the problem's own when absent.
       widen: how many times wider delta begins.
+      tolerance: relative decrease below which a lane stops; 0 polishes to the last bit.
 
     Returns:
       A Solution of M lanes; `converged` is false where the iterations ran out.
     """
     lanes, n = len(theta), len(problem.loss)
+    if lanes == 0:
+        empty = np.zeros(0)
+        return Solution(theta, empty, theta, empty.astype(bool), empty.astype(int))
     rows = -(-n // ROWS) * ROWS
     weights = problem.weights[None] if weights is None else weights
     target = problem.target[None] if target is None else target
     weights = _pad_rows(np.broadcast_to(weights, (lanes, n)), rows, 0.0)
     target = _pad_rows(np.broadcast_to(target, (lanes, n)), rows)
-    # Objectives are scaled by delta so that tolerances mean the same for every delta.
-    chunk = CHUNK if lanes > 32 else 32
     with jax.enable_x64(True):
-        data = _data(problem, rows)
+        data = _data(problem, rows) | {"tolerance": tolerance}
         delta = data["delta"]
         spread = max(delta * widen, 1e-1) if widen > 1 else delta
         if problem.kind.startswith("squares"):
@@ -305,17 +310,17 @@ def solve(
             np.clip(np.asarray(theta, np.float64), low, high), np.full(lanes, spread),
             np.full(lanes, 1e-2), np.zeros(lanes, bool), np.zeros(lanes, np.int32),
         )  # fmt: skip
-        state = _run(problem, state, data, target, weights, chunk)
+        state = _run(problem, state, data, target, weights)
         value, gradient = _in_chunks(
             functools.partial(_evaluate, problem.form, problem.logarithmic),
-            chunk, state.theta, data, target, weights,
+            state.theta, data, target, weights,
         )  # fmt: skip
     unit = objective_unit(problem)
     converged = state.done & np.isfinite(value)
     return Solution(state.theta, value * unit, gradient * unit, converged, state.count)
 
 
-def _run(problem: Problem, state: Any, data: Any, target: Any, weights: Any, chunk: int) -> _State:
+def _run(problem: Problem, state: Any, data: Any, target: Any, weights: Any) -> _State:
     """Advance all lanes chunk by chunk; those that need more are gathered and run on."""
     fields = [np.array(field) for field in state]
     advance = functools.partial(_advance, problem.form, problem.logarithmic)
@@ -324,20 +329,43 @@ def _run(problem: Problem, state: Any, data: Any, target: Any, weights: Any, chu
         if not len(left):
             break
         part = _State(*(field[left] for field in fields))
-        moved = _in_chunks(advance, chunk, part, data, target[left], weights[left])
+        moved = _in_chunks(advance, part, data, target[left], weights[left])
         for field, new in zip(fields, moved, strict=True):
             field[left] = new
     return _State(*fields)
 
 
-def _in_chunks(function: Any, chunk: int, state: Any, data: Any, target: Any, weights: Any) -> Any:
+def _in_chunks(function: Any, state: Any, data: Any, target: Any, weights: Any) -> Any:
     """Call a batched function on lanes in pieces of one size, so that it compiles once."""
     lanes = len(target)
     results = []
-    for start in range(0, lanes, chunk):
-        index = np.minimum(np.arange(start, start + chunk), lanes - 1)
+    for start in range(0, lanes, CHUNK):
+        index = np.minimum(np.arange(start, start + CHUNK), lanes - 1)
         piece = jax.tree.map(lambda leaf, index=index: leaf[index], state)
         result = function(piece, data, target[index], weights[index])
-        keep = min(chunk, lanes - start)
+        keep = min(CHUNK, lanes - start)
         results.append(jax.tree.map(lambda leaf, keep=keep: np.asarray(leaf)[:keep], result))
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *results)
+
+
+def jacobian(problem: Problem, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Residuals (n,) and their derivatives (n, p) at one point, in (log) loss."""
+    with jax.enable_x64(True):
+        data = _data(problem, len(problem.loss))
+        data = {"columns": data["columns"], "centres": data["centres"]}
+        both = _jacobian(problem.form, problem.logarithmic, theta, data, problem.target)
+        return np.asarray(both[0]), np.asarray(both[1])
+
+
+@functools.partial(jax.jit, static_argnames=("form", "logarithmic"))
+def _jacobian(form: Form, logarithmic: bool, theta: Any, data: Any, target: Any):
+    def residual_of(theta):
+        return _residuals(form, logarithmic, theta, data, target)
+
+    return residual_of(theta), jax.jacfwd(residual_of)(theta)
+
+
+def predict(form: Form, values: dict[str, Any], columns: dict[str, Any]) -> np.ndarray:
+    """The form's loss in float64, for any broadcastable shapes."""
+    with jax.enable_x64(True):
+        return np.asarray(form.loss(values, columns), dtype=np.float64)

@@ -142,9 +142,7 @@ class Form:
     def _known(self, names) -> None:
         for name in names:
             if name not in self.names:
-                raise UserError(
-                    f"{self.name} has no parameter {name}; {nearest(name, self.names)}"
-                )
+                raise UserError(f"{self.name} has no parameter {name}; {nearest(name, self.names)}")
 
 
 def power(base: Any, exponent: Any) -> Any:
@@ -179,4 +177,20 @@ CHINCHILLA = Form(
     differs="the paper's printed A=406.4, B=410.7, E=1.69, alpha=.34, beta=.28 are rounded and "
     "come from an optimizer that stopped early; its own data give E=1.82, alpha=.35, beta=.37",
     two_powers=True,
+)
+
+
+def _frontier_loss(p: Values, x: Values) -> Any:
+    return p["E"] + p["K"] * power(x["flops"], -p["gamma"])
+
+
+FRONTIER = Form(
+    name="frontier",
+    equation="L = E + K C^-gamma",
+    columns=("flops",),
+    parameters=(Parameter("E", low=1e-6), amplitude("K", "flops", "gamma"), exponent("gamma")),
+    loss=_frontier_loss,
+    linear=("E", "K"),
+    paper="Henighan et al. 2020, arXiv:2010.14701, equation 1.1, on compute-optimal runs",
+    units="E in nats per token; C in FLOPs",
 )

@@ -1,4 +1,4 @@
-"""From a table to runs that a law can be fitted to: columns chosen, numbers checked, rows sorted out.
+"""From a table to runs that a law can be fitted to: columns chosen, numbers checked, rows sorted.
 
 What is certainly a mistake in the table raises one sentence; what is a legitimate reason not to
 use a run (it failed, it is below the cut) is kept as a reason beside the run's name.
@@ -260,7 +260,9 @@ def _cut(runs: Runs, config: FitConfig) -> Runs:
     if copies:
         warnings += (f"{copies} duplicated run(s) left out",)
     if not keep.any():
-        raise UserError(f"no run is left to fit; the first was left out because {left_out[0].reason}")
+        raise UserError(
+            f"no run is left to fit; the first was left out because {left_out[0].reason}"
+        )
     return dataclasses.replace(runs.take(keep), left_out=left_out, warnings=warnings)
 
 

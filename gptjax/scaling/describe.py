@@ -1,0 +1,247 @@
+"""Results as plain mappings: what `laws.json` holds of each law."""
+
+import functools
+from typing import Any
+
+import numpy as np
+
+from gptjax.scaling import bootstrap, engine, optimum
+from gptjax.scaling.bootstrap import Interval
+from gptjax.scaling.envelope import NOTE, Envelope
+from gptjax.scaling.fit import Fit
+from gptjax.scaling.isoflop import IsoFlop, Valley
+from gptjax.scaling.lines import PowerLine
+from gptjax.scaling.runs import Runs
+
+SURFACE = (48, 64)  # sizes by budgets of the loss surface
+
+
+def number(interval: Interval) -> dict[str, float]:
+    """An interval as {"value", "low", "high", "stderr"}."""
+    return {
+        "value": interval.value, "low": interval.low, "high": interval.high,
+        "stderr": interval.stderr,
+    }  # fmt: skip
+
+
+@functools.singledispatch
+def law(result: Any, table: Runs, flops: np.ndarray) -> dict[str, Any]:
+    """The entry of one law; `flops` are the budgets of its lines."""
+    raise TypeError(f"no description of {type(result).__name__}")
+
+
+@law.register
+def _(result: Fit, table: Runs, flops: np.ndarray) -> dict[str, Any]:
+    form, proof, again = result.form, result.certificate, result.resamples
+    entry = {
+        "form": form.name, "equation": form.equation, "paper": form.paper, "units": form.units,
+        "differs": form.differs,
+        "params": {name: number(interval) for name, interval in result.params.items()},
+        "covariance": {"names": [p.name for p in form.fitted], "matrix": result.covariance},
+        "objective": proof.objective,
+        "loss_kind": result.config.loss_kind, "delta": result.config.delta,
+        "n_runs": len(result.runs),
+        "certificate": {**vars(proof), "bounds_hit": list(proof.bounds_hit)},
+        "resamples": {
+            "kind": again.kind, "count": result.config.resamples, "failed": again.failed,
+            "group_by": again.group_by, "groups": again.groups, "seed": again.seed,
+        },
+        "residuals": [
+            {"cell": cell, "log_residual": residual}
+            for cell, residual in zip(result.runs.cell, result.residuals, strict=True)
+        ],
+        "doubts": list(result.warnings),
+    }  # fmt: skip
+    if set(form.columns) == {"params", "tokens"}:
+        entry["optimum"] = {"flops": flops, **optimum_lines(result, flops)}
+        entry["surface"] = surface(result, table, flops)
+    return entry
+
+
+@law.register
+def _(result: IsoFlop, table: Runs, flops: np.ndarray) -> dict[str, Any]:
+    return {
+        "params": _line_params(result.params, result.tokens),
+        "valleys": [_valley(valley, table, result) for valley in result.valleys],
+        "optimum": {"flops": flops, **optimum_lines(result, flops)},
+        "n_runs": sum(int(valley.used.sum()) for valley in result.used),
+        "resamples": {"kind": "wild", "count": result.count, "failed": 0,
+                      "group_by": table.group_by, "seed": result.config.seed},
+        "loss_law": {n: number(i) for n, i in result.loss_law.items()} if result.loss_law else None,
+        "equation": "N_opt = k C^a, D_opt = k' C^b through the minima of the valleys",
+        "paper": "Hoffmann et al. 2022, arXiv:2203.15556, approach 2",
+    }  # fmt: skip
+
+
+@law.register
+def _(result: Envelope, table: Runs, flops: np.ndarray) -> dict[str, Any]:
+    points = result.points
+    return {
+        "params": _line_params(result.params, result.tokens),
+        "points": [
+            {name: column[i] for name, column in points.items()}
+            for i in range(len(points["flops"]))
+        ],
+        "curve_points": {"flops": result.flops, "loss": result.loss},
+        "optimum": {"flops": flops, **optimum_lines(result, flops)},
+        "n_curves": result.curves,
+        "resamples": {"kind": "runs", "count": result.count, "failed": 0,
+                      "group_by": table.group_by},
+        "note": NOTE,
+        "equation": "N_opt = k C^a, D_opt = k' C^b through the winners of the envelope",
+        "paper": "Hoffmann et al. 2022, arXiv:2203.15556, approach 1",
+    }  # fmt: skip
+
+
+def _line_params(params: PowerLine, tokens: PowerLine) -> dict[str, Any]:
+    return {
+        "a": number(params.interval("slope")),
+        "b": number(tokens.interval("slope")),
+        "log_k_params": number(params.interval("constant")),
+        "log_k_tokens": number(tokens.interval("constant")),
+    }
+
+
+@functools.singledispatch
+def optimum_lines(result: Any, flops: np.ndarray) -> dict[str, Any]:
+    """N_opt, D_opt and the loss at budgets, with bands: lists named as in `laws.json`."""
+    raise TypeError(f"no optimum of {type(result).__name__}")
+
+
+@optimum_lines.register
+def _(result: Fit, flops: np.ndarray) -> dict[str, Any]:
+    if not result.form.two_powers:
+        found = [result.optimum(float(c)) for c in flops]
+        return {
+            f"{name}{end}": [getattr(getattr(o, name), which) for o in found]
+            for name in ("params", "tokens", "loss")
+            for end, which in (("", "value"), ("_low", "low"), ("_high", "high"))
+        }
+    cost, lanes = result.cost, {n: v[:, None] for n, v in result.samples.items()}
+    lines: dict[str, Any] = {}
+    best = optimum.two_power_params(result.values, flops, cost)
+    many = optimum.two_power_params(lanes, flops, cost)
+    both = {
+        "params": (best, many),
+        "tokens": (cost.tokens(flops, best), cost.tokens(flops, many)),
+    }
+    both["loss"] = (
+        engine.predict(result.form, result.values, {n: v[0] for n, v in both.items()}),
+        engine.predict(result.form, lanes, {n: v[1] for n, v in both.items()}),
+    )
+    for name, (value, samples) in both.items():
+        low, high = bootstrap.band(samples, result.config.confidence, result.resamples.freedom)
+        lines |= {name: value, f"{name}_low": low, f"{name}_high": high}
+    return lines
+
+
+@optimum_lines.register
+def _(result: IsoFlop, flops: np.ndarray) -> dict[str, Any]:
+    return _power_lines(result.params, result.tokens, flops, result.loss_at(flops))
+
+
+@optimum_lines.register
+def _(result: Envelope, flops: np.ndarray) -> dict[str, Any]:
+    return _power_lines(result.params, result.tokens, flops, None)
+
+
+def _power_lines(params: PowerLine, tokens: PowerLine, flops: np.ndarray, loss: Any) -> dict:
+    lines: dict[str, Any] = {}
+    for name, line in (("params", params.at(flops)), ("tokens", tokens.at(flops)), ("loss", loss)):
+        value, low, high = line or (None, None, None)
+        lines |= {name: value, f"{name}_low": low, f"{name}_high": high}
+    return lines
+
+
+def surface(result: Fit, table: Runs, flops: np.ndarray) -> dict[str, Any]:
+    """The law over sizes and budgets, for contours; tokens follow from the cost model."""
+    budgets = np.geomspace(flops[0], flops[-1], SURFACE[1])
+    span = table.params.max() / table.params.min()
+    low, high = table.params.min() / span**0.25, table.params.max() * span**0.5
+    params = np.geomspace(low, high, SURFACE[0])
+    tokens = result.cost.tokens(budgets[None], params[:, None])
+    inputs = {"params": params[:, None], "tokens": tokens, "flops": budgets[None]}
+    loss = engine.predict(result.form, result.values, inputs)
+    return {"params": params, "flops": budgets, "tokens": tokens, "loss": loss}
+
+
+def _valley(valley: Valley, table: Runs, result: IsoFlop) -> dict[str, Any]:
+    good = not valley.reason
+    known = bool(np.all(np.isfinite(valley.coefficients)))
+    points = [
+        {
+            "cell": table.cell[row], "params": table.params[row], "tokens": table.tokens[row],
+            "flops": table.flops[row], "loss": table.loss[row],
+            "used": bool(used), "reason": reason or None,
+        }
+        for row, used, reason in zip(valley.index, valley.used, valley.reasons, strict=True)
+    ]  # fmt: skip
+    return {
+        "budget": valley.budget,
+        "flops": valley.flops,
+        "used": good,
+        "reason": valley.reason or None,
+        "points": points,
+        "coefficients": valley.coefficients if known else None,
+        "centre": valley.centre,
+        "minimum": _minimum(valley, result) if good else None,
+        "curve": _parabola(valley, table) if good else None,
+    }
+
+
+def _minimum(valley: Valley, result: IsoFlop) -> dict[str, Any]:
+    return {
+        name: number(
+            bootstrap.interval(
+                getattr(valley, name), valley.samples[:, i], result.config.confidence,
+                result.freedom,
+            )
+        )
+        for i, name in enumerate(("params", "tokens", "loss"))
+    }  # fmt: skip
+
+
+def _parabola(valley: Valley, table: Runs) -> dict[str, Any]:
+    used = table.params[valley.index[valley.used]]
+    params = np.geomspace(used.min() / 1.1, used.max() * 1.1, 50)
+    u = np.log(params / valley.centre)
+    return {"params": params, "loss": np.polynomial.polynomial.polyval(u, valley.coefficients)}
+
+
+def runs(table: Runs) -> list[dict[str, Any]]:
+    """One entry a usable run, for points that a reader can hover over."""
+    return [
+        {
+            "cell": table.cell[i], "params": table.params[i], "tokens": table.tokens[i],
+            "flops": table.flops[i], "budget": table.budget[i], "loss": table.loss[i],
+            "loss_stderr": table.stderr[i], "used": True,
+        }
+        for i in range(len(table))
+    ]  # fmt: skip
+
+
+def data(table: Runs) -> dict[str, Any]:
+    """What the laws rest on."""
+    spans = {
+        f"{name}_range": [getattr(table, name).min(), getattr(table, name).max()]
+        for name in ("flops", "params", "tokens", "loss")
+    }
+    return {
+        "n_runs": len(table) + len(table.left_out), "n_used": len(table),
+        "n_groups": table.groups, "group_by": table.group_by, "budgets": table.budgets,
+        "seed_noise": seed_noise(table), **spans,
+    }  # fmt: skip
+
+
+def seed_noise(table: Runs) -> float:
+    """Standard deviation of log loss between runs that differ only in their seed; NaN without."""
+    keys = np.stack([table.params, table.tokens], axis=1)
+    _, which = np.unique(keys, axis=0, return_inverse=True)
+    which = which.ravel()
+    logs = np.log(table.loss)
+    count = np.bincount(which)
+    if np.all(count < 2):
+        return float("nan")
+    mean = np.bincount(which, logs) / count
+    freedom = np.sum(count - 1)
+    return float(np.sqrt(np.sum((logs - mean[which]) ** 2) / freedom))

@@ -1,0 +1,75 @@
+"""Would the law have predicted the largest budgets? Refit without them and see."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from gptjax.errors import UserError
+from gptjax.scaling.config import FitConfig
+from gptjax.scaling.fit import Fit, check_runs, fit_runs
+from gptjax.scaling.forms import Form
+from gptjax.scaling.runs import Runs
+
+
+@dataclasses.dataclass(frozen=True)
+class Holdout:
+    """Predictions for runs that the fit did not see, (n,) arrays.
+
+    `relative_error` is predicted over observed, minus one.
+    """
+
+    law: Fit
+    heldout: Runs
+    predicted: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+    @property
+    def relative_error(self) -> np.ndarray:
+        return self.predicted / self.heldout.loss - 1
+
+    @property
+    def coverage(self) -> float:
+        """Share of held-out runs inside their predictive interval."""
+        inside = (self.heldout.loss >= self.low) & (self.heldout.loss <= self.high)
+        return float(np.mean(inside)) if np.all(np.isfinite(self.low)) else float("nan")
+
+    @property
+    def log_likelihood(self) -> float:
+        """Mean log density of held-out log losses under the fit's own residual scatter."""
+        scale = max(float(np.sqrt(np.mean(self.law.noise**2))), 1e-9)
+        scale = scale if self.law.problem.logarithmic else scale / float(np.mean(self.heldout.loss))
+        z = np.log(self.heldout.loss / self.predicted) / scale
+        return float(np.mean(-0.5 * z**2 - np.log(scale * np.sqrt(2 * np.pi))))
+
+
+def hold_out(runs: Runs, form: Form, keep: np.ndarray, config: FitConfig) -> Holdout:
+    """Fit the runs where `keep` is true and predict the others.
+
+    Raises:
+      UserError: when what is kept cannot identify the form.
+    """
+    if keep.all() or not keep.any():
+        raise UserError("a hold-out needs runs on both sides; hold out fewer budgets")
+    train, rest = runs.take(keep), runs.take(~keep)
+    check_runs(train, form)
+    law = fit_runs(train, form, config)
+    inputs: dict[str, Any] = {name: rest.columns[name] for name in form.columns}
+    value, low, high = law.predict(**inputs)
+    return Holdout(law, rest, np.asarray(value), np.asarray(low), np.asarray(high))
+
+
+def without_largest(runs: Runs, budgets: int) -> np.ndarray:
+    """Mask of the runs below the `budgets` largest budgets."""
+    order = runs.budgets
+    if len(order) <= budgets:
+        raise UserError(
+            f"holdout_budgets={budgets}, but the table has {len(order)} budgets; hold out fewer"
+        )
+    return runs.budget < order[-budgets]
+
+
+def without_decades(runs: Runs, decades: float) -> np.ndarray:
+    """Mask of the runs more than `decades` below the largest FLOPs."""
+    return runs.flops < runs.flops.max() / 10**decades * (1 - 1e-9)

@@ -1,0 +1,185 @@
+"""Everything that a report shows, from a table of runs: the content of `laws.json`."""
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+
+from gptjax.errors import UserError
+from gptjax.scaling import describe
+from gptjax.scaling.config import FitConfig
+from gptjax.scaling.envelope import fit_envelope
+from gptjax.scaling.fit import Fit, fit
+from gptjax.scaling.holdout import hold_out, without_largest
+from gptjax.scaling.isoflop import IsoFlop, fit_isoflop
+from gptjax.scaling.optimum import Cost, cost_of
+from gptjax.scaling.runs import Runs, prepare
+
+SCHEMA = 1
+LINE_POINTS = 60
+
+
+def fit_laws(runs: Any, curves: Any = None, config: FitConfig | None = None) -> dict[str, Any]:
+    """Fit every law that the config names and collect what a report needs.
+
+    Args:
+      runs: the table of runs (path, columns, records or Table).
+      curves: the table of training curves, for the envelope; None leaves that law out.
+      config: all settings.
+
+    Returns:
+      Plain JSON types only; numbers that are not finite are None.
+
+    Raises:
+      UserError: when the table is wrong, or no law at all can be fitted to it.
+    """
+    config = config or FitConfig()
+    table = prepare(runs, config)
+    warnings = list(table.warnings)
+    laws: dict[str, Any] = {}
+    results: dict[str, Any] = {}
+    flops = line_flops(table, config)
+    for name, make in _makers(table, curves, config).items():
+        try:
+            results[name] = make()
+        except UserError as error:
+            warnings.append(f"{name}: {error}")
+            continue
+        laws[name] = describe.law(results[name], table, flops)
+        warnings += [w for w in getattr(results[name], "warnings", ()) if w not in warnings]
+    if not laws:
+        raise UserError(warnings[-1] if warnings else "approaches is empty; name one")
+    parametric = results.get("chinchilla_parametric")
+    content = {
+        "schema": SCHEMA,
+        "settings": dataclasses.asdict(config),
+        "conventions": conventions(table, config),
+        "data": describe.data(table),
+        "runs": describe.runs(table),
+        "left_out": [dataclasses.asdict(entry) for entry in table.left_out],
+        "warnings": warnings,
+        "laws": laws,
+        "prediction": predictions(results, table, config),
+        "holdout": _holdout(parametric, table, results.get("isoflop"), config),
+        "scores": [],
+        "drift": [],
+        "run_next": None,
+    }
+    return plain(content)
+
+
+def _makers(table: Runs, curves: Any, config: FitConfig) -> dict[str, Any]:
+    """What to fit, by its key in laws.json."""
+    makers: dict[str, Any] = {}
+    if "parametric" in config.approaches:
+        makers["chinchilla_parametric"] = lambda: fit(table, "chinchilla", config=config)
+    if "isoflop" in config.approaches:
+        makers["isoflop"] = lambda: fit_isoflop(table, config)
+    if "envelope" in config.approaches and curves is not None:
+        makers["envelope"] = lambda: fit_envelope(curves, table, config)
+    for name in config.forms:
+        key = "chinchilla_parametric" if name == "chinchilla" else name
+        makers[key] = lambda name=name: fit(table, name, config=config)
+    return makers
+
+
+def line_flops(table: Runs, config: FitConfig) -> np.ndarray:
+    """Budgets from the smallest run to the farthest prediction, for lines and bands."""
+    far = max((table.flops.max() * config.extrapolate, *config.predict_flops))
+    return np.geomspace(table.flops.min(), far, LINE_POINTS)
+
+
+def conventions(table: Runs, config: FitConfig) -> dict[str, Any]:
+    """What N and C count in these laws."""
+    cost: Cost = cost_of(table)
+    exact = config.flops_convention == "exact" and not any("6 N D" in w for w in table.warnings)
+    return {
+        "params": config.params_convention,
+        "flops": "exact" if exact else "6nd",
+        "loss": "nats per token",
+        "cost": {"kappa": cost.kappa, "slope": cost.slope, "spread": cost.spread},
+        "table": [],
+    }
+
+
+def predictions(results: dict[str, Any], table: Runs, config: FitConfig) -> list[dict[str, Any]]:
+    """One entry for each law and target budget, the parametric law first."""
+    largest = float(table.budget.max())
+    targets = config.predict_flops or (largest * config.extrapolate,)
+    entries = []
+    for name, result in results.items():
+        if isinstance(result, Fit) and not {"params", "tokens"} <= set(result.form.columns):
+            continue
+        if isinstance(result, Fit) and len(result.form.columns) > 2:
+            continue  # needs columns whose value at the target nobody gave
+        line = describe.optimum_lines(result, np.array(targets))
+        for i, flops in enumerate(targets):
+            entry = {key: values[i] for key, values in line.items() if values is not None}
+            entry |= {"law": name, "flops": flops, "factor": flops / largest}
+            entry |= {"tokens_per_param": entry["tokens"] / entry["params"]}
+            entries.append(entry)
+    return entries
+
+
+def _holdout(
+    law: Fit | None, table: Runs, valleys: IsoFlop | None, config: FitConfig
+) -> dict[str, Any] | None:
+    """The largest budgets predicted from the smaller ones; None where that cannot be done."""
+    if law is None or config.holdout_budgets == 0:
+        return None
+    try:
+        held = hold_out(table, law.form, without_largest(table, config.holdout_budgets), config)
+    except UserError:
+        return None
+    rest = held.heldout
+    error = held.relative_error
+    rows = [
+        {
+            "cell": str(rest.cell[i]), "budget": rest.budget[i], "params": rest.params[i],
+            "tokens": rest.tokens[i], "flops": rest.flops[i], "loss": rest.loss[i],
+            "predicted": held.predicted[i], "low": held.low[i], "high": held.high[i],
+            "relative_error": error[i],
+        }
+        for i in range(len(rest))
+    ]  # fmt: skip
+    best = int(np.argmin(rest.loss))
+    top = held.law.optimum(float(rest.budget.max()))
+    seen = [v for v in valleys.used if v.budget == rest.budget.max()] if valleys else []
+    return {
+        "budgets": [float(b) for b in rest.budgets],
+        "n_train": len(held.law.runs),
+        "n_heldout": len(rest),
+        "law": "chinchilla_parametric",
+        "relative_error": abs(error[best]),
+        "mean_relative_error": float(np.mean(np.abs(error))),
+        "max_relative_error": float(np.max(np.abs(error))),
+        "coverage": held.coverage,
+        "best": rows[best],
+        "rows": rows,
+        "optimum": {
+            "flops": top.flops,
+            "params": describe.number(top.params),
+            "tokens": describe.number(top.tokens),
+            "loss": describe.number(top.loss),
+            "valley_params": seen[0].params if seen else None,
+            "valley_loss": seen[0].loss if seen else None,
+        },
+    }
+
+
+def plain(value: Any) -> Any:
+    """Plain JSON types: NumPy scalars and arrays become Python's, what is not finite None."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, np.ndarray):
+        return plain(value.tolist())
+    if isinstance(value, np.bool_ | bool):
+        return bool(value)
+    if isinstance(value, np.integer):
+        return int(value)
+    if isinstance(value, float | np.floating):
+        return float(value) if math.isfinite(value) else None
+    return value
