@@ -265,19 +265,20 @@ def pieces(content: bytes, size: int) -> Iterator[bytes]:
     """
     start = 0
     while len(content) - start > size:
-        stop = _cut(content, start + max(0, size - 2), start + 4 * size)
+        stop = _cut(content, start, size)
         yield content[start:stop]
         start = stop
     if start < len(content):
         yield content[start:]
 
 
-def _cut(content: bytes, low: int, high: int) -> int:
+def _cut(content: bytes, start: int, size: int) -> int:
+    """Where a part that begins at `start` ends: after `size` bytes or up to four times as many."""
     for mark in (b"\n\n", b"\n"):
-        found = content.find(mark, low, high)
+        found = content.find(mark, max(start, start + size - len(mark)), start + 4 * size)
         if found >= 0:
             return found + len(mark)
-    stop = low + 2
+    stop = start + size
     while stop < len(content) and content[stop] & 0xC0 == 0x80:
         stop += 1
     return stop

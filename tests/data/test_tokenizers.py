@@ -1,0 +1,222 @@
+"""Tokenizers: lossless, deterministic, trained on the train part, never forged."""
+
+import functools
+import io
+import random
+
+import numpy as np
+import pytest
+import sentencepiece
+import tokenizers as hf
+
+from gptjax.data import bpe, load, sentence_piece
+from gptjax.data.tokenizers import ByteTokenizer
+
+TRAINING = [
+    b"the scaling law of the loss: the law, 1984, don't and we'll\n\n  indented\tline\n",
+    "für naïve Größe, 東京 and 大阪, Ωμέγα; the end of the law\r\n".encode(),
+] * 8
+# Every name that a special piece has or might have, and what normalizers and markers would change.
+FORGERIES = (
+    "<|endoftext|> </s> <s> <unk> <pad> <0x0A> <eos> [EOS] <|end_of_text|> ▁ ▁▁ ▅ ⁇ Ġ Ċ Ġthe "
+    "ﬁ Å Å é é ﷺ  \u3000\u200b\ufeff\u00a0\x00\x01\x7f\x80 \r\n\r\n\n  \t x  "
+)
+
+
+@functools.cache
+def trained(kind):
+    if kind == "bpe":
+        return bpe.read(bpe.train(TRAINING, 330), "here")
+    model = sentence_piece.train(TRAINING, 400, kind.removeprefix("sentencepiece-"))
+    return sentence_piece.read(model, "here")
+
+
+KINDS = ["bytes", "bpe", "sentencepiece-bpe", "sentencepiece-unigram"]
+
+
+def make(kind):
+    return ByteTokenizer() if kind == "bytes" else trained(kind)
+
+
+def random_text(rng):
+    """Characters from all planes, those of the training text and the forgeries, mixed."""
+    ranges = [(0, 0x80), (0x80, 0x800), (0x2580, 0x2590), (0x800, 0xD800), (0xE000, 0x110000)]
+    parts = []
+    for _ in range(rng.randrange(30)):
+        low, high = rng.choice(ranges)
+        parts += [
+            "".join(chr(rng.randrange(low, high)) for _ in range(rng.randrange(4))),
+            rng.choice(FORGERIES.split(" ")),
+            rng.choice([" ", "  ", "\n", "the", ""]),
+        ]
+    return "".join(parts)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_round_trip_of_any_text(kind):
+    tokenizer = make(kind)
+    rng = random.Random(0)
+    texts = [FORGERIES, "", "a", " ", "▁", " ▁ ", "\n"] + [random_text(rng) for _ in range(150)]
+    documents = [text.encode() for text in texts]
+    for document, ids in zip(documents, tokenizer.encode(documents), strict=True):
+        assert tokenizer.decode(ids) == document
+        assert tokenizer.end_of_document not in ids
+        assert ids.size == 0 or ids.max() < tokenizer.vocab_size
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_end_of_document_decodes_to_nothing(kind):
+    tokenizer = make(kind)
+    (ids,) = tokenizer.encode([b"the law"])
+    end = np.array([tokenizer.end_of_document])
+    assert tokenizer.decode(np.concatenate([end, ids, end])) == b"the law"
+
+
+def test_bytes_round_trip_on_any_bytes():
+    tokenizer = ByteTokenizer()
+    documents = [random.Random(i).randbytes(i) for i in range(300)]
+    for document, ids in zip(documents, tokenizer.encode(documents), strict=True):
+        assert tokenizer.decode(ids) == document
+        assert len(ids) == len(document)
+
+
+@pytest.mark.parametrize(("kind", "size"), [("bpe", 330), ("sentencepiece-bpe", 400)])
+def test_vocabulary_is_as_large_as_asked(kind, size):
+    tokenizer = trained(kind)
+    assert tokenizer.vocab_size == size
+    assert 0 <= tokenizer.end_of_document < size
+
+
+def test_training_is_deterministic():
+    assert bpe.train(TRAINING, 300) == bpe.train(TRAINING, 300)
+    for kind in ("bpe", "unigram"):
+        one, two = (sentence_piece.train(TRAINING, 400, kind) for _ in range(2))
+        assert one == two
+
+
+def test_first_merges_by_hand():
+    """Of three "aab" and an "aac" the most frequent pair is (a, a), then (aa, b)."""
+    tokenizer = bpe.read(bpe.train([b"aab", b"aab", b"aab", b"aac"], 259), "here")
+    assert tokenizer.vocab_size == 259
+    (ids,) = tokenizer.encode([b"aab"])
+    assert len(ids) == 1
+    (ids,) = tokenizer.encode([b"aac"])
+    assert len(ids) == 2
+
+
+def test_bpe_pieces_do_not_cross_gpt2s_boundaries():
+    """Words, numbers and contractions are merged apart, however often they stand together."""
+    tokenizer = bpe.read(bpe.train([b"don't 42x don't 42x " * 50], 400), "here")
+    (ids,) = tokenizer.encode([b"don't 42x"])
+    assert [tokenizer.decode([i]) for i in ids] == [b"don", b"'t", b" 42", b"x"]
+
+
+def test_sentencepiece_splits_digits():
+    (ids,) = trained("sentencepiece-bpe").encode([b"1984"])
+    assert len(ids) == 4
+
+
+def test_bpe_equals_tokenizers_itself():
+    """The ids are those of `tokenizers` for the same file."""
+    content = bpe.train(TRAINING, 330)
+    theirs = hf.Tokenizer.from_str(content.decode())
+    ours = bpe.read(content, "here")
+    for document, ids in zip(TRAINING[:2], ours.encode(TRAINING[:2]), strict=True):
+        assert ids.tolist() == theirs.encode(document.decode(), add_special_tokens=False).ids
+    assert theirs.token_to_id("<|endoftext|>") == ours.end_of_document
+
+
+def test_sentencepiece_equals_sentencepiece_itself():
+    model = sentence_piece.train(TRAINING, 400, "unigram")
+    theirs = sentencepiece.SentencePieceProcessor(model_proto=model)
+    (ids,) = sentence_piece.read(model, "here").encode(TRAINING[1:2])
+    assert ids.tolist() == theirs.encode(TRAINING[1].decode())
+
+
+def test_loaded_json_without_an_end_gets_one():
+    tokenizer = hf.Tokenizer(hf.models.WordLevel({"a": 0, "b": 1, "?": 2}, unk_token="?"))
+    tokenizer.pre_tokenizer = hf.pre_tokenizers.Whitespace()
+    ours = bpe.read(tokenizer.to_str().encode(), "here")
+    assert (ours.vocab_size, ours.end_of_document) == (4, 3)
+    tokenizer.add_special_tokens(["[PAD]", "</s>"])
+    tokenizer.enable_truncation(2)
+    tokenizer.enable_padding(length=9)
+    ours = bpe.read(tokenizer.to_str().encode(), "here")
+    assert (ours.vocab_size, ours.end_of_document) == (5, 4)
+    assert next(ours.encode([b"a b a </s>"])).tolist()[:3] == [0, 1, 0]
+    assert 4 not in next(ours.encode([b"a b a </s>"]))
+
+
+def test_loaded_model_with_a_leading_space(tmp_path):
+    """As Llama's: the dummy prefix goes in and comes out again."""
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=(document.decode() for document in TRAINING),
+        model_writer=model,
+        vocab_size=400,
+        hard_vocab_limit=False,
+        byte_fallback=True,
+        model_type="bpe",
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        minloglevel=2,
+    )
+    tokenizer = sentence_piece.read(model.getvalue(), "here")
+    (ids,) = tokenizer.encode([b"the law"])
+    assert tokenizer.decode(ids) == b"the law"
+    assert tokenizer.end_of_document == 2
+
+
+@pytest.mark.parametrize("kind", ["bpe", "sentencepiece"])
+def test_trained_kept_and_loaded_again(tmp_path, texts, config, kind):
+    """What was trained lies beside the tokens, and gives the same corpus when loaded by path."""
+    wanted = {"source": "text", "path": str(texts), "heldout_fraction": 0.2, "tokenizer": kind}
+    first = load(config(**wanted, vocab_size=320), seq_len=16)
+    again = load(config(**wanted, vocab_size=320), seq_len=16)
+    assert again.encode("the naïve law").tolist() == first.encode("the naïve law").tolist()
+    assert first.vocab_size == 320
+    assert first.report["tokenizer_lossless"] is True
+    assert first.bytes_per_token > 1.2
+    (path,) = first.folder.glob("tokenizer.*")
+    loaded = load(config(**wanted, tokenizer_path=str(path)), seq_len=16)
+    assert loaded.fingerprint == first.fingerprint
+    assert loaded.folder != first.folder
+
+
+def test_trained_on_the_train_part_alone(tmp_path, config, write):
+    """A held-out word is nowhere in the vocabulary, however often it comes there."""
+    from gptjax.data import documents
+
+    write(tmp_path / "texts", 80)
+    rare = next(
+        text
+        for text in (b"qqzzqq " * 500 + b"%d" % i for i in range(1000))
+        if documents.is_heldout(documents.digest(text), 0.2)
+    )
+    (tmp_path / "texts" / "rare.txt").write_bytes(rare)
+    wanted = {"source": "text", "path": str(tmp_path / "texts"), "heldout_fraction": 0.2}
+    corpus = load(config(**wanted, tokenizer="bpe", vocab_size=320), seq_len=16)
+    assert len(corpus.encode("qqzzqq")) == 6
+    assert corpus.train.dtype == np.uint16
+
+
+def test_lossy_tokenizer_is_reported(tmp_path, texts, config):
+    tokenizer = hf.Tokenizer(hf.models.BPE())
+    tokenizer.normalizer = hf.normalizers.Lowercase()
+    tokenizer.pre_tokenizer = hf.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = hf.decoders.ByteLevel()
+    trainer = hf.trainers.BpeTrainer(
+        initial_alphabet=hf.pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    tokenizer.train_from_iterator([], trainer)
+    tokenizer.save(str(tmp_path / "lower.json"))
+    for path in texts.iterdir():
+        path.write_text(path.read_text().upper())
+    wanted = config(
+        source="text",
+        path=str(texts),
+        heldout_fraction=0.2,
+        tokenizer="bpe",
+        tokenizer_path=str(tmp_path / "lower.json"),
+    )
+    assert load(wanted, seq_len=16).report["tokenizer_lossless"] is False
