@@ -4,11 +4,13 @@ Sections of `laws.json` go in as they are; `scene` gives the runs and their colo
 points, fits are lines, intervals are bands. An empty section draws what is left.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 from gptjax.report import style
 from gptjax.report.numbers import exact_text, fixed_text, interval_text, power_text
@@ -165,10 +167,10 @@ def draw_residuals(ax: Axes, scene: Scene, parametric: Json, noise: float) -> No
             value = 100 * np.expm1(real(row.get("log_residual")))
             _point(ax, scene, run, run.flops, value, filled=run.used)
     ax.axhline(0, color=ACCENT, lw=1.4, zorder=2)
-    extra = [Line2D([], [], color=ACCENT, lw=1.4, label="the law")]
+    extra: list[Artist] = [Line2D([], [], color=ACCENT, lw=1.4, label="the law")]
     if noise > 0:
         ax.axhspan(-100 * noise, 100 * noise, color=ACCENT, alpha=0.14, lw=0, zorder=1)
-        extra.append(Line2D([], [], color=ACCENT, alpha=0.2, lw=5, label="seed noise"))
+        extra.append(Patch(facecolor=ACCENT, alpha=0.2, lw=0, label="seed noise"))
     most = max(map(abs, ax.get_ylim()))
     ax.set_ylim(-most, most)
     ax.set_xlabel("training compute C (FLOPs)")
@@ -274,8 +276,9 @@ def _point(ax: Axes, scene: Scene, run: Run, x: float, y: float, *, filled: bool
     """One run; hollow where the fit left it out."""
     colour = style.palette(len(scene.budgets))[run.shade]
     face, edge, width = (colour, PAPER, 0.5) if filled else (PAPER, colour, 1.0)
+    size = 4.3 if len(scene.runs) <= 120 else 3.2
     ax.plot(
-        [x], [y], "o", ms=4.3, mfc=face, mec=edge, mew=width, zorder=5,
+        [x], [y], "o", ms=size, mfc=face, mec=edge, mew=width, zorder=5,
         gid=scene.gids.get(run.cell),
     )  # fmt: skip
 
@@ -391,31 +394,31 @@ def _round_levels(low: float, high: float, most: int) -> list[float]:
     return []
 
 
-def _budget_legend(ax: Axes, scene: Scene, extra: list[Line2D]) -> None:
+def _budget_legend(ax: Axes, scene: Scene, extra: Sequence[Artist]) -> None:
     """The budgets above the axes, where no data can lie under them."""
     colours = style.palette(len(scene.budgets))
     chosen = range(len(scene.budgets))
     if len(scene.budgets) > 8:
         chosen = sorted({round(i) for i in np.linspace(0, len(scene.budgets) - 1, 8)})  # type: ignore[assignment]
-    handles = [
+    handles: list[Artist] = [
         Line2D(
             [], [], marker="o", ls="", ms=4.3, color=colours[i], label=power_text(scene.budgets[i])
         )
         for i in chosen
     ]
-    if not handles + extra:
+    if not [*handles, *extra]:
         return
     ax.legend(
-        handles=_by_rows(handles + extra, 5), ncols=5, title="budget (FLOPs)", alignment="left",
-        loc="lower left", bbox_to_anchor=(-0.02, 1.0), handlelength=1.2, handletextpad=0.3,
-        columnspacing=1.1,
+        handles=_by_rows([*handles, *extra], 5), ncols=5, title=scene.budget_label,
+        alignment="left", loc="lower left", bbox_to_anchor=(-0.02, 1.0),
+        handlelength=1.2, handletextpad=0.3, columnspacing=1.1,
     )  # fmt: skip
 
 
-def _by_rows(handles: list[Line2D], columns: int) -> list[Line2D]:
+def _by_rows(handles: Sequence[Artist], columns: int) -> list[Artist]:
     """Reorder for a legend, which fills column by column, so that it reads row by row."""
     if len(handles) <= columns:
-        return handles
+        return list(handles)
     rows = -(-len(handles) // columns)
     full = len(handles) - columns * (rows - 1)  # columns that reach the last row
     order = []

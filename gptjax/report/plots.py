@@ -19,7 +19,7 @@ CAPTIONS = {
     "contours": "Lines of equal predicted loss, shaded more where it is lower; the thick line is "
     "the best size for each compute. Hollow runs were left out of the fit.",
     "residuals": "A bend here would mean that the law does not hold over the whole range.",
-    "holdout": "The line was fitted to the smaller budgets only; the points are what training then "
+    "holdout": "The law was fitted to the smaller budgets only; the points are what training then "
     "measured.",
 }
 

@@ -102,6 +102,7 @@ class Scene:
     runs: tuple[Run, ...]
     budgets: tuple[float, ...]
     params_label: str = "parameters N"
+    budget_label: str = "budget (FLOPs)"
 
     @property
     def gids(self) -> dict[str, str]:
@@ -127,7 +128,12 @@ def scene(laws: Json, table: Mapping[str, Sequence[Any]] | None) -> Scene:
     details = {str(row.get("cell")): row for row in table_rows(table)}
     reasons = {str(row.get("cell")): str(row.get("reason")) for row in laws.get("left_out") or []}
     kind = part(laws, "conventions").get("params")
-    empty = Scene((), budgets, PARAMS_LABELS.get(str(kind), "parameters N"))
+    empty = Scene(
+        runs=(),
+        budgets=budgets,
+        params_label=PARAMS_LABELS.get(str(kind), "parameters N"),
+        budget_label="budget (FLOPs)" if known else "compute (FLOPs), about",
+    )
     runs = []
     for row in rows:
         cell = str(row.get("cell"))

@@ -70,8 +70,7 @@ def verdict(laws: Json) -> tuple[str, bool | None]:
     budgets = ", ".join(power_text(real(b)) for b in holdout.get("budgets") or [])
     passed = abs(error) <= WITHIN
     held = f"{exact_text(real(holdout.get('n_heldout')))} runs"
-    if budgets:
-        held += f" of the budget {budgets} FLOPs"
+    held += f" of the budget {budgets} FLOPs" if budgets else " of most compute"
     text = (
         f"Held-out check: fitted without the {held}, the law predicts "
         f"**{fixed_text(real(best.get('predicted')))}** for the best of them; measured "

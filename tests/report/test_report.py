@@ -88,6 +88,7 @@ def test_answer_comes_first_with_the_numbers_of_laws(built, sweep):
     loss = [numbers.fixed_text(entry[key]) for key in ("loss", "loss_low", "loss_high")]
     sentence = f"expect a held-out loss of {loss[0]} [{loss[1]}, {loss[2]}] nats per token"
     assert sentence in words
+    assert f"Loss, nats per token{loss[0]}[{loss[1]}, {loss[2]}]" in words
     assert words.index(sentence) < words.index("Figures")
     for name in ("E", "A", "B", "alpha", "beta"):
         found = laws["laws"]["chinchilla_parametric"]["params"][name]
