@@ -87,11 +87,15 @@ def curves_claim(laws: Json, curves: int) -> str:
         return "No training curves were recorded."
     runs = f"{curves} training curves" if curves > 1 else "one training curve"
     if len(loss) < 2:
-        return f"The {runs}; no envelope could be drawn under them."
+        return f"{_capital(runs)}; no envelope could be drawn under them."
     return (
         f"Under {runs}, the least loss falls from {three(loss[0])} at {power_text(flops[0])} "
         f"FLOPs to {three(loss[-1])} at {power_text(flops[-1])}."
     )
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def isoflop_claim(laws: Json) -> str:
