@@ -57,6 +57,11 @@ def flip(path, at):
     path.write_bytes(content)
 
 
+def replace(path, old, new):
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -68,6 +73,7 @@ def flip(path, at):
         lambda place: (place / "meta.json").write_text('{"schema": 1'),
         lambda place: (place / "meta.json").write_text("[]"),
         lambda place: flip(place / "meta.json", 3),
+        lambda place: replace(place / "meta.json", '"count": 5', '"count": 6'),
         lambda place: (shutil.rmtree(place), place.write_text("a file in the way")),
         lambda place: (shutil.rmtree(place), place.mkdir()),
     ],
@@ -112,10 +118,13 @@ def test_another_process_may_win(tmp_path, builds):
     """While we build, somebody else puts the same folder there: theirs is used, ours removed."""
 
     def slow(folder):
-        cache.folder(tmp_path, "name", STAMP, builds)
+        theirs, _ = cache.folder(tmp_path, "name", STAMP, builds)
+        files.append((theirs / "numbers.npy").stat().st_ino)
         return build(folder)
 
+    files = []
     place, meta = cache.folder(tmp_path, "name", STAMP, slow)
+    assert [(place / "numbers.npy").stat().st_ino] == files
     assert meta == {"sum": 10}
     assert builds.calls == 1
     assert os.listdir(tmp_path) == [place.name]

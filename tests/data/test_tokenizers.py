@@ -143,7 +143,7 @@ def test_loaded_json_without_an_end_gets_one():
     tokenizer.enable_padding(length=9)
     ours = bpe.read(tokenizer.to_str().encode(), "here")
     assert (ours.vocab_size, ours.end_of_document) == (5, 4)
-    assert next(ours.encode([b"a b a </s>"])).tolist()[:3] == [0, 1, 0]
+    assert next(ours.encode([b"a b a"])).tolist() == [0, 1, 0]
     assert 4 not in next(ours.encode([b"a b a </s>"]))
 
 

@@ -69,6 +69,22 @@ def test_entropy_with_the_end_of_document_scored(small):
     assert masked.bytes_per_token == 1.0
 
 
+def test_log_probabilities_belong_to_their_tokens(small):
+    """Each held-out document's and first digit's −ln P is that of its frequency in train."""
+    corpus = load(small, seq_len=64)
+    train = np.asarray(corpus.train[:-1]).reshape(-1, 4)
+    heldout = np.asarray(corpus.heldout[:-1]).reshape(-1, 4)
+    nll = np.asarray(corpus.heldout_logprob_nats[:-1]).reshape(-1, 4)
+    assert (nll[:, 0] == 0).all()
+    assert (nll[:, 3] == 0).all()
+    for digits in np.unique(heldout[:, 1:3], axis=0)[::5]:
+        chosen = (heldout[:, 1:3] == digits).all(axis=1)
+        share = (train[:, 1:3] == digits).all(axis=1).mean()
+        assert np.exp(-nll[chosen].sum(axis=1)) == pytest.approx(share, abs=0.01)
+        share = (train[:, 1] == digits[0]).mean()
+        assert np.exp(-nll[chosen, 1]) == pytest.approx(share, abs=0.01)
+
+
 def ngram_nll(train, targets, order):
     """Held-out −ln P of each token under add-0.1 counts of the `order` tokens before it."""
     size = int(train.max()) + 1
