@@ -11,6 +11,7 @@ from gptjax.scaling.forms import Form, Parameter, amplitude, exponent, free, pos
 from gptjax.scaling.laws import fit_laws
 from gptjax.scaling.registry import FORMS, form_named
 from gptjax.scaling.runs import Runs, prepare
+from gptjax.scaling.saved import predict_saved
 from gptjax.scaling.table import Table
 
 __all__ = [
@@ -32,5 +33,6 @@ __all__ = [
     "free",
     "positive",
     "power",
+    "predict_saved",
     "prepare",
 ]

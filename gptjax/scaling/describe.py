@@ -38,6 +38,10 @@ def _(result: Fit, table: Runs, flops: np.ndarray) -> dict[str, Any]:
         "differs": form.differs,
         "params": {name: number(interval) for name, interval in result.params.items()},
         "covariance": {"names": [p.name for p in form.fitted], "matrix": result.covariance},
+        "coordinates": {
+            "theta": result.theta, "centres": result.problem.centres, "tied": form.tied,
+            "freedom": again.freedom, "noise": float(np.sqrt(np.mean(result.noise**2))),
+        },
         "objective": proof.objective,
         "loss_kind": result.config.loss_kind, "delta": result.config.delta,
         "n_runs": len(result.runs),
@@ -62,6 +66,7 @@ def _(result: Fit, table: Runs, flops: np.ndarray) -> dict[str, Any]:
 def _(result: IsoFlop, table: Runs, flops: np.ndarray) -> dict[str, Any]:
     return {
         "params": _line_params(result.params, result.tokens),
+        "coordinates": _line_coordinates(result.params, result.tokens),
         "valleys": [_valley(valley, table, result) for valley in result.valleys],
         "optimum": {"flops": flops, **optimum_lines(result, flops)},
         "n_runs": sum(int(valley.used.sum()) for valley in result.used),
@@ -78,6 +83,7 @@ def _(result: Envelope, table: Runs, flops: np.ndarray) -> dict[str, Any]:
     points = result.points
     return {
         "params": _line_params(result.params, result.tokens),
+        "coordinates": _line_coordinates(result.params, result.tokens),
         "points": [
             {name: column[i] for name, column in points.items()}
             for i in range(len(points["flops"]))
@@ -100,6 +106,17 @@ def _line_params(params: PowerLine, tokens: PowerLine) -> dict[str, Any]:
         "log_k_params": number(params.interval("constant")),
         "log_k_tokens": number(tokens.interval("constant")),
     }
+
+
+def _line_coordinates(params: PowerLine, tokens: PowerLine) -> dict[str, Any]:
+    """What a prediction from the saved file needs: both lines with their covariance."""
+    entry: dict[str, Any] = {"freedom": params.freedom}
+    for name, line in (("params", params), ("tokens", tokens)):
+        samples = np.stack([line.constants, line.slopes])
+        samples = samples[:, np.all(np.isfinite(samples), axis=0)]
+        matrix = np.cov(samples) if samples.shape[1] > 1 else np.zeros((2, 2))
+        entry[name] = {"theta": [line.constant, line.slope], "matrix": matrix}
+    return entry
 
 
 @functools.singledispatch

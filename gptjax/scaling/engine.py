@@ -74,7 +74,6 @@ class Solution(NamedTuple):
 
     theta: np.ndarray
     objective: np.ndarray
-    gradient: np.ndarray
     converged: np.ndarray
     iterations: np.ndarray
 
@@ -237,20 +236,6 @@ def _advance(form: Form, logarithmic: bool, state: _State, data: Any, target: An
     return jax.lax.while_loop(unfinished, body, (0, state))[1]
 
 
-@functools.partial(jax.jit, static_argnames=("form", "logarithmic"))
-def _evaluate(form: Form, logarithmic: bool, theta: Any, data: Any, target: Any, weights: Any):
-    """Objective and gradient of each lane at the target delta."""
-
-    def lane(theta, target, weights):
-        def value(theta):
-            residual = _residuals(form, logarithmic, theta, data, target)
-            return jnp.sum(weights * _huber(residual, data["delta"]))
-
-        return jax.value_and_grad(value)(theta)
-
-    return jax.vmap(lane)(theta, target, weights)
-
-
 def _pad_rows(array: np.ndarray, rows: int, fill: float | None = None) -> np.ndarray:
     """Repeat the last row (or `fill`) up to `rows`, along the last axis."""
     missing = rows - array.shape[-1]
@@ -293,7 +278,7 @@ def solve(
     lanes, n = len(theta), len(problem.loss)
     if lanes == 0:
         empty = np.zeros(0)
-        return Solution(theta, empty, theta, empty.astype(bool), empty.astype(int))
+        return Solution(theta, empty, empty.astype(bool), empty.astype(int))
     rows = -(-n // ROWS) * ROWS
     weights = problem.weights[None] if weights is None else weights
     target = problem.target[None] if target is None else target
@@ -311,13 +296,31 @@ def solve(
             np.full(lanes, 1e-2), np.zeros(lanes, bool), np.zeros(lanes, np.int32),
         )  # fmt: skip
         state = _run(problem, state, data, target, weights)
-        value, gradient = _in_chunks(
-            functools.partial(_evaluate, problem.form, problem.logarithmic),
-            state.theta, data, target, weights,
-        )  # fmt: skip
-    unit = objective_unit(problem)
-    converged = state.done & np.isfinite(value)
-    return Solution(state.theta, value * unit, gradient * unit, converged, state.count)
+    value = objective(problem, state.theta, weights[:, :n], target[:, :n])
+    return Solution(state.theta, value, state.done & np.isfinite(value), state.count)
+
+
+def objective(
+    problem: Problem, theta: np.ndarray, weights: np.ndarray, target: np.ndarray
+) -> np.ndarray:
+    """The sum over runs at each lane, (M,), in the units of the loss kind."""
+    values = values_of(problem.form, theta, problem.centres, np)
+    lanes = {name: np.asarray(value)[..., None] for name, value in values.items()}
+    predicted = predict(problem.form, lanes, problem.columns)
+    delta = effective_delta(problem)
+    with np.errstate(all="ignore"):
+        residual = (np.log(predicted) if problem.logarithmic else predicted) - target
+        size = np.abs(residual)
+        cost = np.where(size <= delta, 0.5 * residual**2, delta * (size - 0.5 * delta))
+        return np.sum(weights * cost, axis=-1) * objective_unit(problem)
+
+
+def gradient(problem: Problem, theta: np.ndarray) -> np.ndarray:
+    """Derivatives of the objective by the fitted coordinates at one point, (p,)."""
+    residual, matrix = jacobian(problem, theta)
+    delta = effective_delta(problem)
+    slope = problem.weights * np.clip(residual, -delta, delta)
+    return slope @ matrix * objective_unit(problem)
 
 
 def _run(problem: Problem, state: Any, data: Any, target: Any, weights: Any) -> _State:
@@ -350,11 +353,14 @@ def _in_chunks(function: Any, state: Any, data: Any, target: Any, weights: Any) 
 
 def jacobian(problem: Problem, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Residuals (n,) and their derivatives (n, p) at one point, in (log) loss."""
+    n = len(problem.loss)
+    rows = -(-n // ROWS) * ROWS
     with jax.enable_x64(True):
-        data = _data(problem, len(problem.loss))
+        data = _data(problem, rows)
         data = {"columns": data["columns"], "centres": data["centres"]}
-        both = _jacobian(problem.form, problem.logarithmic, theta, data, problem.target)
-        return np.asarray(both[0]), np.asarray(both[1])
+        target = _pad_rows(problem.target, rows)
+        residual, matrix = _jacobian(problem.form, problem.logarithmic, theta, data, target)
+        return np.asarray(residual)[:n], np.asarray(matrix)[:n]
 
 
 @functools.partial(jax.jit, static_argnames=("form", "logarithmic"))
@@ -367,5 +373,5 @@ def _jacobian(form: Form, logarithmic: bool, theta: Any, data: Any, target: Any)
 
 def predict(form: Form, values: dict[str, Any], columns: dict[str, Any]) -> np.ndarray:
     """The form's loss in float64, for any broadcastable shapes."""
-    with jax.enable_x64(True):
+    with jax.enable_x64(True), np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         return np.asarray(form.loss(values, columns), dtype=np.float64)

@@ -323,7 +323,7 @@ def _certificate(problem: Problem, solution: Any, polished: Any, best: int) -> C
         objective=objective,
         starts=len(solution.objective),
         share_at_best=float(np.mean(near)),
-        gradient_norm=float(np.max(np.abs(polished.gradient[0]))),
+        gradient_norm=float(np.max(np.abs(engine.gradient(problem, theta)))),
         bounds_hit=tuple(hit),
         condition_number=condition_number(problem, theta),
         iterations=int(solution.iterations[best]),

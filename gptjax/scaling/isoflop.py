@@ -14,11 +14,9 @@ from gptjax.errors import UserError
 from gptjax.scaling import bootstrap, engine
 from gptjax.scaling.bootstrap import Interval
 from gptjax.scaling.config import FitConfig
-from gptjax.scaling.engine import Problem
 from gptjax.scaling.forms import FRONTIER
 from gptjax.scaling.lines import PowerLine, power_line
 from gptjax.scaling.runs import Runs
-from gptjax.scaling.starts import starting_points
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,19 +219,37 @@ def _loss_law(
     if len(used) < 4:
         return None, {}
     loss = np.array([valley.loss for valley in used])
-    problem = Problem(FRONTIER, {"flops": flops}, loss, np.ones(len(loss)), "squares_log", 1.0)
-    starts = starting_points(problem, 32, config.seed)
-    solution = engine.solve(problem, starts)
-    best = int(np.nanargmin(solution.objective))
     samples = np.stack([valley.samples[:, 2] for valley in used], axis=1)
     samples = samples[np.all(np.isfinite(samples), axis=1)]
-    many = engine.solve(
-        problem, np.repeat(solution.theta[best : best + 1], len(samples), 0), target=np.log(samples)
-    )
-    values = engine.values_of(FRONTIER, solution.theta[best], problem.centres, np)
-    lanes = engine.values_of(FRONTIER, many.theta[many.converged], problem.centres, np)
+    fitted = _saturating_power(flops, np.concatenate([loss[None], samples]))
+    lanes = {name: column[1:] for name, column in fitted.items()}
     law = {
-        name: bootstrap.interval(float(values[name]), lanes[name], config.confidence, freedom)
-        for name in FRONTIER.names
+        name: bootstrap.interval(float(column[0]), lanes[name], config.confidence, freedom)
+        for name, column in fitted.items()
     }
     return law, lanes
+
+
+def _saturating_power(flops: np.ndarray, losses: np.ndarray) -> dict[str, np.ndarray]:
+    """Least squares of (R, V) losses on E + K C^-gamma with E, K >= 0, (R,) each.
+
+    Linear in E and K, so gamma alone is searched: on a grid, then twice more around the best.
+    """
+    x = np.log(flops) - np.mean(np.log(flops))
+    lanes = np.arange(len(losses))
+    log_gamma, half = np.full(len(losses), np.log(0.1)), np.log(30.0)
+    for _ in range(3):
+        grid = log_gamma[:, None] + np.linspace(-half, half, 61)
+        decay = np.exp(-np.exp(grid)[..., None] * x)  # (R, grid, V)
+        centred = decay - decay.mean(-1, keepdims=True)
+        slope = np.sum(centred * losses[:, None], -1) / np.sum(centred**2, -1)
+        level = losses.mean(1)[:, None] - slope * decay.mean(-1)
+        through_zero = np.sum(decay * losses[:, None], -1) / np.sum(decay**2, -1)
+        slope = np.where(level < 0, through_zero, np.maximum(slope, 0))
+        level = np.maximum(level, 0)
+        error = np.sum((losses[:, None] - level[..., None] - slope[..., None] * decay) ** 2, -1)
+        best = np.argmin(error, axis=1)
+        log_gamma, half = grid[lanes, best], half / 25
+    gamma = np.exp(log_gamma)
+    scale = np.exp(gamma * np.mean(np.log(flops)))
+    return {"E": level[lanes, best], "K": slope[lanes, best] * scale, "gamma": gamma}

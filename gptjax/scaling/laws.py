@@ -14,7 +14,7 @@ from gptjax.scaling.fit import Fit, fit
 from gptjax.scaling.holdout import hold_out, without_largest
 from gptjax.scaling.isoflop import IsoFlop, fit_isoflop
 from gptjax.scaling.optimum import Cost, cost_of
-from gptjax.scaling.runs import Runs, prepare
+from gptjax.scaling.runs import Runs, prepare, require
 
 SCHEMA = 1
 LINE_POINTS = 60
@@ -36,6 +36,7 @@ def fit_laws(runs: Any, curves: Any = None, config: FitConfig | None = None) -> 
     """
     config = config or FitConfig()
     table = prepare(runs, config)
+    require(table, "a scaling law", 3)
     warnings = list(table.warnings)
     laws: dict[str, Any] = {}
     results: dict[str, Any] = {}

@@ -1,5 +1,6 @@
 """Starting points from the data: random exponents, and linear least squares for the rest."""
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -19,13 +20,9 @@ def starting_points(problem: Problem, count: int, seed: int) -> np.ndarray:
     four draws for each start, the quarter with the smallest residuals is kept.
     """
     theta = _drawn(problem, count * DRAWS, seed)
-    values = engine.values_of(problem.form, theta, problem.centres, np)
-    lanes = {name: np.asarray(value)[..., None] for name, value in values.items()}
-    predicted = engine.predict(problem.form, lanes, problem.columns)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        predicted = np.log(predicted) if problem.logarithmic else predicted
-        error = np.sum(problem.weights * (predicted - problem.target) ** 2, axis=-1)
-    error = np.broadcast_to(np.where(np.isfinite(error), error, np.inf), len(theta))
+    squares = dataclasses.replace(problem, kind="squares_log" if problem.logarithmic else "squares")
+    error = engine.objective(squares, theta, problem.weights, problem.target)
+    error = np.where(np.isfinite(error), error, np.inf)
     return theta[np.sort(np.argsort(error, kind="stable")[:count])]
 
 

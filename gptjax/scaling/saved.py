@@ -1,0 +1,106 @@
+"""Predictions from a saved law: the content of `laws.json`, without the runs."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from gptjax.errors import UserError, nearest
+from gptjax.scaling import bootstrap, engine, optimum
+from gptjax.scaling.optimum import Cost
+from gptjax.scaling.registry import form_named
+
+DRAWS = 4000
+
+
+def predict_saved(
+    saved: Mapping[str, Any], flops: float, law: str = "", *, seed: int = 0
+) -> list[dict[str, Any]]:
+    """The compute-optimal size, tokens and loss at a budget, by each saved law.
+
+    Intervals come from a normal approximation in the fitted coordinates (logs of the positive
+    parameters) with the saved covariance.
+
+    Args:
+      saved: the content of `laws.json`.
+      flops: the budget.
+      law: one law's key; all that have an optimum when empty.
+
+    Raises:
+      UserError: for a budget that is not positive, an unknown law, or a file without laws.
+    """
+    if not (np.isfinite(flops) and flops > 0):
+        raise UserError(f"flops={flops} is not a budget; give a positive number")
+    laws = saved.get("laws")
+    if not isinstance(laws, Mapping) or not laws:
+        raise UserError("laws holds no laws; give the laws.json that a fit wrote")
+    if law and law not in laws:
+        raise UserError(f"law={law!r} is not in the file; {nearest(law, laws)}")
+    rng = np.random.default_rng([seed, 5])
+    entries = []
+    for name in [law] if law else laws:
+        try:
+            entry = _predict(laws[name], saved, float(flops), rng)
+        except (KeyError, TypeError, ValueError):
+            raise UserError(f"laws.{name} is incomplete; write the file again with a fit") from None
+        if entry:
+            entries.append({"law": name, "flops": float(flops), **entry})
+    return entries
+
+
+def _predict(entry: Any, saved: Any, flops: float, rng: np.random.Generator) -> dict[str, Any]:
+    confidence = saved["settings"]["confidence"]
+    freedom = entry["coordinates"]["freedom"]
+    if "form" not in entry:
+        draws = _line_draws(entry, flops, rng)
+    else:
+        draws = _form_draws(entry, saved, flops, rng)
+    result: dict[str, Any] = {}
+    for name, (value, samples) in draws.items():
+        ends = bootstrap.interval(float(value), samples, confidence, freedom)
+        result |= {name: float(value), f"{name}_low": ends.low, f"{name}_high": ends.high}
+    if "params" in result:
+        result["tokens_per_param"] = result["tokens"] / result["params"]
+    return result
+
+
+def _line_draws(entry: Any, flops: float, rng: np.random.Generator) -> dict[str, Any]:
+    """N and D from the lines of an envelope or of IsoFLOP valleys."""
+    draws = {}
+    for name in ("params", "tokens"):
+        line = entry["coordinates"][name]
+        mean, covariance = np.array(line["theta"]), np.array(line["matrix"])
+        many = rng.multivariate_normal(mean, covariance, DRAWS, check_valid="ignore")
+        design = np.array([1.0, np.log(flops)])
+        draws[name] = (np.exp(mean @ design), np.exp(many @ design))
+    return draws
+
+
+def _form_draws(entry: Any, saved: Any, flops: float, rng: np.random.Generator) -> dict[str, Any]:
+    form = form_named(entry["form"])
+    names = entry["covariance"]["names"]
+    held = {n: p["value"] for n, p in entry["params"].items() if n in form.names}
+    held = {n: v for n, v in held.items() if n not in names}
+    form = form.fix(**{n: v for n, v in held.items() if n not in entry["coordinates"]["tied"]})
+    form = form.tie(**entry["coordinates"]["tied"])
+    if set(form.columns) != {"params", "tokens"}:
+        return {}
+    theta, centres = np.array(entry["coordinates"]["theta"]), entry["coordinates"]["centres"]
+    covariance = np.array(entry["covariance"]["matrix"])
+    many = rng.multivariate_normal(theta, covariance, DRAWS, check_valid="ignore")
+    cost = saved["conventions"]["cost"]
+    cost = Cost(cost["kappa"], cost["slope"])
+    values = engine.values_of(form, theta[None], centres, np)
+    lanes = {
+        n: np.broadcast_to(v, DRAWS) for n, v in engine.values_of(form, many, centres, np).items()
+    }
+    result = {}
+    both = []
+    for law in (values, lanes):
+        params = optimum.best_params(form, law, flops, cost)
+        tokens = cost.tokens(flops, params)
+        loss = engine.predict(form, law, {"params": params, "tokens": tokens, "flops": flops})
+        both.append({"params": params, "tokens": tokens, "loss": loss})
+    for name in both[0]:
+        result[name] = (np.ravel(both[0][name])[0], both[1][name])
+    return result

@@ -1,0 +1,43 @@
+"""FLOPs counted by hand."""
+
+import pytest
+
+from gptjax.errors import UserError
+from gptjax.scaling import flops
+
+GPT2 = {
+    "depth": 12,
+    "width": 768,
+    "num_heads": 12,
+    "mlp_width": 3072,
+    "seq_len": 1024,
+    "vocab_size": 50257,
+}
+
+
+def test_gpt2_small_by_hand():
+    count = flops.forward_flops(**GPT2)
+    assert count.attention_projections == 12 * 4 * 2 * 768 * 768
+    assert count.attention_scores == 12 * 2 * 2 * 1024 * 768
+    assert count.mlp == 12 * 2 * 2 * 768 * 3072
+    assert count.head == 2 * 768 * 50257
+    matmul_params = 12 * 12 * 768**2 + 768 * 50257
+    dense = flops.training_flops_per_token(**GPT2) - 3 * count.attention_scores
+    assert dense == flops.flops_6nd(matmul_params, 1)
+
+
+def test_grouped_heads_gates_and_the_causal_half():
+    full = flops.forward_flops(**GPT2)
+    grouped = flops.forward_flops(**GPT2, num_kv_heads=4)
+    assert full.attention_projections - grouped.attention_projections == 12 * 2 * 2 * 768 * 64 * 8
+    assert flops.forward_flops(**GPT2, mlp_matrices=3).mlp == 1.5 * full.mlp
+    assert flops.forward_flops(**GPT2, causal=True).attention_scores == pytest.approx(
+        full.attention_scores * 1025 / 2048
+    )
+
+
+def test_tokens_of_a_budget_and_a_budget_that_is_none():
+    tokens = flops.tokens_for_budget(1e18, **GPT2)
+    assert tokens * flops.training_flops_per_token(**GPT2) == pytest.approx(1e18)
+    with pytest.raises(UserError, match="not a budget"):
+        flops.tokens_for_budget(-1, **GPT2)

@@ -1,0 +1,60 @@
+"""Which valleys are used, and which are left out with a reason."""
+
+import numpy as np
+import pytest
+from known_runs import chinchilla_loss, isoflop_grid, runs_table
+
+from gptjax import scaling
+from gptjax.errors import UserError
+from gptjax.scaling.isoflop import fit_isoflop
+
+CONFIG = scaling.FitConfig(resamples=100)
+
+
+def valleys_after(change):
+    table = runs_table()
+    change(table)
+    return fit_isoflop(scaling.prepare(table), CONFIG).valleys
+
+
+def test_a_valley_without_an_inner_minimum_is_left_out():
+    def slope(table):
+        first = table["budget"] == table["budget"].min()
+        table["loss"] = np.where(first, 3 + 0.1 * np.log(table["params"] / 1e7), table["loss"])
+
+    valleys = valleys_after(slope)
+    assert "minimum" in valleys[0].reason
+    assert not any(valley.reason for valley in valleys[1:])
+
+
+def test_a_hill_is_no_valley():
+    def hill(table):
+        first = np.flatnonzero(table["budget"] == table["budget"].min())
+        size = np.log(table["params"][first])
+        table["loss"][first] = 3 - 0.1 * (size - size.mean()) ** 2
+
+    assert "curves down" in valleys_after(hill)[0].reason
+
+
+def test_four_sizes_are_too_few():
+    table = {n: v[2:] if isinstance(v, list) else v[3:] for n, v in runs_table().items()}
+    table["cell"] = table["cell"][1:]
+    valleys = fit_isoflop(scaling.prepare(table), CONFIG).valleys
+    assert "5 are needed" in valleys[0].reason
+
+
+def test_sizes_far_from_the_minimum_are_dropped_with_a_reason():
+    budget, params, tokens = isoflop_grid(sizes=11)
+    params, tokens = params.copy(), tokens.copy()
+    params[0], tokens[0] = params[0] / 20, tokens[0] * 20
+    table = {"budget": budget, "flops": budget, "params": params, "tokens": tokens}
+    table["loss"] = chinchilla_loss(params, tokens)
+    valley = fit_isoflop(scaling.prepare(table), CONFIG).valleys[0]
+    assert not valley.used[0] and "factor 4" in valley.reasons[0]
+    assert not valley.reason
+
+
+def test_one_valley_is_no_line():
+    table = runs_table(budgets=1)
+    with pytest.raises(UserError, match="two usable valleys"):
+        fit_isoflop(scaling.prepare(table), CONFIG)
