@@ -19,7 +19,7 @@ from typing import Any
 
 from gptjax.errors import UserError
 
-SCHEMA = 1
+SCHEMA = 2
 BLOCK = 1 << 20
 CHECKED_BLOCKS = 64
 STALE_SECONDS = 86400.0
@@ -28,7 +28,7 @@ STALE_SECONDS = 86400.0
 def root(cache_dir: str) -> Path:
     """The cache folder: `cache_dir`, or $GPTJAX_CACHE, or ~/.cache/gptjax."""
     named = cache_dir or os.environ.get("GPTJAX_CACHE", "")
-    return Path(named).expanduser() if named else Path.home() / ".cache" / "gptjax"
+    return Path(os.path.expanduser(named or "~/.cache/gptjax"))
 
 
 def folder(

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,11 @@ import numpy as np
 from gptjax.data import cache, files, stdlib, tfds_source, tokenizers, zipf_facts
 from gptjax.data.config import SOURCES, DataConfig
 from gptjax.data.documents import Source, split
+from gptjax.data.store import TokenWriter, content, open_tokens
 from gptjax.data.tokenizers import Tokenizer
 from gptjax.errors import UserError, nearest
 
 SIDES = ("train", "heldout")
-HASHED_TOKENS = 1 << 20
 LOSSLESS_SAMPLE = 4
 
 
@@ -104,14 +104,9 @@ def _generated(config: DataConfig, seq_len: int) -> _Recipe:
     zipf_facts.check(config, seq_len)
     tokenizer = zipf_facts.SymbolTokenizer(config.zipf_base, config.zipf_values)
 
-    def build(folder: Path) -> dict[str, Any]:
-        meta = zipf_facts.write(config, folder)
-        sides = [np.load(folder / f"{side}.npy", mmap_mode="r") for side in SIDES]
-        return meta | {"content": _content(tokenizer, sides)}
-
     return _Recipe(
         stamp={"zipf-facts": zipf_facts.stamp(config)},
-        build=build,
+        build=lambda folder: zipf_facts.write(config, folder),
         reopen=lambda folder: tokenizer,
         field="data.source='zipf-facts'",
     )
@@ -161,13 +156,13 @@ def _tokenize(config: DataConfig, source: Source, folder: Path) -> dict[str, Any
         deduplicate=config.deduplicate,
     )
     tokenizer = tokenizers.make(config, parts.train, folder)
-    sides = []
+    digests = []
     for side, documents in zip(SIDES, (parts.train, parts.heldout), strict=True):
-        tokens = join(tokenizer.encode(documents), tokenizer.end_of_document, tokenizer.vocab_size)
-        np.save(folder / f"{side}.npy", tokens)
-        sides.append(tokens)
+        with TokenWriter(folder / f"{side}.bin", tokenizer.vocab_size) as tokens:
+            tokens.write_documents(tokenizer.encode(documents), tokenizer.end_of_document)
+            digests.append(tokens.digest)
     return {
-        "content": _content(tokenizer, sides),
+        "content": content(digests, tokenizer.vocab_size, tokenizer.end_of_document),
         "train_bytes": sum(map(len, parts.train)),
         "heldout_bytes": sum(map(len, parts.heldout)),
         "report": parts.report | _lossless(tokenizer, parts.heldout),
@@ -181,44 +176,14 @@ def _lossless(tokenizer: Tokenizer, documents: list[bytes]) -> dict[str, bool]:
     return {"tokenizer_lossless": back == sample}
 
 
-def _content(tokenizer: Tokenizer, sides: Sequence[np.ndarray]) -> str:
-    """Hash of the ids of both sides and of what the ids are."""
-    hasher = hashlib.sha256()
-    for side, tokens in zip(SIDES, sides, strict=True):
-        facts = [side, len(tokens), tokenizer.vocab_size, tokenizer.end_of_document]
-        hasher.update(json.dumps(facts).encode())
-        for first in range(0, len(tokens), HASHED_TOKENS):
-            hasher.update(tokens[first : first + HASHED_TOKENS].astype("<u4").data)
-    return hasher.hexdigest()
-
-
-def join(encoded: Iterable[np.ndarray], end_of_document: int, vocab_size: int) -> np.ndarray:
-    """All documents in one array, each preceded by the end-of-document id, and one at the end.
-
-    >>> join([np.array([1, 2]), np.array([3])], 9, 10).tolist()
-    [9, 1, 2, 9, 3, 9]
-    """
-    dtype = smallest_dtype(vocab_size)
-    separator = np.array([end_of_document], dtype)
-    pieces = [separator]
-    for ids in encoded:
-        pieces += [ids.astype(dtype), separator]
-    return np.concatenate(pieces)
-
-
-def smallest_dtype(vocab_size: int) -> np.dtype:
-    """uint8, uint16 or uint32: the smallest that holds ids below `vocab_size`."""
-    return np.dtype(np.min_scalar_type(vocab_size - 1))
-
-
 def _open(folder: Path, meta: dict[str, Any], tokenizer: Tokenizer, masked: bool) -> Corpus:
-    train, heldout = (np.load(folder / f"{side}.npy", mmap_mode="r") for side in SIDES)
+    train, heldout = (open_tokens(folder / f"{side}.bin", tokenizer.vocab_size) for side in SIDES)
     ends = meta["report"]["documents_heldout"]
     scored = len(heldout) - 1 - (ends if masked else 0)
     entropy = nll = None
     if "entropy_nats" in meta:
         entropy = meta["entropy_nats"][masked]
-        nll = np.load(folder / "heldout_nll.npy", mmap_mode="r")
+        nll = np.memmap(folder / "heldout_nll.bin", dtype=np.float64, mode="r")
     identity = json.dumps([meta["content"], masked])
     return Corpus(
         train=train,

@@ -110,7 +110,7 @@ def find(path: str, source: str, suffixes: tuple[str, ...]) -> list[Path]:
 
 def _below(folder: str, suffixes: tuple[str, ...]) -> list[Path]:
     found = []
-    for here, folders, names in os.walk(folder):
+    for here, folders, names in os.walk(folder, onerror=_refuse_folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in names:
             stem = name.removesuffix(".gz").removesuffix(".zst")
@@ -119,10 +119,18 @@ def _below(folder: str, suffixes: tuple[str, ...]) -> list[Path]:
     return found
 
 
+def _refuse_folder(error: OSError) -> None:
+    raise _unreadable(Path(str(error.filename)), error) from error
+
+
 def _missing_hint(path: Path) -> str:
     """The name beside it that is most like it, or the part of the path that does exist."""
     if path.parent.is_dir():
-        hint = nearest(path.name, sorted(entry.name for entry in path.parent.iterdir()))
+        try:
+            names = sorted(os.listdir(path.parent))
+        except OSError:
+            names = []
+        hint = nearest(path.name, names)
         if hint.startswith("did"):
             return hint
         return (

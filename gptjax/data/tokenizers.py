@@ -1,6 +1,7 @@
 """Text to ids and back: bytes here, the trained kinds in `bpe` and `sentence_piece`."""
 
 import hashlib
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -123,10 +124,11 @@ def read(kind: str, content: bytes, path: str) -> Tokenizer:
 
 def _content(path: str) -> bytes:
     try:
-        return Path(path).expanduser().read_bytes()
-    except OSError as error:
+        return Path(os.path.expanduser(path)).read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+        reason = getattr(error, "strerror", None) or error
         raise UserError(
-            f"data.tokenizer_path={path!r} cannot be read: {error.strerror or error}; "
+            f"data.tokenizer_path={path!r} cannot be read: {reason}; "
             "name a file, or leave it empty to train a tokenizer"
         ) from error
 

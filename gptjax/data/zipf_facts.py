@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from gptjax.data.config import DataConfig
+from gptjax.data.store import TokenWriter, content
 from gptjax.errors import UserError
 
 HELDOUT_START = 1 << 63
@@ -162,31 +163,33 @@ def entities(facts: Language, seed: int, first: int, count: int, *, heldout: boo
 def write(config: DataConfig, folder: Path) -> dict[str, Any]:
     """Generate both sides into `folder`; returns the metadata of the corpus."""
     facts = language(config)
-    dtype = np.min_scalar_type(facts.vocab_size - 1)
-    length = facts.document_length
+    end = facts.vocab_size - 1
     meta: dict[str, Any] = {"report": {}}
+    digests = []
     for side, tokens in (("train", config.zipf_tokens), ("heldout", config.zipf_heldout_tokens)):
-        count = -(-tokens // length)
+        count = -(-tokens // facts.document_length)
+        with TokenWriter(folder / f"{side}.bin", facts.vocab_size) as ids:
+            for who in _blocks(facts, config.zipf_seed, count, heldout=side == "heldout"):
+                ids.write(np.insert(facts.bodies[who], 0, end, axis=1).reshape(-1))
+            ids.write(np.array([end]))
+            digests.append(ids.digest)
         meta["report"][f"documents_{side}"] = count
-        meta[f"{side}_bytes"] = count * (length - 1)
-        shape = (count * length + 1,)
-        ids = np.lib.format.open_memmap(folder / f"{side}.npy", "w+", dtype, shape)
-        ids[:] = facts.vocab_size - 1
-        nll = None
-        if side == "heldout":
-            nll = np.lib.format.open_memmap(folder / "heldout_nll.npy", "w+", np.float64, shape)
-        for first in range(0, count, BLOCK):
-            block = min(BLOCK, count - first)
-            who = entities(facts, config.zipf_seed, first, block, heldout=side == "heldout")
-            here = slice(first * length, (first + block) * length)
-            ids[here].reshape(block, length)[:, 1:] = facts.bodies[who]
-            if nll is not None:
-                nll[here].reshape(block, length)[:, 1:] = facts.nll[who]
-        ids.flush()
+        meta[f"{side}_bytes"] = count * (facts.document_length - 1)
+    with (folder / "heldout_nll.bin").open("wb") as file:
+        for who in _blocks(facts, config.zipf_seed, count, heldout=True):
+            file.write(np.insert(facts.nll[who], 0, 0.0, axis=1).data)
+        file.write(np.zeros(1).data)
     meta["entropy_nats"] = [
         facts.entropy_nats(mask_end_of_document=masked) for masked in (False, True)
     ]
+    meta["content"] = content(digests, facts.vocab_size, end)
     return meta
+
+
+def _blocks(facts: Language, seed: int, count: int, *, heldout: bool) -> Iterator[np.ndarray]:
+    """The entities of documents 0 to count, in parts that fit in memory."""
+    for first in range(0, count, BLOCK):
+        yield entities(facts, seed, first, min(BLOCK, count - first), heldout=heldout)
 
 
 def stamp(config: DataConfig) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gptjax.data import documents, load, stdlib
+from gptjax.data import documents, load, stdlib, store
 from gptjax.errors import UserError
 
 
@@ -51,6 +51,18 @@ def test_standard_library_has_no_tests_and_nothing_of_others(tmp_path):
         (tmp_path / name).write_text(f"# {name}\n")
     (tmp_path / "latin.py").write_bytes(b"# caf\xe9\n")
     assert list(stdlib.source(str(tmp_path)).read()) == [b"# a.py\n", b"# x/e.py\n"]
+
+
+def test_tokens_by_hand(tmp_path):
+    """An end before each document and after the last, in the smallest type."""
+    for vocab_size, dtype in ((10, np.uint8), (257, np.uint16), (100_000, np.uint32)):
+        with store.TokenWriter(tmp_path / "a.bin", vocab_size) as tokens:
+            tokens.write_documents([np.array([1, 2]), np.array([3])], vocab_size - 1)
+            assert tokens.count == 6
+        end = vocab_size - 1
+        found = store.open_tokens(tmp_path / "a.bin", vocab_size)
+        assert found.tolist() == [end, 1, 2, end, 3, end]
+        assert found.dtype == dtype
 
 
 def test_bits_per_byte_counts_every_heldout_byte(texts, config):

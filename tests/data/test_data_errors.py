@@ -90,6 +90,11 @@ CASES = [
         {"tokenizer": "bpe", "tokenizer_path": "no.json"},
         r"data.tokenizer_path=.*no.json' cannot be",
     ),
+    (
+        {"tokenizer": "bpe", "tokenizer_path": "a\0b"},
+        r"data.tokenizer_path=.* cannot be read: .*null",
+    ),
+    (TEXT | {"path": "a\0b"}, r"data.path='.*' does not exist"),
     ({"tokenizer": "bpe", "tokenizer_path": "tokenizer.json"}, r"is not a tokenizer.json that"),
     ({"tokenizer": "bpe", "tokenizer_path": "odd.json"}, r"is not a tokenizer.json that"),
     ({"tokenizer": "bpe", "tokenizer_path": "tokenizer.model"}, r"is not a tokenizer.json that"),
