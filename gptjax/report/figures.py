@@ -143,7 +143,7 @@ def draw_contours(ax: Axes, scene: Scene, parametric: Json) -> None:
         ax.set_ylim(params[shown].min(), params[shown].max())
     ax.plot(series(line, "flops"), series(line, "params"), color=ACCENT, lw=2.0, zorder=4)
     for run in scene.runs:
-        _point(ax, scene, run, run.flops, run.params, filled=run.used)
+        _point(ax, scene, run, run.flops, run.params, filled=run.used, clip=False)
     ax.grid(False)
     ax.set_xlabel("training compute C (FLOPs)")
     ax.set_ylabel(scene.params_label)
@@ -272,14 +272,16 @@ def _valley_cells(isoflop: Json) -> dict[str, bool]:
     }
 
 
-def _point(ax: Axes, scene: Scene, run: Run, x: float, y: float, *, filled: bool) -> None:
+def _point(
+    ax: Axes, scene: Scene, run: Run, x: float, y: float, *, filled: bool, clip: bool = True
+) -> None:
     """One run; hollow where the fit left it out."""
     colour = style.palette(len(scene.budgets))[run.shade]
     face, edge, width = (colour, PAPER, 0.5) if filled else (PAPER, colour, 1.0)
     size = 4.3 if len(scene.runs) <= 120 else 3.2
     ax.plot(
         [x], [y], "o", ms=size, mfc=face, mec=edge, mew=width, zorder=5,
-        gid=scene.gids.get(run.cell),
+        gid=scene.gids.get(run.cell), clip_on=clip,
     )  # fmt: skip
 
 

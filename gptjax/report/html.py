@@ -204,7 +204,8 @@ def _trust_section(laws: Json) -> str:
 def _left_out_section(laws: Json) -> str:
     found = tables.left_out_table(laws)
     nothing = '<p class="note">Nothing: every run that was planned is in the fit.</p>'
-    return _section("What was left out", found or nothing, "left-out")
+    content = f'<div class="runs">{found}</div>' if found else nothing
+    return _section("What was left out", content, "left-out")
 
 
 def _runs_section(laws: Json, shown: Scene, runs: Columns) -> str:

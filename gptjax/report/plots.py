@@ -10,8 +10,8 @@ from gptjax.report import figures, words
 from gptjax.report.view import Json, Scene, curves_by_cell, headline, part, real
 
 CAPTIONS = {
-    "curves": "Each line is one run, coloured by its budget; the thick line is the least loss that "
-    "any run had reached after that much compute.",
+    "curves": "Each line is one run, coloured by its budget; the thick line is the least loss of "
+    "any run at that much compute.",
     "isoflop": "Runs of one budget share a colour; a parabola in log N through each, its minimum "
     "with interval. Hollow runs and dotted parabolas were left out.",
     "optimum": "Diamonds are the valleys' minima, bands are intervals, stars the prediction. Right "

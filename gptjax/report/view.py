@@ -22,10 +22,11 @@ APPROACHES = {
     "envelope": "curve envelope",
 }
 
+# short, for an axis; words.counting spells them out
 PARAMS_LABELS = {
-    "total": "parameters N (all)",
-    "non_embedding": "parameters N (without embeddings)",
-    "non_embedding_with_head": "parameters N (without embeddings, with head)",
+    "total": "parameters N (total)",
+    "non_embedding": "parameters N (no embeddings)",
+    "non_embedding_with_head": "parameters N (body + head)",
 }
 
 

@@ -2,6 +2,8 @@
 
 import math
 
+import numpy as np
+
 from gptjax.report.numbers import (
     count_text,
     duration_text,
@@ -69,11 +71,12 @@ def verdict(laws: Json) -> tuple[str, bool | None]:
     best = part(holdout, "best")
     budgets = ", ".join(power_text(real(b)) for b in holdout.get("budgets") or [])
     passed = abs(error) <= WITHIN
-    held = f"{exact_text(real(holdout.get('n_heldout')))} runs"
+    count = real(holdout.get("n_heldout"))
+    held, which = ("run", "it") if count == 1 else (f"{exact_text(count)} runs", "the best of them")
     held += f" of the budget {budgets} FLOPs" if budgets else " of most compute"
     text = (
         f"Held-out check: fitted without the {held}, the law predicts "
-        f"**{fixed_text(real(best.get('predicted')))}** for the best of them; measured "
+        f"**{fixed_text(real(best.get('predicted')))}** for {which}; measured "
         f"**{fixed_text(real(best.get('loss')))}**. Off by **{percent_text(abs(error))}**, "
         f"{'within' if passed else 'outside'} 2\xa0%."
     )
@@ -88,9 +91,11 @@ def curves_claim(laws: Json, curves: int) -> str:
     runs = f"{curves} training curves" if curves > 1 else "one training curve"
     if len(loss) < 2:
         return f"{_capital(runs)}; no envelope could be drawn under them."
+    ends = [real(run.get("flops")) for run in laws.get("runs") or []]
+    first = min(int(np.searchsorted(flops, min(ends, default=0.0))), len(flops) - 2)
     return (
-        f"Under {runs}, the least loss falls from {three(loss[0])} at {power_text(flops[0])} "
-        f"FLOPs to {three(loss[-1])} at {power_text(flops[-1])}."
+        f"Under {runs}, the least loss falls from {three(loss[first])} at "
+        f"{power_text(flops[first])} FLOPs to {three(loss[-1])} at {power_text(flops[-1])}."
     )
 
 
@@ -165,7 +170,10 @@ def holdout_claim(laws: Json) -> str:
     error = holdout_error(laws)
     if not math.isfinite(error):
         return "No budget was held out."
-    coverage = real(part(laws, "holdout").get("coverage"))
+    holdout = part(laws, "holdout")
+    if real(holdout.get("n_heldout")) == 1:
+        return f"The law fitted without it predicts the held-out run to {percent_text(abs(error))}."
+    coverage = real(holdout.get("coverage"))
     text = f"The law fitted without them predicts the held-out runs: {percent_text(abs(error))} "
     text += "off at the best one"
     if math.isfinite(coverage):
@@ -205,12 +213,22 @@ def certificate(laws: Json) -> list[str]:
     return lines
 
 
+_LOSS_KINDS = {
+    "huber_log": "Huber on log residuals",
+    "squares_log": "least squares on log residuals",
+    "lad_log": "least absolute log residuals",
+    "huber": "Huber on residuals",
+    "squares": "least squares on residuals",
+    "lad": "least absolute residuals",
+}
+
+
 def _objective_kind(law: Json) -> str:
-    kind, delta = law.get("loss_kind"), real(law.get("delta"))
+    kind, delta = str(law.get("loss_kind") or ""), real(law.get("delta"))
     if not kind:
         return ""
-    width = f", δ = {power_text(delta)}" if kind == "huber" and math.isfinite(delta) else ""
-    return f" ({str(kind).capitalize() if kind == 'huber' else kind} on log residuals{width})"
+    width = f", δ = {power_text(delta)}" if "huber" in kind and math.isfinite(delta) else ""
+    return f" ({_LOSS_KINDS.get(kind, kind.replace('_', ' '))}{width})"
 
 
 def _share_words(share: float) -> str:

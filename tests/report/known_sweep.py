@@ -55,6 +55,7 @@ def runs_table(rows=None):
         "flops": [r["flops"] for r in rows],
         "params_total": [r["params"] + 4096 for r in rows],
         "params_non_embedding": [r["params"] for r in rows],
+        "params_non_embedding_with_head": [r["params"] + 2048 for r in rows],
         "tokens": [r["tokens"] for r in rows],
         "loss": [r["loss"] for r in rows],
         "loss_stderr": [0.004] * len(rows),
@@ -68,7 +69,8 @@ def runs_table(rows=None):
     }
     last = {
         "cell": "deadbeef", "status": "failed", "reason": "loss was NaN twice", "budget": 2e11,
-        "flops": 2e11, "params_total": 9000, "params_non_embedding": 8000, "tokens": 4_000_000,
+        "flops": 2e11, "params_total": 9000, "params_non_embedding": 8000,
+        "params_non_embedding_with_head": 8500, "tokens": 4_000_000,
         "loss": float("nan"), "loss_stderr": float("nan"), "depth": 2, "width": 48,
         "batch_size": 16, "steps": 900, "learning_rate": 0.03, "seed": 0, "seconds": 1.0,
     }  # fmt: skip
@@ -155,7 +157,7 @@ def _parametric(rows):
             "alpha": interval(ALPHA), "beta": interval(BETA),
             "a": interval(SLOPE_A), "b": interval(SLOPE_B),
         },
-        "objective": 4.2e-4, "loss_kind": "huber", "delta": 1e-3, "n_runs": len(rows),
+        "objective": 4.2e-4, "loss_kind": "huber_log", "delta": 1e-3, "n_runs": len(rows),
         "certificate": {
             "objective": 4.2e-4, "starts": 500, "share_at_best": 0.994, "gradient_norm": 3.1e-11,
             "bounds_hit": [], "condition_number": 2300.0, "iterations": 24, "converged": True,

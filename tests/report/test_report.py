@@ -109,6 +109,9 @@ def test_held_out_check_says_itself_whether_it_passed(sweep, built, tmp_path, te
     words = make(tmp_path, laws)[0].words()
     assert "Off by 3.1 %, outside 2 %" in words
     assert "not within 2 %" in words
+    laws["holdout"].update(n_heldout=1, budgets=[])
+    words = make(tmp_path, laws)[0].words()
+    assert "without the run of most compute, the law predicts 1.3" in words
 
 
 def test_nothing_is_loaded_from_elsewhere(built):
@@ -196,6 +199,7 @@ def test_failed_and_left_out_runs_keep_their_reasons(built, sweep):
 def test_certificate_in_words(built, sweep, tmp_path, text_only):
     words = built[1].words()
     assert "99.4 % of 500 starting points" in words and "converged" in words
+    assert "(Huber on log residuals, δ = 0.001)" in words
     assert "4000 resamples of runs, of which 3 gave no fit" in words
     laws = copy.deepcopy(sweep[0])
     laws["laws"]["chinchilla_parametric"]["certificate"].update(
@@ -387,6 +391,22 @@ def _luminance(colour):
 def _contrast(one, other):
     low, high = sorted((_luminance(one), _luminance(other)))
     return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.slow
+def test_what_scaling_writes_is_what_the_report_reads(sweep, tmp_path):
+    from gptjax.scaling.config import FitConfig
+    from gptjax.scaling.laws import fit_laws
+
+    laws = fit_laws(sweep[1], sweep[2], FitConfig(starts=16, resamples=50))
+    page, _ = make(tmp_path, json.loads(json.dumps(laws, allow_nan=False)), sweep[1], sweep[2])
+    words = page.words()
+    assert len(page.named("svg")) == 6
+    assert "All 6 valleys" in words and "no interval" not in words
+    found = laws["laws"]["chinchilla_parametric"]["params"]
+    for name in ("E", "alpha", "beta", "a", "b"):
+        shown = numbers.fixed_text(found[name]["value"], 3 if name in "ab" else 4)
+        assert shown in words, name
 
 
 def test_examples_in_docstrings():
