@@ -9,7 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from gptjax import data, models
-from gptjax.data import Corpus
+from gptjax.data import Corpus, cache
 from gptjax.data.config import DataConfig
 from gptjax.errors import UserError, nearest
 from gptjax.fields import make, setting
@@ -33,6 +33,9 @@ class General:
     forms: tuple[str, ...] = setting((), "law forms to fit besides Chinchilla's, by name")
     laws: str = setting("", "laws.json of an earlier fit, for job=predict")
     flops: tuple[float, ...] = setting((), "budgets in FLOPs, for job=predict", above=0.0)
+    device: str = setting(
+        "auto", "where to compute; auto = the best there is", choices=("auto", "cpu", "gpu", "tpu")
+    )
     compilation_cache: str = setting(
         "auto", "folder of compiled programs; auto = beside the token cache, off = none"
     )
@@ -130,7 +133,7 @@ def enable_compilation_cache(setup: Setup) -> None:
     folder = setup.general.compilation_cache
     if folder == "off":
         return
-    path = data.cache_root(setup.data) / "xla" if folder == "auto" else Path(folder)
+    path = cache.root(setup.data.cache_dir) / "xla" if folder == "auto" else Path(folder)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -61,10 +61,7 @@ def work(
                     _do(workdir, taken, session, options, status, stop)
             finally:
                 claims.release(taken.id)
-        elif not open_cells or not options.wait_for_others:
-            status.clear()
-            return
-        elif stop():
+        elif not open_cells or not options.wait_for_others or stop():
             status.clear()
             return
         else:

@@ -1,4 +1,4 @@
-"""Checkpoints of a run through Orbax: asynchronous, committed by rename, keep-last and keep-best."""
+"""Checkpoints of a run through Orbax: asynchronous, renamed into place, keep-last, keep-best."""
 
 import shutil
 from pathlib import Path

@@ -75,3 +75,9 @@ class RunSpec:
         one compiled program."""
         optim = dataclasses.replace(self.optim, learning_rate=1.0)
         return dataclasses.replace(self, optim=optim, steps=1, seed=0)
+
+    @property
+    def layout(self) -> "RunSpec":
+        """The same with the batch set to a constant too: specs that agree here share the programs
+        for initialisation and evaluation."""
+        return dataclasses.replace(self.program, batch_size=1, micro_batches=1)

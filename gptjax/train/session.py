@@ -47,8 +47,8 @@ class Session:
     def init(self, spec: RunSpec) -> TrainState:
         """The initial state of a run."""
         program = self._compiled(
-            ("init", spec.program),
-            lambda: jax.jit(lambda key: init_state(spec, key)).lower(jax.random.key(0)),
+            ("init", spec.layout),
+            lambda: jax.jit(lambda key: init_state(spec.layout, key)).lower(jax.random.key(0)),
         )
         return program(jax.random.key(spec.seed))
 
@@ -75,11 +75,11 @@ class Session:
 
         def program_of(params: Any, windows: Array) -> tuple[Array, Array]:
             return evaluate.window_losses(
-                spec.program, self.corpus.end_of_document, params, windows
+                spec.layout, self.corpus.end_of_document, params, windows
             )
 
         program = self._compiled(
-            ("evaluate", spec.program), lambda: _jit(program_of).lower(params, windows)
+            ("evaluate", spec.layout), lambda: _jit(program_of).lower(params, windows)
         )
         sums, counts = program(params, windows)
         return evaluate.summarise(spec, self.corpus, np.asarray(sums), np.asarray(counts))

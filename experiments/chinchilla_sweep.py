@@ -1,0 +1,28 @@
+"""IsoFLOP profiles on the source text of Python's standard library, and the laws they give.
+
+    python -m gptjax.main --config=experiments/chinchilla_sweep.py
+
+No download, no accelerator.
+"""
+
+from ml_collections import ConfigDict
+
+from gptjax import build
+
+
+def get_config() -> ConfigDict:
+    """Five budgets over one and a half decades, seven sizes at each."""
+    config = build.default_config()
+    config.experiment = "chinchilla_sweep"
+    config.job = "sweep"
+    config.data.source = "python-stdlib"
+    config.model.update(
+        depth=3, seq_len=64, norm="rmsnorm", positions="rotary", mlp="relu", use_bias=False,
+        init_scale=0.1,
+    )  # fmt: skip
+    config.sweep.plan = "isoflop"
+    config.sweep.budgets = (1.2e11, 2.9e11, 6.8e11, 1.6e12, 3.8e12)
+    config.sweep.sizes = 7
+    config.sweep.head_width = 16
+    config.sweep.rule = "demo"
+    return config

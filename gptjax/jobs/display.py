@@ -1,0 +1,115 @@
+"""The live display of a sweep: FLOPs done, time left, the current runs' loss."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from gptjax.build import Setup
+from gptjax.files import read_json
+from gptjax.jobs.plan import duration
+from gptjax.sweeps import Cell, records, timing
+
+LINE_SECONDS = 60.0
+
+
+class Display:
+    """A live panel on a terminal; elsewhere a plain line a minute on standard output."""
+
+    def __init__(self, setup: Setup, folder: Path, cells: Sequence[Cell]) -> None:
+        self._folder, self._cells = folder, list(cells)
+        self._by_id = {cell.id: cell for cell in cells}
+        self._total = sum(cell.flops for cell in cells)
+        self._reference = timing.reference_rate()
+        self._predicted = {
+            cell.id: timing.predicted_seconds(cell, self._reference) for cell in cells
+        }
+        self._started = time.monotonic()
+        self._done: set[str] = set()
+        self._first: float | None = None
+        self._line_at = 0.0
+        console = Console()
+        self._live = Live(console=console, refresh_per_second=4) if console.is_terminal else None
+
+    def __enter__(self) -> "Display":
+        if self._live:
+            self._live.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if self._live:
+            self._live.__exit__(*error)
+
+    def update(self) -> None:
+        """Read the records and the workers' progress, and show them."""
+        running = self._running()
+        for cell in self._cells:
+            if cell.id not in self._done and records.record_path(self._folder, cell).exists():
+                self._done.add(cell.id)
+        shares = dict.fromkeys(self._done, 1.0)
+        for state in running:
+            shares.setdefault(state["cell"], state["step"] / state["steps"])
+        done = sum(self._by_id[name].flops * share for name, share in shares.items())
+        left = self._seconds_left(shares)
+        if self._live:
+            self._live.update(self._panel(done, left, running))
+        elif time.monotonic() - self._line_at >= LINE_SECONDS:
+            self._line_at = time.monotonic()
+            print(self._line(done, left, running), flush=True)
+
+    def _seconds_left(self, shares: dict[str, float]) -> float:
+        """Predicted seconds of what is left, corrected by how the prediction has held so far."""
+        total = sum(self._predicted.values())
+        done = sum(self._predicted[name] * share for name, share in shares.items())
+        if self._first is None:
+            self._first = done
+        elapsed = time.monotonic() - self._started
+        gained = done - self._first
+        if gained > 0.02 * total:
+            return elapsed * (total - done) / gained
+        return total - done
+
+    def _running(self) -> list[dict[str, Any]]:
+        states = []
+        for path in sorted((self._folder / "progress").glob("*.json")):
+            try:
+                state = read_json(path)
+            except Exception:  # removed while we looked
+                continue
+            if state.get("cell") in self._by_id and time.time() - state["time"] < 600:
+                states.append(state)
+        return states
+
+    def _line(self, done: float, left: float, running: Sequence[dict[str, Any]]) -> str:
+        losses = ", ".join(
+            f"width {state['width']} at {state['budget']:.2g}: {state['loss']:.3f}"
+            for state in running
+        )
+        return (
+            f"{len(self._done)}/{len(self._cells)} cells, {done:.3g} of {self._total:.3g} FLOPs "
+            f"({done / self._total:.0%}), {duration(left)} left; loss {losses or '–'}"
+        )
+
+    def _panel(self, done: float, left: float, running: Sequence[dict[str, Any]]) -> Group:
+        elapsed = time.monotonic() - self._started
+        head = Text(
+            f"{len(self._done)}/{len(self._cells)} cells   {done:.3g} of {self._total:.3g} FLOPs   "
+            f"{duration(elapsed)} gone, {duration(left)} left"
+        )
+        table = Table(box=None, pad_edge=False, header_style="dim")
+        for name in ("budget", "width", "step", "of", "loss", "lr", "ms/step"):
+            table.add_column(name, justify="right")
+        for state in running:
+            table.add_row(
+                f"{state['budget']:.3g}", str(state["width"]), str(state["step"]),
+                str(state["steps"]), f"{state['loss']:.4f}", f"{state['learning_rate']:.2g}",
+                f"{1e3 * state['seconds_per_step']:.2f}",
+            )  # fmt: skip
+        return Group(head, ProgressBar(total=1.0, completed=done / self._total, width=60), table)
+

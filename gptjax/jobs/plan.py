@@ -1,0 +1,105 @@
+"""job=plan: print which cells a sweep would train, and stop."""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from gptjax import build, sweeps
+from gptjax.build import Setup
+from gptjax.data import Corpus
+from gptjax.sweeps import Cell, shapes, timing
+
+
+def main(setup: Setup, folder: Path) -> int:
+    """Print the plan; nothing is trained and nothing is written but the token cache."""
+    cells = make_cells(setup, build.load_corpus(setup))
+    print_plan(setup, cells)
+    return 0
+
+
+def make_cells(setup: Setup, corpus: Corpus) -> list[Cell]:
+    """The cells of a config on a corpus."""
+    return sweeps.make_plan(
+        setup.sweep,
+        build.make_model(setup, corpus),
+        setup.optim,
+        setup.train,
+        corpus.fingerprint,
+        mask_end_of_document=corpus.mask_end_of_document,
+    )
+
+
+def worker_count(setup: Setup, cells: Sequence[Cell]) -> int:
+    """Processes on this machine: as configured, else one a core (one in all off the CPU)."""
+    wanted = setup.sweep.workers
+    if wanted == 0:
+        wanted = len(available_cores()) if setup.general.device in ("auto", "cpu") else 1
+    return max(1, min(wanted, len(cells)))
+
+
+def available_cores() -> list[int]:
+    """Numbers of the cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def print_plan(setup: Setup, cells: Sequence[Cell]) -> float:
+    """Print the table of cells with their predicted time; returns the predicted wall seconds."""
+    reference = timing.reference_rate()
+    workers = worker_count(setup, cells)
+    table = Table(title=f"Plan: {len(cells)} cells", title_justify="left", header_style="bold")
+    for name in ("budget", "width", "depth", "params", "no embed", "+ head", "tokens", "batch",
+                 "steps", "lr", "FLOPs", "6ND", "seconds"):  # fmt: skip
+        table.add_column(name, justify="right", no_wrap=True)
+    for cell in cells:
+        table.add_row(*_row(cell, timing.predicted_seconds(cell, reference)))
+    console = Console(width=None if sys.stdout.isatty() else 130)
+    console.print(table)
+    total = timing.predicted_total(cells, reference, workers)
+    flops = sum(cell.flops for cell in cells)
+    line = (
+        f"{len(cells)} cells, {flops:.3g} FLOPs in all; predicted {duration(total)} on "
+        f"{workers} {'process' if workers == 1 else 'processes'} of this machine's cores"
+    )
+    price = setup.sweep.price_per_device_hour
+    if price:
+        line += f", {price * total / 3600:.2f} at {price:g} a device-hour"
+    console.print(line, highlight=False)
+    return total
+
+
+def _row(cell: Cell, seconds: float) -> tuple[str, ...]:
+    run, count = cell.run, shapes.counts(cell.run.model)
+    return (
+        f"{cell.budget:.3g}" if cell.budget else "–",
+        str(run.model.width),
+        str(run.model.depth),
+        f"{count.total:,}",
+        f"{count.non_embedding:,}",
+        f"{count.non_embedding_with_head:,}",
+        f"{run.tokens:,}",
+        str(run.batch_size),
+        f"{run.steps:,}",
+        f"{run.optim.learning_rate:.3g}",
+        f"{cell.flops:.4g}",
+        f"{6 * count.non_embedding_with_head * run.tokens:.4g}",
+        f"{seconds:.1f}",
+    )
+
+
+def duration(seconds: float) -> str:
+    """A time a person reads.
+
+    >>> duration(42.4), duration(75), duration(7300)
+    ('42 s', '1 min 15 s', '2 h 2 min')
+    """
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    if seconds < 3600:
+        return f"{int(seconds // 60)} min {int(seconds % 60)} s"
+    return f"{int(seconds // 3600)} h {int(seconds % 3600 // 60)} min"

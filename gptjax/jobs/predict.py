@@ -1,0 +1,39 @@
+"""job=predict: read a saved law and say what budgets buy."""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from gptjax.build import Setup
+from gptjax.files import read_json
+from gptjax.scaling.saved import predict_saved
+
+
+def main(setup: Setup, folder: Path) -> int:
+    """Print N*, D* and the loss at each of `config.flops`, with intervals; writes nothing."""
+    laws = read_json(Path(setup.general.laws))
+    table = Table(title=f"Predicted by {setup.general.laws}", title_justify="left")
+    for name in ("law", "FLOPs", "params", "tokens", "tokens/param", "loss, nats per token"):
+        table.add_column(name, justify="left" if name == "law" else "right", no_wrap=True)
+    entries = [entry for flops in setup.general.flops for entry in predict_saved(laws, flops)]
+    for entry in entries:
+        table.add_row(
+            entry["law"],
+            f"{entry['flops']:.3g}",
+            _interval(entry, "params", ".3g"),
+            _interval(entry, "tokens", ".3g"),
+            f"{entry['tokens_per_param']:.3g}",
+            _interval(entry, "loss", ".4g"),
+        )
+    Console(width=130).print(table)
+    return 0
+
+
+def _interval(entry: dict, name: str, form: str) -> str:
+    value, low, high = (entry.get(f"{name}{end}") for end in ("", "_low", "_high"))
+    if value is None:
+        return "–"
+    if low is None or high is None:
+        return f"{value:{form}}"
+    return f"{value:{form}} [{low:{form}}, {high:{form}}]"

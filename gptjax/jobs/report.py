@@ -1,0 +1,21 @@
+"""job=report: draw the report again from runs.csv, curves.csv and laws.json."""
+
+from pathlib import Path
+
+from gptjax import scaling
+from gptjax.build import Setup
+from gptjax.errors import UserError
+from gptjax.files import read_json
+from gptjax.jobs import fit
+
+
+def main(setup: Setup, folder: Path) -> int:
+    """Rebuild the figures and the page; nothing is trained and nothing is fitted."""
+    for name in ("runs.csv", "laws.json"):
+        if not (folder / name).exists():
+            raise UserError(f"--workdir={folder} has no {name}; run job=sweep or job=fit first")
+    runs = scaling.Table.read(folder / "runs.csv")
+    curves_path = folder / "curves.csv"
+    curves = scaling.Table.read(curves_path) if curves_path.exists() else None
+    fit.show(setup, folder, runs, curves, read_json(folder / "laws.json"))
+    return 0

@@ -1,0 +1,169 @@
+"""job=sweep: plan, train every cell in worker processes, collect, fit, report."""
+
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from gptjax import build
+from gptjax.build import Setup
+from gptjax.data import Corpus
+from gptjax.errors import UserError
+from gptjax.files import read_json, write_json
+from gptjax.jobs import fit, plan, workdir
+from gptjax.jobs.display import Display
+from gptjax.sweeps import Cell, records
+from gptjax.train import EXIT_RESUMABLE, stop_on_signal
+
+POLL_SECONDS = 0.25
+USER_ERROR_STATUS = 2
+
+
+def main(setup: Setup, folder: Path) -> int:
+    """Run the whole journey; started again, it does what is missing."""
+    corpus = build.load_corpus(setup)
+    cells = plan.make_cells(setup, corpus)
+    workdir.open_workdir(setup, folder)
+    write_json(folder / "corpus.json", corpus_facts(setup, corpus))
+    left = [cell for cell in cells if not records.record_path(folder, cell).exists()]
+    if left:
+        plan.print_plan(setup, cells)
+        with stop_on_signal() as stop:
+            status = Workers(setup, folder, cells).run(stop)
+        if status != 0:
+            return status
+    else:
+        print(f"all {len(cells)} cells are done in {folder}; fitting")
+    fit.fit_and_report(setup, folder, cells)
+    return 0
+
+
+def corpus_facts(setup: Setup, corpus: Corpus) -> dict[str, str]:
+    """What the report says of the tokens."""
+    facts = {
+        "corpus": f"{setup.data.source} {corpus.fingerprint[:12]}",
+        "train tokens": f"{len(corpus.train):,}",
+        "held-out tokens": f"{len(corpus.heldout):,}",
+        "bytes per token": f"{corpus.bytes_per_token:.4g}",
+    }
+    if corpus.entropy_nats is not None:
+        facts["exact entropy, nats per token"] = f"{corpus.entropy_nats:.6f}"
+    return facts
+
+
+class Workers:
+    """The worker processes of this machine and what becomes of them."""
+
+    def __init__(self, setup: Setup, folder: Path, cells: Sequence[Cell]) -> None:
+        self._setup, self._folder, self._cells = setup, folder, list(cells)
+        self._processes: dict[str, subprocess.Popen] = {}
+        self._crashes: Counter[str] = Counter()
+
+    def run(self, stop) -> int:
+        """Keep the workers going until every cell has a record; returns the exit status."""
+        display = Display(self._setup, self._folder, self._cells)
+        for i in range(plan.worker_count(self._setup, self._open_cells())):
+            self._start(i)
+        try:
+            with display:
+                while self._processes:
+                    if stop.wait(POLL_SECONDS):
+                        return self._stop_all()
+                    display.update()
+                    self._reap()
+        except BaseException:
+            self._stop_all()
+            raise
+        return 0
+
+    def _open_cells(self) -> list[Cell]:
+        return [
+            cell for cell in self._cells if not records.record_path(self._folder, cell).exists()
+        ]
+
+    def _start(self, index: int) -> None:
+        name = f"{os.uname().nodename}-{os.getpid()}-{index}"
+        command = [
+            sys.executable, "-m", "gptjax.jobs.work", f"--workdir={self._folder}",
+            f"--name={name}", *self._pin(index),
+        ]  # fmt: skip
+        log = self._folder / "logs" / f"worker-{index}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with open(log, "ab") as output:
+            # A session of its own: Ctrl-C reaches this process, which tells the workers once.
+            self._processes[name] = subprocess.Popen(
+                command, stdout=output, stderr=output, start_new_session=True,
+                stdin=subprocess.DEVNULL,
+            )  # fmt: skip
+
+    def _pin(self, index: int) -> list[str]:
+        if self._setup.general.device not in ("auto", "cpu") or not _only_cpu(self._setup):
+            return []
+        cores = plan.available_cores()
+        return [f"--core={cores[index % len(cores)]}"]
+
+    def _reap(self) -> None:
+        """Notice workers that ended: done, a user's error, or a crash that is tried again."""
+        for name, process in list(self._processes.items()):
+            status = process.poll()
+            if status is None:
+                continue
+            del self._processes[name]
+            if status == USER_ERROR_STATUS:
+                raise UserError(self._last_words(name))
+            if status != 0:
+                self._crashed(name, status)
+
+    def _crashed(self, name: str, status: int) -> None:
+        """Start a replacement, or record the cell as failed when it has crashed too often."""
+        progress = self._folder / "progress" / f"{name}.json"
+        cell_id = read_json(progress)["cell"] if progress.exists() else ""
+        progress.unlink(missing_ok=True)
+        self._crashes[cell_id] += 1
+        if self._crashes[cell_id] >= self._setup.sweep.attempts:
+            reason = f"its worker process ended with status {status}" + (
+                " (killed, perhaps for memory)" if status == -9 else ""
+            )
+            cell = next((cell for cell in self._cells if cell.id == cell_id), None)
+            if cell is None:
+                log = self._folder / "logs" / f"worker-{_index(name)}.log"
+                raise UserError(f"the worker processes cannot start ({reason}); see {log}")
+            records.write_failed(self._folder, cell, reason)
+        if self._open_cells():
+            self._start(_index(name))
+
+    def _last_words(self, name: str) -> str:
+        log = self._folder / "logs" / f"worker-{_index(name)}.log"
+        lines = [line for line in log.read_text().splitlines() if line.startswith("gptjax: ")]
+        return lines[-1].removeprefix("gptjax: ") if lines else f"a worker failed; see {log}"
+
+    def _stop_all(self) -> int:
+        """Tell every worker to save and end, and wait for them."""
+        for process in self._processes.values():
+            process.terminate()
+        deadline = time.monotonic() + 60.0
+        for process in self._processes.values():
+            try:
+                process.wait(max(0.1, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        print("stopped; the same command continues from here", file=sys.stderr)
+        return EXIT_RESUMABLE
+
+
+def _index(name: str) -> int:
+    return int(name.rpartition("-")[2])
+
+
+def _only_cpu(setup: Setup) -> bool:
+    """Whether the workers will compute on the CPU, judged without starting JAX."""
+    import importlib.util
+
+    if setup.general.device == "cpu" or os.environ.get("JAX_PLATFORMS") == "cpu":
+        return True
+    plugins = ("jax_cuda13_plugin", "jax_cuda12_plugin", "libtpu", "jax_rocm7_plugin")
+    return not any(importlib.util.find_spec(name) for name in plugins)

@@ -1,0 +1,243 @@
+"""job=train: train one model with the machinery of a sweep's cells."""
+
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gptjax import build
+from gptjax.build import Setup
+from gptjax.data import Corpus
+from gptjax.errors import UserError
+from gptjax.files import read_json, write_json
+from gptjax.jobs import workdir
+from gptjax.jobs.devices import start_backend
+from gptjax.sweeps import shapes
+from gptjax.train import (
+    EXIT_RESUMABLE,
+    Diverged,
+    Evaluation,
+    Hooks,
+    Interrupted,
+    Progress,
+    RunResult,
+    RunSpec,
+    Session,
+    run,
+    stop_on_signal,
+)
+
+
+def main(setup: Setup, folder: Path) -> int:
+    """Train to the end, from the last checkpoint if there is one; write `result.json`."""
+    corpus = build.load_corpus(setup)
+    spec = make_spec(setup, corpus)
+    workdir.open_workdir(setup, folder)
+    if (folder / "result.json").exists():
+        _print_result(read_json(folder / "result.json"), folder)
+        return 0
+    with stop_on_signal() as stop:
+        platform = start_backend(setup)
+        build.enable_compilation_cache(setup)
+        print(_headline(spec, platform), flush=True)
+        log = Log(setup, folder, spec)
+        hooks = Hooks(
+            progress=log.progress, metrics=log.metrics, evaluation=log.evaluation, stop=stop
+        )
+        try:
+            result = run(Session(corpus, setup.train), spec, folder, hooks)
+        except Interrupted as stopped:
+            print(f"{stopped}; the same command continues from here")
+            return EXIT_RESUMABLE
+        except Diverged as error:
+            raise UserError(
+                f"{error}; lower optim.learning_rate={spec.optim.learning_rate:g} or raise "
+                f"optim.warmup_fraction={spec.optim.warmup_fraction:g}"
+            ) from error
+        finally:
+            log.close()
+    _write_result(folder, spec, result)
+    _print_result(read_json(folder / "result.json"), folder)
+    return 0
+
+
+def make_spec(setup: Setup, corpus: Corpus) -> RunSpec:
+    """The run that the config describes."""
+    model, train = build.make_model(setup, corpus), setup.train
+    per_step = train.batch_size * model.seq_len
+    steps = train.steps or max(1, round(train.tokens / per_step))
+    return RunSpec(
+        model=model,
+        optim=setup.optim,
+        batch_size=train.batch_size,
+        steps=steps,
+        seed=train.seed,
+        micro_batches=train.micro_batches,
+        document_attention=train.document_attention,
+        mask_end_of_document=corpus.mask_end_of_document,
+    )
+
+
+class Log:
+    """Metrics of one run: JSON lines always, TensorBoard and Weights & Biases when asked for."""
+
+    def __init__(self, setup: Setup, folder: Path, spec: RunSpec) -> None:
+        self._spec = spec
+        self._interval = setup.train.log_seconds
+        self._path = folder / "metrics.jsonl"
+        self._printed = 0.0
+        self._kept_until: int | None = None
+        self._writers = [writer for writer in (_tensorboard(setup, folder), _wandb(setup)) if writer]
+
+    def metrics(self, first: int, values: Mapping[str, np.ndarray]) -> None:
+        """Append one line a step."""
+        self._forget_after(first)
+        names = list(values)
+        rows = zip(*(values[name] for name in names), strict=True)
+        for offset, row in enumerate(rows):
+            self._write(first + offset + 1, dict(zip(names, map(float, row), strict=True)))
+
+    def evaluation(self, step: int, score: Evaluation) -> None:
+        """Append the held-out score."""
+        values = {
+            "eval/loss_nats": score.loss,
+            "eval/loss_stderr": score.stderr,
+            "eval/perplexity": float(np.exp(score.loss)),
+            "eval/bits_per_byte": score.bits_per_byte,
+        }
+        self._write(step, values)
+        print(
+            f"step {step}: held-out {score.loss:.4f} ± {score.stderr:.4f} nats per token, "
+            f"{score.bits_per_byte:.4f} bits per byte",
+            flush=True,
+        )
+
+    def progress(self, progress: Progress) -> None:
+        """Print a line every `train.log_seconds`, and write the speed."""
+        tokens = self._spec.batch_size * self._spec.model.seq_len
+        per_second = tokens / progress.seconds_per_step
+        speed = {
+            "perf/tokens_per_s": per_second,
+            "perf/flops_per_s": per_second * shapes.training_flops_per_token(self._spec.model),
+        }
+        self._write(progress.step, speed)
+        if time.monotonic() - self._printed >= self._interval or progress.step == progress.steps:
+            self._printed = time.monotonic()
+            print(
+                f"step {progress.step}/{progress.steps}: loss {progress.loss:.4f}, gradient norm "
+                f"{progress.grad_norm:.3f}, {speed['perf/tokens_per_s']:,.0f} tokens/s, "
+                f"{speed['perf/flops_per_s']:.3g} FLOP/s",
+                flush=True,
+            )
+
+    def close(self) -> None:
+        """Flush and close the writers."""
+        for writer in self._writers:
+            writer.close()
+
+    def _write(self, step: int, values: dict[str, float]) -> None:
+        with open(self._path, "a") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+        for writer in self._writers:
+            writer.write(step, values)
+
+    def _forget_after(self, step: int) -> None:
+        """After a resume, drop the lines that the continued run will write again."""
+        if self._kept_until is None and self._path.exists():
+            lines = self._path.read_text().splitlines()
+            kept = [line for line in lines if _step_of(line) <= step]
+            temporary = self._path.with_suffix(".tmp")
+            temporary.write_text("".join(f"{line}\n" for line in kept))
+            os.replace(temporary, self._path)
+        self._kept_until = step
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError):
+        return float("inf")  # a line cut off by a kill
+
+
+class _TensorBoard:
+    def __init__(self, folder: Path) -> None:
+        from tensorboardX import SummaryWriter
+
+        self._writer = SummaryWriter(str(folder))
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class _Wandb:
+    def __init__(self, setup: Setup) -> None:
+        import wandb
+
+        self._run = wandb.init(project="gptjax", config=build.to_mapping(setup))
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        self._run.log(dict(values), step=step)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+def _tensorboard(setup: Setup, folder: Path) -> Any:
+    return _TensorBoard(folder / "tensorboard") if setup.train.tensorboard else None
+
+
+def _wandb(setup: Setup) -> Any:
+    if not setup.train.wandb:
+        return None
+    try:
+        return _Wandb(setup)
+    except ImportError as error:
+        raise UserError(
+            "train.wandb=True needs Weights & Biases; pip install 'gptjax[wandb]'"
+        ) from error
+
+
+def _headline(spec: RunSpec, platform: str) -> str:
+    count, model = shapes.counts(spec.model), spec.model
+    flops = spec.tokens * shapes.training_flops_per_token(model)
+    return (
+        f"{count.total:,} parameters ({count.non_embedding:,} without embeddings), "
+        f"{spec.tokens:,} tokens in {spec.steps:,} steps of {spec.batch_size} × {model.seq_len}, "
+        f"{flops:.3g} FLOPs, on {platform}"
+    )
+
+
+def _write_result(folder: Path, spec: RunSpec, result: RunResult) -> None:
+    count = shapes.counts(spec.model)
+    write_json(
+        folder / "result.json",
+        {
+            "loss": result.evaluation.loss,
+            "loss_stderr": result.evaluation.stderr,
+            "bits_per_byte": result.evaluation.bits_per_byte,
+            "tokens": spec.tokens,
+            "flops": spec.tokens * shapes.training_flops_per_token(spec.model),
+            "params": dataclasses.asdict(count),
+            "history": result.history,
+            "curve": {"step": result.curve_steps, "loss": result.curve_losses},
+            "params_sha256": result.params_digest,
+        },
+    )
+    write_json(folder / "timing.json", result.seconds)
+
+
+def _print_result(result: Mapping[str, Any], folder: Path) -> None:
+    print(
+        f"done: {result['loss']:.4f} ± {result['loss_stderr'] or 0:.4f} nats per token, "
+        f"{result['bits_per_byte']:.4f} bits per byte, {result['flops']:.3g} FLOPs; "
+        f"{folder / 'result.json'}"
+    )
