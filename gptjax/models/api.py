@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from gptjax.errors import UserError
 from gptjax.models.config import ModelConfig, validate
 from gptjax.models.decoder import Decoder
 
@@ -54,7 +55,16 @@ def apply(
     Args:
       tokens_BT: token ids, T at most config.seq_len where positions are learned.
       segment_ids_BT: document numbers; a token attends only within its own document.
+
+    Raises:
+      UserError: where the input is longer than the positions that the model learns.
     """
+    T = tokens_BT.shape[1]
+    if config.positions == "learned" and config.seq_len < T:
+        raise UserError(
+            f"model.seq_len={config.seq_len} has no position for an input of {T} tokens; "
+            f"set model.seq_len={T}, or positions=rotary"
+        )
     logits_BTV: Any = _module(config).apply({"params": params}, tokens_BT, segment_ids_BT)
     return logits_BTV
 

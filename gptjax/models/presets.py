@@ -19,14 +19,14 @@ _GPT2 = {  # name: (depth, width, num_heads)
 }
 
 # Brown et al., "Language Models are Few-Shot Learners" (2020), table 2.1. Dense attention
-# throughout: the paper alternates dense and banded layers, which changes no parameter. Widths of
-# heads are the paper's; num_heads x head_dim is not the width in the 2.7B and 13B rows, where
-# the paper's own numbers disagree (13B: width 5140 is taken as 5120 = 40 x 128).
+# throughout: the paper alternates dense and banded layers, which changes no parameter. Two rows
+# of the table contradict themselves: XL has 24 heads of 128 at width 2048 (taken as 16 heads,
+# which gives its 1.3B), 13B has width 5140 with 40 heads of 128 (taken as 5120).
 _GPT3 = {  # name: (depth, width, num_heads, head_dim)
     "gpt3-small": (12, 768, 12, 64),
     "gpt3-medium": (24, 1024, 16, 64),
     "gpt3-large": (24, 1536, 16, 96),
-    "gpt3-xl": (24, 2048, 24, 128),
+    "gpt3-xl": (24, 2048, 16, 128),
     "gpt3-2.7b": (32, 2560, 32, 80),
     "gpt3-6.7b": (32, 4096, 32, 128),
     "gpt3-13b": (40, 5120, 40, 128),

@@ -1,0 +1,118 @@
+"""Norms, activations, positions, losses: numbers by hand, and the shape checker itself."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jaxtyping import TypeCheckError
+
+from gptjax import ops
+
+
+def test_layer_norm_by_hand():
+    # mean 2, variance 2: (0 - 2)/sqrt(2 + 2) = -1, ...
+    x = jnp.array([0.0, 2.0, 2.0, 4.0])
+    got = ops.layer_norm(x, jnp.array([1.0, 1, 2, 3]), jnp.array([0.0, 0, 0, 1]), eps=2.0)
+    np.testing.assert_allclose(got, [-1.0, 0.0, 0.0, 4.0], atol=1e-6)
+
+
+def test_rms_norm_by_hand():
+    got = ops.rms_norm(jnp.array([3.0, 4.0]), jnp.array([1.0, 2.0]), eps=12.5)
+    np.testing.assert_allclose(got, [0.6, 1.6], rtol=1e-6)
+
+
+@pytest.mark.parametrize("norm", [ops.layer_norm, ops.rms_norm])
+def test_norms_compute_in_float32(norm):
+    x = (1000 + jax.random.normal(jax.random.key(0), (4, 64))).astype(jnp.bfloat16)
+    wide = norm(x.astype(jnp.float32), jnp.ones(64))
+    narrow = norm(x, jnp.ones(64))
+    assert narrow.dtype == jnp.bfloat16
+    np.testing.assert_allclose(narrow.astype(jnp.float32), wide, rtol=0.01, atol=0.01)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("gelu", 0.5 * (1 + math.erf(1 / math.sqrt(2)))),
+        ("gelu_tanh", 0.5 * (1 + math.tanh(math.sqrt(2 / math.pi) * 1.044715))),
+        ("relu", 1.0),
+        ("swiglu", 1 / (1 + math.exp(-1))),
+        ("geglu", 0.5 * (1 + math.erf(1 / math.sqrt(2)))),
+    ],
+)
+def test_activations_at_one(name, expected):
+    activation, gated = ops.FEED_FORWARD[name]
+    assert float(activation(jnp.array(1.0))) == pytest.approx(expected, abs=1e-6)
+    assert gated == (name in ("swiglu", "geglu"))
+
+
+def test_sinusoids_by_hand():
+    got = ops.sinusoids(jnp.array([0, 3]), 4)
+    expected = [[0, 1, 0, 1], [math.sin(3), math.cos(3), math.sin(0.03), math.cos(0.03)]]
+    np.testing.assert_allclose(got, expected, atol=1e-6)
+
+
+def test_rotary_turns_pairs_half_a_head_apart():
+    x = jnp.zeros((1, 2, 1, 4)).at[:, :, :, 0].set(1.0).at[:, :, :, 3].set(2.0)
+    got = ops.rotary(x, jnp.array([0, 1]), base=100.0)  # angles 1 and 0.1 at position 1
+    np.testing.assert_allclose(got[0, 0, 0], [1, 0, 0, 2], atol=1e-6)
+    expected = [math.cos(1), -2 * math.sin(0.1), math.sin(1), 2 * math.cos(0.1)]
+    np.testing.assert_allclose(got[0, 1, 0], expected, atol=1e-6)
+
+
+def test_rotary_scores_depend_on_distance_only():
+    q, k = jax.random.normal(jax.random.key(0), (2, 1, 1, 1, 8))
+
+    def score(i, j):
+        turned = [ops.rotary(x, jnp.array([at])) for x, at in ((q, i), (k, j))]
+        return float(jnp.sum(turned[0] * turned[1]))
+
+    assert score(7, 3) == pytest.approx(score(104, 100), abs=1e-4)
+    assert score(7, 3) != pytest.approx(score(7, 4), abs=1e-3)
+
+
+def test_linear_gradients_equal_autodiff_both_ways_round():
+    for d, f in ((3, 5), (5, 3)):
+        keys = jax.random.split(jax.random.key(0), 4)
+        x, w, b, g = (
+            jax.random.normal(key, shape)
+            for key, shape in zip(keys, [(2, 4, d), (d, f), (f,), (2, 4, f)], strict=True)
+        )
+        ours = jax.grad(lambda *a, g=g: jnp.sum(ops.linear(*a) * g), (0, 1, 2))(x, w, b)
+        plain = jax.grad(lambda x, w, b, g=g: jnp.sum((x @ w + b) * g), (0, 1, 2))(x, w, b)
+        for one, two in zip(ours, plain, strict=True):
+            np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-5)
+
+
+def test_linear_keeps_weight_gradients_wide():
+    """512 equal terms: bfloat16 sums would stall at 256."""
+    x = jnp.ones((512, 2), jnp.bfloat16)
+    dw, db = jax.grad(lambda w, b: jnp.sum(ops.linear(x, w, b), dtype=jnp.float32), (0, 1))(
+        jnp.ones((2, 3)), jnp.zeros(3)
+    )
+    assert dw.dtype == db.dtype == jnp.float32
+    np.testing.assert_array_equal(dw, np.full((2, 3), 512.0))
+    np.testing.assert_array_equal(db, np.full(3, 512.0))
+
+
+def test_cross_entropy_by_hand():
+    logits = jnp.log(jnp.array([[0.5, 0.25, 0.25], [0.1, 0.1, 0.8]])) + 7.0
+    got = ops.cross_entropy(logits, jnp.array([1, 2]))
+    np.testing.assert_allclose(got, [math.log(4), -math.log(0.8)], rtol=1e-5)
+
+
+def test_cross_entropy_masks_value_and_gradient():
+    logits = jnp.array([[1e30, -1e30, 0.0], [0.0, 1.0, 2.0]])
+    targets, mask = jnp.array([1, 0]), jnp.array([False, True])
+    value, gradient = jax.value_and_grad(lambda x: jnp.sum(ops.cross_entropy(x, targets, mask)))(
+        logits
+    )
+    assert float(value) == pytest.approx(math.log(1 + math.e + math.e**2), rel=1e-6)
+    np.testing.assert_array_equal(gradient[0], 0.0)
+
+
+def test_wrong_shapes_are_caught_under_test():
+    with pytest.raises(TypeCheckError):
+        ops.layer_norm(jnp.ones((2, 4)), jnp.ones(3))
