@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from gptjax.files import read_json, write_json
 from gptjax.train.checkpoint import Checkpointer
 from gptjax.train.config import RunSpec
 from gptjax.train.evaluate import Evaluation
@@ -101,6 +102,7 @@ class _Run:
         self.seconds_per_step = 0.0
         self.saved_at = time.monotonic()
         self.marks = evaluation_steps(spec.steps, options.evaluations)
+        self.history_path = directory / "history.json"
         self.history: list[tuple[int, float]] = []
 
     def to_the_end(self) -> RunResult:
@@ -131,7 +133,13 @@ class _Run:
     def _start(self) -> TrainState:
         state = self.session.init(self.spec)
         restored = self._timed("checkpoint", lambda: self.checkpoints.restore(state))
-        return state if restored is None else restored
+        if restored is None:
+            return state
+        if self.history_path.exists():
+            done = int(restored.step)
+            past = [(int(step), float(loss)) for step, loss in read_json(self.history_path)]
+            self.history = [entry for entry in past if entry[0] <= done]
+        return restored
 
     def _call_length(self) -> int:
         """Steps of the next compiled call: about CALL_SECONDS, so that a signal is heard soon."""
@@ -156,9 +164,9 @@ class _Run:
             "optim/learning_rate": np.asarray(metrics.learning_rate)[:steps],
         }
         self.hooks.metrics(first, values)
-        last = [float(array[-1]) for array in values.values()]
+        loss, norm, rate = (float(array[-1]) for array in values.values())
         self.hooks.progress(
-            Progress(first + steps, self.spec.steps, *last, self.seconds_per_step)
+            Progress(first + steps, self.spec.steps, loss, norm, rate, self.seconds_per_step)
         )
         return state
 
@@ -171,6 +179,9 @@ class _Run:
         if not np.isfinite(score.loss):
             raise Diverged(f"the held-out loss is {score.loss} after step {int(state.step)}")
         step = int(state.step)
+        if len(self.marks) > 1:
+            self.history = [entry for entry in self.history if entry[0] != step]
+            write_json(self.history_path, [*self.history, (step, score.loss)])
         self.history.append((step, score.loss))
         self.hooks.evaluation(step, score)
         self._timed("checkpoint", lambda: self.checkpoints.save_best(state, score.loss))

@@ -111,26 +111,23 @@ class Session:
     def _advance_from_host(
         self, spec: RunSpec, state: TrainState, hyper: Hyper, steps: int
     ) -> tuple[TrainState, Metrics]:
-        length, start = spec.model.seq_len, int(state.step)
-        run = make_host_step(spec.program, self.corpus)
-        collected = []
         from gptjax.data.loader import host_loader
 
-        batches = host_loader(
-            self.corpus.train, length, spec.seed, start, spec.batch_size
-        )
-        for _, (inputs_BT, targets_BT) in zip(range(steps), batches, strict=False):
-            arrays = jnp.asarray(inputs_BT, jnp.int32), jnp.asarray(targets_BT, jnp.int32)
-            now = state
-            program = self._compiled(
-                ("host", spec.program),
-                lambda now=now, arrays=arrays: _jit(run, donate_argnums=0).lower(
-                    now, *arrays, hyper
-                ),
-            )
-            state, metrics = program(state, *arrays, hyper)
+        corpus, length, start = self.corpus, spec.model.seq_len, int(state.step)
+        batches = host_loader(corpus.train, length, spec.seed, start, spec.batch_size)
+        step = make_host_step(spec.program, corpus)
+        collected: list[Metrics] = []
+        for _ in range(steps):
+            inputs_BT, targets_BT = (jnp.asarray(x, jnp.int32) for x in next(batches))
+            inputs = (state, inputs_BT, targets_BT, hyper)
+            program = self._compiled(("host", spec.program), _lowering(step, inputs))
+            state, metrics = program(*inputs)
             collected.append(metrics)
         return state, jax.tree.map(lambda *x: jnp.stack(x), *collected)
+
+
+def _lowering(function: Callable, inputs: tuple) -> Callable[[], Any]:
+    return lambda: _jit(function, donate_argnums=0).lower(*inputs)
 
 
 def make_advance(

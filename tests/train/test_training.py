@@ -1,0 +1,167 @@
+"""Laws of the step and the loop: micro-batches, cutting, resuming, where batches come from."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gptjax import data, models
+from gptjax.errors import UserError
+from gptjax.train import (
+    Diverged,
+    Hooks,
+    Interrupted,
+    Session,
+    TrainConfig,
+    init_state,
+    make_hyper,
+    make_train_step,
+    run,
+)
+from gptjax.train.step import make_batch, token_losses
+
+
+def one_step(spec, corpus):
+    state = init_state(spec, jax.random.key(spec.seed))
+    inputs, targets = data.batch_numpy(corpus.train, spec.model.seq_len, 0, 0, spec.batch_size)
+    batch = make_batch(spec, jnp.asarray(inputs), jnp.asarray(targets), corpus.end_of_document)
+    step = jax.jit(make_train_step(spec, corpus.end_of_document))
+    return step(state, batch, make_hyper(spec))
+
+
+def test_micro_batches_equal_one_batch_also_with_unequal_masks(spec, corpus):
+    spec = dataclasses.replace(spec, mask_end_of_document=True)
+    whole, metrics = one_step(spec, corpus)
+    parts, metrics_parts = one_step(dataclasses.replace(spec, micro_batches=4), corpus)
+    assert float(metrics.loss) == pytest.approx(float(metrics_parts.loss), rel=1e-6)
+    for a, b in zip(
+        jax.tree.leaves(whole.opt_state), jax.tree.leaves(parts.opt_state), strict=True
+    ):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7)
+
+
+def test_loss_of_the_initial_model_is_that_of_a_guess(spec, corpus):
+    spec = dataclasses.replace(spec, model=dataclasses.replace(spec.model, init_scale=1e-4))
+    _, metrics = one_step(spec, corpus)
+    assert float(metrics.loss) == pytest.approx(math.log(corpus.vocab_size), rel=1e-4)
+
+
+def test_training_learns(session, spec, tmp_path):
+    spec = dataclasses.replace(spec, steps=60)
+    result = run(session, spec, tmp_path, Hooks())
+    assert result.evaluation.loss < 0.6 * math.log(session.corpus.vocab_size)
+    assert result.curve_losses[0] > result.curve_losses[-1]
+    assert result.evaluation.stderr > 0
+    bits = result.evaluation.loss / math.log(2) / session.corpus.bytes_per_token
+    assert result.evaluation.bits_per_byte == pytest.approx(bits)
+
+
+def test_evaluation_equals_a_loop_over_windows(session, spec, tmp_path):
+    state = session.init(spec)
+    length, corpus = spec.model.seq_len, session.corpus
+    sums = []
+    for window in range(data.num_windows(len(corpus.heldout), length)):
+        inputs, targets = data.gather_numpy(corpus.heldout, length, np.array([window]))
+        batch = make_batch(spec, jnp.asarray(inputs), jnp.asarray(targets), 0)
+        sums.append(float(token_losses(spec, state.params, batch, 0).sum()))
+    assert len(sums) % session.options.eval_batch_size != 0  # a ragged last batch is in the test
+    score = session.evaluate(spec, state.params)
+    assert score.loss == pytest.approx(sum(sums) / (len(sums) * length), rel=1e-5)
+
+
+def test_cutting_a_run_into_calls_changes_no_bit(session, spec):
+    hyper = make_hyper(spec)
+    whole, metrics = session.advance(spec, session.init(spec), hyper, 24)
+    cut = session.init(spec)
+    for steps in (1, 5, 11, 7):
+        cut, _ = session.advance(spec, cut, hyper, steps)
+    assert np.isfinite(np.asarray(metrics.loss)[:24]).all()
+    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(cut), strict=True):
+        assert np.array_equal(a, b)
+
+
+def test_stop_and_resume_gives_the_same_bits(session, spec, tmp_path):
+    straight = run(session, spec, tmp_path / "a", Hooks())
+    seen = []
+
+    def stop_after_a_while() -> bool:
+        seen.append(1)
+        return len(seen) in (2, 5)
+
+    stops = 0
+    while True:
+        try:
+            resumed = run(session, spec, tmp_path / "b", Hooks(stop=stop_after_a_while))
+            break
+        except Interrupted:
+            stops += 1
+    assert stops >= 1
+    assert resumed.params_digest == straight.params_digest
+    assert resumed.evaluation == straight.evaluation
+    assert resumed.curve_losses == straight.curve_losses
+
+
+def test_history_survives_a_stop(session, spec, tmp_path):
+    session = Session(session.corpus, TrainConfig(evaluations=4, keep_best=True))
+    straight = run(session, spec, tmp_path / "a", Hooks())
+    calls = []
+    with pytest.raises(Interrupted):
+        run(session, spec, tmp_path / "b", Hooks(stop=lambda: calls.append(1) or len(calls) == 4))
+    resumed = run(session, spec, tmp_path / "b", Hooks())
+    assert [step for step, _ in straight.history] == [6, 12, 18, 24]
+    assert resumed.history == straight.history
+
+
+def test_another_runs_checkpoint_is_refused(session, spec, tmp_path):
+    with pytest.raises(Interrupted):
+        run(session, spec, tmp_path, Hooks(stop=lambda: True))
+    other = dataclasses.replace(spec, seed=spec.seed + 1)
+    with pytest.raises(UserError, match="another run"):
+        run(session, other, tmp_path, Hooks())
+
+
+def test_host_feed_equals_device_feed(session, spec, tmp_path):
+    host = Session(session.corpus, TrainConfig(feed="host"))
+    a = run(session, spec, tmp_path / "a", Hooks())
+    b = run(host, spec, tmp_path / "b", Hooks())
+    assert not host.on_device and session.on_device
+    np.testing.assert_allclose(a.curve_losses, b.curve_losses, rtol=1e-5)
+    assert a.evaluation.loss == pytest.approx(b.evaluation.loss, rel=1e-5)
+
+
+def test_a_loss_that_is_not_finite_is_an_error_with_its_step(session, spec, tmp_path):
+    wild = dataclasses.replace(
+        spec, optim=dataclasses.replace(spec.optim, learning_rate=1e30, clip_norm=0.0)
+    )
+    with pytest.raises(Diverged, match=r"training loss is (nan|inf) at step [1-9]"):
+        run(session, wild, tmp_path, Hooks())
+
+
+def test_documents_do_not_see_each_other(session, spec):
+    corpus = session.corpus
+    end = corpus.end_of_document
+    spec = dataclasses.replace(spec, document_attention=True)
+    params = models.init(spec.model, jax.random.key(0))
+    tokens = np.array([[end, 1, 2, 3, end, 7, 8, 9]])
+    other = np.array([[end, 5, 5, 5, end, 7, 8, 9]])
+
+    def losses(row, **changes):
+        chosen = dataclasses.replace(spec, **changes)
+        row = jnp.asarray(np.concatenate([row, [[4]]], axis=1))
+        batch = make_batch(chosen, row[:, :-1], row[:, 1:], end)
+        return np.asarray(token_losses(chosen, params, batch, end))[0]
+
+    np.testing.assert_allclose(losses(tokens)[4:], losses(other)[4:], rtol=1e-5)
+    apart = losses(tokens, document_attention=False), losses(other, document_attention=False)
+    assert not np.allclose(apart[0][4:], apart[1][4:], rtol=1e-5)
+
+
+def test_masked_targets_do_not_count(session, spec):
+    end = session.corpus.end_of_document
+    masked = dataclasses.replace(spec, mask_end_of_document=True)
+    row = jnp.array([[end, 1, 2, end, 3]])
+    batch = make_batch(masked, row[:, :-1], row[:, 1:], end)
+    assert batch.mask_BT.tolist() == [[1, 1, 0, 1]]
