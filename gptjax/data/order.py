@@ -21,7 +21,6 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Int32, UInt32
 
-ROUNDS = 8
 MAX_WINDOWS = 2**31 - 1
 _GOLDEN = 0x9E3779B9
 
@@ -47,7 +46,7 @@ def window_of_numpy(seed: int, examples: Any, num_windows: int) -> np.ndarray:
     examples = np.asarray(examples, dtype=np.int64)
     epoch = (examples // n).astype(np.uint32).reshape(-1)
     position = (examples % n).astype(np.uint32).reshape(-1)
-    keys = _round_keys(np, np.array([_seed_word(seed)], np.uint32), epoch)
+    keys = _round_keys(np, np.array([_seed_word(seed)], np.uint32), epoch, n)
     window = _feistel(keys, position, n)
     while (outside := window >= n).any():
         inside_keys = [key[outside] for key in keys]
@@ -141,16 +140,16 @@ def _carry(epoch: Array, position: Array, n: int) -> tuple[Array, Array]:
 
 def _permute_jax(seed: Any, epoch: Array, position: Array, n: int) -> Array:
     word = jnp.uint32(_seed_word(seed)) if isinstance(seed, int) else seed.astype(jnp.uint32)
-    keys = _round_keys(jnp, word, epoch)
-    window = _feistel(keys, position, n)
-    side = _grid(n)
-    if side[0] * side[1] == n:
-        return window
-    return lax.while_loop(
-        lambda window: jnp.any(window >= n),
-        lambda window: jnp.where(window >= n, _feistel(keys, window, n), window),
-        window,
-    )
+    keys = _round_keys(jnp, word, epoch, n)
+
+    def walk(state: tuple[Array, Array]) -> tuple[Array, Array]:
+        window, done = state
+        window = jnp.where(done, window, _feistel(keys, window, n))
+        return window, window < n
+
+    # The first walk is inside the loop too, so that the rounds are compiled once.
+    start = (position, jnp.zeros(position.shape, bool))
+    return lax.while_loop(lambda state: ~jnp.all(state[1]), walk, start)[0]
 
 
 def _grid(n: int) -> tuple[int, int]:
@@ -159,12 +158,20 @@ def _grid(n: int) -> tuple[int, int]:
     return a, -(-n // a)
 
 
-def _round_keys(xp: Any, seed: Any, epoch: Any) -> list[Any]:
+def _rounds(n: int) -> int:
+    """Small grids mix slowly: with 8 rounds the orders of 5 or 6 windows came unequally often (χ²
+    35 and 77 deviations above its mean in 24,000 epochs), with 16 they do not. Each round costs
+    about 20 ms of compilation, so large grids keep to 8.
+    """
+    return 16 if n < 1024 else 8
+
+
+def _round_keys(xp: Any, seed: Any, epoch: Any, n: int) -> list[Any]:
     """One uint32 key for each round, from two independent mixtures of (seed, epoch)."""
     first = _mix(xp, _mix(xp, seed ^ xp.uint32(0x243F6A88)) ^ epoch)
     second = _mix(xp, _mix(xp, seed ^ xp.uint32(0x85A308D3)) + epoch)
     both = (first, second)
-    return [both[r % 2] + xp.uint32((r + 1) * _GOLDEN & 0xFFFFFFFF) for r in range(ROUNDS)]
+    return [both[r % 2] + xp.uint32((r + 1) * _GOLDEN & 0xFFFFFFFF) for r in range(_rounds(n))]
 
 
 def _feistel(keys: list[Any], x: Any, n: int) -> Any:

@@ -1,6 +1,7 @@
 """The index order: a true permutation, the same in both libraries, exact at any count."""
 
 import itertools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +20,8 @@ def test_each_epoch_reads_every_window_once(n):
         assert np.array_equal(np.sort(windows), np.arange(n))
 
 
-def test_epochs_and_seeds_are_shuffled_differently():
-    n = 1000
+@pytest.mark.parametrize("n", [1000, 2000])
+def test_epochs_and_seeds_are_shuffled_differently(n):
     orders = [
         tuple(order.window_of_numpy(seed, epoch * n + np.arange(n), n))
         for seed in range(5)
@@ -33,12 +34,16 @@ def test_epochs_and_seeds_are_shuffled_differently():
     assert max(fixed) < 9
 
 
-def test_order_of_few_windows_is_unbiased():
-    """Over many seeds each of the 4! orders of 4 windows comes equally often (23 degrees)."""
-    keys = [tuple(order.window_of_numpy(seed, np.arange(4), 4)) for seed in range(4800)]
-    counts = np.unique(np.array(keys), axis=0, return_counts=True)[1]
-    assert len(counts) == 24
-    assert ((counts - 200) ** 2 / 200).sum() < 60
+@pytest.mark.parametrize("n", [3, 4, 5, 6])
+def test_orders_of_few_windows_come_equally_often(n):
+    """χ² over the n! orders in 24,000 epochs, in deviations from its mean (8 rounds: 77)."""
+    epochs, orders = 24_000, math.factorial(n)
+    windows = order.window_of_numpy(7, np.arange(epochs * n), n).reshape(epochs, n)
+    counts = np.unique(windows @ n ** np.arange(n), return_counts=True)[1]
+    assert len(counts) == orders
+    expected = epochs / orders
+    chi2 = ((counts - expected) ** 2 / expected).sum()
+    assert abs(chi2 - (orders - 1)) / math.sqrt(2 * (orders - 1)) < 4
 
 
 def test_neighbours_are_not_kept_together():
@@ -60,11 +65,10 @@ def test_steps_beyond_32_bits_agree():
     rng = np.random.default_rng(0)
     cases = [
         (1, 300, 2**31 - 1),
-        (3, 8, 2**32 - 1),
         (2**31 - 1, 512, 2**31 - 1),
         (5, 256, 2**32 - 1),
     ]
-    for _ in range(4):
+    for _ in range(2):
         cases.append(
             (int(rng.integers(1, 2**20)), int(rng.integers(1, 600)), int(rng.integers(2**31)))
         )
