@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import math
 from typing import Any
 
 import flax.linen as nn
@@ -11,11 +10,12 @@ import jax.numpy as jnp
 
 from gptjax.errors import UserError
 from gptjax.models.config import ModelConfig, validate
-from gptjax.models.decoder import Decoder
+from gptjax.models.decoder import Decoder, sizes
 
 Params = Any  # nested dict of float32 arrays
 
 _FAMILIES = {"decoder": Decoder}
+_SIZES = {"decoder": sizes}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,11 +77,10 @@ def count_params(config: ModelConfig) -> ParamCount:
       UserError: where the config's fields contradict each other.
     """
     validate(config)
-    shapes = nn.unbox(_shapes(config))
-    total = _size(shapes)
+    embedding, inside = _SIZES[config.family](config)
     head = config.width * config.vocab_size
-    outside = _size(shapes["embed"]) + (0 if config.tied_head else head)
-    return ParamCount(total, total - outside, total - outside + head)
+    total = embedding + inside + (0 if config.tied_head else head)
+    return ParamCount(total, inside, inside + head)
 
 
 def logical_axes(config: ModelConfig) -> Any:
@@ -104,7 +103,3 @@ def _boxed(config: ModelConfig, key: jax.Array) -> Any:
 
 def _shapes(config: ModelConfig) -> Any:
     return jax.eval_shape(functools.partial(_boxed, config), jax.random.key(0))
-
-
-def _size(tree: Any) -> int:
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))

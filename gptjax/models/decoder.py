@@ -197,6 +197,24 @@ class Decoder(nn.Module):
         return x_BTD
 
 
+def sizes(config: ModelConfig) -> tuple[int, int]:
+    """(parameters of the embedding, all others but an untied head), without tracing the modules.
+
+    A plan counts hundreds of shapes, and tracing one takes a tenth of a second.
+    """
+    D, N, K, H, F = (
+        config.width, config.num_heads, config.kv_heads, config.head_width, config.hidden_width
+    )  # fmt: skip
+    bias = int(config.use_bias)
+    up = 2 if ops.FEED_FORWARD[config.mlp][1] else 1
+    attention = D * H * (2 * N + 2 * K) + bias * (H * (N + 2 * K) + D)
+    feed_forward = D * F * (up + 1) + bias * (up * F + D)
+    norm = D * (1 + bias * (config.norm == "layernorm"))
+    blocks = config.depth * (attention + feed_forward + 2 * norm)
+    positions = config.seq_len if config.positions == "learned" else 0
+    return (config.vocab_size + positions) * D, blocks + norm * (config.norm_place == "pre")
+
+
 def unrolled(config: ModelConfig) -> bool:
     """Whether the blocks are unrolled: asked for, or 'auto' on CPU, where a scan costs time."""
     if config.layers == "auto":
