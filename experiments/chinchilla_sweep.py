@@ -18,11 +18,12 @@ def get_config() -> ConfigDict:
     config.data.source = "python-stdlib"
     config.model.update(
         depth=3, seq_len=64, norm="rmsnorm", positions="rotary", mlp="relu", use_bias=False,
-        init_scale=0.1,
+        init_scale=0.15,
     )  # fmt: skip
     config.sweep.plan = "isoflop"
     config.sweep.budgets = (1.2e11, 2.9e11, 6.8e11, 1.6e12, 3.8e12)
     config.sweep.sizes = 7
+    config.sweep.width_step = 4
     config.sweep.head_width = 16
     config.sweep.rule = "demo"
     return config

@@ -41,11 +41,11 @@ class Rule:
 
 
 def _demo_learning_rate(scale: Scale) -> float:
-    return 1.6e-2 * (scale.params_with_head / 3e4) ** -0.25
+    return 1.5e-2 * (scale.params_with_head / 3e4) ** -0.25 * (scale.tokens / 1.5e6) ** -0.15
 
 
 def _demo_batch_tokens(scale: Scale) -> float:
-    return 1024.0 * (scale.tokens / 3e6) ** 0.5
+    return max(512.0, 1024.0 * (scale.tokens / 3e6) ** 0.5)
 
 
 def _kaplan_learning_rate(scale: Scale) -> float:
@@ -80,4 +80,4 @@ RULES = {
 
 def optimum_of_demo(flops: float) -> float:
     """Expected optimal size (non-embedding + head) of the demo's regime at `flops`."""
-    return 4.6e4 * (flops / 1e12) ** 0.5
+    return 6.5e4 * (flops / 1e12) ** 0.55

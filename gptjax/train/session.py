@@ -11,6 +11,7 @@ from jax import Array
 
 from gptjax import data
 from gptjax.data import Corpus
+from gptjax.ops import backend
 from gptjax.train import evaluate
 from gptjax.train.config import RunSpec, TrainConfig
 from gptjax.train.state import Hyper, TrainState, init_state
@@ -171,4 +172,4 @@ def make_host_step(
 
 
 def _jit(function: Callable, **options: Any) -> Any:
-    return jax.jit(function, compiler_options=None, **options)
+    return jax.jit(function, compiler_options=backend.compiler_options(), **options)

@@ -1,0 +1,161 @@
+"""Real processes, SIGKILL at random moments: the same bits as a sweep that never stopped."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
+COMPARED = ("runs.csv", "curves.csv", "laws.json", "records")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with a small text, and the arguments of a sweep over it."""
+    root = tmp_path_factory.mktemp("kill")
+    text = root / "text"
+    text.mkdir()
+    rng = random.Random(0)
+    words = ["".join(rng.choices("abcdefgh", k=rng.randint(2, 6))) for _ in range(300)]
+    for i in range(60):
+        (text / f"{i}.txt").write_text(" ".join(rng.choices(words, k=400)))
+    return root
+
+
+def arguments(place: Path, workdir: Path, **overrides) -> list[str]:
+    settings = {
+        "data.source": "text", "data.path": place / "text", "data.cache_dir": place / "cache",
+        "data.heldout_fraction": 0.1, "model.depth": 1, "model.seq_len": 32,
+        "sweep.budgets": "(1e9,6e9)", "sweep.widths": "(8,16,24)", "sweep.head_width": 8,
+        "sweep.rule": "fixed", "train.batch_size": 8, "train.checkpoint_seconds": 0.01,
+        "optim.learning_rate": 1e-2, "fit.resamples": 20, "report.formats": "('png',)",
+        "report.dpi": 50, "fit.diagnostics": False, "fit.approaches": "('parametric','envelope')",
+        **overrides,
+    }  # fmt: skip
+    flags = [f"--config.{name}={value}" for name, value in settings.items()]
+    experiment = EXPERIMENTS / "chinchilla_sweep.py"
+    return [
+        sys.executable, "-m", "gptjax.main", f"--config={experiment}", f"--workdir={workdir}", *flags
+    ]  # fmt: skip
+
+
+def finish(command: list[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def processes_of(workdir: Path) -> list[int]:
+    """The main process of a sweep and its workers, found by their command lines."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if os.fsencode(f"--workdir={workdir}") in (folder / "cmdline").read_bytes():
+                found.append(int(folder.name))
+        except OSError:
+            continue
+    return found
+
+
+def kill_all(workdir: Path) -> None:
+    for pid in processes_of(workdir):
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+
+
+def run_with_kills(command: list[str], workdir: Path, kills: int, seed: int) -> int:
+    """Start, wait for the work to begin, SIGKILL everything at a random moment; again.
+
+    Returns how many kills hit a sweep that was not finished.
+    """
+    rng = random.Random(seed)
+    hits = 0
+    for _ in range(kills):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        waited = time.monotonic()
+        while process.poll() is None and time.monotonic() - waited < 120:
+            if any((workdir / "progress").glob("*.json")):
+                break
+            time.sleep(0.05)
+        time.sleep(rng.uniform(0.0, 1.5))
+        hits += process.poll() is None
+        kill_all(workdir)
+        process.wait()
+        for progress in (workdir / "progress").glob("*.json"):
+            progress.unlink()
+    return hits
+
+
+def same_bytes(a: Path, b: Path) -> None:
+    for name in COMPARED:
+        files = sorted((a / name).iterdir()) if (a / name).is_dir() else [a / name]
+        assert files
+        for file in files:
+            other = b / file.relative_to(a)
+            assert file.read_bytes() == other.read_bytes(), f"{file.name} differs"
+
+
+def check(place: Path, kills: int, seed: int) -> None:
+    straight, broken = place / f"straight{kills}", place / f"broken{kills}"
+    finish(arguments(place, straight))
+    hits = run_with_kills(arguments(place, broken), broken, kills, seed)
+    assert hits >= 1, "every kill came too late to interrupt anything"
+    finish(arguments(place, broken))
+    same_bytes(straight, broken)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the processes under /proc")
+def test_killed_and_started_again_gives_the_same_bytes(place):
+    check(place, kills=3, seed=1)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the processes under /proc")
+def test_twenty_kills_give_the_same_bytes(place):
+    check(place, kills=20, seed=2)
+
+
+def test_sigterm_saves_and_says_that_it_continues(place):
+    workdir = place / "terminated"
+    command = arguments(place, workdir)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    waited = time.monotonic()
+    while not any((workdir / "progress").glob("*.json")) and time.monotonic() - waited < 120:
+        time.sleep(0.05)
+    process.terminate()
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 75
+    assert "the same command continues" in errors
+    assert "Traceback" not in errors
+    assert not processes_of(workdir)
+
+
+def test_two_processes_share_a_folder(place):
+    """Both end with status 0, and every cell was trained once."""
+    workdir, alone = place / "shared", place / "straight3"
+    first = subprocess.Popen(arguments(place, workdir), stdout=subprocess.PIPE, text=True)
+    second = subprocess.Popen(arguments(place, workdir), stdout=subprocess.PIPE, text=True)
+    first.communicate(timeout=400)
+    second.communicate(timeout=400)
+    assert (first.returncode, second.returncode) == (0, 0)
+    if alone.exists():
+        same_bytes(alone, workdir)
+    assert len(list((workdir / "records").iterdir())) == 6
+    assert not list((workdir / "claims").glob("*.json"))
+
+
+def test_done_sweep_ends_without_training(place):
+    workdir = place / "straight3"
+    if not workdir.exists():
+        finish(arguments(place, workdir))
+    before = {path: path.stat().st_mtime_ns for path in (workdir / "records").iterdir()}
+    output = finish(arguments(place, workdir))
+    assert "all 6 cells are done" in output
+    assert before == {path: path.stat().st_mtime_ns for path in (workdir / "records").iterdir()}
