@@ -148,6 +148,8 @@ def enable_compilation_cache(setup: Setup) -> None:
 
 def _check_together(setup: Setup) -> None:
     train = setup.train
+    _check_name(setup.general.experiment)
+    _check_widths(setup.sweep)
     if setup.sweep.rule == "fixed" or setup.general.job == "train":
         _check_micro_batches(train.batch_size, train.micro_batches)
     if setup.general.job == "train" and train.steps == 0 and train.tokens == 0:
@@ -162,6 +164,23 @@ def _check_together(setup: Setup) -> None:
             raise UserError("config.laws='' names no law; give --config.laws=RUN/laws.json")
         if not setup.general.flops:
             raise UserError("config.flops=() names no budget; give --config.flops=1e24")
+
+
+def _check_name(experiment: str) -> None:
+    if experiment in ("", ".", "..") or "/" in experiment or os.sep in experiment:
+        raise UserError(
+            f"config.experiment={experiment!r} is not the name of a folder in runs/; give a plain "
+            "name, and another place with --workdir"
+        )
+
+
+def _check_widths(sweep: SweepConfig) -> None:
+    """Heads of even width need it."""
+    if sweep.width_step % 2:
+        raise UserError(f"sweep.width_step={sweep.width_step} is odd; give an even number")
+    for width in sweep.widths:
+        if width % 2:
+            raise UserError(f"sweep.widths has {width}, which is odd; give even widths")
 
 
 def _check_micro_batches(batch_size: int, micro_batches: int) -> None:

@@ -5,6 +5,7 @@ those, `gptjax.build` makes the ConfigDict that a user overrides, checks what co
 generates the config reference of the docs.
 """
 
+import ast
 import dataclasses
 import math
 import operator
@@ -64,6 +65,71 @@ def make(cls: type, values: Mapping[str, Any], section: str) -> Any:
         _check_limits(path, converted, fields[name].metadata)
         checked[name] = converted
     return cls(**checked)
+
+
+def from_text(path: str, hint: Any, text: str) -> Any:
+    """The value of type `hint` that a user wrote on a command line.
+
+    Whole numbers may be written as 1e6; lists as 1,2 or (1,2) or [1,2]; None as none.
+
+    >>> from_text("train.tokens", int, "1e6"), from_text("sweep.widths", tuple[int, ...], "16,32")
+    (1000000, (16, 32))
+
+    Raises:
+      UserError: when the text is not of that type.
+    """
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        if text.strip().lower() in ("none", "null"):
+            return None
+        hint = next(option for option in typing.get_args(hint) if option is not type(None))
+        return from_text(path, hint, text)
+    if origin is tuple:
+        element = typing.get_args(hint)[0]
+        items = _items(text)
+        return tuple(from_text(f"{path}[{i}]", element, item) for i, item in enumerate(items))
+    if hint is str:
+        return text
+    number = _number(text)
+    if hint is float and number is not None:
+        return float(number)
+    if hint is int and number is not None and number == number // 1:
+        return int(number)
+    if hint is bool and text.strip().lower() in _BOOLEANS:
+        return _BOOLEANS[text.strip().lower()]
+    words, example = _WORDS[hint]
+    raise UserError(f"{path}={text!r} is not {words}; write it like {example}")
+
+
+_BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+_WORDS = {
+    int: ("a whole number", "16 or 1e6"),
+    float: ("a number", "0.5 or 1e12"),
+    bool: ("a truth value", "true or false"),
+}
+
+
+def _items(text: str) -> list[str]:
+    """The elements of a list that was written as Python would, or with bare words."""
+    try:
+        value = ast.literal_eval(text.strip() or "()")
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        bare = text.strip()
+        if (bare[0], bare[-1]) in (("(", ")"), ("[", "]")):
+            bare = bare[1:-1]
+        return [item.strip().strip("\"'") for item in bare.rstrip(", ").split(",")]
+    return [str(item) for item in value] if isinstance(value, tuple | list) else [str(value)]
+
+
+def _number(text: str) -> float | int | None:
+    try:
+        return int(text)
+    except ValueError:
+        pass
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 def _convert(path: str, hint: Any, value: Any) -> Any:

@@ -1,5 +1,6 @@
 """Files that are whole or absent: write to a temporary name, flush, rename into place."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -19,6 +20,7 @@ def write_atomic(path: Path, content: str | bytes) -> None:
     """
     data = content.encode() if isinstance(content, str) else content
     temporary = ""
+    new_folder = not path.parent.exists()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -31,8 +33,12 @@ def write_atomic(path: Path, content: str | bytes) -> None:
     except OSError as error:
         if temporary:
             Path(temporary).unlink(missing_ok=True)
+        if new_folder:
+            with contextlib.suppress(OSError):
+                path.parent.rmdir()
         raise UserError(
-            f"cannot write {path}: {error.strerror or error}; free some space or choose another folder"
+            f"cannot write {path}: {error.strerror or error}; free some space or choose another "
+            "folder"
         ) from error
 
 
@@ -52,7 +58,9 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist; check the path") from error
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as JSON ({error}); delete it and run again") from error
+        raise UserError(
+            f"{path} cannot be read as JSON ({error}); delete it and run again"
+        ) from error
 
 
 def finite(value: Any) -> Any:

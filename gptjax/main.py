@@ -1,15 +1,38 @@
 """Flags, nothing else: python -m gptjax.main --config=experiments/chinchilla_sweep.py"""
 
+import dataclasses
+import errno
 import sys
-from collections.abc import Sequence
-from pathlib import Path
-
-from absl import flags
-from ml_collections import config_flags
+from collections.abc import Iterator, Sequence
 
 from gptjax.errors import UserError, nearest
 
 USAGE_STATUS = 2
+INTERRUPTED_STATUS = 130
+USAGE = """\
+python -m gptjax.main --config=FILE [--config.<section>.<key>=VALUE ...] [--workdir=DIR]
+
+  --config=FILE     an experiment: a Python file with get_config(), such as
+                    experiments/chinchilla_sweep.py; FILE:TEXT calls get_config(TEXT)
+  --config.KEY=V    changes one setting; lists as 1e12,3e12; docs/config.md has every key
+  --workdir=DIR     where the run lives; default runs/<config.experiment>
+"""
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG)
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """What a command line says.
+
+    Attributes:
+      experiment: path of the experiment file, with an optional `:TEXT`.
+      overrides: (dotted key, text) in the order given; None where a flag has no value.
+      workdir: '' for the default.
+    """
+
+    experiment: str
+    overrides: tuple[tuple[str, str | None], ...] = ()
+    workdir: str = ""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -17,59 +40,85 @@ def main(argv: Sequence[str]) -> int:
 
     0: done. 2: a mistake in what the user gave, told in one sentence on standard error.
     75: stopped by a signal with everything saved; the same command continues.
+    130: interrupted before there was anything to save.
     """
+    if any(argument in ("--help", "-help", "-h") for argument in argv[1:]):
+        print(USAGE, end="")
+        return 0
     try:
-        values = parse(argv)
+        command = parse(argv)
         from gptjax import jobs  # after parsing: a wrong flag need not wait for JAX
 
-        return jobs.run(values.config, values.workdir)
+        return jobs.run_experiment(command.experiment, command.overrides, command.workdir)
     except UserError as error:
-        print(f"gptjax: {error}", file=sys.stderr)
-        return USAGE_STATUS
+        return _refuse(str(error))
+    except OSError as error:
+        if error.errno not in NO_SPACE:
+            raise
+        place = error.filename or "a file"
+        return _refuse(
+            f"cannot write {place}: {error.strerror}; free some space or choose another --workdir"
+        )
+    except KeyboardInterrupt:
+        print("gptjax: interrupted; the same command starts it again", file=sys.stderr)
+        return INTERRUPTED_STATUS
 
 
-def parse(argv: Sequence[str]) -> flags.FlagValues:
-    """The flags, with overrides applied to the config.
+def parse(argv: Sequence[str]) -> Command:
+    """Read the flags; the values of overrides are not looked at yet.
 
     Raises:
-      UserError: for unknown flags and keys, values of the wrong type and unreadable configs.
+      UserError: for unknown flags, stray words and a missing --config.
     """
-    values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", None, "experiment file", flag_values=values)
-    flags.DEFINE_string("workdir", "", "where the run lives", flag_values=values)
-    _check_config_file(argv)
-    try:
-        rest = values(list(argv))
-    except flags.Error as error:
-        raise UserError(_flag_sentence(str(error), argv)) from error
-    except (AttributeError, KeyError, TypeError, ValueError, SyntaxError, ImportError) as error:
-        raise UserError(_config_sentence(error, argv)) from error
-    if len(rest) > 1:
-        raise UserError(f"{rest[1]!r} is not a flag; write --config=FILE --config.key=value")
-    if values.config is None:
-        raise UserError("--config names no experiment; try --config=experiments/chinchilla_sweep.py")
-    return values
+    experiment, workdir, overrides = "", "", []
+    for name, value in _flags(argv[1:]):
+        if name == "config":
+            experiment = value or ""
+        elif name == "workdir":
+            if value is None:
+                raise UserError("--workdir has no value; write --workdir=DIR")
+            workdir = value
+        else:
+            overrides.append((name.removeprefix("config."), value))
+    if not experiment:
+        raise UserError(
+            "--config names no experiment; try --config=experiments/chinchilla_sweep.py"
+        )
+    return Command(experiment, tuple(overrides), workdir)
 
 
-def _check_config_file(argv: Sequence[str]) -> None:
-    for i, argument in enumerate(argv):
-        name, equals, value = argument.partition("=")
-        if name in ("--config", "-config"):
-            path = Path((value if equals else "".join(argv[i + 1 : i + 2])).partition(":")[0])
-            if not path.is_file():
-                known = sorted(str(file) for file in Path("experiments").glob("*.py"))
-                hint = nearest(str(path), known) if known else "check the path"
-                raise UserError(f"--config={path} does not exist; {hint}")
+def _flags(arguments: Sequence[str]) -> Iterator[tuple[str, str | None]]:
+    """(name without dashes, value) of each flag; --name=value and --name value are the same."""
+    waiting = list(arguments)
+    while waiting:
+        argument = waiting.pop(0)
+        if not argument.startswith("-"):
+            raise UserError(
+                f"{argument!r} is not a flag; write --config=FILE --config.<key>=<value>"
+            )
+        name, equals, value = argument.lstrip("-").partition("=")
+        if name not in ("config", "workdir") and not name.startswith("config."):
+            raise UserError(f"{argument} is not a flag; {_flag_hint(name)}")
+        if equals:
+            yield name, value
+        elif waiting and not waiting[0].startswith(("--", "-config", "-workdir")):
+            yield name, waiting.pop(0)
+        else:
+            yield name, None
 
 
-def _flag_sentence(message: str, argv: Sequence[str]) -> str:
-    first = " ".join(message.split())
-    return f"{first}; flags are --config=FILE, --config.<key>=<value> and --workdir=DIR"
+def _flag_hint(name: str) -> str:
+    if "." in name or name in ("job", "table", "laws", "flops", "device", "experiment"):
+        return f"did you mean --config.{name.partition('.')[2] if 'conf' in name else name}?"
+    hint = nearest(name, ("config", "workdir"))
+    if hint.startswith("did"):
+        return hint.replace("mean ", "mean --")
+    return "flags are --config=FILE, --config.<key>=<value> and --workdir=DIR"
 
 
-def _config_sentence(error: BaseException, argv: Sequence[str]) -> str:
-    message = " ".join(str(error.args[0] if error.args else error).split())
-    return f"the config cannot be read: {message}"
+def _refuse(sentence: str) -> int:
+    print(f"gptjax: {' '.join(sentence.split())}", file=sys.stderr)
+    return USAGE_STATUS
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from gptjax import build, report, scaling, sweeps
 from gptjax.build import Setup
-from gptjax.errors import UserError
+from gptjax.errors import UserError, nearest
 from gptjax.files import read_json, write_json
 from gptjax.jobs import plan, workdir
 from gptjax.sweeps import Cell
@@ -43,9 +43,10 @@ def laws_of_tables(
     setup: Setup, folder: Path, runs_path: Path, curves_path: Path | None
 ) -> dict[str, Any]:
     """Fit a table of runs, write `laws.json` and the report into `folder`, print the answer."""
+    config = fit_config(setup)
     runs = scaling.Table.read(runs_path)
     curves = scaling.Table.read(curves_path) if curves_path and curves_path.exists() else None
-    laws = scaling.fit_laws(runs, curves, fit_config(setup))
+    laws = scaling.fit_laws(runs, curves, config)
     write_json(folder / "laws.json", laws)
     return show(setup, folder, runs, curves, laws)
 
@@ -62,8 +63,17 @@ def show(setup: Setup, folder: Path, runs: Any, curves: Any, laws: dict[str, Any
 
 
 def fit_config(setup: Setup) -> scaling.FitConfig:
-    """The `fit` section with the top-level `forms` added."""
+    """The `fit` section with the top-level `forms` added.
+
+    Raises:
+      UserError: for a form that is not known.
+    """
     forms = tuple(dict.fromkeys((*setup.fit.forms, *setup.general.forms)))
+    for name in forms:
+        if name not in scaling.FORMS:
+            raise UserError(
+                f"config.forms has {name!r}, which is no law form; {nearest(name, scaling.FORMS)}"
+            )
     return dataclasses.replace(setup.fit, forms=forms)
 
 

@@ -11,6 +11,6 @@ def main(setup: Setup, folder: Path) -> int:
     """Write laws.json, figures and report.html for `config.table`."""
     table = Path(setup.general.table)
     if not table.is_file():
-        raise UserError(f"config.table={table} does not exist; give the path of a CSV or Parquet")
+        raise UserError(f"config.table={table} is not a file; give the path of a CSV or Parquet")
     fit.laws_of_tables(setup, folder, table, None)
     return 0

@@ -92,7 +92,8 @@ class Log:
         self._path = folder / "metrics.jsonl"
         self._printed = 0.0
         self._kept_until: int | None = None
-        self._writers = [writer for writer in (_tensorboard(setup, folder), _wandb(setup)) if writer]
+        writers = (_tensorboard(setup, folder), _wandb(setup))
+        self._writers = [writer for writer in writers if writer]
 
     def metrics(self, first: int, values: Mapping[str, np.ndarray]) -> None:
         """Append one line a step."""

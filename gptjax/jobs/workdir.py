@@ -43,6 +43,8 @@ def open_workdir(setup: Setup, folder: Path) -> None:
 def check_same(setup: Setup, folder: Path) -> None:
     """Refuse a folder that another config made, naming the first difference."""
     found = read_json(folder / "config.json")
+    if not isinstance(found, dict):
+        raise UserError(f"{folder / 'config.json'} is not a config; choose another --workdir")
     asked = finite(to_mapping(setup))
     for section in SCIENCE:
         for name, value in asked[section].items():
@@ -64,7 +66,10 @@ def saved_setup(folder: Path) -> Setup:
     """
     if not (folder / "config.json").exists():
         raise UserError(f"--workdir={folder} holds no sweep (no config.json); run job=sweep first")
-    return make_setup(read_json(folder / "config.json"))
+    found = read_json(folder / "config.json")
+    if not isinstance(found, dict):
+        raise UserError(f"{folder / 'config.json'} is not a config; choose another --workdir")
+    return make_setup(found)
 
 
 def _words(value: Any) -> str:

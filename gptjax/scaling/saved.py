@@ -41,7 +41,7 @@ def predict_saved(
     for name in [law] if law else laws:
         try:
             entry = _predict(laws[name], saved, float(flops), rng)
-        except (KeyError, TypeError, ValueError):
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError):
             raise UserError(f"laws.{name} is incomplete; write the file again with a fit") from None
         if entry:
             entries.append({"law": name, "flops": float(flops), **entry})

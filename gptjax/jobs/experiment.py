@@ -1,0 +1,149 @@
+"""From an experiment file and overrides to a plain mapping of settings."""
+
+import dataclasses
+import importlib.util
+import traceback
+from collections.abc import Iterable, Mapping
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from ml_collections import ConfigDict
+
+from gptjax import build
+from gptjax.errors import UserError, nearest
+from gptjax.fields import from_text
+
+KNOWN = "experiments"
+
+
+def load(experiment: str) -> dict[str, Any]:
+    """The settings of `FILE` or `FILE:TEXT`, as `get_config()` returns them.
+
+    Raises:
+      UserError: when the file is missing, is not Python, has no `get_config` or fails.
+    """
+    name, colon, argument = experiment.partition(":")
+    path = Path(name)
+    if not path.is_file():
+        raise UserError(f"--config={name} {_what_is_there(path)}; {_known_experiment(name)}")
+    module = _run(path)
+    get_config = getattr(module, "get_config", None)
+    if not callable(get_config):
+        raise UserError(
+            f"--config={name} has no function get_config(); "
+            "return build.default_config() with your changes from one"
+        )
+    try:
+        config = get_config(argument) if colon else get_config()
+    except UserError:
+        raise
+    except Exception as error:
+        raise _failed(path, error) from error
+    if isinstance(config, ConfigDict):
+        return config.to_dict()
+    if isinstance(config, Mapping):
+        return dict(config)
+    raise UserError(
+        f"get_config() of --config={name} returned a {type(config).__name__}; return a ConfigDict, "
+        "for example build.default_config() with your changes"
+    )
+
+
+def override(
+    config: Mapping[str, Any], overrides: Iterable[tuple[str, str | None]]
+) -> dict[str, Any]:
+    """`config` with (dotted key, text) pairs applied; a list given several times grows.
+
+    Raises:
+      UserError: for a key that is not a setting or a text that is not of its type.
+    """
+    types = setting_types()
+    values = {k: dict(v) if isinstance(v, Mapping) else v for k, v in config.items()}
+    grown: dict[str, tuple] = {}
+    for name, text in overrides:
+        if name not in types:
+            raise UserError(_unknown(name, types))
+        if text is None and types[name] is not bool:
+            raise UserError(f"--config.{name} has no value; write --config.{name}=VALUE")
+        value = from_text(_shown(name), types[name], "true" if text is None else text)
+        if isinstance(value, tuple):
+            value = grown[name] = grown.get(name, ()) + value
+        section, _, key = name.rpartition(".")
+        target = values.setdefault(section, {}) if section else values
+        target[key] = value
+    return values
+
+
+def setting_types() -> dict[str, Any]:
+    """The annotated type of every dotted key."""
+    types = dict(get_type_hints(build.General))
+    for section, cls in build.SECTIONS.items():
+        hints = get_type_hints(cls)
+        types |= {f"{section}.{f.name}": hints[f.name] for f in dataclasses.fields(cls)}
+    return types
+
+
+def _shown(name: str) -> str:
+    """The name as `gptjax.build` words it: top-level keys with `config.` before them."""
+    return name if "." in name else f"config.{name}"
+
+
+def _unknown(name: str, known: Mapping[str, Any]) -> str:
+    section, _, key = name.partition(".")
+    if name in build.SECTIONS:
+        return f"config.{name} is a section; set config.{name}.<key>, for example " + next(
+            f"--config.{path}=VALUE" for path in known if path.startswith(f"{name}.")
+        )
+    same_key = [path for path in known if path.rpartition(".")[2] == (key or section)]
+    if same_key:
+        return f"config.{name} is not a setting; did you mean config.{same_key[0]}?"
+    if section in build.SECTIONS:
+        keys = [path.partition(".")[2] for path in known if path.startswith(f"{section}.")]
+        return f"config.{name} is not a setting; {nearest(key, keys)}"
+    hint = nearest(name, known)
+    if not hint.startswith("did"):
+        hint = nearest(section, [*build.SECTIONS, *(path for path in known if "." not in path)])
+    return f"config.{name} is not a setting; {hint}"
+
+
+def _what_is_there(path: Path) -> str:
+    return "is a folder" if path.is_dir() else "does not exist"
+
+
+def _known_experiment(name: str) -> str:
+    known = sorted(str(file) for file in Path(KNOWN).glob("*.py"))
+    return nearest(name, known) if known else "give the path of an experiment file"
+
+
+def _run(path: Path) -> Any:
+    """Execute the file as a module of its own."""
+    if path.suffix != ".py":
+        raise UserError(f"--config={path} is not a .py file; {_known_experiment(str(path))}")
+    loader = SourceFileLoader("gptjax_experiment", str(path))
+    spec = importlib.util.spec_from_loader(loader.name, loader)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        loader.exec_module(module)
+    except UserError:
+        raise
+    except SyntaxError as error:
+        place = f" line {error.lineno}" if error.lineno else ""
+        raise UserError(
+            f"--config={path}{place} is not Python ({error.msg}); correct it"
+        ) from error
+    except Exception as error:
+        raise _failed(path, error) from error
+    return module
+
+
+def _failed(path: Path, error: Exception) -> UserError:
+    """One sentence with the line of the experiment file on which it stopped."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if Path(frame.filename) == path]
+    place = f" line {lines[-1]}" if lines else ""
+    message = " ".join(str(error.args[0] if error.args else error).split())
+    return UserError(
+        f"--config={path}{place} raised {type(error).__name__} ({message}); correct the file"
+    )
