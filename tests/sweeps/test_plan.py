@@ -1,0 +1,143 @@
+"""Plans: exact budgets, identity, refusals; rules against the papers' numbers."""
+
+import dataclasses
+import math
+
+import pytest
+
+from gptjax.errors import UserError
+from gptjax.models import ModelConfig
+from gptjax.optim import OptimConfig
+from gptjax.sweeps import RULES, Scale, SweepConfig, make_plan, shapes, timing
+from gptjax.sweeps.config import RULES as RULE_NAMES
+from gptjax.train import TrainConfig
+
+MODEL = ModelConfig(depth=3, width=32, num_heads=2, seq_len=64, vocab_size=257, use_bias=False)
+
+
+def plan(model=MODEL, train=None, **settings):
+    sweep = SweepConfig(**{"budgets": (1e11, 1e12), **settings})
+    return make_plan(sweep, model, OptimConfig(), train or TrainConfig(), "corpus")
+
+
+def test_cells_spend_their_budget_under_the_exact_count():
+    cells = plan(sizes=6)
+    assert len(cells) == 12
+    for cell in cells:
+        tokens_a_step = cell.run.batch_size * 64
+        error = abs(cell.flops - cell.budget) / cell.budget
+        assert error <= 0.5 * tokens_a_step / cell.run.tokens + 1e-12
+
+
+def test_exact_count_by_hand():
+    """One block of width 2, one head: 3 · (projections + scores + MLP + head) a token."""
+    model = dataclasses.replace(
+        MODEL, depth=1, width=2, num_heads=1, seq_len=4, vocab_size=10, mlp="relu"
+    )
+    projections, scores, mlp, head = 4 * 2 * 2 * 2, 2 * 2 * 4 * 2, 2 * 2 * 2 * 8, 2 * 2 * 10
+    assert shapes.training_flops_per_token(model) == 3 * (projections + scores + mlp + head)
+    gated = dataclasses.replace(model, mlp="swiglu")
+    assert shapes.training_flops_per_token(gated) == 3 * (
+        projections + scores + 1.5 * mlp + head
+    )
+
+
+def test_sizes_surround_the_expected_minimum():
+    for budget in (1e11, 1e12, 1e13):
+        sizes = [shapes.size_of(c.run.model) for c in plan(budgets=(budget,), optimum_params=5e4)]
+        centre = 5e4 * math.sqrt(budget / 1e12)
+        assert sizes == sorted(sizes) and len(set(sizes)) == 7
+        assert sizes[1] < centre < sizes[-2]
+
+
+def test_identity_is_the_run_and_the_corpus_and_not_the_budget_label():
+    cells = plan()
+    assert len({cell.id for cell in cells}) == len(cells)
+    again = plan()
+    assert [cell.id for cell in again] == [cell.id for cell in cells]
+    assert dataclasses.replace(cells[0], budget=7.0).id == cells[0].id
+    assert dataclasses.replace(cells[0], corpus="other").id != cells[0].id
+
+
+def test_hyperparameters_do_not_depend_on_the_neighbours():
+    alone = plan(budgets=(1e12,))
+    among = [cell for cell in plan(budgets=(1e11, 1e12, 1e13)) if cell.budget == 1e12]
+    assert [cell.id for cell in alone] == [cell.id for cell in among]
+
+
+def test_grid_crosses_widths_and_tokens():
+    cells = plan(plan="grid", widths=(16, 32), tokens=(1e6, 4e6), seeds=(0, 1))
+    assert len(cells) == 8
+    assert {cell.run.seed for cell in cells} == {0, 1}
+    for cell in cells:
+        assert min(abs(cell.run.tokens / t - 1) for t in (1e6, 4e6)) < 0.01
+
+
+def test_plans_that_identify_nothing_are_refused():
+    with pytest.raises(UserError, match="one size only"):
+        plan(widths=(32,))
+    one_size_tokens = {"plan": "grid", "widths": (16, 32)}
+    cells = plan(**one_size_tokens, tokens=(1e6, 2e6))
+    assert cells
+    with pytest.raises(UserError, match=r"sweep\.widths=\(\)"):
+        plan(plan="grid", tokens=(1e6,))
+    with pytest.raises(UserError, match="steps of"):
+        plan(budgets=(1e8,))
+
+
+def test_one_ratio_of_tokens_to_parameters_is_refused():
+    """Two sizes whose compute-matched tokens keep D/N: only the product can be seen."""
+    from gptjax.sweeps.plan import _check_identifiable
+
+    small, large = plan(plan="grid", widths=(16, 32), tokens=(1e6,))
+    ratio = shapes.size_of(large.run.model) / shapes.size_of(small.run.model)
+    steps = round(small.run.steps * small.run.batch_size / large.run.batch_size * ratio)
+    large = dataclasses.replace(large, run=dataclasses.replace(large.run, steps=steps))
+    with pytest.raises(UserError, match="tokens per parameter"):
+        _check_identifiable(SweepConfig(), [small, large])
+
+
+@pytest.mark.parametrize("rule", RULE_NAMES)
+def test_every_rule_plans(rule):
+    train = TrainConfig(batch_size=8)
+    cells = plan(rule=rule, train=train, budgets=(1e13,), batch_scale=0.1)
+    for cell in cells:
+        assert 1e-5 < cell.run.optim.learning_rate < 0.5
+        assert cell.run.batch_size >= 1
+    if rule in ("fixed", "kaplan"):
+        assert {cell.run.batch_size for cell in cells} == {8}
+    if rule == "fixed":
+        assert {cell.run.optim.learning_rate for cell in cells} == {OptimConfig().learning_rate}
+
+
+def test_published_rules_give_the_papers_numbers():
+    scale = Scale(params=1e9, params_with_head=1.1e9, tokens=1e11, flops=1e20)
+    deepseek, step = RULES["deepseek"], RULES["step_law"]
+    assert deepseek.learning_rate(scale) == pytest.approx(0.3118 * 10**-2.5)
+    assert deepseek.batch_tokens(scale) == pytest.approx(0.2920 * 10**6.542)
+    assert step.learning_rate(scale) == pytest.approx(1.79 * 10**-6.417 * 10**3.377)
+    assert step.batch_tokens(scale) == pytest.approx(0.58 * 10**6.281)
+    # Kaplan et al. 2020, equation D.1 at a billion parameters.
+    assert RULES["kaplan"].learning_rate(scale) == pytest.approx(0.000348, rel=0.01)
+
+
+def test_depth_follows_the_aspect_when_asked():
+    sweep = SweepConfig(depth_rule="aspect", aspect=16.0)
+    assert shapes.with_width(MODEL, sweep, 64).depth == 4
+    assert shapes.with_width(MODEL, SweepConfig(), 64).depth == MODEL.depth
+
+
+def test_grouped_heads_keep_their_grouping():
+    model = dataclasses.replace(MODEL, width=64, num_heads=4, num_kv_heads=2, mlp_width=96)
+    wide = shapes.with_width(model, SweepConfig(head_width=16), 128)
+    assert (wide.num_heads, wide.num_kv_heads, wide.mlp_width) == (8, 4, 192)
+
+
+def test_predicted_time_grows_with_work_and_falls_with_workers():
+    cells = plan()
+    small, large = cells[0], cells[-1]
+    assert timing.predicted_seconds(large, 1e10) > timing.predicted_seconds(small, 1e10)
+    one, two = (timing.predicted_total(cells, 1e10, workers) for workers in (1, 2))
+    assert one / 2 <= two < one
+    flops = [cell.flops for cell in timing.longest_first(cells)]
+    assert flops == sorted(flops, reverse=True)
