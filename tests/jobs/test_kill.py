@@ -39,9 +39,8 @@ def arguments(place: Path, workdir: Path, **overrides) -> list[str]:
     }  # fmt: skip
     flags = [f"--config.{name}={value}" for name, value in settings.items()]
     experiment = EXPERIMENTS / "chinchilla_sweep.py"
-    return [
-        sys.executable, "-m", "gptjax.main", f"--config={experiment}", f"--workdir={workdir}", *flags
-    ]  # fmt: skip
+    command = [sys.executable, "-m", "gptjax.main", f"--config={experiment}"]
+    return [*command, f"--workdir={workdir}", *flags]
 
 
 def finish(command: list[str]) -> str:
