@@ -58,7 +58,10 @@ class FitConfig:
     valley_factor: float = setting(
         4.0, "runs whose size is farther than this factor from the minimum are dropped", above=1
     )
-    diagnostics: bool = setting(True, "hold-out scores, convention table, drift")
+    compare: tuple[str, ...] = setting(
+        ("chinchilla", "kaplan_nd"), "law forms scored on held-out budgets, by name"
+    )
+    diagnostics: bool = setting(True, "hold-out scores, convention table, drift, run next")
     column_params: str = setting("", "column that holds N, where the table is not ours")
     column_tokens: str = setting("", "column that holds D, where the table is not ours")
     column_loss: str = setting("", "column that holds the loss, where the table is not ours")

@@ -108,9 +108,14 @@ def values_of(form: Form, theta: Any, centres: Any, xp: Any = jnp) -> dict[str, 
         value = raw[parameter.name]
         natural[parameter.name] = xp.exp(value) if parameter.positive else value
     for parameter in (p for p in form.parameters if p.scale and p.name in raw):
-        shift = sum(sign * natural[power] * centres[c] for c, power, sign in parameter.scale)
+        shift = sum(s * exponent_of(natural, power) * centres[c] for c, power, s in parameter.scale)
         natural[parameter.name] = xp.exp(raw[parameter.name] + shift)
     return {name: natural[name] for name in form.names}
+
+
+def exponent_of(values: Any, name: str) -> Any:
+    """The exponent of a centring term; '1' stands for one."""
+    return 1.0 if name == "1" else values[name]
 
 
 def theta_of(form: Form, values: dict[str, Any], centres: dict[str, float]) -> np.ndarray:
@@ -121,7 +126,7 @@ def theta_of(form: Form, values: dict[str, Any], centres: dict[str, float]) -> n
         if parameter.positive:
             value = np.log(value)
         for column, power, sign in parameter.scale:
-            value = value - sign * np.asarray(values[power]) * centres[column]
+            value = value - sign * exponent_of(values, power) * centres[column]
         columns.append(value)
     return np.stack(np.broadcast_arrays(*columns), axis=-1)
 
@@ -287,7 +292,7 @@ def solve(
     with jax.enable_x64(True):
         data = _data(problem, rows) | {"tolerance": tolerance}
         delta = data["delta"]
-        spread = max(delta * widen, 1e-1) if widen > 1 else delta
+        spread = max(delta * widen, 1e-1) if widen > WIDEN / 2 else delta * widen
         if problem.kind.startswith("squares"):
             spread = delta
         low, high = problem.bounds

@@ -21,6 +21,7 @@ from gptjax.scaling.starts import starting_points
 SAME_RATIO = 0.99995  # correlation of log N and log D above which they are one variable
 ILL_CONDITIONED = 1e5
 AGREE = 1e-6
+QUICK_STARTS = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -244,8 +245,8 @@ def fit(
     (1.7, 0.34)
     """
     config = fields.make(FitConfig, {**dataclasses.asdict(config or FitConfig()), **options}, "fit")
-    runs = table if isinstance(table, Runs) else prepare(table, config)
     law = form_named(form) if isinstance(form, str) else form
+    runs = table if isinstance(table, Runs) else prepare(table, config, law.columns)
     if law.two_powers and config.e_fixed is not None:
         law = law.fix(E=config.e_fixed)
     if law.two_powers and config.tied_exponents:
@@ -287,15 +288,21 @@ def problem_of(runs: Runs, form: Form, config: FitConfig) -> Problem:
     return Problem(form, runs.columns, runs.loss, weights, config.loss_kind, config.delta)
 
 
-def fit_runs(runs: Runs, form: Form, config: FitConfig) -> Fit:
-    """Fit prepared runs: starts, polish, certificate, resamples."""
+def fit_runs(runs: Runs, form: Form, config: FitConfig, *, quick: bool = False) -> Fit:
+    """Fit prepared runs: starts, search nearby, polish, certificate, resamples.
+
+    `quick` is for the many refits of a diagnostic: few starts and no search nearby.
+    """
     problem = problem_of(runs, form, config)
-    starts = starting_points(problem, config.starts, config.seed)
+    count = min(config.starts, QUICK_STARTS) if quick else config.starts
+    starts = starting_points(problem, count, config.seed)
     solution = engine.solve(problem, starts)
     if not np.any(np.isfinite(solution.objective)):
         raise UserError(f"{form.name} could not be evaluated at any start; check the table's units")
     best = int(np.nanargmin(solution.objective))
-    polished = engine.solve(problem, solution.theta[best : best + 1], widen=1.0, tolerance=0.0)
+    theta = solution.theta[best]
+    theta = theta if quick else _nearby(problem, theta, config)
+    polished = engine.solve(problem, theta[None], widen=1.0, tolerance=0.0)
     theta = polished.theta[0]
     certificate = _certificate(problem, solution, polished, best)
     resamples = bootstrap.resample(
@@ -304,8 +311,28 @@ def fit_runs(runs: Runs, form: Form, config: FitConfig) -> Fit:
     return Fit(
         form=form, runs=runs, problem=problem, theta=theta, certificate=certificate,
         resamples=resamples, cost=optimum.cost_of(runs),
-        warnings=(*runs.warnings, *_doubts(form, certificate)), config=config,
+        warnings=(
+            *runs.warnings,
+            *_doubts(form, certificate),
+            *_one_sided(problem, certificate, resamples),
+        ),
+        config=config,
     )  # fmt: skip
+
+
+def _nearby(problem: Problem, theta: np.ndarray, config: FitConfig) -> np.ndarray:
+    """The best of `theta` and what Newton reaches from around it at the target delta.
+
+    Shrinking delta leads all starts down one path; where the objective has several minima at the
+    end of it (seen with Muennighoff's form), the path may miss the lowest.
+    """
+    rng = np.random.default_rng([config.seed, 6])
+    lanes = engine.CHUNK
+    widths = np.geomspace(0.01, 1.0, lanes)[:, None]
+    starts = theta + widths * rng.standard_normal((lanes, len(theta)))
+    starts[0] = theta
+    solution = engine.solve(problem, starts, widen=1.0)
+    return solution.theta[int(np.nanargmin(solution.objective))]
 
 
 def _certificate(problem: Problem, solution: Any, polished: Any, best: int) -> Certificate:
@@ -329,6 +356,26 @@ def _certificate(problem: Problem, solution: Any, polished: Any, best: int) -> C
         iterations=int(solution.iterations[best]),
         converged=bool(solution.converged[best]),
     )
+
+
+def _one_sided(problem: Problem, certificate: Certificate, resamples: Resamples) -> list[str]:
+    """Sentences about parameters whose interval reaches their limit."""
+    doubts = []
+    low, high = problem.bounds
+    for i, parameter in enumerate(problem.form.fitted):
+        if parameter.name in certificate.bounds_hit or not len(resamples):
+            continue
+        values = resamples.theta[:, i]
+        for ends, side, where in (
+            (values >= high[i] - 1e-6, "above", "infinity"),
+            (values <= low[i] + 1e-6, "below", "zero"),
+        ):
+            if np.mean(ends) > 0.01:
+                doubts.append(
+                    f"{problem.form.name}: the runs do not bound {parameter.name} from {side}; "
+                    f"{np.mean(ends):.0%} of the resamples run to {where}"
+                )
+    return doubts
 
 
 def condition_number(problem: Problem, theta: np.ndarray) -> float:

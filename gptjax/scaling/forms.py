@@ -40,6 +40,7 @@ class Parameter:
       start: range of the starting points, where the form is not linear in it.
       scale: terms (column, exponent name, sign): the value multiplies column^(-sign exponent), so
         the fit works with its value at the column's geometric mean, where it barely correlates.
+        An exponent name of '1' stands for one: the value is a multiple of that mean.
     """
 
     name: str
@@ -68,6 +69,13 @@ def free(name: str, start: tuple[float, float] = (-1.0, 1.0), limit: float = 1e6
 def amplitude(name: str, column: str, power: str, sign: float = 1.0) -> Parameter:
     """A positive factor of column^(-sign power), centred on the column's geometric mean."""
     return Parameter(name, True, scale=((column, power, sign),))
+
+
+def threshold(
+    name: str, column: str, start: tuple[float, float] = (0.05, 20.0), high: float = 1e10
+) -> Parameter:
+    """A positive value on the scale of a column, started as a multiple of its geometric mean."""
+    return Parameter(name, True, 1e-10, high, start, ((column, "1", 1.0),))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,6 +164,12 @@ def exp(x: Any) -> Any:
 def log(x: Any) -> Any:
     """ln x, by NumPy outside of a traced program."""
     return jnp.log(x) if isinstance(x, jax.Array) else np.log(x)
+
+
+def minimum(x: Any, y: Any) -> Any:
+    """The smaller of two, by NumPy outside of a traced program."""
+    traced = isinstance(x, jax.Array) or isinstance(y, jax.Array)
+    return jnp.minimum(x, y) if traced else np.minimum(x, y)
 
 
 def power(base: Any, exponent: Any) -> Any:

@@ -54,7 +54,7 @@ def hold_out(runs: Runs, form: Form, keep: np.ndarray, config: FitConfig) -> Hol
         raise UserError("a hold-out needs runs on both sides; hold out fewer budgets")
     train, rest = runs.take(keep), runs.take(~keep)
     check_runs(train, form)
-    law = fit_runs(train, form, config)
+    law = fit_runs(train, form, config, quick=True)
     inputs: dict[str, Any] = {name: rest.columns[name] for name in form.columns}
     value, low, high = law.predict(**inputs)
     return Holdout(law, rest, np.asarray(value), np.asarray(low), np.asarray(high))

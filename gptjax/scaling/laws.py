@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from gptjax.errors import UserError
-from gptjax.scaling import describe
+from gptjax.scaling import describe, honesty
 from gptjax.scaling.config import FitConfig
 from gptjax.scaling.envelope import fit_envelope
 from gptjax.scaling.fit import Fit, fit
@@ -52,7 +52,7 @@ def fit_laws(runs: Any, curves: Any = None, config: FitConfig | None = None) -> 
     if not laws:
         raise UserError(warnings[-1] if warnings else "approaches is empty; name one")
     parametric = results.get("chinchilla_parametric")
-    content = {
+    content: dict[str, Any] = {
         "schema": SCHEMA,
         "settings": dataclasses.asdict(config),
         "conventions": conventions(table, config),
@@ -67,6 +67,12 @@ def fit_laws(runs: Any, curves: Any = None, config: FitConfig | None = None) -> 
         "drift": [],
         "run_next": None,
     }
+    if config.diagnostics and parametric is not None:
+        target = content["prediction"][0]["flops"]
+        forms = tuple(dict.fromkeys((*config.compare, *config.forms)))
+        content["scores"] = honesty.scores(table, forms, config)
+        content["drift"] = honesty.drift(table, parametric, target)
+        content["conventions"]["table"] = honesty.convention_table(runs, parametric.form, config)
     return plain(content)
 
 

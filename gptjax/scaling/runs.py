@@ -74,18 +74,22 @@ class Runs:
         return len(np.unique(self.group))
 
 
-def prepare(table: Any, config: FitConfig | None = None) -> Runs:
+def prepare(
+    table: Any, config: FitConfig | None = None, needs: tuple[str, ...] = ("params", "tokens")
+) -> Runs:
     """The usable runs of a table.
 
     Args:
       table: a Table, a mapping of columns, a list of records or a path.
       config: which columns, which counting convention, which cuts.
+      needs: which of params and tokens must be there; ones stand in for the others.
 
     Raises:
       UserError: for a missing column, text or an impossible number in one, or no usable run.
     """
     config = config or FitConfig()
     table, left_out = _drop(as_table(table), config)
+    table = _stand_in(table, config, needs)
     names = _column_names(table, config)
     values = {what: table.numbers(name) for what, name in names.items() if name}
     for what, array in values.items():
@@ -133,6 +137,21 @@ def _drop(table: Table, config: FitConfig) -> tuple[Table, list[LeftOut]]:
     return table, left_out
 
 
+def _stand_in(table: Table, config: FitConfig, needs: tuple[str, ...]) -> Table:
+    """With ones for a size or a token count that a form does not read and the table lacks."""
+    known = {
+        "params": ("params", "N", f"params_{config.params_convention}"),
+        "tokens": ("tokens", "D"),
+    }
+    given = {"params": config.column_params, "tokens": config.column_tokens}
+    missing = [
+        what for what, names in known.items()
+        if what not in needs and not given[what] and not any(name in table for name in names)
+    ]  # fmt: skip
+    ones = {what: np.ones(len(table)) for what in missing}
+    return Table({**table.columns, **ones}, table.name)
+
+
 def _column_names(table: Table, config: FitConfig) -> dict[str, str]:
     """Which column holds what; '' for a missing column of FLOPs."""
     by_convention = {
@@ -166,7 +185,8 @@ def _missing(table: Table, choices: tuple[str, ...], what: str, name: str) -> st
 
 def _check(table: Table, column: str, what: str, values: np.ndarray) -> None:
     """One sentence for the first number that cannot be."""
-    limit = LIMITS[what]
+    named = what == "loss" and column not in ("loss", "val_loss")
+    limit = 1e25 if named else LIMITS[what]  # another target may count steps or tokens
     for row, value in enumerate(values, start=1):
         place = f"{table.name} row {row}: {column}"
         if np.isnan(value):

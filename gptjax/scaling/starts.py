@@ -41,7 +41,7 @@ def _drawn(problem: Problem, count: int, seed: int) -> np.ndarray:
     for parameter in form.fitted:  # a centred parameter is drawn as its value at the centre
         if parameter.scale and parameter.name not in linear:
             for column, power, sign in parameter.scale:
-                shift = np.exp(sign * values[power] * problem.centres[column])
+                shift = np.exp(sign * engine.exponent_of(values, power) * problem.centres[column])
                 values[parameter.name] = values[parameter.name] * shift
     if linear:
         values |= _solve_linear(problem, form, linear, values, rng)

@@ -1,0 +1,167 @@
+"""What a reviewer would ask: would other runs, other counting, another form say the same?"""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from gptjax.errors import UserError
+from gptjax.scaling import describe
+from gptjax.scaling.config import PARAMS_CONVENTIONS, FitConfig
+from gptjax.scaling.fit import Fit, check_runs, fit_runs
+from gptjax.scaling.forms import Form
+from gptjax.scaling.holdout import hold_out, without_decades, without_largest
+from gptjax.scaling.registry import form_named
+from gptjax.scaling.runs import Runs, prepare
+from gptjax.scaling.table import as_table
+
+SPLITS = {"third_decade": 1 / 3, "half_decade": 0.5}
+RESAMPLES = 200  # enough for a table of checks
+SIZE_BINS = 6
+
+
+def noise_floor(runs: Runs) -> float:
+    """Relative scatter below which no law can predict: seeds, else standard errors, else NaN."""
+    floor = describe.seed_noise(runs)
+    if np.isfinite(floor) and floor > 0:
+        return floor
+    relative = runs.stderr / runs.loss
+    relative = relative[np.isfinite(relative) & (relative > 0)]
+    return float(np.median(relative)) if len(relative) else float("nan")
+
+
+def scores(runs: Runs, forms: tuple[str, ...], config: FitConfig) -> list[dict[str, Any]]:
+    """Every form on the largest FLOPs held out, best first within a split.
+
+    `log_likelihood` is the mean log density of held-out log losses with the noise floor (or, when
+    that is larger or unknown, the fit's own scatter); `floor` is what a perfect law would expect.
+    """
+    config = dataclasses.replace(config, resamples=min(config.resamples, RESAMPLES))
+    masks = _masks(runs)
+    seed_noise = noise_floor(runs)
+    rows = []
+    for split, keep in masks.items():
+        part: list[dict[str, Any]] = []
+        for name in forms:
+            try:
+                held = hold_out(runs, form_named(name), keep, config)
+            except UserError as error:
+                part.append({"split": split, "form": name, "reason": str(error)})
+                continue
+            part.append({"split": split, "form": name, **_score(held, seed_noise)})
+        rows += sorted(part, key=lambda row: -row.get("log_likelihood", -np.inf))
+    return rows
+
+
+def _masks(runs: Runs) -> dict[str, np.ndarray]:
+    """The runs kept by each split; splits that coincide share one row, named by both."""
+    masks = {name: without_decades(runs, decades) for name, decades in SPLITS.items()}
+    if len(runs.budgets) > 1:
+        masks["largest_budget"] = without_largest(runs, 1)
+    names: dict[bytes, list[str]] = {}
+    for name, mask in masks.items():
+        names.setdefault(mask.tobytes(), []).append(name)
+    return {" = ".join(same): masks[same[0]] for same in names.values()}
+
+
+def _score(held: Any, seed_noise: float) -> dict[str, Any]:
+    own = float(np.sqrt(np.mean(held.law.noise**2)))
+    scale = max(own, seed_noise if np.isfinite(seed_noise) else 0.0, 1e-9)
+    error = np.abs(held.relative_error)
+    z = np.log(held.heldout.loss / held.predicted) / scale
+    constant = -np.log(scale * np.sqrt(2 * np.pi))
+    return {
+        "n_train": len(held.law.runs),
+        "n_heldout": len(held.heldout),
+        "mean_relative_error": float(np.mean(error)),
+        "max_relative_error": float(np.max(error)),
+        "log_likelihood": float(np.mean(-0.5 * z**2) + constant),
+        "floor": float(constant - 0.5),
+        "noise": scale,
+        "seed_noise": seed_noise,
+        "coverage": held.coverage,
+        "reason": None,
+    }
+
+
+def drift(runs: Runs, law: Fit, flops: float) -> list[dict[str, Any]]:
+    """How the law moves when the lowest budget, or one band of sizes, is left out."""
+    rows = [_drift_row("nothing", law, flops)]
+    masks: dict[str, np.ndarray] = {}
+    if len(runs.budgets) > 2:
+        low = runs.budgets[0]
+        masks[f"lowest budget ({low:.3g} FLOPs)"] = runs.budget > low
+    edges = np.unique(runs.params)
+    if len(edges) > SIZE_BINS:
+        edges = np.quantile(runs.params, np.linspace(0, 1, SIZE_BINS + 1))[:-1]
+    for i, low in enumerate(edges):
+        high = edges[i + 1] if i + 1 < len(edges) else np.inf
+        end = f"to {high:.3g}" if np.isfinite(high) else "and more"
+        masks[f"sizes {low:.3g} {end}"] = ~((runs.params >= low) & (runs.params < high))
+    config = dataclasses.replace(law.config, resamples=0)
+    for name, keep in masks.items():
+        try:
+            rest = runs.take(keep)
+            check_runs(rest, law.form)
+            rows.append(_drift_row(name, fit_runs(rest, law.form, config, quick=True), flops))
+        except UserError as error:
+            rows.append({"left_out": name, "reason": str(error)})
+    return rows
+
+
+def _drift_row(name: str, law: Fit, flops: float) -> dict[str, Any]:
+    best = law.optimum(flops)
+    values = {key: interval.value for key, interval in law.params.items()}
+    return {
+        "left_out": name, "n_runs": len(law.runs), **values, "flops": flops,
+        "params_at_prediction": best.params.value, "loss_at_prediction": best.loss.value,
+        "reason": None,
+    }  # fmt: skip
+
+
+def convention_table(table: Any, form: Form, config: FitConfig) -> list[dict[str, Any]]:
+    """The same fit under each way to count parameters and FLOPs that the table allows."""
+    table = as_table(table)
+    known = [c for c in PARAMS_CONVENTIONS if f"params_{c}" in table]
+    if config.column_params or not known:
+        known = [config.params_convention]
+    rows = []
+    for params in known:
+        for flops in ("exact", "6nd"):
+            if flops == "exact" and not (config.column_flops or "flops" in table or "C" in table):
+                continue
+            there = dataclasses.replace(
+                config, params_convention=params, flops_convention=flops,
+                resamples=min(config.resamples, RESAMPLES),
+            )  # fmt: skip
+            rows.append(_convention_row(table, form, there))
+    return rows
+
+
+def _convention_row(table: Any, form: Form, config: FitConfig) -> dict[str, Any]:
+    row: dict[str, Any] = {"params": config.params_convention, "flops": config.flops_convention}
+    try:
+        runs = prepare(table, config)
+        check_runs(runs, form)
+        law = fit_runs(runs, form, config, quick=True)
+    except UserError as error:
+        return {**row, "note": str(error)}
+    target = float(runs.flops.max() * config.extrapolate)
+    best = law.optimum(target)
+    row |= {name: describe.number(interval) for name, interval in law.params.items()}
+    row |= {"target_flops": target, "holdout_error": _holdout_error(runs, law, config), "note": ""}
+    for name in ("params", "tokens", "loss"):
+        key = "loss" if name == "loss" else f"{name}_opt"
+        row[key] = describe.number(getattr(best, name))
+    return row
+
+
+def _holdout_error(runs: Runs, law: Fit, config: FitConfig) -> float:
+    try:
+        quick = dataclasses.replace(config, resamples=0)
+        held = hold_out(
+            runs, law.form, without_largest(runs, max(config.holdout_budgets, 1)), quick
+        )
+    except UserError:
+        return float("nan")
+    return float(abs(held.relative_error[np.argmin(held.heldout.loss)]))
