@@ -1,5 +1,6 @@
 """job=predict: read a saved law and say what budgets buy."""
 
+import sys
 from pathlib import Path
 
 from rich.console import Console
@@ -20,7 +21,7 @@ def main(setup: Setup, folder: Path) -> int:
         )
     table = Table(title=f"Predicted by {setup.general.laws}", title_justify="left")
     for name in ("law", "FLOPs", "params", "tokens", "tokens/param", "loss, nats per token"):
-        table.add_column(name, justify="left" if name == "law" else "right", no_wrap=True)
+        table.add_column(name, justify="left" if name == "law" else "right")
     entries = [entry for flops in setup.general.flops for entry in predict_saved(laws, flops)]
     if not entries:
         raise UserError(
@@ -36,7 +37,7 @@ def main(setup: Setup, folder: Path) -> int:
             f"{entry['tokens_per_param']:.3g}",
             _interval(entry, "loss", ".4g"),
         )
-    Console(width=130).print(table)
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
     return 0
 
 

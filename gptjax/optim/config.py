@@ -14,7 +14,7 @@ class OptimConfig:
 
     name: str = setting("adamw", "optimizer", choices=OPTIMIZERS)
     learning_rate: float = setting(
-        3e-3, "peak learning rate; a sweep sets it by sweep.learning_rate_rule", above=0.0
+        3e-3, "peak learning rate; a sweep sets it by sweep.rule", above=0.0
     )
     schedule: str = setting("cosine", "shape of the learning rate over the run", choices=SCHEDULES)
     warmup_fraction: float = setting(
