@@ -6,6 +6,7 @@ Numbers in, numbers out: nothing here knows who trained the runs. `fit` fits one
 
 from gptjax.scaling.bootstrap import Interval
 from gptjax.scaling.config import FitConfig
+from gptjax.scaling.design import Plan, first_plan, run_next
 from gptjax.scaling.fit import Certificate, Fit, Optimum, fit
 from gptjax.scaling.forms import Form, Parameter, amplitude, exponent, free, positive, power
 from gptjax.scaling.laws import fit_laws
@@ -23,10 +24,12 @@ __all__ = [
     "Interval",
     "Optimum",
     "Parameter",
+    "Plan",
     "Runs",
     "Table",
     "amplitude",
     "exponent",
+    "first_plan",
     "fit",
     "fit_laws",
     "form_named",
@@ -35,4 +38,5 @@ __all__ = [
     "power",
     "predict_saved",
     "prepare",
+    "run_next",
 ]

@@ -62,6 +62,14 @@ class FitConfig:
         ("chinchilla", "kaplan_nd"), "law forms scored on held-out budgets, by name"
     )
     diagnostics: bool = setting(True, "hold-out scores, convention table, drift, run next")
+    next_allowance: float = setting(
+        0.0,
+        "FLOPs that the plan of what to run next may spend; 0: as many as were spent",
+        minimum=0,
+    )
+    next_quantity: str = setting(
+        "loss", "whose interval that plan shrinks", choices=("loss", "log_params")
+    )
     column_params: str = setting("", "column that holds N, where the table is not ours")
     column_tokens: str = setting("", "column that holds D, where the table is not ours")
     column_loss: str = setting("", "column that holds the loss, where the table is not ours")

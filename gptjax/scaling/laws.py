@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from gptjax.errors import UserError
-from gptjax.scaling import describe, honesty
+from gptjax.scaling import describe, design, honesty
 from gptjax.scaling.config import FitConfig
 from gptjax.scaling.envelope import fit_envelope
 from gptjax.scaling.fit import Fit, fit
@@ -72,6 +72,7 @@ def fit_laws(runs: Any, curves: Any = None, config: FitConfig | None = None) -> 
         forms = tuple(dict.fromkeys((*config.compare, *config.forms)))
         content["scores"] = honesty.scores(table, forms, config)
         content["drift"] = honesty.drift(table, parametric, target)
+        content["run_next"] = _run_next(parametric, target, config)
         content["conventions"]["table"] = honesty.convention_table(runs, parametric.form, config)
     return plain(content)
 
@@ -173,6 +174,16 @@ def _holdout(
             "valley_loss": seen[0].loss if seen else None,
         },
     }
+
+
+def _run_next(law: Fit, target: float, config: FitConfig) -> dict[str, Any] | None:
+    """The next cells for as many FLOPs as were spent, or for the config's allowance."""
+    allowance = config.next_allowance or float(law.runs.flops.sum())
+    try:
+        plan = design.run_next(law, target, allowance, quantity=config.next_quantity)
+    except UserError:
+        return None
+    return design.describe_plan(law, plan)
 
 
 def plain(value: Any) -> Any:
