@@ -10,6 +10,8 @@ from gptjax.scaling.design import Plan, first_plan, run_next
 from gptjax.scaling.fit import Certificate, Fit, Optimum, fit
 from gptjax.scaling.forms import Form, Parameter, amplitude, exponent, free, positive, power
 from gptjax.scaling.laws import fit_laws
+from gptjax.scaling.optimum import inference_optimum
+from gptjax.scaling.papers import annealing_columns, kaplan_allocation
 from gptjax.scaling.registry import FORMS, form_named
 from gptjax.scaling.runs import Runs, prepare
 from gptjax.scaling.saved import predict_saved
@@ -28,12 +30,15 @@ __all__ = [
     "Runs",
     "Table",
     "amplitude",
+    "annealing_columns",
     "exponent",
     "first_plan",
     "fit",
     "fit_laws",
     "form_named",
     "free",
+    "inference_optimum",
+    "kaplan_allocation",
     "positive",
     "power",
     "predict_saved",

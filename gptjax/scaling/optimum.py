@@ -124,3 +124,55 @@ def best_params(
 
     size = (flops / cost.kappa) ** (1 / (1 + cost.slope))  # as many parameters as tokens
     return minimise(loss_of, size * 1e-6, size * 1e4)
+
+
+def inference_optimum(
+    values: Any, target_loss: float, inference_tokens: float, *, cost: Cost | None = None
+) -> dict[str, float]:
+    """The cheapest model that reaches a loss, its lifetime of answers included.
+
+    Minimises kappa N^s D + 2 N D_inference subject to E + A N^-alpha + B D^-beta = target_loss
+    (Sardana et al. 2023, arXiv:2401.00448, equation 3).
+
+    Args:
+      values: E, A, B, alpha, beta by name.
+      target_loss: nats per token.
+      inference_tokens: tokens that the model will ever process after training.
+
+    Raises:
+      UserError: for a loss at or below E, or a negative number of tokens.
+
+    >>> law = {"E": 1.7, "A": 400.0, "B": 1200.0, "alpha": 0.34, "beta": 0.36}
+    >>> none = inference_optimum(law, 2.2, 0.0)
+    >>> many = inference_optimum(law, 2.2, 1e13)
+    >>> many["params"] < none["params"] and many["tokens"] > none["tokens"]
+    True
+    """
+    cost = cost or Cost()
+    room = target_loss - values["E"]
+    if not room > 0:
+        raise UserError(
+            f"target_loss={target_loss} is not above the irreducible {values['E']:.4g}; raise it"
+        )
+    if not (np.isfinite(inference_tokens) and inference_tokens >= 0):
+        raise UserError(f"inference_tokens={inference_tokens} is not a number of tokens")
+    smallest = (values["A"] / room) ** (1 / values["alpha"])  # with endless data
+
+    def tokens_of(params: Any) -> Any:
+        rest = np.maximum(room - values["A"] * params ** -values["alpha"], 1e-300)
+        return (values["B"] / rest) ** (1 / values["beta"])
+
+    def total(params: Any) -> np.ndarray:
+        return cost.flops(params, tokens_of(params)) + 2 * params * inference_tokens
+
+    params = float(
+        minimise(lambda p: np.atleast_2d(total(p)), smallest * 1.0001, smallest * 1e6)[0]
+    )
+    tokens = float(tokens_of(params))
+    return {
+        "params": params,
+        "tokens": tokens,
+        "training_flops": float(cost.flops(params, tokens)),
+        "inference_flops": 2 * params * inference_tokens,
+        "tokens_per_param": tokens / params,
+    }

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import numpy as np
+
 from gptjax.scaling.forms import (
     Form,
     Parameter,
@@ -320,6 +322,27 @@ ANNEALING = Form(
     units="S1, S2 from `annealing_columns`, in units of learning rate times steps",
     differs="lambda, the memory of S2, is fixed (0.999 in the paper), not fitted",
 )
+
+
+def annealing_columns(learning_rates: Any, memory: float = 0.999) -> dict[str, np.ndarray]:
+    """S1 and S2 of a schedule at every step, the columns that `annealing` reads.
+
+    S1 is the running sum of learning rates; S2 the running sum of a decaying memory m of their
+    falls, m_i = memory m_(i-1) + (eta_(i-1) - eta_i) (Tissue et al. 2024, section 3).
+
+    >>> columns = annealing_columns([1.0, 1.0, 0.5, 0.5], memory=0.5)
+    >>> columns["lr_sum"].tolist(), columns["lr_annealed"].tolist()
+    ([1.0, 2.0, 2.5, 3.0], [0.0, 0.0, 0.5, 0.75])
+    """
+    rates = np.asarray(learning_rates, np.float64)
+    falls = np.concatenate([[0.0], rates[:-1] - rates[1:]])
+    kept = np.empty_like(falls)
+    held = 0.0
+    for i, fall in enumerate(falls):
+        held = memory * held + fall
+        kept[i] = held
+    return {"lr_sum": np.cumsum(rates), "lr_annealed": np.cumsum(kept)}
+
 
 PAPER_FORMS = (
     KAPLAN_N, KAPLAN_D, KAPLAN_C, KAPLAN_ND, KAPLAN_NS, MUENNIGHOFF, GADRE, FARSEER, MOE, BROKEN,
