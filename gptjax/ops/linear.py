@@ -61,9 +61,10 @@ def _weight_gradient(x: jax.Array, g: jax.Array) -> jax.Array:
 
 
 def _contract_batch(x: jax.Array, y: jax.Array) -> jax.Array:
-    axes = tuple(range(x.ndim - 1))
-    dimensions = ((axes, axes), ((), ()))
-    return jax.lax.dot_general(x, y, dimensions, preferred_element_type=jnp.float32)
+    # As matrices: XLA's CPU backend copies the operands of a product over two axes.
+    x_MD, y_MF = x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1])
+    dimensions = (((0,), (0,)), ((), ()))
+    return jax.lax.dot_general(x_MD, y_MF, dimensions, preferred_element_type=jnp.float32)
 
 
 @jax.custom_vjp

@@ -1,0 +1,279 @@
+"""Our training step beside Hugging Face's GPT-2 in PyTorch, eager and compiled.
+
+    pip install -e '.[bench]'
+    python benchmarks/train_step.py [--rounds=7] [--shapes=2x64x128x32,4x128x128x32]
+
+One update each: forward, backward, AdamW; float32, GELU by tanh, no dropout, the same shapes and
+vocabulary. Rivals run in processes of their own that take turns, round by round, so that a busy
+machine slows all of them alike; the table gives medians over rounds, and the median over rounds
+of the ratio within a round. PyTorch has 2 threads, scaled-dot-product or plain attention
+(whichever is faster, measured first) and its fused AdamW. The last columns are our exact FLOP/s
+and their share of the best matrix product that either library reached in the same run.
+"""
+
+import argparse
+import dataclasses
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+THREADS = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    depth: int
+    width: int
+    seq_len: int
+    batch_size: int
+
+    @property
+    def heads(self) -> int:
+        return max(2, self.width // 64)
+
+    @property
+    def vocab_size(self) -> int:
+        """Bytes and an end of document for small models, GPT-2's for GPT-2."""
+        return 50257 if self.width >= 768 else 257
+
+    @property
+    def tokens(self) -> int:
+        return self.seq_len * self.batch_size
+
+    def __str__(self) -> str:
+        return f"{self.depth}x{self.width}x{self.seq_len}x{self.batch_size}"
+
+
+def parse_shape(text: str) -> Shape:
+    return Shape(*(int(part) for part in text.split("x")))
+
+
+def flops_per_step(shape: Shape) -> float:
+    """Exact matmul FLOPs of one update, attention over the full square."""
+    from gptjax.scaling.flops import TRAINING_OVER_FORWARD, forward_flops
+
+    forward = forward_flops(
+        depth=shape.depth,
+        width=shape.width,
+        num_heads=shape.heads,
+        mlp_width=4 * shape.width,
+        seq_len=shape.seq_len,
+        vocab_size=shape.vocab_size,
+    )
+    return TRAINING_OVER_FORWARD * forward.total * shape.tokens
+
+
+# Workers: `make(shape)` returns a function that runs n steps and waits for them.
+
+
+def ours(shape: Shape) -> Callable[[int], Any]:
+    import jax
+    import jax.numpy as jnp
+
+    from gptjax.models.config import ModelConfig
+    from gptjax.ops import backend
+    from gptjax.optim import OptimConfig
+    from gptjax.train.config import RunSpec
+    from gptjax.train.state import init_state, make_hyper
+    from gptjax.train.step import make_batch, make_train_step
+
+    model = ModelConfig(
+        vocab_size=shape.vocab_size,
+        depth=shape.depth,
+        width=shape.width,
+        num_heads=shape.heads,
+        seq_len=shape.seq_len,
+    )
+    parts = backend.micro_batches(shape.batch_size, shape.seq_len, tokens=512 * THREADS)
+    spec = RunSpec(
+        model, OptimConfig(), batch_size=shape.batch_size, steps=100_000, micro_batches=parts
+    )
+    state, hyper = init_state(spec, jax.random.key(0)), make_hyper(spec)
+    window = jax.random.randint(
+        jax.random.key(1), (shape.batch_size, shape.seq_len + 1), 0, shape.vocab_size
+    )
+    batch = make_batch(spec, window[:, :-1], window[:, 1:], end_of_document=0)
+    step = make_train_step(spec, end_of_document=0)
+
+    def many(state: Any, batch: Any, hyper: Any, n: Any) -> Any:
+        return jax.lax.fori_loop(0, n, lambda _, state: step(state, batch, hyper)[0], state)
+
+    program = jax.jit(many, donate_argnums=0)
+
+    def run(n: int) -> None:
+        nonlocal state
+        state = jax.block_until_ready(program(state, batch, hyper, jnp.int32(n)))
+
+    return run
+
+
+def torch_gpt2(shape: Shape, compiled: bool) -> Callable[[int], Any]:
+    runs = {kind: _torch_step(shape, kind, compiled) for kind in ("sdpa", "eager")}
+    seconds = {}
+    for kind, run in runs.items():
+        run(2)
+        started = time.perf_counter()
+        run(2)
+        seconds[kind] = time.perf_counter() - started
+    return runs[min(seconds, key=lambda kind: seconds[kind])]
+
+
+def _torch_step(shape: Shape, attention: str, compiled: bool) -> Callable[[int], Any]:
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.set_num_threads(THREADS)
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=shape.vocab_size,
+        n_positions=shape.seq_len,
+        n_embd=shape.width,
+        n_layer=shape.depth,
+        n_head=shape.heads,
+        activation_function="gelu_new",
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        use_cache=False,
+        bos_token_id=0,
+        eos_token_id=0,
+        attn_implementation=attention,
+    )
+    model = GPT2LMHeadModel(config).train()
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=3e-3, betas=(0.9, 0.95), weight_decay=0.1, fused=True
+    )
+    call = torch.compile(model) if compiled else model
+    tokens = torch.randint(0, shape.vocab_size, (shape.batch_size, shape.seq_len))
+
+    def run(n: int) -> None:
+        for _ in range(n):
+            optimizer.zero_grad(set_to_none=True)
+            call(input_ids=tokens, labels=tokens).loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+
+    return run
+
+
+def best_matmul(library: str) -> float:
+    """The best FLOP/s of a float32 product of two 2048-square matrices."""
+    import numpy as np
+
+    if library == "jax":
+        import jax
+
+        x = jax.numpy.ones((2048, 2048))
+        product = jax.jit(lambda x: x @ x)
+        multiply = lambda: product(x).block_until_ready()  # noqa: E731
+    else:
+        import torch
+
+        y = torch.from_numpy(np.ones((2048, 2048), np.float32))
+        multiply = lambda: y @ y  # noqa: E731
+    multiply()
+    seconds = []
+    for _ in range(5):
+        started = time.perf_counter()
+        multiply()
+        seconds.append(time.perf_counter() - started)
+    return 2 * 2048**3 / min(seconds)
+
+
+WORKERS = {
+    "gptjax": ours,
+    "torch eager": lambda shape: torch_gpt2(shape, compiled=False),
+    "torch compile": lambda shape: torch_gpt2(shape, compiled=True),
+}
+
+
+def serve(name: str, shape: Shape) -> None:
+    """Answer "step n" with seconds per step and "peak" with FLOP/s, one line each."""
+    run = WORKERS[name](shape)
+    run(2)
+    print("ready", flush=True)
+    for line in sys.stdin:
+        command, *rest = line.split()
+        if command == "peak":
+            print("=", best_matmul("jax" if name == "gptjax" else "torch"), flush=True)
+            continue
+        started = time.perf_counter()
+        run(int(rest[0]))
+        print("=", (time.perf_counter() - started) / int(rest[0]), flush=True)
+
+
+class Rival:
+    """A worker process that sleeps on its standard input between turns."""
+
+    def __init__(self, name: str, shape: Shape) -> None:
+        command = [sys.executable, __file__, f"--worker={name}", f"--shapes={shape}"]
+        self.name = name
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self._read("ready")
+
+    def _read(self, prefix: str) -> str:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if line.startswith(prefix):
+                return line[len(prefix) :]
+        raise RuntimeError(f"the worker of {self.name} ended; see its message above")
+
+    def ask(self, command: str) -> float:
+        assert self.process.stdin is not None
+        self.process.stdin.write(command + "\n")
+        self.process.stdin.flush()
+        return float(self._read("="))
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+def measure(shape: Shape, names: list[str], rounds: int, seconds: float) -> None:
+    """Print the table's rows for one shape."""
+    rivals = [Rival(name, shape) for name in names]
+    once = max(rival.ask("step 1") for rival in rivals)
+    steps = max(1, round(seconds / once))
+    times: dict[str, list[float]] = {rival.name: [] for rival in rivals}
+    peaks = []
+    for _ in range(rounds):
+        for rival in rivals:
+            times[rival.name].append(rival.ask(f"step {steps}"))
+        peaks += [rival.ask("peak") for rival in rivals]
+    for rival in rivals:
+        rival.close()
+    flops = flops_per_step(shape)
+    for name, mine in times.items():
+        ratios = [a / b for a, b in zip(mine, times["gptjax"], strict=True)]
+        median = statistics.median(mine)
+        print(
+            f"{shape!s:>14} {name:>14} {1e3 * median:9.1f} ms {shape.tokens / median:9.0f} tok/s"
+            f" {statistics.median(ratios):6.2f} x ours {flops / median / 1e9:7.1f} GFLOP/s"
+            f" {flops / median / max(peaks):6.1%} of {max(peaks) / 1e9:.0f}",
+            flush=True,
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--shapes", default="2x64x128x32,4x128x128x32,4x256x256x16,12x768x256x4")
+    parser.add_argument("--rivals", default=",".join(WORKERS))
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--seconds", type=float, default=1.0, help="of one turn, at least a step")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    shapes = [parse_shape(text) for text in args.shapes.split(",")]
+    if args.worker:
+        serve(args.worker, shapes[0])
+        return
+    for shape in shapes:
+        measure(shape, args.rivals.split(","), args.rounds, args.seconds)
+
+
+if __name__ == "__main__":
+    main()

