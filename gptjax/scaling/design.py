@@ -24,6 +24,7 @@ QUANTITIES = ("loss", "log_params")
 RATIOS = (2.0, 200.0)  # tokens per parameter of the candidates
 # Powers of FLOPs by which a gain is divided: pure thrift fills the list with cheap runs.
 THRIFT = (0.0, 0.3, 0.5, 0.7, 0.85, 1.0)
+REPEATS = 3  # seeds of one cell: the linear theory would buy dozens
 PRIOR = 30.0  # standard deviation of a cold start's coordinates: nearly nothing is known
 
 
@@ -246,7 +247,8 @@ def _greedy(
     while len(chosen) < most:
         spread = rows @ covariance
         gain = (spread @ gradient) ** 2 / (1 + np.sum(spread * rows, axis=1))
-        gain = np.where(flops <= left * (1 + 1e-9), gain / flops**thrift, -np.inf)
+        open_to = (flops <= left * (1 + 1e-9)) & _fewer(chosen, len(flops))
+        gain = np.where(open_to, gain / flops**thrift, -np.inf)
         best = int(np.argmax(gain))
         if not np.isfinite(gain[best]):
             break
@@ -255,6 +257,11 @@ def _greedy(
         row = spread[best]
         covariance = covariance - np.outer(row, row) / (1 + row @ rows[best])
     return chosen
+
+
+def _fewer(chosen: list[int], count: int) -> np.ndarray:
+    """Which candidates were bought fewer than REPEATS times."""
+    return np.bincount(np.array(chosen, int), minlength=count) < REPEATS
 
 
 def _exchange(
@@ -277,7 +284,8 @@ def _exchange(
             covariance = np.linalg.pinv(base, hermitian=True, rcond=1e-14)
             spread = rows @ covariance
             gain = (spread @ gradient) ** 2 / (1 + np.sum(spread * rows, axis=1))
-            gain = np.where(flops <= left * (1 + 1e-9), gain, -np.inf)
+            open_to = (flops <= left * (1 + 1e-9)) & _fewer(rest, len(flops))
+            gain = np.where(open_to, gain, -np.inf)
             best = int(np.argmax(gain))
             if best != chosen[place] and gain[best] > gain[chosen[place]] * (1 + 1e-9):
                 chosen[place], changed = best, True
