@@ -11,7 +11,7 @@ from gptjax import build
 
 
 def get_config() -> ConfigDict:
-    """Five budgets over one and a half decades, seven sizes at each."""
+    """Five budgets over one and a half decades, six sizes at each."""
     config = build.default_config()
     config.experiment = "chinchilla_sweep"
     config.job = "sweep"
@@ -20,9 +20,10 @@ def get_config() -> ConfigDict:
         depth=3, seq_len=64, norm="rmsnorm", positions="rotary", mlp="relu", use_bias=False,
         init_scale=0.15,
     )  # fmt: skip
+    config.optim.warmup_fraction = 0.1
     config.sweep.plan = "isoflop"
     config.sweep.budgets = (1.2e11, 2.9e11, 6.8e11, 1.6e12, 3.8e12)
-    config.sweep.sizes = 7
+    config.sweep.sizes = 6
     config.sweep.width_step = 4
     config.sweep.head_width = 16
     config.sweep.rule = "demo"

@@ -1,6 +1,7 @@
 """job=fit: collect the tables of a sweep, fit the laws, write laws.json and the report."""
 
 import dataclasses
+import hashlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,10 +9,11 @@ from typing import Any
 
 from rich.console import Console
 
+import gptjax
 from gptjax import build, report, scaling, sweeps
 from gptjax.build import Setup
 from gptjax.errors import UserError, nearest
-from gptjax.files import read_json, write_json
+from gptjax.files import digest, read_json, write_json
 from gptjax.jobs import plan, workdir
 from gptjax.sweeps import Cell
 
@@ -27,8 +29,12 @@ def main(setup: Setup, folder: Path) -> int:
     return 0
 
 
-def fit_and_report(setup: Setup, folder: Path, cells: Sequence[Cell]) -> dict[str, Any]:
+def fit_and_report(
+    setup: Setup, folder: Path, cells: Sequence[Cell], *, reuse: bool = False
+) -> None:
     """Tables, laws, figures, report and the answer on standard output.
+
+    With `reuse`, a fit of the same tables with the same settings is shown and not made again.
 
     Raises:
       UserError: when there is no finished run, or no law can be fitted to those there are.
@@ -36,7 +42,26 @@ def fit_and_report(setup: Setup, folder: Path, cells: Sequence[Cell]) -> dict[st
     if not any(record["status"] == "done" for record in sweeps.read_records(folder, cells)):
         raise UserError(f"--workdir={folder} has no finished run to fit; run job=sweep first")
     sweeps.write_tables(folder, cells)
-    return laws_of_tables(setup, folder, folder / "runs.csv", folder / "curves.csv")
+    stamp_path, stamp = folder / "fit.json", _inputs(setup, folder)
+    made = (stamp_path, folder / "laws.json", folder / "report.html")
+    if reuse and all(path.exists() for path in made) and read_json(stamp_path) == stamp:
+        print_answer(read_json(folder / "laws.json"))
+        print(f"report: {folder / 'report.html'}")
+        return
+    stamp_path.unlink(missing_ok=True)
+    laws_of_tables(setup, folder, folder / "runs.csv", folder / "curves.csv")
+    write_json(stamp_path, stamp)
+
+
+def _inputs(setup: Setup, folder: Path) -> dict[str, str]:
+    """What a fit and its report are a function of."""
+    tables = b"".join((folder / name).read_bytes() for name in ("runs.csv", "curves.csv"))
+    return {
+        "tables": hashlib.sha256(tables).hexdigest(),
+        "fit": digest(fit_config(setup)),
+        "report": digest(setup.report),
+        "version": gptjax.__version__,
+    }
 
 
 def laws_of_tables(
@@ -44,6 +69,7 @@ def laws_of_tables(
 ) -> dict[str, Any]:
     """Fit a table of runs, write `laws.json` and the report into `folder`, print the answer."""
     config = fit_config(setup)
+    build.enable_compilation_cache(setup)
     runs = scaling.Table.read(runs_path)
     curves = scaling.Table.read(curves_path) if curves_path and curves_path.exists() else None
     laws = scaling.fit_laws(runs, curves, config)

@@ -36,8 +36,8 @@ def main(setup: Setup, folder: Path) -> int:
         if status != 0:
             return status
     else:
-        print(f"all {len(cells)} cells are done in {folder}; fitting")
-    fit.fit_and_report(setup, folder, cells)
+        print(f"all {len(cells)} cells are done in {folder}")
+    fit.fit_and_report(setup, folder, cells, reuse=not left)
     return 0
 
 

@@ -41,11 +41,11 @@ class Rule:
 
 
 def _demo_learning_rate(scale: Scale) -> float:
-    return 1.5e-2 * (scale.params_with_head / 3e4) ** -0.25 * (scale.tokens / 1.5e6) ** -0.15
+    return 8e-3 * (scale.params_with_head / 6e4) ** -0.5
 
 
 def _demo_batch_tokens(scale: Scale) -> float:
-    return max(512.0, 1024.0 * (scale.tokens / 3e6) ** 0.5)
+    return max(256.0, 1024.0 * (scale.tokens / 3e6) ** 0.5)
 
 
 def _kaplan_learning_rate(scale: Scale) -> float:
@@ -80,4 +80,4 @@ RULES = {
 
 def optimum_of_demo(flops: float) -> float:
     """Expected optimal size (non-embedding + head) of the demo's regime at `flops`."""
-    return 6.5e4 * (flops / 1e12) ** 0.55
+    return 6e4 * (flops / 1e12) ** 0.45

@@ -11,7 +11,6 @@ from jax import Array
 
 from gptjax import data
 from gptjax.data import Corpus
-from gptjax.ops import backend
 from gptjax.train import evaluate
 from gptjax.train.config import RunSpec, TrainConfig
 from gptjax.train.state import Hyper, TrainState, init_state
@@ -80,7 +79,7 @@ class Session:
             )
 
         program = self._compiled(
-            ("evaluate", spec.layout), lambda: _jit(program_of).lower(params, windows)
+            ("evaluate", spec.layout), lambda: jax.jit(program_of).lower(params, windows)
         )
         sums, counts = program(params, windows)
         return evaluate.summarise(spec, self.corpus, np.asarray(sums), np.asarray(counts))
@@ -107,7 +106,7 @@ class Session:
         self, spec: RunSpec, state: TrainState, tokens: Array, hyper: Hyper
     ) -> Any:
         run = make_advance(spec.program, self.corpus)
-        return _jit(run, donate_argnums=0).lower(state, tokens, hyper, jnp.int32(1))
+        return jax.jit(run, donate_argnums=0).lower(state, tokens, hyper, jnp.int32(1))
 
     def _advance_from_host(
         self, spec: RunSpec, state: TrainState, hyper: Hyper, steps: int
@@ -128,7 +127,7 @@ class Session:
 
 
 def _lowering(function: Callable, inputs: tuple) -> Callable[[], Any]:
-    return lambda: _jit(function, donate_argnums=0).lower(*inputs)
+    return lambda: jax.jit(function, donate_argnums=0).lower(*inputs)
 
 
 def make_advance(
@@ -169,7 +168,3 @@ def make_host_step(
         return train_step(state, batch, hyper)
 
     return step
-
-
-def _jit(function: Callable, **options: Any) -> Any:
-    return jax.jit(function, compiler_options=backend.compiler_options(), **options)
