@@ -1,0 +1,115 @@
+"""Each job through `main`: a small sweep fitted, refitted, reported, joined, predicted from."""
+
+import json
+from pathlib import Path
+
+import pytest
+from test_kill import arguments, finish, place  # noqa: F401
+
+from gptjax.main import main
+
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
+
+
+@pytest.fixture(scope="module")
+def sweep(place):  # noqa: F811
+    """A finished sweep of six cells and the flags that made it."""
+    workdir = place / "sweep"
+    command = arguments(place, workdir)
+    finish(command)
+    return workdir, ["gptjax", *command[3:]]
+
+
+def test_sweep_leaves_what_the_docs_say(sweep):
+    workdir, _ = sweep
+    for name in ("config.json", "runs.csv", "curves.csv", "timing.csv", "laws.json", "report.html"):
+        assert (workdir / name).stat().st_size > 0
+    assert len(list((workdir / "records").glob("*.json"))) == 6
+    assert not list((workdir / "cells").glob("*"))
+    laws = json.loads((workdir / "laws.json").read_text())
+    parametric = laws["laws"]["chinchilla_parametric"]
+    assert set(parametric["params"]) >= {"E", "A", "B", "alpha", "beta"}
+    assert parametric["n_runs"] == 6
+    assert laws["prediction"][0]["flops"] == pytest.approx(6e10, rel=0.01)
+
+
+def test_done_sweep_shows_its_fit_again_without_fitting(sweep, capsys):
+    workdir, flags = sweep
+    before = (workdir / "laws.json").stat().st_mtime_ns
+    assert main(flags) == 0
+    assert "all 6 cells are done" in capsys.readouterr().out
+    assert (workdir / "laws.json").stat().st_mtime_ns == before
+
+
+def test_fit_again_with_another_setting(sweep, capsys):
+    workdir, flags = sweep
+    first = json.loads((workdir / "laws.json").read_text())
+    assert main([*flags, "--config.job=fit", "--config.fit.params_convention=total"]) == 0
+    second = json.loads((workdir / "laws.json").read_text())
+    assert first["conventions"]["params"] != second["conventions"]["params"] == "total"
+    assert main([*flags, "--config.job=fit"]) == 0
+    assert json.loads((workdir / "laws.json").read_text()) == first
+
+
+def test_report_again(sweep):
+    workdir, flags = sweep
+    (workdir / "report.html").unlink()
+    assert main([*flags, "--config.job=report"]) == 0
+    assert "</html>" in (workdir / "report.html").read_text()
+
+
+def test_work_on_a_finished_sweep_has_nothing_to_do(sweep):
+    workdir, flags = sweep
+    before = sorted(path.stat().st_mtime_ns for path in (workdir / "records").iterdir())
+    assert main([*flags, "--config.job=work"]) == 0
+    assert sorted(path.stat().st_mtime_ns for path in (workdir / "records").iterdir()) == before
+
+
+def test_work_trains_what_is_missing(sweep, place):  # noqa: F811
+    workdir, flags = sweep
+    record = sorted((workdir / "records").glob("*.json"))[0]
+    content = record.read_bytes()
+    record.unlink()
+    finish([*arguments(place, workdir), "--config.job=work"])
+    fields = "loss", "tokens", "cell"
+    found, expected = json.loads(record.read_text()), json.loads(content)
+    # All cores here, one core there: equal to rounding, not to the bit.
+    assert found["cell"] == expected["cell"]
+    assert [found[name] for name in fields[:2]] == pytest.approx(
+        [expected[name] for name in fields[:2]], rel=1e-3
+    )
+    record.write_bytes(content)
+
+
+def test_predict_from_the_saved_law(sweep, capsys):
+    workdir, _ = sweep
+    path = EXPERIMENTS / "predict.py"
+    laws = workdir / "laws.json"
+    flags = ["gptjax", f"--config={path}", f"--config.laws={laws}", "--config.flops=1e11,1e12"]
+    assert main(flags) == 0
+    shown = capsys.readouterr().out
+    assert "1e+11" in shown and "1e+12" in shown and "chinchilla" in shown
+
+
+def test_train_is_done_once_and_logs_every_step(place, tmp_path, capsys):  # noqa: F811
+    path = EXPERIMENTS / "train_gpt2_small.py"
+    settings = {
+        "data.source": "text", "data.path": place / "text", "data.cache_dir": place / "cache",
+        "data.heldout_fraction": 0.1, "model.depth": 1, "model.width": 16, "model.num_heads": 2,
+        "model.seq_len": 32, "model.vocab_size": 0, "train.steps": 6, "train.tokens": 0,
+        "train.batch_size": 4, "train.evaluations": 2, "train.keep_best": False,
+    }  # fmt: skip
+    flags = [f"--config.{name}={value}" for name, value in settings.items()]
+    command = ["gptjax", f"--config={path}", f"--workdir={tmp_path / 'run'}", *flags]
+    assert main(command) == 0
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    losses = {row["step"]: row["train/loss_nats"] for row in rows if "train/loss_nats" in row}
+    assert sorted(losses) == [1, 2, 3, 4, 5, 6]
+    assert sorted(row["step"] for row in rows if "eval/loss_nats" in row) == [3, 6]
+    result = (tmp_path / "run" / "result.json").read_bytes()
+    capsys.readouterr()
+    assert main(command) == 0
+    assert "done" in capsys.readouterr().out
+    assert (tmp_path / "run" / "result.json").read_bytes() == result
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == len(lines)
