@@ -1,5 +1,6 @@
 """job=plan: print which cells a sweep would train, and stop."""
 
+import importlib.util
 import os
 import sys
 from collections.abc import Sequence
@@ -37,8 +38,18 @@ def worker_count(setup: Setup, cells: Sequence[Cell]) -> int:
     """Processes on this machine: as configured, else one a core (one in all off the CPU)."""
     wanted = setup.sweep.workers
     if wanted == 0:
-        wanted = len(available_cores()) if setup.general.device in ("auto", "cpu") else 1
+        wanted = len(available_cores()) if only_cpu(setup) else 1
     return max(1, min(wanted, len(cells)))
+
+
+def only_cpu(setup: Setup) -> bool:
+    """Whether the workers will compute on the CPU, judged without starting JAX."""
+    if setup.general.device in ("gpu", "tpu"):
+        return False
+    if setup.general.device == "cpu" or os.environ.get("JAX_PLATFORMS") == "cpu":
+        return True
+    plugins = ("jax_cuda13_plugin", "jax_cuda12_plugin", "libtpu", "jax_rocm7_plugin")
+    return not any(importlib.util.find_spec(name) for name in plugins)
 
 
 def available_cores() -> list[int]:

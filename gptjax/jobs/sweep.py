@@ -12,7 +12,7 @@ from gptjax import build
 from gptjax.build import Setup
 from gptjax.data import Corpus
 from gptjax.errors import UserError
-from gptjax.files import read_json, write_json
+from gptjax.files import write_json
 from gptjax.jobs import fit, plan, workdir
 from gptjax.jobs.display import Display
 from gptjax.sweeps import Cell, records
@@ -64,8 +64,10 @@ class Workers:
 
     def run(self, stop) -> int:
         """Keep the workers going until every cell has a record; returns the exit status."""
+        sweeps.forget_dead(self._folder, self._setup.sweep.claim_seconds)
         display = Display(self._setup, self._folder, self._cells)
-        for i in range(plan.worker_count(self._setup, self._open_cells())):
+        open_cells = self._open_cells()
+        for i in range(plan.worker_count(self._setup, open_cells) if open_cells else 0):
             self._start(i)
         try:
             with display:
@@ -100,7 +102,7 @@ class Workers:
             )  # fmt: skip
 
     def _pin(self, index: int) -> list[str]:
-        if self._setup.general.device not in ("auto", "cpu") or not _only_cpu(self._setup):
+        if not plan.only_cpu(self._setup):
             return []
         cores = plan.available_cores()
         return [f"--core={cores[index % len(cores)]}"]
@@ -115,13 +117,13 @@ class Workers:
             if status == USER_ERROR_STATUS:
                 raise UserError(self._last_words(name))
             if status != 0:
-                self._crashed(name, status)
+                self._crashed(name, process.pid, status)
 
-    def _crashed(self, name: str, status: int) -> None:
+    def _crashed(self, name: str, pid: int, status: int) -> None:
         """Start a replacement, or record the cell as failed when it has crashed too often."""
-        progress = self._folder / "progress" / f"{name}.json"
-        cell_id = read_json(progress)["cell"] if progress.exists() else ""
-        progress.unlink(missing_ok=True)
+        claims = sweeps.Claims(self._folder, stale_seconds=self._setup.sweep.claim_seconds)
+        cell_id = next(iter(claims.held_by(pid)), "")
+        (self._folder / "progress" / f"{name}.json").unlink(missing_ok=True)
         self._crashes[cell_id] += 1
         if self._crashes[cell_id] >= self._setup.sweep.attempts:
             reason = f"its worker process ended with status {status}" + (
@@ -157,13 +159,3 @@ class Workers:
 
 def _index(name: str) -> int:
     return int(name.rpartition("-")[2])
-
-
-def _only_cpu(setup: Setup) -> bool:
-    """Whether the workers will compute on the CPU, judged without starting JAX."""
-    import importlib.util
-
-    if setup.general.device == "cpu" or os.environ.get("JAX_PLATFORMS") == "cpu":
-        return True
-    plugins = ("jax_cuda13_plugin", "jax_cuda12_plugin", "libtpu", "jax_rocm7_plugin")
-    return not any(importlib.util.find_spec(name) for name in plugins)

@@ -1,4 +1,4 @@
-"""job=work: join a sweep's folder as one more worker, from this or any other machine.
+"""job=work: join a sweep's folder with this machine's workers.
 
 Also the process that `job=sweep` starts for each core: python -m gptjax.jobs.work --workdir=…
 """
@@ -7,7 +7,6 @@ import argparse
 import ctypes
 import os
 import signal
-import socket
 import sys
 from pathlib import Path
 
@@ -28,14 +27,18 @@ def die_with_parent() -> None:
 
 
 def main(setup, folder: Path) -> int:
-    """Work on the cells of `folder` until all have records."""
-    from gptjax.jobs import workdir
+    """Start this machine's workers on the cells of `folder`; ends when all have records."""
+    from gptjax import build
+    from gptjax.jobs import plan, sweep, workdir
+    from gptjax.train import stop_on_signal
 
     workdir.check_same(setup, _existing(folder))
-    return work(folder, f"{socket.gethostname()}-{os.getpid()}", setup.sweep.workers)
+    cells = plan.make_cells(setup, build.load_corpus(setup))
+    with stop_on_signal() as stop:
+        return sweep.Workers(setup, folder, cells).run(stop)
 
 
-def work(folder: Path, name: str, processes: int = 0) -> int:
+def work(folder: Path, name: str) -> int:
     """Train the open cells of a folder in this process; returns the exit status."""
     from gptjax import build, sweeps
     from gptjax.jobs import plan, workdir

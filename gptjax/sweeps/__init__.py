@@ -5,7 +5,7 @@ from gptjax.sweeps.config import SweepConfig
 from gptjax.sweeps.plan import Cell, make_plan, make_run
 from gptjax.sweeps.records import read_records, record_path, write_tables
 from gptjax.sweeps.rules import RULES, Rule, Scale
-from gptjax.sweeps.worker import WorkerOptions, work
+from gptjax.sweeps.worker import WorkerOptions, forget_dead, work
 
 __all__ = [
     "RULES",
@@ -15,6 +15,7 @@ __all__ = [
     "Scale",
     "SweepConfig",
     "WorkerOptions",
+    "forget_dead",
     "make_plan",
     "make_run",
     "read_records",

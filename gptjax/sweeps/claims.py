@@ -40,6 +40,16 @@ class Claims:
         """Whether nobody alive holds `name`."""
         return not self._held_by_another(name)
 
+    def held_by(self, pid: int) -> list[str]:
+        """What a process of this host has claimed, dead or alive."""
+        host = socket.gethostname()
+        names = sorted(path.stem for path in self._folder.glob("*.json"))
+        owners = {name: self._read(name) for name in names}
+        return [
+            name for name in names
+            if owners[name].get("pid") == pid and owners[name].get("host") == host
+        ]  # fmt: skip
+
     def release(self, name: str) -> None:
         """Give the claim back if it is still ours."""
         with self._locked():

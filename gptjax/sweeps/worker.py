@@ -11,7 +11,7 @@ from typing import Any
 import jax
 
 from gptjax.errors import UserError
-from gptjax.files import write_json
+from gptjax.files import read_json, write_json
 from gptjax.sweeps import records
 from gptjax.sweeps.claims import Claims
 from gptjax.sweeps.plan import Cell
@@ -52,21 +52,43 @@ def work(
     """
     claims = Claims(workdir, stale_seconds=options.claim_seconds)
     status = Status(workdir, options.name)
-    while True:
-        open_cells = [cell for cell in cells if not records.record_path(workdir, cell).exists()]
-        taken = next((cell for cell in open_cells if claims.take(cell.id)), None)
-        if taken is not None:
-            try:
-                with claims.heartbeat(taken.id):
-                    _do(workdir, taken, session, options, status, stop)
-            finally:
-                claims.release(taken.id)
-        elif not open_cells or not options.wait_for_others or stop():
-            status.clear()
-            return
-        else:
-            status.idle()
-            time.sleep(POLL_SECONDS)
+    try:
+        while True:
+            open_cells = [cell for cell in cells if not records.record_path(workdir, cell).exists()]
+            taken = next((cell for cell in open_cells if claims.take(cell.id)), None)
+            if taken is not None:
+                _claimed(workdir, taken, claims, session, options, status, stop)
+            elif not open_cells or not options.wait_for_others or stop():
+                return
+            else:
+                status.clear()
+                time.sleep(POLL_SECONDS)
+    finally:
+        status.clear()
+
+
+def forget_dead(workdir: Path, claim_seconds: float) -> None:
+    """Remove what killed workers left of their progress, so that no display shows it."""
+    claims = Claims(workdir, stale_seconds=claim_seconds)
+    for path in (workdir / "progress").glob("*.json"):
+        if claims.free(read_json(path)["cell"]):
+            path.unlink(missing_ok=True)
+
+
+def _claimed(
+    workdir: Path,
+    cell: Cell,
+    claims: Claims,
+    session: Session,
+    options: WorkerOptions,
+    status: "Status",
+    stop: Callable[[], bool],
+) -> None:
+    try:
+        with claims.heartbeat(cell.id):
+            _do(workdir, cell, session, options, status, stop)
+    finally:
+        claims.release(cell.id)
 
 
 class Status:
@@ -93,11 +115,6 @@ class Status:
                 "time": time.time(),
             },
         )
-
-    def idle(self) -> None:
-        """Say that there is nothing to do but wait."""
-        if self._path.exists():
-            self.clear()
 
     def clear(self) -> None:
         """Remove the file."""

@@ -66,19 +66,12 @@ def test_work_on_a_finished_sweep_has_nothing_to_do(sweep):
 
 
 def test_work_trains_what_is_missing(sweep, place):  # noqa: F811
-    workdir, flags = sweep
+    workdir, _ = sweep
     record = sorted((workdir / "records").glob("*.json"))[0]
     content = record.read_bytes()
     record.unlink()
     finish([*arguments(place, workdir), "--config.job=work"])
-    fields = "loss", "tokens", "cell"
-    found, expected = json.loads(record.read_text()), json.loads(content)
-    # All cores here, one core there: equal to rounding, not to the bit.
-    assert found["cell"] == expected["cell"]
-    assert [found[name] for name in fields[:2]] == pytest.approx(
-        [expected[name] for name in fields[:2]], rel=1e-3
-    )
-    record.write_bytes(content)
+    assert record.read_bytes() == content
 
 
 def test_predict_from_the_saved_law(sweep, capsys):

@@ -1,5 +1,6 @@
 """Real processes, SIGKILL at random moments: the same bits as a sweep that never stopped."""
 
+import json
 import os
 import random
 import signal
@@ -158,3 +159,33 @@ def test_done_sweep_ends_without_training(place):
     output = finish(arguments(place, workdir))
     assert "all 6 cells are done" in output
     assert before == {path: path.stat().st_mtime_ns for path in (workdir / "records").iterdir()}
+
+
+def wait_for_worker(workdir: Path) -> int:
+    """The process number of a worker that holds a cell."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        for claim in (workdir / "claims").glob("*.json"):
+            try:
+                return json.loads(claim.read_text())["pid"]
+            except (OSError, ValueError):
+                continue
+        time.sleep(0.05)
+    raise AssertionError("no worker took a cell")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the processes under /proc")
+def test_a_killed_worker_is_replaced_and_its_cell_done_or_failed(place):
+    """Killed once, the cell is tried again; killed as often as it may be tried, it is failed."""
+    workdir = place / "replaced"
+    command = arguments(place, workdir, **{"sweep.attempts": 1, "sweep.workers": 1})
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    os.kill(wait_for_worker(workdir), signal.SIGKILL)
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, output + errors
+    records = [json.loads(path.read_text()) for path in (workdir / "records").iterdir()]
+    failed = [record for record in records if record["status"] == "failed"]
+    assert len(records) == 6 and len(failed) == 1
+    assert "status -9" in failed[0]["reason"]
+    left_out = json.loads((workdir / "laws.json").read_text())["left_out"]
+    assert [entry["cell"] for entry in left_out] == [failed[0]["cell"]]
