@@ -11,7 +11,7 @@ from gptjax import build
 
 
 def get_config() -> ConfigDict:
-    """Five budgets over one and a half decades, six sizes at each."""
+    """Seven budgets over one and a half decades, six sizes at each."""
     config = build.default_config()
     config.experiment = "chinchilla_sweep"
     config.job = "sweep"
@@ -22,7 +22,7 @@ def get_config() -> ConfigDict:
     )  # fmt: skip
     config.optim.warmup_fraction = 0.1
     config.sweep.plan = "isoflop"
-    config.sweep.budgets = (1.2e11, 2.9e11, 6.8e11, 1.6e12, 3.8e12)
+    config.sweep.budgets = (1.2e11, 2e11, 3.2e11, 5.2e11, 8.4e11, 1.4e12, 3.8e12)
     config.sweep.sizes = 6
     config.sweep.width_step = 4
     config.sweep.head_width = 16

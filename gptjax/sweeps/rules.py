@@ -80,4 +80,4 @@ RULES = {
 
 def optimum_of_demo(flops: float) -> float:
     """Expected optimal size (non-embedding + head) of the demo's regime at `flops`."""
-    return 6e4 * (flops / 1e12) ** 0.45
+    return 6.4e4 * (flops / 1e12) ** 0.4
