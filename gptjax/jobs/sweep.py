@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from gptjax import build
+from gptjax import build, sweeps
 from gptjax.build import Setup
 from gptjax.data import Corpus
 from gptjax.errors import UserError
