@@ -110,10 +110,13 @@ def facts(setup: Setup, folder: Path) -> dict[str, Any]:
     if timing.exists() and timing.read_text().count("\n") > 1:
         table = scaling.Table.read(timing)
         found["timing"] = {phase: float(table.numbers(phase).sum()) for phase in PHASES}
-        found["seconds"] = float(sum(found["timing"].values()))
+        spent = plan.duration(sum(found["timing"].values()))
+        found["worker time"] = f"{spent} of worker time"
     corpus = folder / "corpus.json"
     if corpus.exists():
-        found.update(read_json(corpus))
+        known = read_json(corpus)
+        found["corpus"] = known.pop("corpus")
+        found.update({name: f"{value} {name}" for name, value in known.items()})
     return found
 
 

@@ -11,13 +11,13 @@ from gptjax.sweeps.plan import Cell
 COMPILE_SECONDS = 5.0
 """A new shape: step and evaluation programs of two to four unrolled layers, one core."""
 
-CALL_SECONDS_PER_LAYER = 6e-5
+CALL_SECONDS_PER_LAYER = 8.5e-5
 """What a layer's step costs whatever its size (kernel launches, small reductions), one core."""
 
-WIDTH_OF_HALF_SPEED = 40.0
+WIDTH_OF_HALF_SPEED = 22.0
 """Width at which a step reaches half of the rate that wide layers reach."""
 
-WIDE_RATE_OVER_REFERENCE = 1.6
+WIDE_RATE_OVER_REFERENCE = 0.8
 """FLOP/s of a wide step over the reference product's, both on one core."""
 
 
