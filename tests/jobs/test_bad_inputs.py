@@ -174,7 +174,7 @@ CASES: dict[str, tuple] = {
     "workdir under a file": ((*sweep(), "--workdir=notes.md/x"), "notes.md is a file; give"),
     "workdir of another config": (
         (*sweep(), "--workdir=other"),
-        "--workdir=other was made with sweep.sizes=9, not 7; choose another --workdir",
+        "--workdir=other was made with sweep.sizes=9, not 6; choose another --workdir",
     ),
     "records without config": ((*sweep(), "--workdir=records_only"), "records but no config.json"),
     "broken config": ((*sweep(), "--workdir=broken_config"), "config.json cannot be read as JSON"),

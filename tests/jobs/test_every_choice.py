@@ -54,7 +54,7 @@ TRAINED = {
         "model.mlp": "relu", "optim.schedule": "constant", "train.feed": "device",
     },
     "e": {
-        "data.source": "tfds", "data.name": "tiny_texts", "data.tokenizer": "bytes",
+        "data.source": "tfds", "data.name": "choice_texts", "data.tokenizer": "bytes",
         "model.mlp": "gelu_tanh", "optim.schedule": "cosine", "optim.name": "adamw",
         "model.remat": "none", "model.layers": "auto", "train.feed": "auto",
         "model.compute_dtype": "float32", "train.document_attention": False,
@@ -142,12 +142,12 @@ def source_settings(settings: dict, place: Path) -> dict:
 
 
 def write_tfds(place: Path) -> Path:
-    """A TFDS dataset named tiny_texts in array_record files."""
+    """A TFDS dataset named choice_texts in array_record files."""
     import tensorflow_datasets as tfds
 
     texts = [file.read_text() for file in sorted((place / "text").glob("*.txt"))]
 
-    class TinyTexts(tfds.core.GeneratorBasedBuilder):
+    class ChoiceTexts(tfds.core.GeneratorBasedBuilder):
         VERSION = tfds.core.Version("1.0.0")
 
         def _info(self):
@@ -161,7 +161,7 @@ def write_tfds(place: Path) -> Path:
             yield from ((i, {"text": text}) for i, text in enumerate(texts))
 
     folder = place / "tfds"
-    TinyTexts(data_dir=str(folder), file_format="array_record").download_and_prepare()
+    ChoiceTexts(data_dir=str(folder), file_format="array_record").download_and_prepare()
     return folder
 
 
