@@ -178,14 +178,15 @@ def wait_for_worker(workdir: Path) -> int:
 def test_a_killed_worker_is_replaced_and_its_cell_done_or_failed(place):
     """Killed once, the cell is tried again; killed as often as it may be tried, it is failed."""
     workdir = place / "replaced"
-    command = arguments(place, workdir, **{"sweep.attempts": 1, "sweep.workers": 1})
+    settings = {"sweep.attempts": 1, "sweep.workers": 1, "sweep.widths": "(8,12,16,24)"}
+    command = arguments(place, workdir, **settings)
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     os.kill(wait_for_worker(workdir), signal.SIGKILL)
     output, errors = process.communicate(timeout=300)
     assert process.returncode == 0, output + errors
     records = [json.loads(path.read_text()) for path in (workdir / "records").iterdir()]
     failed = [record for record in records if record["status"] == "failed"]
-    assert len(records) == 6 and len(failed) == 1
+    assert len(records) == 8 and len(failed) == 1
     assert "status -9" in failed[0]["reason"]
     left_out = json.loads((workdir / "laws.json").read_text())["left_out"]
     assert [entry["cell"] for entry in left_out] == [failed[0]["cell"]]
