@@ -115,14 +115,15 @@ def test_parameters_counts_and_axes_agree(name):
 def test_scanned_unrolled_and_rematerialised_are_one_model(name):
     config = variant(name, layers="unroll")
     params, batch = randomised(config), tokens(config)
-    value, gradients = loss_and_gradients(config)(params, batch)
-    assert np.isfinite(value)
-    # In bfloat16 the two programs round at other places: single gradients differ by 5 %.
-    rtol = 1e-5 if config.compute_dtype == "float32" else 0.1
+    # Compiling gradients takes most of the time of these tests: two variants stand for all.
+    run = loss_and_gradients if name in ("gpt2", "llama") else forward
+    expected = run(config)(params, batch)
+    # In bfloat16 the two programs round at other places.
+    rtol = 1e-5 if config.compute_dtype == "float32" else 0.02
     others = [{"layers": "scan"}, {"layers": "scan", "remat": "block"}, {"remat": "block"}]
     for change in others if name == "llama" else others[:1]:
         other = dataclasses.replace(config, **change)
-        close(loss_and_gradients(other)(params, batch), (value, gradients), rtol)
+        close(run(other)(params, batch), expected, rtol)
 
 
 @EACH
