@@ -4,7 +4,7 @@
         --config.fit.column_params=N --config.fit.column_tokens=D --config.fit.column_loss=loss
 
 Columns named params, tokens, loss and flops need no mapping. Writes laws.json, figures and
-report.html under --workdir (default runs/fit_table). Under a minute on a laptop, compile included.
+report.html under --workdir (default runs/fit_table).
 """
 
 from ml_collections import ConfigDict

@@ -7,7 +7,7 @@
 has to be downloaded. For your own text: --config.data.source=text --config.data.path=DIR
 --config.data.tokenizer=bpe --config.data.vocab_size=50257. Meant for an accelerator; to see it
 work on a laptop: --config.model.depth=2 --config.model.width=64 --config.model.num_heads=2
---config.model.seq_len=128 --config.train.tokens=1000000, under a minute.
+--config.model.seq_len=128 --config.model.vocab_size=0 --config.train.tokens=1000000.
 """
 
 import dataclasses
