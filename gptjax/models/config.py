@@ -21,20 +21,102 @@ class ModelConfig:
     mlp_width: int = setting(0, "hidden width of the feed-forward; 0: 4 x width", minimum=0)
     seq_len: int = setting(128, "context in tokens", minimum=1)
     norm: str = setting("layernorm", "normalisation", choices=("layernorm", "rmsnorm"))
-    norm_place: str = setting("pre", "norm before or after each sublayer", choices=("pre", "post"))
+    norm_place: str = setting(
+        "pre",
+        "norm before each sublayer, after its sum with the stream, or around it (Gemma 2)",
+        choices=("pre", "post", "both"),
+    )
     norm_eps: float = setting(1e-5, "added to the variance", above=0.0)
+    norm_plus_one: bool = setting(False, "norms multiply by 1 + scale (Gemma)")
+    block: str = setting(
+        "sequential",
+        "feed-forward after attention, beside it with its own norm (GPT-NeoX), or beside it with "
+        "attention's norm (Command R)",
+        choices=("sequential", "parallel", "parallel_shared_norm"),
+    )
+    layer_pattern: tuple[str, ...] = setting(
+        ("global",),
+        "attention of each layer, repeated over depth; local: within model.window",
+        choices=("global", "local"),
+    )
+    window: int = setting(0, "tokens that a local layer sees, its own included", minimum=0)
     positions: str = setting(
         "learned",
         "how a token knows where it is",
-        choices=("learned", "sinusoidal", "rotary", "none"),
+        choices=("learned", "sinusoidal", "rotary", "alibi", "none"),
     )
     rope_base: float = setting(10_000.0, "base of the rotary wavelengths", above=1.0)
+    rope_layout: str = setting(
+        "half",
+        "pairs that turn together are half a head apart (Llama) or neighbours (Command R)",
+        choices=("half", "interleaved"),
+    )
+    rope_fraction: float = setting(
+        1.0, "share of a head's columns that turn (GPT-NeoX: 0.25)", above=0.0, maximum=1.0
+    )
+    rope_scaling: str = setting(
+        "none",
+        "frequencies for texts beyond the trained length",
+        choices=("none", "linear", "ntk", "dynamic", "yarn", "longrope", "llama3"),
+    )
+    rope_factor: float = setting(1.0, "the longest text over the trained length", minimum=1.0)
+    rope_trained_len: int = setting(
+        0, "positions before the extension; 0: model.seq_len", minimum=0
+    )
+    rope_slow: float = setting(
+        1.0, "llama3: low_freq_factor; yarn: beta_slow, turns below which a pair is interpolated"
+    )
+    rope_fast: float = setting(
+        32.0, "llama3: high_freq_factor (4 there); yarn: beta_fast, turns above which one is kept"
+    )
+    rope_attention_factor: float = setting(
+        0.0, "yarn, longrope: multiplies rotated columns; 0: the paper's", minimum=0.0
+    )
+    rope_mscale: float = setting(0.0, "yarn: DeepSeek's mscale; 0: not used", minimum=0.0)
+    rope_mscale_all_dim: float = setting(0.0, "yarn: DeepSeek's mscale_all_dim", minimum=0.0)
+    rope_short_factors: tuple[float, ...] = setting(
+        (), "longrope: divisor of each pair up to the trained length", above=0.0
+    )
+    rope_long_factors: tuple[float, ...] = setting(
+        (), "longrope: divisor of each pair beyond it", above=0.0
+    )
     mlp: str = setting(
         "gelu_tanh",
-        "feed-forward kind; the last two are gated and have three matrices",
-        choices=("gelu", "gelu_tanh", "relu", "swiglu", "geglu"),
+        "feed-forward kind; those that end in glu are gated and have three matrices",
+        choices=(
+            "gelu", "gelu_tanh", "relu", "silu", "swiglu", "geglu", "geglu_tanh", "reglu",
+        ),
+    )  # fmt: skip
+    qk_norm: str = setting(
+        "none",
+        "norm of each query's and key's head, with one scale for all heads (Qwen3) or one each "
+        "(Command R+)",
+        choices=("none", "shared", "per_head"),
     )
-    use_bias: bool = setting(True, "biases in projections and in LayerNorm")
+    attention_scale: float = setting(0.0, "multiplies the scores; 0: 1/√head_dim", minimum=0.0)
+    attention_soft_cap: float = setting(
+        0.0, "c in c·tanh(score/c) before the softmax (Gemma 2: 50); 0: none", minimum=0.0
+    )
+    attention_sinks: bool = setting(
+        False, "a learned score of each head that takes weight and has no value (GPT-OSS)"
+    )
+    attention_gate: bool = setting(
+        False, "attention's output times a sigmoid of a projection of its input"
+    )
+    logit_soft_cap: float = setting(0.0, "c in c·tanh(logit/c) (Gemma 2: 30); 0: none", minimum=0.0)
+    logit_scale: float = setting(1.0, "multiplies the logits (Command R+: 0.8333)", above=0.0)
+    embedding_scale: float = setting(
+        1.0, "multiplies token embeddings; 0: √width (Gemma)", minimum=0.0
+    )
+    residual_scale: float = setting(
+        1.0, "multiplies what a sublayer adds to the stream (Granite)", above=0.0
+    )
+    use_bias: bool = setting(True, "biases at model.bias_places")
+    bias_places: tuple[str, ...] = setting(
+        ("qkv", "out", "mlp", "norm"),
+        "where there are biases if model.use_bias; Qwen2.5 has qkv only",
+        choices=("qkv", "out", "mlp", "norm"),
+    )
     tied_head: bool = setting(True, "the head is the token embedding, transposed")
     init_scale: float = setting(0.02, "standard deviation of the initial weights", above=0.0)
     layers: str = setting(
@@ -66,6 +148,21 @@ class ModelConfig:
         """Hidden width of the feed-forward after the default."""
         return self.mlp_width or 4 * self.width
 
+    @property
+    def rotary_width(self) -> int:
+        """Columns of a head that turn."""
+        return int(self.head_width * self.rope_fraction)
+
+    @property
+    def layers_of_depth(self) -> tuple[str, ...]:
+        """`layer_pattern` repeated over the depth."""
+        pattern = self.layer_pattern
+        return tuple(pattern[i % len(pattern)] for i in range(self.depth))
+
+    def has_bias(self, place: str) -> bool:
+        """Whether there are biases at `place`, one of `bias_places`."""
+        return self.use_bias and place in self.bias_places
+
 
 def validate(config: ModelConfig) -> None:
     """Check the fields against each other.
@@ -87,16 +184,61 @@ def validate(config: ModelConfig) -> None:
             f"model.num_heads={config.num_heads} is not a multiple of model.num_kv_heads="
             f"{config.kv_heads}; try num_kv_heads={tries}"
         )
-    if config.positions == "rotary" and config.head_width % 2:
+    if config.positions == "rotary":
+        _check_rotary(config)
+    if not config.layer_pattern:
+        raise UserError("model.layer_pattern=() names no layer; give ('global',)")
+    if "local" in config.layer_pattern and not config.window:
         raise UserError(
-            f"model.head_dim={config.head_width} is odd, and rotary positions turn pairs; "
-            f"set model.head_dim={config.head_width + 1}"
+            "model.window=0 gives the local layers of model.layer_pattern nothing to see; set "
+            "model.window to a number of tokens"
+        )
+    if config.window and "local" not in config.layer_pattern:
+        raise UserError(
+            f"model.window={config.window} has no layer to act in; set "
+            "model.layer_pattern=('local',) or ('global','local')"
+        )
+    if config.block != "sequential" and config.norm_place != "pre":
+        raise UserError(
+            f"model.block={config.block} needs model.norm_place=pre, not {config.norm_place}; "
+            "change one of them"
         )
     if config.positions == "sinusoidal" and config.width % 2:
         raise UserError(
             f"model.width={config.width} is odd, and sinusoidal positions come in pairs; "
             f"set model.width={config.width + 1}"
         )
+
+
+def _check_rotary(config: ModelConfig) -> None:
+    if config.head_width % 2:
+        raise UserError(
+            f"model.head_dim={config.head_width} is odd, and rotary positions turn pairs; "
+            f"set model.head_dim={config.head_width + 1}"
+        )
+    if config.rotary_width % 2 or config.rotary_width == 0:
+        raise UserError(
+            f"model.rope_fraction={config.rope_fraction:g} turns {config.rotary_width} of "
+            f"{config.head_width} columns, which are not pairs; give another fraction"
+        )
+    if config.rope_scaling in ("yarn", "llama3") and config.rope_fast <= config.rope_slow:
+        raise UserError(
+            f"model.rope_fast={config.rope_fast:g} is not above model.rope_slow="
+            f"{config.rope_slow:g}; give a larger one"
+        )
+    if config.rope_scaling in ("ntk", "dynamic") and config.rotary_width < 4:
+        raise UserError(
+            f"model.rope_scaling={config.rope_scaling} needs at least two pairs, and "
+            f"model.head_dim={config.head_width} has one; give a wider head"
+        )
+    if config.rope_scaling == "longrope":
+        for name in ("rope_short_factors", "rope_long_factors"):
+            given = len(getattr(config, name))
+            if given != config.rotary_width // 2:
+                raise UserError(
+                    f"model.{name} has {given} numbers for {config.rotary_width // 2} pairs; give "
+                    "one for each pair"
+                )
 
 
 def _divisors_near(number: int, wanted: int) -> str:

@@ -4,6 +4,7 @@ Blocks are stacked: every parameter below `blocks` has a leading axis of length 
 the blocks are scanned or unrolled, so that a checkpoint does not depend on that choice.
 """
 
+import functools
 import math
 from typing import Any
 
@@ -24,10 +25,10 @@ def _parameter(
 
 
 def _bias(
-    module: Any, name: str, shape: tuple[int, ...], axes: tuple[str, ...]
+    module: Any, place: str, name: str, shape: tuple[int, ...], axes: tuple[str, ...]
 ) -> jax.Array | None:
     """A parameter that starts at zero, where the config wants biases."""
-    if not module.config.use_bias:
+    if not module.config.has_bias(place):
         return None
     return _parameter(module, name, shape, axes, nn.initializers.zeros)
 
@@ -50,17 +51,37 @@ class Norm(nn.Module):
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
         cfg = self.config
         D = x_BTD.shape[-1]
-        scale = _parameter(self, "scale", (D,), ("embed",), nn.initializers.ones)
-        if cfg.norm == "rmsnorm":
-            return ops.rms_norm(x_BTD, scale, eps=cfg.norm_eps)
-        bias = _bias(self, "bias", (D,), ("embed",))
-        return ops.layer_norm(x_BTD, scale, bias, eps=cfg.norm_eps)
+        scale = _norm_scale(self, "scale", (D,), ("embed",))
+        bias = None
+        if cfg.norm == "layernorm":
+            bias = _bias(self, "norm", "bias", (D,), ("embed",))
+        return _normed(cfg, x_BTD, scale, bias)
+
+
+def _norm_scale(
+    module: Any, name: str, shape: tuple[int, ...], axes: tuple[str, ...]
+) -> jax.Array:
+    """What a norm multiplies by: one at the start."""
+    if module.config.norm_plus_one:
+        return 1.0 + _parameter(module, name, shape, axes, nn.initializers.zeros)
+    return _parameter(module, name, shape, axes, nn.initializers.ones)
+
+
+def _normed(config: ModelConfig, x: jax.Array, scale: jax.Array, bias: Any = None) -> jax.Array:
+    if config.norm == "rmsnorm":
+        return ops.rms_norm(x, scale, eps=config.norm_eps)
+    return ops.layer_norm(x, scale, bias, eps=config.norm_eps)
 
 
 class Attention(nn.Module):
-    """Projections to heads, positions by rotation, attention, projection back."""
+    """Projections to heads, positions by rotation, attention, projection back.
+
+    Attributes:
+      kind: "global", or "local" for attention within the config's window.
+    """
 
     config: ModelConfig
+    kind: str = "global"
 
     @nn.compact
     def __call__(self, x_BTD: jax.Array, segment_ids_BT: jax.Array | None) -> jax.Array:
@@ -69,21 +90,58 @@ class Attention(nn.Module):
         q_BTNH = self._heads(x_BTD, "query", N, "heads")
         k_BTKH = self._heads(x_BTD, "key", K, "kv_heads")
         v_BTKH = self._heads(x_BTD, "value", K, "kv_heads")
+        q_BTNH = self._head_norm(q_BTNH, "query_norm_scale", "heads")
+        k_BTKH = self._head_norm(k_BTKH, "key_norm_scale", "kv_heads")
         if cfg.positions == "rotary":
-            positions_T = jnp.arange(x_BTD.shape[1])
-            q_BTNH = ops.rotary(q_BTNH, positions_T, base=cfg.rope_base)
-            k_BTKH = ops.rotary(k_BTKH, positions_T, base=cfg.rope_base)
-        o_BTNH = ops.attention(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT=segment_ids_BT)
+            q_BTNH, k_BTKH = rotate(cfg, q_BTNH), rotate(cfg, k_BTKH)
+        o_BTNH = self._attend(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT)
+        if cfg.attention_gate:
+            o_BTNH = o_BTNH * jax.nn.sigmoid(self._heads(x_BTD, "gate", N, "heads"))
         axes = ("heads", "head_dim", "embed")
         w_NHD = _parameter(self, "out", (N, H, D), axes, _residual_init(cfg))
-        b_D = _bias(self, "out_bias", (D,), ("embed",))
+        b_D = _bias(self, "out", "out_bias", (D,), ("embed",))
         return ops.linear(_merge_heads(o_BTNH), w_NHD.reshape(N * H, D), b_D)
+
+    def _head_norm(self, x_BTNH: jax.Array, name: str, axis: str) -> jax.Array:
+        cfg = self.config
+        N, H = x_BTNH.shape[2:]
+        if cfg.qk_norm == "none":
+            return x_BTNH
+        if cfg.qk_norm == "shared":
+            return _normed(cfg, x_BTNH, _norm_scale(self, name, (H,), ("head_dim",)))
+        scale_NH = _norm_scale(self, name, (N, H), (axis, "head_dim"))
+        by_head = jax.vmap(functools.partial(_normed, cfg), in_axes=(2, 0), out_axes=2)
+        return by_head(x_BTNH, scale_NH)
+
+    def _attend(
+        self,
+        q_BTNH: jax.Array,
+        k_BTKH: jax.Array,
+        v_BTKH: jax.Array,
+        segment_ids_BT: jax.Array | None,
+    ) -> jax.Array:
+        """By the fast path where nothing asks for another."""
+        cfg = self.config
+        N = cfg.num_heads
+        options: dict[str, Any] = {}
+        if cfg.attention_scale:
+            options["scale"] = cfg.attention_scale
+        if self.kind == "local":
+            options["window"] = cfg.window
+        if cfg.attention_soft_cap:
+            options["soft_cap"] = cfg.attention_soft_cap
+        if cfg.positions == "alibi":
+            options["slopes_N"] = jnp.array(ops.alibi_slopes(N), jnp.float32)
+        if cfg.attention_sinks:
+            options["sinks_N"] = _parameter(self, "sink_bias", (N,), ("heads",), _init(cfg))
+        attend = ops.masked_attention if options else ops.attention
+        return attend(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT=segment_ids_BT, **options)
 
     def _heads(self, x_BTD: jax.Array, name: str, heads: int, axis: str) -> jax.Array:
         cfg = self.config
         D, H = cfg.width, cfg.head_width
         w_DNH = _parameter(self, name, (D, heads, H), ("embed", axis, "head_dim"), _init(cfg))
-        b_NH = _bias(self, f"{name}_bias", (heads, H), (axis, "head_dim"))
+        b_NH = _bias(self, "qkv", f"{name}_bias", (heads, H), (axis, "head_dim"))
         y = ops.linear(x_BTD, w_DNH.reshape(D, -1), None if b_NH is None else b_NH.reshape(-1))
         return y.reshape(*x_BTD.shape[:2], heads, H)
 
@@ -102,33 +160,53 @@ class FeedForward(nn.Module):
         h_BTF = activation(self._up(x_BTD, "gate")) * h_BTF if gated else activation(h_BTF)
         h_BTF = nn.with_logical_constraint(h_BTF, ("batch", "seq", "mlp"))
         w_FD = _parameter(self, "down", (F, D), ("mlp", "embed"), _residual_init(cfg))
-        return ops.linear(h_BTF, w_FD, _bias(self, "down_bias", (D,), ("embed",)))
+        return ops.linear(h_BTF, w_FD, _bias(self, "mlp", "down_bias", (D,), ("embed",)))
 
     def _up(self, x_BTD: jax.Array, name: str) -> jax.Array:
         cfg = self.config
         D, F = cfg.width, cfg.hidden_width
         w_DF = _parameter(self, name, (D, F), ("embed", "mlp"), _init(cfg))
-        return ops.linear(x_BTD, w_DF, _bias(self, f"{name}_bias", (F,), ("mlp",)))
+        return ops.linear(x_BTD, w_DF, _bias(self, "mlp", f"{name}_bias", (F,), ("mlp",)))
 
 
 class Block(nn.Module):
-    """Attention and feed-forward, each added to the stream, normed before or after."""
+    """Attention and feed-forward, each added to the stream, normed before, after or both.
+
+    Attributes:
+      kind: what its attention is, an element of the config's layer_pattern.
+    """
 
     config: ModelConfig
+    kind: str = "global"
 
     @nn.compact
     def __call__(
         self, x_BTD: jax.Array, segment_ids_BT: jax.Array | None
     ) -> tuple[jax.Array, None]:
         cfg = self.config
-        attention, feed_forward = Attention(cfg, name="attention"), FeedForward(cfg, name="mlp")
-        norm1, norm2 = Norm(cfg, name="attention_norm"), Norm(cfg, name="mlp_norm")
-        if cfg.norm_place == "pre":
-            x_BTD = x_BTD + attention(norm1(x_BTD), segment_ids_BT)
-            x_BTD = x_BTD + feed_forward(norm2(x_BTD))
+        attention = Attention(cfg, self.kind, name="attention")
+        feed_forward = FeedForward(cfg, name="mlp")
+        norm1, scale = Norm(cfg, name="attention_norm"), cfg.residual_scale
+        norm2 = Norm(cfg, name="mlp_norm") if cfg.block != "parallel_shared_norm" else norm1
+
+        def add(x_BTD: jax.Array, y_BTD: jax.Array) -> jax.Array:
+            return x_BTD + (y_BTD if scale == 1.0 else y_BTD * scale)
+
+        if cfg.block != "sequential":
+            h_BTD = norm1(x_BTD)
+            g_BTD = norm2(x_BTD) if norm2 is not norm1 else h_BTD
+            x_BTD = add(x_BTD, attention(h_BTD, segment_ids_BT) + feed_forward(g_BTD))
+        elif cfg.norm_place == "pre":
+            x_BTD = add(x_BTD, attention(norm1(x_BTD), segment_ids_BT))
+            x_BTD = add(x_BTD, feed_forward(norm2(x_BTD)))
+        elif cfg.norm_place == "post":
+            x_BTD = norm1(add(x_BTD, attention(x_BTD, segment_ids_BT)))
+            x_BTD = norm2(add(x_BTD, feed_forward(x_BTD)))
         else:
-            x_BTD = norm1(x_BTD + attention(x_BTD, segment_ids_BT))
-            x_BTD = norm2(x_BTD + feed_forward(x_BTD))
+            after1 = Norm(cfg, name="attention_out_norm")
+            after2 = Norm(cfg, name="mlp_out_norm")
+            x_BTD = add(x_BTD, after1(attention(norm1(x_BTD), segment_ids_BT)))
+            x_BTD = add(x_BTD, after2(feed_forward(norm2(x_BTD))))
         return nn.with_logical_constraint(x_BTD, ("batch", "seq", "embed")), None
 
 
@@ -144,6 +222,9 @@ class Embedding(nn.Module):
         D, T = cfg.width, tokens_BT.shape[1]
         w_VD = _parameter(self, "tokens", (cfg.vocab_size, D), ("vocab", "embed"), _init(cfg))
         x_BTD = w_VD.astype(_dtype(cfg))[tokens_BT]
+        if cfg.embedding_scale != 1.0:
+            # Rounded to the activations' type first, as Gemma's published code does.
+            x_BTD = x_BTD * jnp.asarray(cfg.embedding_scale or math.sqrt(D), x_BTD.dtype)
         if cfg.positions == "learned":
             p_TD = _parameter(
                 self, "positions", (cfg.seq_len, D), ("positions", "embed"), _init(cfg)
@@ -167,11 +248,12 @@ class Decoder(nn.Module):
         cfg = self.config
         x_BTD, w_VD = Embedding(cfg, name="embed")(tokens_BT)
         x_BTD = nn.with_logical_constraint(x_BTD, ("batch", "seq", "embed"))
-        if self.is_initializing() or not unrolled(cfg):
+        if self.is_initializing() or not (unrolled(cfg) or len(cfg.layer_pattern) > 1):
             x_BTD = self._scanned(x_BTD, segment_ids_BT)
         else:
-            x_BTD = _unrolled(cfg, self.variables["params"]["blocks"], x_BTD, segment_ids_BT)
-        if cfg.norm_place == "pre":
+            run = _unrolled if unrolled(cfg) else _scanned_by_period
+            x_BTD = run(cfg, self.variables["params"]["blocks"], x_BTD, segment_ids_BT)
+        if cfg.norm_place != "post":
             x_BTD = Norm(cfg, name="final_norm")(x_BTD)
         if not cfg.tied_head:
             w_DV = _parameter(
@@ -180,6 +262,10 @@ class Decoder(nn.Module):
         else:
             w_DV = w_VD.T
         logits_BTV = ops.linear(x_BTD, w_DV, dtype=jnp.float32)
+        if cfg.logit_scale != 1.0:
+            logits_BTV = logits_BTV * cfg.logit_scale
+        if cfg.logit_soft_cap:
+            logits_BTV = cfg.logit_soft_cap * jnp.tanh(logits_BTV / cfg.logit_soft_cap)
         return nn.with_logical_constraint(logits_BTV, ("batch", "seq", "vocab"))
 
     def _scanned(self, x_BTD: jax.Array, segment_ids_BT: jax.Array | None) -> jax.Array:
@@ -193,7 +279,7 @@ class Decoder(nn.Module):
             length=cfg.depth,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )
-        x_BTD, _ = stack(cfg, name="blocks")(x_BTD, segment_ids_BT)
+        x_BTD, _ = stack(cfg, cfg.layer_pattern[0], name="blocks")(x_BTD, segment_ids_BT)
         return x_BTD
 
 
@@ -202,17 +288,29 @@ def sizes(config: ModelConfig) -> tuple[int, int]:
 
     A plan counts hundreds of shapes, and tracing one takes a tenth of a second.
     """
-    D, N, K, H, F = (
-        config.width, config.num_heads, config.kv_heads, config.head_width, config.hidden_width
-    )  # fmt: skip
-    bias = int(config.use_bias)
-    up = 2 if ops.FEED_FORWARD[config.mlp][1] else 1
-    attention = D * H * (2 * N + 2 * K) + bias * (H * (N + 2 * K) + D)
-    feed_forward = D * F * (up + 1) + bias * (up * F + D)
-    norm = D * (1 + bias * (config.norm == "layernorm"))
-    blocks = config.depth * (attention + feed_forward + 2 * norm)
+    D = config.width
+    norm = D * (1 + (config.norm == "layernorm" and config.has_bias("norm")))
+    norms = {"pre": 2, "post": 2, "both": 4}[config.norm_place]
+    norms -= config.block == "parallel_shared_norm"
+    block = _attention_size(config) + _feed_forward_size(config) + norms * norm
     positions = config.seq_len if config.positions == "learned" else 0
-    return (config.vocab_size + positions) * D, blocks + norm * (config.norm_place == "pre")
+    last = norm * (config.norm_place != "post")
+    return (config.vocab_size + positions) * D, config.depth * block + last
+
+
+def _attention_size(config: ModelConfig) -> int:
+    D, N, K, H = config.width, config.num_heads, config.kv_heads, config.head_width
+    inputs = N * (1 + config.attention_gate) + 2 * K
+    weights = D * H * (inputs + N)
+    biases = config.has_bias("qkv") * H * inputs + config.has_bias("out") * D
+    head_norms = {"none": 0, "shared": 2 * H, "per_head": (N + K) * H}[config.qk_norm]
+    return weights + biases + head_norms + config.attention_sinks * N
+
+
+def _feed_forward_size(config: ModelConfig) -> int:
+    D, F = config.width, config.hidden_width
+    up = 2 if ops.FEED_FORWARD[config.mlp][1] else 1
+    return D * F * (up + 1) + config.has_bias("mlp") * (up * F + D)
 
 
 def unrolled(config: ModelConfig) -> bool:
@@ -226,17 +324,67 @@ def _unrolled(
     config: ModelConfig, stacked: Any, x_BTD: jax.Array, segment_ids_BT: jax.Array | None
 ) -> jax.Array:
     """Apply the blocks one by one, each to its slice of the stacked parameters."""
-
-    def block(params: Any, x_BTD: jax.Array) -> jax.Array:
-        return Block(config, parent=None).apply({"params": params}, x_BTD, segment_ids_BT)[0]
-
-    if config.remat == "block":
-        block = jax.checkpoint(block)
     leaves, tree = jax.tree.flatten(nn.unbox(stacked))
+    kinds = config.layers_of_depth[: leaves[0].shape[0]]
     # The transpose of unstack is one stack; that of indexing would be a padded sum per layer.
-    for layer in zip(*(jnp.unstack(leaf) for leaf in leaves), strict=True):
-        x_BTD = block(jax.tree.unflatten(tree, layer), x_BTD)
+    layers = zip(*(jnp.unstack(leaf) for leaf in leaves), strict=True)
+    for kind, layer in zip(kinds, layers, strict=True):
+        x_BTD = _block_of(config, kind)(jax.tree.unflatten(tree, layer), x_BTD, segment_ids_BT)
     return x_BTD
+
+
+def _scanned_by_period(
+    config: ModelConfig, stacked: Any, x_BTD: jax.Array, segment_ids_BT: jax.Array | None
+) -> jax.Array:
+    """Scan over the periods of the layer pattern, each unrolled; a last part of one follows."""
+    period = len(config.layer_pattern)
+    whole = config.depth // period * period
+    params = nn.unbox(stacked)
+
+    def body(x_BTD: jax.Array, layers: Any) -> tuple[jax.Array, None]:
+        return _unrolled(config, layers, x_BTD, segment_ids_BT), None
+
+    def by_period(leaf: jax.Array) -> jax.Array:
+        return leaf[:whole].reshape(whole // period, period, *leaf.shape[1:])
+
+    if whole:
+        x_BTD, _ = jax.lax.scan(body, x_BTD, jax.tree.map(by_period, params))
+    if whole == config.depth:
+        return x_BTD
+    rest = jax.tree.map(lambda leaf: leaf[whole:], params)
+    return _unrolled(config, rest, x_BTD, segment_ids_BT)
+
+
+def _block_of(config: ModelConfig, kind: str) -> Any:
+    """(parameters of one block, x, segments) -> x, recomputed in the backward pass if so set."""
+
+    def block(params: Any, x_BTD: jax.Array, segment_ids_BT: jax.Array | None) -> jax.Array:
+        return Block(config, kind, parent=None).apply({"params": params}, x_BTD, segment_ids_BT)[0]
+
+    return jax.checkpoint(block) if config.remat == "block" else block
+
+
+def rotate(config: ModelConfig, x_BTNH: jax.Array) -> jax.Array:
+    """Rotary positions as the config has them, for tokens 0…T−1."""
+    T = x_BTNH.shape[1]
+    options: dict[str, Any] = {"base": config.rope_base}
+    if config.rope_scaling != "none" or config.rotary_width != config.head_width:
+        scaling = ops.RopeScaling(
+            factor=config.rope_factor,
+            trained_len=config.rope_trained_len or config.seq_len,
+            slow=config.rope_slow,
+            fast=config.rope_fast,
+            attention_factor=config.rope_attention_factor,
+            mscale=config.rope_mscale,
+            mscale_all_dim=config.rope_mscale_all_dim,
+            short_factors=config.rope_short_factors,
+            long_factors=config.rope_long_factors,
+        )
+        find = ops.ROPE_SCALINGS[config.rope_scaling]
+        turns_C, factor = find(config.rotary_width, config.rope_base, T, scaling)
+        options = {"frequencies_C": jnp.asarray(turns_C, jnp.float32), "factor": factor}
+    interleaved = config.rope_layout == "interleaved"
+    return ops.rotary(x_BTNH, jnp.arange(T), interleaved=interleaved, **options)
 
 
 def _init(config: ModelConfig) -> Any:

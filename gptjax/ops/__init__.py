@@ -4,17 +4,23 @@ from gptjax.ops.activations import FEED_FORWARD, gelu, gelu_tanh, relu, swish
 from gptjax.ops.attention import attention
 from gptjax.ops.linear import linear
 from gptjax.ops.losses import cross_entropy
+from gptjax.ops.masked_attention import alibi_slopes, masked_attention
 from gptjax.ops.norms import layer_norm, rms_norm
 from gptjax.ops.positions import rotary, sinusoids
+from gptjax.ops.rope_scaling import ROPE_SCALINGS, RopeScaling
 
 __all__ = [
     "FEED_FORWARD",
+    "ROPE_SCALINGS",
+    "RopeScaling",
+    "alibi_slopes",
     "attention",
     "cross_entropy",
     "gelu",
     "gelu_tanh",
     "layer_norm",
     "linear",
+    "masked_attention",
     "relu",
     "rms_norm",
     "rotary",

@@ -34,6 +34,9 @@ FEED_FORWARD: dict[str, tuple[Callable[[jax.Array], jax.Array], bool]] = {
     "gelu": (gelu, False),
     "gelu_tanh": (gelu_tanh, False),
     "relu": (relu, False),
+    "silu": (swish, False),
     "swiglu": (swish, True),
     "geglu": (gelu, True),
+    "geglu_tanh": (gelu_tanh, True),
+    "reglu": (relu, True),
 }

@@ -58,7 +58,7 @@ def _attend_forward(
     """The output, and what the backward pass needs: exponentials and inverse sums by block."""
     G = q_BKRH.shape[2] // k_BKSH.shape[2]
     outputs, exponentials, inverse_sums = [], [], []
-    for start, end in _query_blocks(k_BKSH.shape[2]):
+    for start, end in query_blocks(k_BKSH.shape[2]):
         q_BKrH = q_BKRH[:, :, start * G : end * G]
         scores_BKrs = _dot("BKrH,BKsH->BKrs", q_BKrH, k_BKSH[:, :, :end])
         visible = _visible(start, end, G, segment_ids_BS)
@@ -83,7 +83,7 @@ def _attend_backward(saved: tuple, do_BKRH: jax.Array) -> tuple:
     dtype = q_BKRH.dtype
     dq_blocks = []
     dk_BKHS = dv_BKHS = jnp.zeros((), jnp.float32)
-    blocks = zip(_query_blocks(S), exponentials, inverse_sums, strict=True)
+    blocks = zip(query_blocks(S), exponentials, inverse_sums, strict=True)
     for (start, end), e_BKrs, inverse_BKr1 in blocks:
         rows = slice(start * G, end * G)
         g_BKrH = do_BKRH[:, :, rows] * inverse_BKr1
@@ -104,7 +104,7 @@ def _attend_backward(saved: tuple, do_BKRH: jax.Array) -> tuple:
 _attend.defvjp(_attend_forward, _attend_backward)
 
 
-def _query_blocks(T: int) -> list[tuple[int, int]]:
+def query_blocks(T: int) -> list[tuple[int, int]]:
     """Starts and ends of at most MAX_BLOCKS blocks of at least MIN_BLOCK queries."""
     size = max(MIN_BLOCK, -(-T // MAX_BLOCKS))
     return [(start, min(start + size, T)) for start in range(0, T, size)]

@@ -17,18 +17,45 @@ def sinusoids(
 
 
 def rotary(
-    x_BTNH: Float[Array, "B T N H"], positions_T: Int[Array, " T"], *, base: float = 10_000.0
+    x_BTNH: Float[Array, "B T N H"],
+    positions_T: Int[Array, " T"],
+    *,
+    base: float = 10_000.0,
+    frequencies_C: Float[Array, " C"] | None = None,
+    factor: float = 1.0,
+    interleaved: bool = False,
 ) -> Float[Array, "B T N H"]:
-    """Rotate pairs (i, i + H/2) by the angle t·base^(−2i/H) (Su et al., 2021, in Llama's layout).
+    """Rotate pairs by the angle t·base^(−2i/H) (Su et al., 2021).
 
-    The layout is that of the published Llama weights in Hugging Face's form: the two members of
-    a pair are half a head apart. Angles are computed in float32.
+    Pairs are (i, i + H/2), the layout of the published Llama weights in Hugging Face's form, or
+    (2i, 2i + 1), the paper's. Angles are computed in float32.
+
+    Args:
+      frequencies_C: angles of one step instead of those of `base`; where they are fewer than H/2,
+        only the first 2·C columns turn (partial rotary).
+      factor: multiplies the rotated columns (YaRN's and LongRoPE's attention factor).
+      interleaved: pairs are neighbours.
     """
-    angles_TC = _angles(positions_T, x_BTNH.shape[-1], base)
-    cos = jnp.cos(angles_TC)[:, None, :].astype(x_BTNH.dtype)
-    sin = jnp.sin(angles_TC)[:, None, :].astype(x_BTNH.dtype)
-    first, second = jnp.split(x_BTNH, 2, axis=-1)
-    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    width = x_BTNH.shape[-1] if frequencies_C is None else 2 * frequencies_C.shape[0]
+    if frequencies_C is None:
+        angles_TC = _angles(positions_T, width, base)
+    else:
+        angles_TC = positions_T.astype(jnp.float32)[:, None] * frequencies_C
+    cos, sin = jnp.cos(angles_TC), jnp.sin(angles_TC)
+    if factor != 1.0:
+        cos, sin = cos * factor, sin * factor
+    cos, sin = (wave[:, None, :].astype(x_BTNH.dtype) for wave in (cos, sin))
+    turned, rest = x_BTNH[..., :width], x_BTNH[..., width:]
+    if interleaved:
+        first, second = turned[..., ::2], turned[..., 1::2]
+    else:
+        first, second = jnp.split(turned, 2, axis=-1)
+    pair = (first * cos - second * sin, second * cos + first * sin)
+    if interleaved:
+        turned = jnp.stack(pair, axis=-1).reshape(turned.shape)
+        return turned if width == x_BTNH.shape[-1] else jnp.concatenate([turned, rest], axis=-1)
+    parts = pair if width == x_BTNH.shape[-1] else (*pair, rest)
+    return jnp.concatenate(parts, axis=-1)
 
 
 def _angles(positions_T: Array, width: int, base: float) -> Array:

@@ -3,7 +3,8 @@
 A multiplication and an addition count as two operations. Only matrix products are counted:
 norms, softmax, positions and the embedding lookup are left out, as everybody does. Attention is
 counted over the full T x T square, as a dense implementation executes it; `causal=True` counts the
-lower half instead. A training token costs three times its forward pass.
+lower half instead. A query of a layer with a window is counted with at most that many keys. A
+training token costs three times its forward pass.
 """
 
 import dataclasses
@@ -39,6 +40,9 @@ def forward_flops(
     num_kv_heads: int = 0,
     head_dim: int = 0,
     mlp_matrices: int = 2,
+    gated_attention: bool = False,
+    local_layers: int = 0,
+    window: int = 0,
     causal: bool = False,
 ) -> ForwardFlops:
     """Forward matmul FLOPs per token of a decoder.
@@ -48,6 +52,8 @@ def forward_flops(
       num_kv_heads: key/value heads; 0 means num_heads.
       head_dim: width of a head; 0 means width / num_heads.
       mlp_matrices: 2 for GELU and ReLU, 3 for gated MLPs.
+      gated_attention: one more projection of the queries' width in every layer.
+      local_layers, window: layers whose queries see at most `window` keys.
       causal: count the lower half of the score matrix (with its diagonal).
 
     >>> forward_flops(depth=1, width=2, num_heads=1, mlp_width=8, seq_len=4, vocab_size=10).total
@@ -60,14 +66,22 @@ def forward_flops(
         if value < 1:
             raise UserError(f"{name}={value} is not a size; give at least 1")
     keys = (seq_len + 1) / 2 if causal else seq_len
-    projections = 2 * width * head_dim * (2 * num_heads + 2 * num_kv_heads)
-    scores = 2 * 2 * keys * num_heads * head_dim
+    inputs = num_heads * (1 + gated_attention) + 2 * num_kv_heads
+    projections = 2 * width * head_dim * (num_heads + inputs)
+    key_sum = (depth - local_layers) * keys + local_layers * _windowed(seq_len, window, causal)
+    scores = 2 * 2 * key_sum * num_heads * head_dim
     return ForwardFlops(
         attention_projections=float(depth * projections),
-        attention_scores=float(depth * scores),
+        attention_scores=float(scores),
         mlp=float(depth * 2 * mlp_matrices * width * mlp_width),
         head=float(2 * width * vocab_size),
     )
+
+
+def _windowed(seq_len: int, window: int, causal: bool) -> float:
+    """Mean keys of a query with a window: w, or exactly, w − w(w − 1)/2T."""
+    seen = min(window, seq_len)
+    return seen - seen * (seen - 1) / (2 * seq_len) if causal else seen
 
 
 def training_flops_per_token(**shape) -> float:

@@ -1,17 +1,19 @@
 """From a wanted size to the nearest shape, and from a shape to its counts."""
 
 import dataclasses
+import math
 
-from gptjax import models
+from gptjax import models, ops
 from gptjax.models import ModelConfig, ParamCount
 from gptjax.scaling import flops
 from gptjax.sweeps.config import SweepConfig
 
-GATED = ("swiglu", "geglu")
-
 
 def with_width(model: ModelConfig, sweep: SweepConfig, width: int) -> ModelConfig:
-    """`model` at another width: depth, heads and feed-forward follow by the sweep's rules."""
+    """`model` at another width: depth, heads and feed-forward follow by the sweep's rules.
+
+    A scale of the attention scores stays the same multiple of 1/√head_dim.
+    """
     depth = model.depth
     if sweep.depth_rule == "aspect":
         depth = max(1, round(width / sweep.aspect))
@@ -20,8 +22,10 @@ def with_width(model: ModelConfig, sweep: SweepConfig, width: int) -> ModelConfi
         mlp_width = max(1, round(model.mlp_width * width / model.width))
     heads = heads_of_width(width, sweep.head_width)
     groups = model.num_heads // model.kv_heads
+    scale = model.attention_scale * math.sqrt(model.head_width / (width // heads))
     return dataclasses.replace(
         model,
+        attention_scale=scale,
         width=width,
         depth=depth,
         mlp_width=mlp_width,
@@ -77,7 +81,10 @@ def training_flops_per_token(model: ModelConfig) -> float:
         num_kv_heads=model.kv_heads,
         head_dim=model.head_width,
         mlp_width=model.hidden_width,
-        mlp_matrices=3 if model.mlp in GATED else 2,
+        mlp_matrices=3 if ops.FEED_FORWARD[model.mlp][1] else 2,
+        gated_attention=model.attention_gate,
+        local_layers=model.layers_of_depth.count("local"),
+        window=model.window,
         seq_len=model.seq_len,
         vocab_size=model.vocab_size,
     )

@@ -11,10 +11,12 @@ import math
 import random
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
-from gptjax import build
+from gptjax import build, models
+from gptjax.jobs import experiment
 from gptjax.main import main
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
@@ -59,6 +61,31 @@ TRAINED = {
         "model.remat": "none", "model.layers": "auto", "train.feed": "auto",
         "model.compute_dtype": "float32", "train.document_attention": False,
     },
+}  # fmt: skip
+
+# Built from a config and applied once; what the runs above train is not repeated.
+BUILT = {
+    "linear": {"model.rope_scaling": "linear", "model.block": "parallel", "model.mlp": "silu"},
+    "ntk": {
+        "model.rope_scaling": "ntk", "model.block": "parallel_shared_norm", "model.mlp": "reglu",
+        "model.qk_norm": "per_head", "model.rope_layout": "interleaved",
+    },
+    "dynamic": {
+        "model.rope_scaling": "dynamic", "model.norm_place": "both", "model.norm_plus_one": True,
+        "model.qk_norm": "shared", "model.mlp": "geglu_tanh", "model.rope_layout": "half",
+    },
+    "yarn": {
+        "model.rope_scaling": "yarn", "model.layer_pattern": "('local','global')",
+        "model.window": 5, "model.attention_sinks": True, "model.block": "sequential",
+    },
+    "longrope": {
+        "model.rope_scaling": "longrope", "model.rope_short_factors": "(1,1,1,1)",
+        "model.rope_long_factors": "(2,2,4,4)", "model.attention_gate": True,
+        "model.bias_places": "('qkv','out','mlp','norm')", "model.qk_norm": "none",
+    },
+    "llama3": {"model.rope_scaling": "llama3"},
+    "plain rotary": {"model.rope_scaling": "none"},
+    "alibi": {"model.positions": "alibi"},
 }  # fmt: skip
 
 PLANNED = {
@@ -179,6 +206,21 @@ def test_train(name, place, tmp_path):
     assert best == (name == "b")
 
 
+@pytest.mark.parametrize("name", BUILT)
+def test_built(name):
+    settings = {**TINY, "model.positions": "rotary", "model.rope_factor": 4.0, **BUILT[name]}
+    settings["model.vocab_size"] = 31
+    texts = [(name.removeprefix("config."), str(value)) for name, value in settings.items()]
+    setup = build.make_setup(experiment.override(build.default_config().to_dict(), texts))
+    model = models.resolve(setup.model)
+    tokens = np.arange(12, dtype=np.int32)[None]
+    params = models.init(model, jax.random.key(0))
+    logits = models.apply(model, params, tokens)
+    plain = dataclasses.replace(model, positions="none", rope_scaling="none")
+    assert np.isfinite(logits).all()
+    assert np.abs(logits - models.apply(plain, params, tokens)).max() > 1e-6
+
+
 @pytest.mark.parametrize("name", PLANNED)
 def test_plan(name, place, tmp_path, capsys):
     settings = {"config.job": "plan", "sweep.budgets": "(1e12,3e12)", "sweep.batch_scale": 0.25}
@@ -222,7 +264,8 @@ def test_fit(name, tmp_path):
 
 def test_no_choice_is_left_out():
     chosen: dict[tuple[str, str], set] = {}
-    for settings in (*TRAINED.values(), *PLANNED.values(), *FITTED.values()):
+    tables = (TRAINED, BUILT, PLANNED, FITTED)
+    for settings in (settings for table in tables for settings in table.values()):
         for name, value in settings.items():
             section, _, key = name.rpartition(".")
             texts = value.strip("()").replace("'", "").split(",") if _is_list(value) else [value]

@@ -36,6 +36,49 @@ VARIANTS = {
         "mlp": "geglu",
         "positions": "none",
     },
+    "alternating windows, both norms, caps, scales": {
+        "norm": "rmsnorm",
+        "norm_place": "both",
+        "norm_plus_one": True,
+        "layer_pattern": ("local", "local", "global"),
+        "depth": 4,
+        "window": 4,
+        "positions": "rotary",
+        "mlp": "geglu_tanh",
+        "use_bias": False,
+        "attention_scale": 0.3,
+        "attention_soft_cap": 5.0,
+        "logit_soft_cap": 3.0,
+        "embedding_scale": 0.0,
+        "residual_scale": 0.7,
+    },
+    "parallel, one norm, norms of heads, interleaved": {
+        "block": "parallel_shared_norm",
+        "positions": "rotary",
+        "rope_layout": "interleaved",
+        "qk_norm": "per_head",
+        "use_bias": False,
+        "mlp": "swiglu",
+        "logit_scale": 0.5,
+        "num_kv_heads": 2,
+    },
+    "parallel, two norms, partial rotary, biases of queries": {
+        "block": "parallel",
+        "positions": "rotary",
+        "rope_fraction": 0.5,
+        "qk_norm": "shared",
+        "bias_places": ("qkv",),
+        "mlp": "silu",
+    },
+    "alibi, sinks, gate, window": {
+        "positions": "alibi",
+        "attention_sinks": True,
+        "attention_gate": True,
+        "layer_pattern": ("local",),
+        "window": 5,
+        "mlp": "reglu",
+        "num_heads": 2,
+    },
     "exact gelu, rmsnorm, bfloat16": {
         "mlp": "gelu",
         "norm": "rmsnorm",
@@ -43,6 +86,7 @@ VARIANTS = {
         "compute_dtype": "bfloat16",
     },
 }
+PATTERNED = "alternating windows, both norms, caps, scales"
 EACH = pytest.mark.parametrize("name", VARIANTS)
 
 
@@ -56,7 +100,7 @@ def randomised(config):
     shapes = jax.eval_shape(functools.partial(models.init, config), jax.random.key(0))
 
     def draw(path, leaf):
-        centre = 1.0 if path[-1].key == "scale" else 0.0
+        centre = 1.0 if path[-1].key.endswith("scale") and not config.norm_plus_one else 0.0
         return (centre + 0.3 * rng.standard_normal(leaf.shape)).astype(np.float32)
 
     return jax.tree_util.tree_map_with_path(draw, shapes)
@@ -116,12 +160,12 @@ def test_scanned_unrolled_and_rematerialised_are_one_model(name):
     config = variant(name, layers="unroll")
     params, batch = randomised(config), tokens(config)
     # Compiling gradients takes most of the time of these tests: two variants stand for all.
-    run = loss_and_gradients if name in ("gpt2", "llama") else forward
+    run = loss_and_gradients if name in ("gpt2", "llama", PATTERNED) else forward
     expected = run(config)(params, batch)
     # In bfloat16 the two programs round at other places.
     rtol = 1e-5 if config.compute_dtype == "float32" else 0.02
     others = [{"layers": "scan"}, {"layers": "scan", "remat": "block"}, {"remat": "block"}]
-    for change in others if name == "llama" else others[:1]:
+    for change in others if name in ("llama", PATTERNED) else others[:1]:
         other = dataclasses.replace(config, **change)
         close(run(other)(params, batch), expected, rtol)
 
@@ -136,7 +180,8 @@ def test_later_tokens_leave_earlier_logits(name):
     assert logits.shape == (2, 12, 13)
     np.testing.assert_array_equal(logits[0, :7], logits[1, :7])
     moved = np.abs(np.asarray(logits[0] - logits[1]))[7:].max(axis=-1)
-    assert moved.min() > 1e-3
+    reach = moved[: config.depth * (config.window - 1) + 1] if config.window else moved
+    assert reach.min() > 1e-3
 
 
 @pytest.mark.parametrize("name", ["llama", "multi-query, wide heads, geglu"])
@@ -208,6 +253,14 @@ def test_untrained_loss_is_that_of_guessing():
         ),
         ({"num_heads": 4, "num_kv_heads": 3}, "try num_kv_heads=2 or 4"),
         ({"positions": "rotary", "head_dim": 5}, "set model.head_dim=6"),
+        ({"positions": "rotary", "rope_fraction": 0.3}, "turns 1 of 4 columns"),
+        ({"positions": "rotary", "rope_scaling": "yarn", "rope_fast": 1.0}, "model.rope_fast=1"),
+        ({"positions": "rotary", "rope_scaling": "ntk", "head_dim": 2}, "at least two pairs"),
+        ({"positions": "rotary", "rope_scaling": "longrope"}, "0 numbers for 2 pairs"),
+        ({"layer_pattern": ()}, "names no layer"),
+        ({"layer_pattern": ("local",)}, "model.window=0"),
+        ({"window": 3}, "model.window=3 has no layer"),
+        ({"block": "parallel", "norm_place": "post"}, "needs model.norm_place=pre"),
         ({"positions": "sinusoidal", "width": 15, "num_heads": 3}, "set model.width=16"),
     ],
 )
@@ -216,6 +269,30 @@ def test_contradictions_are_refused(changes, sentence):
     for refused in (models.validate, models.count_params, models.logical_axes):
         with pytest.raises(UserError, match=sentence):
             refused(config)
+
+
+def test_a_window_ends_where_it_should():
+    """One layer, window 3: token 4 moves the logits at 4, 5, 6 and no others."""
+    config = dataclasses.replace(GPT, depth=1, layer_pattern=("local",), window=3)
+    batch = np.repeat(np.asarray(tokens(config, batch=1)), 2, axis=0)
+    batch[1, 4] = (batch[1, 4] + 1) % 13
+    logits = forward(config)(randomised(config), batch)
+    moved = np.abs(np.asarray(logits[0] - logits[1])).max(axis=-1) > 0
+    assert np.flatnonzero(moved).tolist() == [4, 5, 6]
+
+
+def test_an_open_gate_is_no_gate():
+    config = dataclasses.replace(GPT, attention_gate=True)
+    params = randomised(config)
+    attention = {**params["blocks"]["attention"]}
+    attention["gate"] = np.zeros_like(attention["gate"])
+    attention["gate_bias"] = np.full_like(attention["gate_bias"], 100.0)
+    opened = {**params, "blocks": {**params["blocks"], "attention": attention}}
+    for name in ("gate", "gate_bias"):
+        attention = {k: v for k, v in attention.items() if k != name}
+    plain = {**params, "blocks": {**params["blocks"], "attention": attention}}
+    batch = tokens(config)
+    close(forward(config)(opened, batch), forward(GPT)(plain, batch), 1e-6)
 
 
 def test_too_long_an_input_is_refused():

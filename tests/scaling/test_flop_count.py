@@ -36,6 +36,20 @@ def test_grouped_heads_gates_and_the_causal_half():
     )
 
 
+def test_windows_and_gated_attention():
+    full = flops.forward_flops(**GPT2)
+    local = flops.forward_flops(**GPT2, local_layers=6, window=256)
+    assert local.attention_scores == full.attention_scores * (6 + 6 / 4) / 12
+    wide = flops.forward_flops(**GPT2, local_layers=12, window=4096)
+    assert wide.attention_scores == full.attention_scores
+    # The first 3 of 8 queries see 1, 2, 3 keys, the others 3.
+    tiny = {**GPT2, "depth": 1, "seq_len": 8}
+    mean = flops.forward_flops(**tiny, local_layers=1, window=3, causal=True).attention_scores
+    assert mean == 2 * 2 * 768 * (1 + 2 + 6 * 3) / 8
+    gated = flops.forward_flops(**GPT2, gated_attention=True)
+    assert gated.attention_projections == 1.25 * full.attention_projections
+
+
 def test_tokens_of_a_budget_and_a_budget_that_is_none():
     tokens = flops.tokens_for_budget(1e18, **GPT2)
     assert tokens * flops.training_flops_per_token(**GPT2) == pytest.approx(1e18)
