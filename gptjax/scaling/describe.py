@@ -56,7 +56,7 @@ def _(result: Fit, table: Runs, flops: np.ndarray) -> dict[str, Any]:
         ],
         "doubts": list(result.warnings),
     }  # fmt: skip
-    if set(form.columns) == {"params", "tokens"}:
+    if form.splits_compute:
         entry["optimum"] = {"flops": flops, **optimum_lines(result, flops)}
         entry["surface"] = surface(result, table, flops)
     return entry

@@ -84,6 +84,7 @@ class _State(NamedTuple):
     damping: Any
     done: Any
     count: Any
+    held: Any
 
 
 def effective_delta(problem: Problem) -> float:
@@ -179,10 +180,10 @@ def _derivatives(residual_of: Any, theta: Any, weights: Any, delta: Any) -> Any:
 
 def _step(state: _State, value_of: Any, residual_of: Any, data: Any, weights: Any) -> _State:
     """One damped Newton step of one lane, its bookkeeping, and the shrinking of its delta."""
-    theta, delta, damping, done, count = state
+    theta, delta, damping, done, count, held = state
     low, high = data["low"], data["high"]
     before, gradient, hessian, majorizer = _derivatives(residual_of, theta, weights, delta)
-    stuck = ((theta <= low) & (gradient > 0)) | ((theta >= high) & (gradient < 0))
+    stuck = held | ((theta <= low) & (gradient > 0)) | ((theta >= high) & (gradient < 0))
     free = jnp.where(stuck, 0.0, 1.0)
     gradient = gradient * free
     scale = jnp.maximum(jnp.diag(majorizer), 1e-10 * jnp.trace(majorizer)) + 1e-300
@@ -214,6 +215,7 @@ def _step(state: _State, value_of: Any, residual_of: Any, data: Any, weights: An
         damping=jnp.where(done, damping, new_damping),
         done=done | (at_target & settled),
         count=count + jnp.where(done, 0, 1),
+        held=held,
     )
 
 
@@ -264,6 +266,7 @@ def solve(
     *,
     weights: np.ndarray | None = None,
     target: np.ndarray | None = None,
+    held: np.ndarray | None = None,
     widen: float = WIDEN,
     tolerance: float = TOLERANCE,
 ) -> Solution:
@@ -274,6 +277,7 @@ def solve(
       theta: starting coordinates, (M, p).
       weights: (M, n); the problem's own for all lanes when absent.
       target: observed (log) losses, (M, n); the problem's own when absent.
+      held: which coordinates stay where they start, (M, p); none when absent.
       widen: how many times wider delta begins.
       tolerance: relative decrease below which a lane stops; 0 polishes to the last bit.
 
@@ -299,6 +303,7 @@ def solve(
         state = _State(
             np.clip(np.asarray(theta, np.float64), low, high), np.full(lanes, spread),
             np.full(lanes, 1e-2), np.zeros(lanes, bool), np.zeros(lanes, np.int32),
+            np.zeros(np.shape(theta), bool) if held is None else held,
         )  # fmt: skip
         state = _run(problem, state, data, target, weights)
     value = objective(problem, state.theta, weights[:, :n], target[:, :n])

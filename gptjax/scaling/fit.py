@@ -2,13 +2,14 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from gptjax import fields
 from gptjax.errors import UserError
-from gptjax.scaling import bootstrap, engine, optimum
+from gptjax.scaling import bootstrap, engine, optimum, profile
 from gptjax.scaling.bootstrap import Interval, Resamples
 from gptjax.scaling.config import FitConfig
 from gptjax.scaling.engine import Problem
@@ -163,8 +164,16 @@ class Fit:
         low, high = (np.broadcast_to(end, value.shape) for end in (low, high))
         return tuple(float(v[0]) if shape == () else v.reshape(shape) for v in (value, low, high))  # type: ignore[return-value]
 
-    def optimum(self, flops: float, **columns: Any) -> Optimum:
+    def optimum(
+        self, flops: float, *, tokens_of: Callable[[Any, Any], Any] | None = None, **columns: Any
+    ) -> Optimum:
         """Compute-optimal size, tokens and loss at a budget, with intervals.
+
+        Args:
+          flops: the budget.
+          tokens_of: (flops, params) -> tokens under another count than the runs' cost model, for
+            example an exact one; the minimum is then found numerically.
+          **columns: whatever else the form reads, held at one value.
 
         Raises:
           UserError: when the form does not depend on both params and tokens.
@@ -172,9 +181,10 @@ class Fit:
         if not (np.isfinite(flops) and flops > 0):
             raise UserError(f"flops={flops} is not a budget; give a positive number")
         form, cost = self.form, self.cost
-        best = optimum.best_params(form, self.values, flops, cost, columns)
-        many = optimum.best_params(form, self.samples, flops, cost, columns)
-        tokens, many_tokens = cost.tokens(flops, best), cost.tokens(flops, many)
+        best = optimum.best_params(form, self.values, flops, cost, columns, tokens_of)
+        many = optimum.best_params(form, self.samples, flops, cost, columns, tokens_of)
+        tokens_of = tokens_of or cost.tokens
+        tokens, many_tokens = tokens_of(flops, best), tokens_of(flops, many)
         inputs = {"params": many, "tokens": many_tokens, "flops": flops, **columns}
         losses = np.asarray(engine.predict(form, self.samples, inputs))
         value = engine.predict(form, self.values, {**inputs, "params": best, "tokens": tokens})
@@ -185,6 +195,10 @@ class Fit:
             loss=self.interval(np.ravel(value)[0], losses),
             tokens_per_param=self.interval(tokens[0] / best[0], many_tokens / many),
         )
+
+    def profile(self, name: str, points: int = profile.POINTS) -> "profile.Profile":
+        """How well the runs can be fitted with a parameter held elsewhere."""
+        return profile.profile(self, name, points)
 
     def summary(self) -> str:
         """A few lines for a terminal."""
@@ -206,7 +220,8 @@ class Fit:
         for name in self.form.columns:
             if name not in inputs:
                 raise UserError(f"{self.form.name} needs {name} to predict; pass {name}=…")
-            if not np.all(np.isfinite(inputs[name]) & (inputs[name] > 0)):
+            least = -np.inf if name in self.form.loose else 0.0
+            if not np.all(np.isfinite(inputs[name]) & (inputs[name] > least)):
                 raise UserError(f"{name}={inputs[name]} must be above zero and finite")
         return inputs
 
@@ -264,8 +279,9 @@ def check_runs(runs: Runs, form: Form) -> None:
         if not np.all(np.isfinite(values)):
             row = int(np.flatnonzero(~np.isfinite(values))[0])
             raise UserError(f"{column} of {runs.cell[row]} is missing; {form.name} needs it")
-    require(runs, form.name, len(form.fitted) + 1, form.columns)
-    if {"params", "tokens"} <= set(form.columns) and form.name != "gadre":
+    telling = tuple(column for column in form.columns if column not in form.loose)
+    require(runs, form.name, len(form.fitted) + 1, telling)
+    if {"params", "tokens"} <= set(form.columns):
         size, data = np.log(runs.params), np.log(runs.tokens)
         if abs(np.corrcoef(size, data)[0, 1]) > SAME_RATIO:
             low, high = np.min(runs.tokens / runs.params), np.max(runs.tokens / runs.params)
@@ -308,13 +324,14 @@ def fit_runs(runs: Runs, form: Form, config: FitConfig, *, quick: bool = False) 
     resamples = bootstrap.resample(
         problem, theta, runs.group, count=config.resamples, seed=config.seed, group_by=runs.group_by
     )
+    runaways = [] if quick else profile.unbounded(problem, theta, config.confidence)
     return Fit(
         form=form, runs=runs, problem=problem, theta=theta, certificate=certificate,
         resamples=resamples, cost=optimum.cost_of(runs),
         warnings=(
             *runs.warnings,
             *_doubts(form, certificate),
-            *_one_sided(problem, certificate, resamples),
+            *_one_sided(problem, certificate, resamples, runaways),
         ),
         config=config,
     )  # fmt: skip
@@ -358,23 +375,35 @@ def _certificate(problem: Problem, solution: Any, polished: Any, best: int) -> C
     )
 
 
-def _one_sided(problem: Problem, certificate: Certificate, resamples: Resamples) -> list[str]:
-    """Sentences about parameters whose interval reaches their limit."""
+def _one_sided(
+    problem: Problem,
+    certificate: Certificate,
+    resamples: Resamples,
+    runaways: list[tuple[str, str]],
+) -> list[str]:
+    """Sentences about parameters whose profile or interval runs to their limit."""
     doubts = []
     low, high = problem.bounds
     for i, parameter in enumerate(problem.form.fitted):
-        if parameter.name in certificate.bounds_hit or not len(resamples):
+        if parameter.name in certificate.bounds_hit:
             continue
         values = resamples.theta[:, i]
+        zero = "zero" if parameter.positive else "minus infinity"
         for ends, side, where in (
             (values >= high[i] - 1e-6, "above", "infinity"),
-            (values <= low[i] + 1e-6, "below", "zero"),
+            (values <= low[i] + 1e-6, "below", zero),
         ):
-            if np.mean(ends) > 0.01:
-                doubts.append(
-                    f"{problem.form.name}: the runs do not bound {parameter.name} from {side}; "
-                    f"{np.mean(ends):.0%} of the resamples run to {where}"
-                )
+            share = float(np.mean(ends)) if len(values) else 0.0
+            open_end = (parameter.name, side) in runaways
+            if not (open_end or share > 0.01):
+                continue
+            why = [f"with it at {where} they are fitted as well, within their scatter"] * open_end
+            why += [f"{share:.0%} of the resamples run to {where}"] * (share > 0.01)
+            doubts.append(
+                f"{problem.form.name}: the runs do not bound {parameter.name} from {side}: "
+                f"{'; '.join(why)}; hold it at a known value (fix, or fit.e_fixed for E) or add "
+                "runs over a wider range"
+            )
     return doubts
 
 

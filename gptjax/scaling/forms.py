@@ -91,6 +91,8 @@ class Form:
         the functions `power`, `exp`, `log` here (or jnp's).
       linear: the names of parameters in which the loss is linear, solved for at every start.
       paper, units, differs: source; units; where the popular version differs from the paper.
+      loose: columns that may be zero, or the same in every run.
+      of_loss: what is predicted is a loss, so that a budget has an optimum; not a score or a rate.
       two_powers: the compute-optimal split has the closed form of A N^-alpha + B D^-beta.
       ties, held: parameters forced equal to another, or held at a value; see `tie` and `fix`.
     """
@@ -101,6 +103,8 @@ class Form:
     parameters: tuple[Parameter, ...]
     loss: Callable[[Values, Values], Any]
     linear: tuple[str, ...] = ()
+    loose: tuple[str, ...] = ()
+    of_loss: bool = True
     ties: tuple[tuple[str, str], ...] = ()
     paper: str = ""
     units: str = "loss in nats per token"
@@ -119,6 +123,11 @@ class Form:
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(parameter.name for parameter in self.parameters)
+
+    @property
+    def splits_compute(self) -> bool:
+        """Whether a budget alone determines an optimum: a loss of params and tokens only."""
+        return self.of_loss and set(self.columns) == {"params", "tokens"}
 
     @property
     def fitted(self) -> tuple[Parameter, ...]:
@@ -175,49 +184,3 @@ def minimum(x: Any, y: Any) -> Any:
 def power(base: Any, exponent: Any) -> Any:
     """base^exponent for a positive base; a third of the cost of `**` in a vectorised fit."""
     return exp(exponent * log(base))
-
-
-# --- The form of most papers -----------------------------------------------------------------
-
-
-def _chinchilla_loss(p: Values, x: Values) -> Any:
-    of_params = p["A"] * power(x["params"], -p["alpha"])
-    return p["E"] + of_params + p["B"] * power(x["tokens"], -p["beta"])
-
-
-CHINCHILLA = Form(
-    name="chinchilla",
-    equation="L = E + A N^-alpha + B D^-beta",
-    columns=("params", "tokens"),
-    parameters=(
-        Parameter("E", low=1e-6),
-        amplitude("A", "params", "alpha"),
-        amplitude("B", "tokens", "beta"),
-        exponent("alpha"),
-        exponent("beta"),
-    ),
-    loss=_chinchilla_loss,
-    linear=("E", "A", "B"),
-    paper="Hoffmann et al. 2022, arXiv:2203.15556, approach 3; Besiroglu et al. 2024, "
-    "arXiv:2404.10102",
-    units="E in nats per token; A, B in nats times params^alpha, tokens^beta",
-    differs="the paper's printed A=406.4, B=410.7, E=1.69, alpha=.34, beta=.28 are rounded and "
-    "come from an optimizer that stopped early; its own data give E=1.82, alpha=.35, beta=.37",
-    two_powers=True,
-)
-
-
-def _frontier_loss(p: Values, x: Values) -> Any:
-    return p["E"] + p["K"] * power(x["flops"], -p["gamma"])
-
-
-FRONTIER = Form(
-    name="frontier",
-    equation="L = E + K C^-gamma",
-    columns=("flops",),
-    parameters=(Parameter("E", low=1e-6), amplitude("K", "flops", "gamma"), exponent("gamma")),
-    loss=_frontier_loss,
-    linear=("E", "K"),
-    paper="Henighan et al. 2020, arXiv:2010.14701, equation 1.1, on compute-optimal runs",
-    units="E in nats per token; C in FLOPs",
-)

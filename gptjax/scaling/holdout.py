@@ -35,14 +35,6 @@ class Holdout:
         inside = (self.heldout.loss >= self.low) & (self.heldout.loss <= self.high)
         return float(np.mean(inside)) if np.all(np.isfinite(self.low)) else float("nan")
 
-    @property
-    def log_likelihood(self) -> float:
-        """Mean log density of held-out log losses under the fit's own residual scatter."""
-        scale = max(float(np.sqrt(np.mean(self.law.noise**2))), 1e-9)
-        scale = scale if self.law.problem.logarithmic else scale / float(np.mean(self.heldout.loss))
-        z = np.log(self.heldout.loss / self.predicted) / scale
-        return float(np.mean(-0.5 * z**2 - np.log(scale * np.sqrt(2 * np.pi))))
-
 
 def hold_out(runs: Runs, form: Form, keep: np.ndarray, config: FitConfig) -> Holdout:
     """Fit the runs where `keep` is true and predict the others.

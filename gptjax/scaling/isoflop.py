@@ -14,8 +14,8 @@ from gptjax.errors import UserError
 from gptjax.scaling import bootstrap, engine
 from gptjax.scaling.bootstrap import Interval
 from gptjax.scaling.config import FitConfig
-from gptjax.scaling.forms import FRONTIER
 from gptjax.scaling.lines import PowerLine, power_line
+from gptjax.scaling.papers import FRONTIER
 from gptjax.scaling.runs import Runs
 
 

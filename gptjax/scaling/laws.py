@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 
 from gptjax.errors import UserError
-from gptjax.scaling import describe, design, honesty
+from gptjax.scaling import describe, design, emergence, honesty
 from gptjax.scaling.config import FitConfig
 from gptjax.scaling.envelope import fit_envelope
 from gptjax.scaling.fit import Fit, fit
 from gptjax.scaling.holdout import hold_out, without_largest
 from gptjax.scaling.isoflop import IsoFlop, fit_isoflop
 from gptjax.scaling.optimum import Cost, cost_of
+from gptjax.scaling.registry import form_named
 from gptjax.scaling.runs import Runs, prepare, require
 
 SCHEMA = 1
@@ -35,9 +36,10 @@ def fit_laws(runs: Any, curves: Any = None, config: FitConfig | None = None) -> 
       UserError: when the table is wrong, or no law at all can be fitted to it.
     """
     config = config or FitConfig()
-    table = prepare(runs, config)
+    config = dataclasses.replace(config, forms=with_rivals(config.forms))
+    table = prepare(runs, config, _needs(config))
     require(table, "a scaling law", 3)
-    warnings = list(table.warnings)
+    warnings, refused = list(table.warnings), []
     laws: dict[str, Any] = {}
     results: dict[str, Any] = {}
     flops = line_flops(table, config)
@@ -45,12 +47,13 @@ def fit_laws(runs: Any, curves: Any = None, config: FitConfig | None = None) -> 
         try:
             results[name] = make()
         except UserError as error:
-            warnings.append(f"{name}: {error}")
+            refused.append(f"{name}: {error}")
             continue
         laws[name] = describe.law(results[name], table, flops)
         warnings += [w for w in getattr(results[name], "warnings", ()) if w not in warnings]
+    warnings += refused
     if not laws:
-        raise UserError(warnings[-1] if warnings else "approaches is empty; name one")
+        raise UserError(_no_law(refused))
     parametric = results.get("chinchilla_parametric")
     content: dict[str, Any] = {
         "schema": SCHEMA,
@@ -66,6 +69,7 @@ def fit_laws(runs: Any, curves: Any = None, config: FitConfig | None = None) -> 
         "scores": [],
         "drift": [],
         "run_next": None,
+        "emergence": _emergence(results),
     }
     if config.diagnostics and parametric is not None:
         target = content["prediction"][0]["flops"]
@@ -75,6 +79,42 @@ def fit_laws(runs: Any, curves: Any = None, config: FitConfig | None = None) -> 
         content["run_next"] = _run_next(parametric, target, config)
         content["conventions"]["table"] = honesty.convention_table(runs, parametric.form, config)
     return plain(content)
+
+
+def _no_law(refused: list[str]) -> str:
+    """Why no law at all could be fitted, each approach with its own reason."""
+    if not refused:
+        return "fit.approaches and fit.forms name no law; name one"
+    reasons = {}
+    for entry in refused:
+        name, _, why = entry.partition(": ")
+        reasons.setdefault(why, []).append(name)
+    parts = [f"{', '.join(names)}: {why}" for why, names in reasons.items()]
+    return parts[0] if len(parts) == 1 else f"no law can be fitted: {'; '.join(parts)}"
+
+
+def with_rivals(forms: tuple[str, ...]) -> tuple[str, ...]:
+    """The forms, with the smooth one beside a sigmoid."""
+    rivals = emergence.RIVALS if "sigmoid" in forms else ()
+    return tuple(dict.fromkeys((*forms, *rivals)))
+
+
+def _needs(config: FitConfig) -> tuple[str, ...]:
+    """The columns that the laws read."""
+    if config.approaches:
+        return ("params", "tokens")
+    return tuple(dict.fromkeys(c for name in config.forms for c in form_named(name).columns))
+
+
+def _emergence(results: dict[str, Any]) -> dict[str, Any] | None:
+    """The sigmoid beside its smooth rival; None without both."""
+    if not set(emergence.RIVALS) <= set(results):
+        return None
+    try:
+        found = emergence.compare(*(results[name] for name in emergence.RIVALS))
+    except UserError:
+        return None
+    return emergence.describe(found)
 
 
 def _makers(table: Runs, curves: Any, config: FitConfig) -> dict[str, Any]:
@@ -117,10 +157,8 @@ def predictions(results: dict[str, Any], table: Runs, config: FitConfig) -> list
     targets = config.predict_flops or (largest * config.extrapolate,)
     entries = []
     for name, result in results.items():
-        if isinstance(result, Fit) and not {"params", "tokens"} <= set(result.form.columns):
+        if isinstance(result, Fit) and not result.form.splits_compute:
             continue
-        if isinstance(result, Fit) and len(result.form.columns) > 2:
-            continue  # needs columns whose value at the target nobody gave
         line = describe.optimum_lines(result, np.array(targets))
         for i, flops in enumerate(targets):
             entry = {key: values[i] for key, values in line.items() if values is not None}

@@ -112,8 +112,8 @@ def best_params(
     """
     if form.two_powers and tokens_of is None:
         return np.atleast_1d(two_power_params(values, flops, cost))
-    if not {"params", "tokens"} <= set(form.columns):
-        raise UserError(f"{form.name} does not depend on both params and tokens: no optimum")
+    if not (form.of_loss and {"params", "tokens"} <= set(form.columns)):
+        raise UserError(f"{form.name} is no loss of both params and tokens: it has no optimum")
     tokens_of = tokens_of or cost.tokens
     lanes = {name: np.atleast_1d(value)[:, None] for name, value in values.items()}
     extra = dict(columns or {})

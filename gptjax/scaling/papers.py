@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import numpy as np
-
 from gptjax.scaling.forms import (
     Form,
     Parameter,
@@ -18,6 +16,54 @@ from gptjax.scaling.forms import (
     power,
     threshold,
 )
+
+IRREDUCIBLE = Parameter("E", low=1e-6)
+
+# --- E + A N^-alpha + B D^-beta --------------------------------------------------------------
+
+
+def _two_powers(size: str) -> tuple[Parameter, ...]:
+    """E, A, B, alpha, beta of E + A N^-alpha + B D^-beta, with N in the column `size`."""
+    of_size, of_data = amplitude("A", size, "alpha"), amplitude("B", "tokens", "beta")
+    return IRREDUCIBLE, of_size, of_data, exponent("alpha"), exponent("beta")
+
+
+def _two_power_loss(p: Values, params: Any, tokens: Any) -> Any:
+    return p["E"] + p["A"] * power(params, -p["alpha"]) + p["B"] * power(tokens, -p["beta"])
+
+
+CHINCHILLA = Form(
+    name="chinchilla",
+    equation="L = E + A N^-alpha + B D^-beta",
+    columns=("params", "tokens"),
+    parameters=_two_powers("params"),
+    loss=lambda p, x: _two_power_loss(p, x["params"], x["tokens"]),
+    linear=("E", "A", "B"),
+    paper="Hoffmann et al. 2022, arXiv:2203.15556, approach 3; Besiroglu et al. 2024, "
+    "arXiv:2404.10102",
+    units="E in nats per token; A, B in nats times params^alpha, tokens^beta",
+    differs="the paper's printed A=406.4, B=410.7, E=1.69, alpha=.34, beta=.28 are rounded and "
+    "come from an optimizer that stopped early; its own data give E=1.82, alpha=.35, beta=.37",
+    two_powers=True,
+)
+
+
+def _frontier_loss(p: Values, x: Values) -> Any:
+    return p["E"] + p["K"] * power(x["flops"], -p["gamma"])
+
+
+FRONTIER = Form(
+    name="frontier",
+    equation="L = E + K C^-gamma",
+    columns=("flops",),
+    parameters=(IRREDUCIBLE, amplitude("K", "flops", "gamma"), exponent("gamma")),
+    loss=_frontier_loss,
+    linear=("E", "K"),
+    paper="Henighan et al. 2020, arXiv:2010.14701, equation 1.1, on compute-optimal runs",
+    units="E in nats per token; C in FLOPs",
+)
+
+# --- Kaplan ----------------------------------------------------------------------------------
 
 KAPLAN = "Kaplan et al. 2020, arXiv:2001.08361"
 
@@ -109,7 +155,7 @@ def _muennighoff_loss(p: Values, x: Values) -> Any:
     fitting = exp(log_g + (log(unique) + log_g) * p["beta"] / p["alpha"])
     base = minimum(x["params"], fitting)
     params = _saturating(base, x["params"] / base - 1, p["R_N"])
-    return p["E"] + p["A"] * power(params, -p["alpha"]) + p["B"] * power(tokens, -p["beta"])
+    return _two_power_loss(p, params, tokens)
 
 
 MUENNIGHOFF = Form(
@@ -118,11 +164,7 @@ MUENNIGHOFF = Form(
     "N' likewise over the size that is optimal for U",
     columns=("params", "tokens", "unique_tokens"),
     parameters=(
-        Parameter("E", low=1e-6),
-        amplitude("A", "params", "alpha"),
-        amplitude("B", "tokens", "beta"),
-        exponent("alpha"),
-        exponent("beta"),
+        *_two_powers("params"),
         Parameter("R_D", low=1e-3, high=1e5, start=(1.0, 50.0)),
         Parameter("R_N", low=1e-3, high=1e5, start=(1.0, 50.0)),
     ),
@@ -141,7 +183,7 @@ GADRE = Form(
     equation="L = E + a N^-x + b 6^(-x/2) D^-x",
     columns=("params", "tokens"),
     parameters=(
-        Parameter("E", low=1e-6),
+        IRREDUCIBLE,
         amplitude("a", "params", "x"),
         amplitude("b", "tokens", "x"),
         exponent("x"),
@@ -199,11 +241,7 @@ MOE = Form(
     equation="L = E + A X^delta N_active^-(alpha + gamma ln X) + B X^omega D^-(beta + zeta ln X)",
     columns=("params_active", "tokens", "experts"),
     parameters=(
-        Parameter("E", low=1e-6),
-        amplitude("A", "params_active", "alpha"),
-        amplitude("B", "tokens", "beta"),
-        exponent("alpha"),
-        exponent("beta"),
+        *_two_powers("params_active"),
         free("gamma", (-0.02, 0.02), 10.0),
         free("delta", (-0.5, 0.5), 50.0),
         free("zeta", (-0.02, 0.02), 10.0),
@@ -228,7 +266,7 @@ BROKEN = Form(
     equation="L = E + A N^-c0 (1 + (N / N_break)^(1/f))^(-c1 f)",
     columns=("params",),
     parameters=(
-        Parameter("E", low=1e-6),
+        IRREDUCIBLE,
         amplitude("A", "params", "c0"),
         exponent("c0"),
         free("c1", (-0.5, 0.5), 10.0),
@@ -245,6 +283,7 @@ BROKEN = Form(
 
 SIGMOID = Form(
     name="sigmoid",
+    of_loss=False,
     equation="score = low + (high - low) / (1 + (N / N_half)^(-1/width))",
     columns=("params",),
     parameters=(
@@ -264,6 +303,7 @@ SIGMOID = Form(
 
 SMOOTH = Form(
     name="smooth",
+    of_loss=False,
     equation="score = top - K N^-alpha",
     columns=("params",),
     parameters=(
@@ -277,10 +317,11 @@ SMOOTH = Form(
     units="score in its own unit",
 )
 
-# --- Learning rates, batches, schedules ------------------------------------------------------
+# --- Learning rates and batches ------------------------------------------------------------------
 
 POWER_ND = Form(
     name="power_nd",
+    of_loss=False,
     equation="y = K N^a D^b",
     columns=("params", "tokens"),
     parameters=(
@@ -297,6 +338,7 @@ POWER_ND = Form(
 
 CRITICAL_BATCH = Form(
     name="critical_batch",
+    of_loss=False,
     equation="steps = S_min (1 + B_crit / batch)",
     columns=("batch",),
     parameters=(positive("S_min", high=1e12), threshold("B_crit", "batch")),
@@ -306,45 +348,7 @@ CRITICAL_BATCH = Form(
     units="steps to one fixed loss; batch and B_crit in tokens",
 )
 
-ANNEALING = Form(
-    name="annealing",
-    equation="L = E + A S1^-alpha - C S2",
-    columns=("lr_sum", "lr_annealed"),
-    parameters=(
-        Parameter("E", low=1e-6),
-        amplitude("A", "lr_sum", "alpha"),
-        exponent("alpha"),
-        positive("C", low=1e-12, high=1e12),
-    ),
-    loss=lambda p, x: p["E"] + p["A"] * power(x["lr_sum"], -p["alpha"]) - p["C"] * x["lr_annealed"],
-    linear=("E", "A", "C"),
-    paper="Tissue et al. 2024, arXiv:2408.11029, equation 1",
-    units="S1, S2 from `annealing_columns`, in units of learning rate times steps",
-    differs="lambda, the memory of S2, is fixed (0.999 in the paper), not fitted",
-)
-
-
-def annealing_columns(learning_rates: Any, memory: float = 0.999) -> dict[str, np.ndarray]:
-    """S1 and S2 of a schedule at every step, the columns that `annealing` reads.
-
-    S1 is the running sum of learning rates; S2 the running sum of a decaying memory m of their
-    falls, m_i = memory m_(i-1) + (eta_(i-1) - eta_i) (Tissue et al. 2024, section 3).
-
-    >>> columns = annealing_columns([1.0, 1.0, 0.5, 0.5], memory=0.5)
-    >>> columns["lr_sum"].tolist(), columns["lr_annealed"].tolist()
-    ([1.0, 2.0, 2.5, 3.0], [0.0, 0.0, 0.5, 0.75])
-    """
-    rates = np.asarray(learning_rates, np.float64)
-    falls = np.concatenate([[0.0], rates[:-1] - rates[1:]])
-    kept = np.empty_like(falls)
-    held = 0.0
-    for i, fall in enumerate(falls):
-        held = memory * held + fall
-        kept[i] = held
-    return {"lr_sum": np.cumsum(rates), "lr_annealed": np.cumsum(kept)}
-
-
 PAPER_FORMS = (
-    KAPLAN_N, KAPLAN_D, KAPLAN_C, KAPLAN_ND, KAPLAN_NS, MUENNIGHOFF, GADRE, FARSEER, MOE, BROKEN,
-    SIGMOID, SMOOTH, POWER_ND, CRITICAL_BATCH, ANNEALING,
+    CHINCHILLA, FRONTIER, KAPLAN_N, KAPLAN_D, KAPLAN_C, KAPLAN_ND, KAPLAN_NS, MUENNIGHOFF, GADRE,
+    FARSEER, MOE, BROKEN, SIGMOID, SMOOTH, POWER_ND, CRITICAL_BATCH,
 )  # fmt: skip

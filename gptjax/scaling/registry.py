@@ -1,10 +1,11 @@
 """Every law form by name."""
 
 from gptjax.errors import UserError, nearest
-from gptjax.scaling.forms import CHINCHILLA, FRONTIER, Form
+from gptjax.scaling.annealing import SCHEDULE_FORMS
+from gptjax.scaling.forms import Form
 from gptjax.scaling.papers import PAPER_FORMS
 
-FORMS: dict[str, Form] = {form.name: form for form in (CHINCHILLA, FRONTIER, *PAPER_FORMS)}
+FORMS: dict[str, Form] = {form.name: form for form in (*PAPER_FORMS, *SCHEDULE_FORMS)}
 
 
 def form_named(name: str) -> Form:

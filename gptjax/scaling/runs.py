@@ -93,10 +93,10 @@ def prepare(
     names = _column_names(table, config)
     values = {what: table.numbers(name) for what, name in names.items() if name}
     for what, array in values.items():
-        _check(table, names[what], what, array)
+        _check(table, names[what], what, array, raw=not config.loss_kind.endswith("_log"))
     warnings: list[str] = []
     if config.flops_convention == "6nd" or "flops" not in values:
-        if config.flops_convention == "exact":
+        if config.flops_convention == "exact" and {"params", "tokens"} <= set(needs):
             warnings.append("the table has no column of FLOPs, so C = 6 N D is used")
         values["flops"] = 6.0 * values["params"] * values["tokens"]
     group, group_by = _groups(table, config)
@@ -108,7 +108,7 @@ def prepare(
         columns=_others(table, values), left_out=tuple(left_out),
         warnings=tuple(warnings), group_by=group_by,
     )  # fmt: skip
-    return _cut(runs, config)
+    return _cut(runs, config, needs)
 
 
 def _drop(table: Table, config: FitConfig) -> tuple[Table, list[LeftOut]]:
@@ -183,9 +183,10 @@ def _missing(table: Table, choices: tuple[str, ...], what: str, name: str) -> st
     return table.find(*choices, what=what)
 
 
-def _check(table: Table, column: str, what: str, values: np.ndarray) -> None:
-    """One sentence for the first number that cannot be."""
+def _check(table: Table, column: str, what: str, values: np.ndarray, *, raw: bool) -> None:
+    """One sentence for the first number that cannot be; a score may be 0 where no log is taken."""
     named = what == "loss" and column not in ("loss", "val_loss")
+    zero_allowed = named and raw
     limit = 1e25 if named else LIMITS[what]  # another target may count steps or tokens
     for row, value in enumerate(values, start=1):
         place = f"{table.name} row {row}: {column}"
@@ -193,7 +194,7 @@ def _check(table: Table, column: str, what: str, values: np.ndarray) -> None:
             raise UserError(f"{place} is missing or NaN; remove the row or give it status=failed")
         if np.isinf(value):
             raise UserError(f"{place}={value} is not finite; remove the row or correct it")
-        if value <= 0:
+        if value <= 0 and not (zero_allowed and value == 0):
             raise UserError(f"{place}={value:g} must be above zero; remove the row or correct it")
         if value > limit:
             raise UserError(f"{place}={value:g} is beyond {limit:g}; check the column's unit")
@@ -258,12 +259,14 @@ def _others(table: Table, values: dict[str, np.ndarray]) -> dict[str, np.ndarray
     return {**numeric, **values}
 
 
-def _cut(runs: Runs, config: FitConfig) -> Runs:
+def _cut(runs: Runs, config: FitConfig, needs: tuple[str, ...]) -> Runs:
     """Without runs below the config's cuts, and without copies of a run."""
+    telling = dict.fromkeys(("params", "tokens", "flops", "loss", *needs))
+    telling = [runs.columns[name] for name in telling if name in runs.columns]
     reasons: dict[int, str] = {}
     seen: dict[tuple, int] = {}
     for i in range(len(runs)):
-        key = (runs.params[i], runs.tokens[i], runs.flops[i], runs.loss[i])
+        key = tuple(float(column[i]) for column in telling)
         if runs.flops[i] < config.exclude_below_flops:
             reasons[i] = f"below exclude_below_flops={config.exclude_below_flops:g}"
         elif runs.tokens[i] < config.exclude_below_tokens:

@@ -1,0 +1,82 @@
+"""The best learning rate and batch out of sweep records, as laws of size and tokens."""
+
+import numpy as np
+import pytest
+
+from gptjax import scaling
+from gptjax.errors import UserError
+
+RATE = {"K": 0.6, "a": -0.28, "b": 0.08}
+BATCH = {"K": 0.05, "a": 0.12, "b": 0.35}
+
+
+def power(law, size, data):
+    return law["K"] * size ** law["a"] * data ** law["b"]
+
+
+def sweep(noise=0.0, seed=0, wide=2.0):
+    """Nine (N, D) cells, five batches at each, seven learning rates at each batch."""
+    rows = []
+    for size in np.geomspace(1e6, 1e8, 3):
+        for data in np.geomspace(1e8, 1e10, 3):
+            batches = power(BATCH, size, data) * np.geomspace(0.4, 2.5, 5)
+            for batch in np.round(batches, 6):
+                rates = power(RATE, size, data) * np.geomspace(1 / wide, wide, 7) * 1.2
+                rows += [(size, data, batch, rate) for rate in rates]
+    size, data, batch, rate = np.array(rows).T
+    loss = 2 + 50 * size**-0.3 + 200 * data**-0.3
+    loss += 0.05 * np.log(rate / power(RATE, size, data)) ** 2
+    loss += 0.02 * np.log(batch / power(BATCH, size, data)) ** 2
+    loss += noise * np.random.default_rng(seed).standard_normal(len(loss))
+    return {"params": size, "tokens": data, "batch_size": batch, "learning_rate": rate,
+            "loss": loss}  # fmt: skip
+
+
+def at_one_batch(table):
+    """The rows of the middle batch of each cell."""
+    keep = np.arange(len(table["loss"])) % 35 // 7 == 2
+    return {name: column[keep] for name, column in table.items()}
+
+
+def test_the_law_of_the_best_learning_rate_is_recovered():
+    found = scaling.setting_law(at_one_batch(sweep()), resamples=0)
+    assert len(found.used) == 9
+    for name, value in RATE.items():
+        assert found.law.values[name] == pytest.approx(value, rel=1e-6), name
+
+
+def test_the_law_of_the_best_batch_is_that_at_the_best_learning_rate():
+    found = scaling.setting_law(sweep(), "batch_size", nested=("learning_rate",), resamples=0)
+    for name, value in BATCH.items():
+        assert found.law.values[name] == pytest.approx(value, rel=1e-6), name
+
+
+def test_intervals_hold_the_truth_as_often_as_they_say():
+    hits = []
+    for seed in range(40):
+        table = at_one_batch(sweep(noise=0.003, seed=seed))
+        law = scaling.setting_law(table, resamples=200, starts=8, seed=seed).law
+        hits.append([law.params[n].low <= RATE[n] <= law.params[n].high for n in RATE])
+    assert 0.85 <= np.mean(hits) <= 1.0
+
+
+def test_a_minimum_at_the_edge_is_left_out_with_a_reason():
+    table = at_one_batch(sweep())
+    first = table["params"] == table["params"].min()
+    keep = ~first | (table["learning_rate"] < power(RATE, 1e6, 1e8))
+    table = {name: column[keep] for name, column in table.items()}
+    best = scaling.best_settings(table, "learning_rate")
+    reasons = [one.reason for one in best]
+    assert any(reason for reason in reasons) and any(not reason for reason in reasons)
+    assert all("minimum" in reason for reason in reasons if reason)
+    assert all(np.isnan(one.value) for one in best if one.reason)
+
+
+def test_a_hill_a_missing_column_and_no_sweep_at_all_are_one_sentence():
+    table = at_one_batch(sweep())
+    with pytest.raises(UserError, match="curves down"):
+        scaling.setting_law({**table, "loss": 10 - table["loss"]})
+    with pytest.raises(UserError, match="no complete column warmup"):
+        scaling.setting_law(table, "warmup")
+    with pytest.raises(UserError, match="1 values near the minimum"):
+        scaling.setting_law({**table, "learning_rate": np.full(len(table["loss"]), 1e-3)})
