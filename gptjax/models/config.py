@@ -127,6 +127,12 @@ class ModelConfig:
     compute_dtype: str = setting(
         "float32", "type of activations; parameters stay float32", choices=("float32", "bfloat16")
     )
+    attention_impl: str = setting(
+        "auto",
+        "dense scores, or blocks of them in memory linear in the context; auto: dense up to 1024 "
+        "tokens, blockwise above, the backend's own kernel where it has one that fits",
+        choices=("auto", "dense", "blockwise"),
+    )
     remat: str = setting(
         "none",
         "recompute each block in the backward pass to save memory",
@@ -206,6 +212,11 @@ def validate(config: ModelConfig) -> None:
     if config.positions == "sinusoidal" and config.width % 2:
         raise UserError(
             f"model.width={config.width} is odd, and sinusoidal positions come in pairs; "
+    if config.attention_impl == "blockwise" and beyond_blockwise(config):
+        raise UserError(
+            f"model.attention_impl=blockwise has no {beyond_blockwise(config)}; set "
+            "model.attention_impl=auto"
+        )
             f"set model.width={config.width + 1}"
         )
 
@@ -244,6 +255,13 @@ def _check_rotary(config: ModelConfig) -> None:
 def _divisors_near(number: int, wanted: int) -> str:
     """The divisors of `number` just below and above `wanted`, as words."""
     divisors = [d for d in range(1, number + 1) if number % d == 0]
+def beyond_blockwise(config: ModelConfig) -> str:
+    """The setting that blocks of scores do not have; empty where there is none."""
+    if config.positions == "alibi":
+        return "model.positions=alibi"
+    return "model.attention_sinks=True" if config.attention_sinks else ""
+
+
     below = [d for d in divisors if d < wanted][-1:]
     above = [d for d in divisors if d > wanted][:1]
     return " or ".join(str(d) for d in below + above)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from gptjax import ops
 from gptjax.models.config import ModelConfig
+from gptjax.models.kernels import attend
 
 
 def _parameter(
@@ -123,19 +124,12 @@ class Attention(nn.Module):
         """By the fast path where nothing asks for another."""
         cfg = self.config
         N = cfg.num_heads
-        options: dict[str, Any] = {}
-        if cfg.attention_scale:
-            options["scale"] = cfg.attention_scale
-        if self.kind == "local":
-            options["window"] = cfg.window
-        if cfg.attention_soft_cap:
-            options["soft_cap"] = cfg.attention_soft_cap
+        extras: dict[str, Any] = {}
         if cfg.positions == "alibi":
-            options["slopes_N"] = jnp.array(ops.alibi_slopes(N), jnp.float32)
+            extras["slopes_N"] = jnp.array(ops.alibi_slopes(N), jnp.float32)
         if cfg.attention_sinks:
-            options["sinks_N"] = _parameter(self, "sink_bias", (N,), ("heads",), _init(cfg))
-        attend = ops.masked_attention if options else ops.attention
-        return attend(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT=segment_ids_BT, **options)
+            extras["sinks_N"] = _parameter(self, "sink_bias", (N,), ("heads",), _init(cfg))
+        return attend(cfg, self.kind, q_BTNH, k_BTKH, v_BTKH, segment_ids_BT, extras)
 
     def _heads(self, x_BTD: jax.Array, name: str, heads: int, axis: str) -> jax.Array:
         cfg = self.config

@@ -2,6 +2,8 @@
 
 from gptjax.ops.activations import FEED_FORWARD, gelu, gelu_tanh, relu, swish
 from gptjax.ops.attention import attention
+from gptjax.ops.blockwise_attention import blockwise_attention
+from gptjax.ops.fused_attention import cudnn_attention, splash_attention
 from gptjax.ops.linear import linear
 from gptjax.ops.losses import cross_entropy
 from gptjax.ops.masked_attention import alibi_slopes, masked_attention
@@ -15,7 +17,9 @@ __all__ = [
     "RopeScaling",
     "alibi_slopes",
     "attention",
+    "blockwise_attention",
     "cross_entropy",
+    "cudnn_attention",
     "gelu",
     "gelu_tanh",
     "layer_norm",
@@ -25,5 +29,6 @@ __all__ = [
     "rms_norm",
     "rotary",
     "sinusoids",
+    "splash_attention",
     "swish",
 ]

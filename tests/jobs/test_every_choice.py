@@ -41,14 +41,15 @@ TRAINED = {
         "data.sentencepiece_model": "unigram", "model.norm": "rmsnorm", "model.norm_place": "pre",
         "model.positions": "sinusoidal", "model.mlp": "swiglu", "model.use_bias": False,
         "model.tied_head": True, "model.layers": "scan", "model.compute_dtype": "bfloat16",
-        "optim.schedule": "linear", "train.keep_best": True, "train.evaluations": 2,
+        "optim.schedule": "linear", "optim.name": "muon", "train.keep_best": True,
+        "train.evaluations": 2, "model.attention_impl": "blockwise",
     },
     "c": {
         "data.source": "text", "data.tokenizer": "sentencepiece", "data.vocab_size": 400,
         "data.sentencepiece_model": "bpe", "model.positions": "rotary", "model.mlp": "geglu",
         "model.num_heads": 4, "model.num_kv_heads": 2, "model.remat": "block",
-        "optim.schedule": "inverse_sqrt", "train.feed": "host", "train.micro_batches": 2,
-        "train.document_attention": True,
+        "optim.schedule": "inverse_sqrt", "optim.name": "lion", "train.feed": "host",
+        "train.micro_batches": 2, "train.document_attention": True, "model.attention_impl": "dense",
     },
     "d": {
         "data.source": "zipf-facts", "model.seq_len": 16, "data.mask_end_of_document": False,
@@ -62,6 +63,7 @@ TRAINED = {
         "model.compute_dtype": "float32", "train.document_attention": False,
     },
 }  # fmt: skip
+        "model.attention_impl": "auto",
 
 # Built from a config and applied once; what the runs above train is not repeated.
 BUILT = {
