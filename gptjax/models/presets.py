@@ -41,17 +41,93 @@ _LLAMA_COMMON = ModelConfig(
     tied_head=False,
 )
 
-# Touvron et al., "Llama 2" (2023), table 1 and the released configurations; AI@Meta, "The Llama 3
-# Herd of Models" (2024), table 3.
+# Touvron et al., "LLaMA" (2023), table 2; "Llama 2" (2023), table 1 and the released
+# configurations; AI@Meta, "The Llama 3 Herd of Models" (2024), table 3.
 _LLAMA = {  # name: (depth, width, num_heads, num_kv_heads, mlp_width, vocab, context, base, eps)
+    "llama-7b": (32, 4096, 32, 32, 11008, 32000, 2048, 1e4, 1e-6),
+    "llama-13b": (40, 5120, 40, 40, 13824, 32000, 2048, 1e4, 1e-6),
+    "llama-33b": (60, 6656, 52, 52, 17920, 32000, 2048, 1e4, 1e-6),
+    "llama-65b": (80, 8192, 64, 64, 22016, 32000, 2048, 1e4, 1e-6),
     "llama2-7b": (32, 4096, 32, 32, 11008, 32000, 4096, 1e4, 1e-5),
     "llama2-13b": (40, 5120, 40, 40, 13824, 32000, 4096, 1e4, 1e-5),
     "llama2-70b": (80, 8192, 64, 8, 28672, 32000, 4096, 1e4, 1e-5),
     "llama3-8b": (32, 4096, 32, 8, 14336, 128256, 8192, 5e5, 1e-5),
     "llama3-70b": (80, 8192, 64, 8, 28672, 128256, 8192, 5e5, 1e-5),
-    # 3.1: trained to 131,072 positions; its frequency scaling beyond 8,192 is not built in yet.
-    "llama3.1-405b": (126, 16384, 128, 8, 53248, 128256, 8192, 5e5, 1e-5),
 }
+# Llama 3.1 and 3.2: the same with frequencies stretched from 8,192 to 131,072 positions.
+_LLAMA31 = {  # as above, without context, base and eps, and (rope_factor, tied head)
+    "llama3.1-8b": (32, 4096, 32, 8, 14336, 128256, 8.0, False),
+    "llama3.1-70b": (80, 8192, 64, 8, 28672, 128256, 8.0, False),
+    "llama3.1-405b": (126, 16384, 128, 8, 53248, 128256, 8.0, False),
+    "llama3.2-1b": (16, 2048, 32, 8, 8192, 128256, 32.0, True),
+    "llama3.2-3b": (28, 3072, 24, 8, 8192, 128256, 32.0, True),
+}
+
+# Radford et al., "Improving Language Understanding by Generative Pre-Training" (2018), section
+# 4.1; post-norm, and the released vocabulary of 40,478.
+_GPT1 = ModelConfig(
+    preset="gpt1", vocab_size=40478, depth=12, width=768, num_heads=12, seq_len=512,
+    norm_place="post", mlp="gelu_tanh", tied_head=True,
+)  # fmt: skip
+
+# Jiang et al., "Mistral 7B" (2023), table 1, its window included; Mistral Large 2 (2407): the
+# released configuration.
+_MISTRAL = {
+    "mistral-7b": dataclasses.replace(
+        _LLAMA_COMMON, depth=32, width=4096, num_heads=32, num_kv_heads=8, mlp_width=14336,
+        vocab_size=32000, seq_len=32768, norm_eps=1e-5, layer_pattern=("local",), window=4096,
+    ),
+    "mistral-large-2": dataclasses.replace(
+        _LLAMA_COMMON, depth=88, width=12288, num_heads=96, num_kv_heads=8, head_dim=128,
+        mlp_width=28672, vocab_size=32768, seq_len=131072, norm_eps=1e-5, rope_base=1e6,
+    ),
+}  # fmt: skip
+
+# Qwen Team, "Qwen2.5 Technical Report" (2024), table 1, and the released configurations (base
+# models; vocabularies are padded as released). Queries, keys and values have biases.
+_QWEN25_COMMON = dataclasses.replace(
+    _LLAMA_COMMON, use_bias=True, bias_places=("qkv",), norm_eps=1e-6, rope_base=1e6
+)
+_QWEN25 = {  # name: (depth, width, num_heads, num_kv_heads, mlp_width, vocab, context, tied)
+    "qwen2.5-0.5b": (24, 896, 14, 2, 4864, 151936, 32768, True),
+    "qwen2.5-1.5b": (28, 1536, 12, 2, 8960, 151936, 131072, True),
+    "qwen2.5-3b": (36, 2048, 16, 2, 11008, 151936, 32768, True),
+    "qwen2.5-7b": (28, 3584, 28, 4, 18944, 152064, 131072, False),
+    "qwen2.5-14b": (48, 5120, 40, 8, 13824, 152064, 131072, False),
+    "qwen2.5-32b": (64, 5120, 40, 8, 27648, 152064, 131072, False),
+    "qwen2.5-72b": (80, 8192, 64, 8, 29568, 152064, 131072, False),
+}
+
+# Gemma Team, "Gemma 2" (2024), table 1 and section 2; 27B divides its queries by
+# √(width / heads), the others by √head_dim.
+_GEMMA2_COMMON = ModelConfig(
+    vocab_size=256000, seq_len=8192, norm="rmsnorm", norm_place="both", norm_plus_one=True,
+    norm_eps=1e-6, positions="rotary", mlp="geglu_tanh", use_bias=False, tied_head=True,
+    layer_pattern=("local", "global"), window=4096, embedding_scale=0.0,
+    attention_soft_cap=50.0, logit_soft_cap=30.0,
+)  # fmt: skip
+_GEMMA2 = {  # name: (depth, width, num_heads, num_kv_heads, head_dim, mlp_width, attention_scale)
+    "gemma2-2b": (26, 2304, 8, 4, 256, 9216, 256**-0.5),
+    "gemma2-9b": (42, 3584, 16, 8, 256, 14336, 256**-0.5),
+    "gemma2-27b": (46, 4608, 32, 16, 128, 36864, 144**-0.5),
+}
+
+# Abdin et al., "Phi-3 Technical Report" (2024), and the released 4k configurations. Phi-3-small
+# is missing: its block-sparse attention and gated activation are not built.
+_PHI3 = {  # name: (depth, width, num_heads, num_kv_heads, mlp_width)
+    "phi3-mini": (32, 3072, 32, 32, 8192),
+    "phi3-medium": (40, 5120, 40, 10, 17920),
+}
+
+# Cohere, Command R+ (2024), the released configuration.
+_COMMAND = {
+    "command-r-plus": ModelConfig(
+        vocab_size=256000, seq_len=131072, depth=64, width=12288, num_heads=96, num_kv_heads=8,
+        mlp_width=33792, norm="layernorm", norm_eps=1e-5, positions="rotary", rope_base=75e6,
+        rope_layout="interleaved", block="parallel_shared_norm", qk_norm="per_head",
+        mlp="swiglu", use_bias=False, tied_head=True, logit_scale=0.8333333333333334,
+    ),
+}  # fmt: skip
 
 
 def _build() -> dict[str, ModelConfig]:
@@ -84,7 +160,62 @@ def _build() -> dict[str, ModelConfig]:
             rope_base=base,
             norm_eps=eps,
         )
-    return presets
+    for name, (depth, width, heads, kv, mlp, vocab, factor, tied) in _LLAMA31.items():
+        presets[name] = dataclasses.replace(
+            _LLAMA_COMMON,
+            depth=depth,
+            width=width,
+            num_heads=heads,
+            num_kv_heads=kv,
+            mlp_width=mlp,
+            vocab_size=vocab,
+            seq_len=131072,
+            rope_base=5e5,
+            rope_scaling="llama3",
+            rope_factor=factor,
+            rope_trained_len=8192,
+            rope_slow=1.0,
+            rope_fast=4.0,
+            tied_head=tied,
+        )
+    for name, (depth, width, heads, kv, mlp, vocab, context, tied) in _QWEN25.items():
+        presets[name] = dataclasses.replace(
+            _QWEN25_COMMON,
+            depth=depth,
+            width=width,
+            num_heads=heads,
+            num_kv_heads=kv,
+            mlp_width=mlp,
+            vocab_size=vocab,
+            seq_len=context,
+            tied_head=tied,
+        )
+    for name, (depth, width, heads, kv, head, mlp, scale) in _GEMMA2.items():
+        presets[name] = dataclasses.replace(
+            _GEMMA2_COMMON,
+            depth=depth,
+            width=width,
+            num_heads=heads,
+            num_kv_heads=kv,
+            head_dim=head,
+            mlp_width=mlp,
+            attention_scale=scale,
+        )
+    for name, (depth, width, heads, kv, mlp) in _PHI3.items():
+        presets[name] = dataclasses.replace(
+            _LLAMA_COMMON,
+            depth=depth,
+            width=width,
+            num_heads=heads,
+            num_kv_heads=kv,
+            mlp_width=mlp,
+            vocab_size=32064,
+            seq_len=4096,
+            layer_pattern=("local",),
+            window=2047,
+        )
+    presets |= {"gpt1": _GPT1, **_MISTRAL, **_COMMAND}
+    return {name: dataclasses.replace(model, preset=name) for name, model in presets.items()}
 
 
 PRESETS: dict[str, ModelConfig] = _build()

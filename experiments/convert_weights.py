@@ -1,0 +1,19 @@
+"""Weights of a Hugging Face folder in, or those of a run out.
+
+In:  python -m gptjax.main --config=experiments/convert_weights.py --workdir=runs/llama \\
+         --config.convert.direction=from_huggingface --config.convert.folder=DOWNLOADED
+Out: python -m gptjax.main --config=experiments/convert_weights.py --workdir=runs/RUN \\
+         --config.convert.folder=EXPORTED --config.convert.dtype=bfloat16
+
+The workdir of a run of job=train, or one that the first command made, can be written out. Takes
+as long as the disk does; a folder that holds anything unknown is refused with its name.
+"""
+
+from gptjax import build
+
+
+def get_config():
+    config = build.default_config()
+    config.job = "convert"
+    config.experiment = "converted"
+    return config

@@ -1,0 +1,378 @@
+"""config.json to ModelConfig and back, by a family's table; unknown attributes are refused."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from gptjax.convert.families import FAMILIES, REQUIRED, Attribute, Family
+from gptjax.errors import UserError, nearest
+from gptjax.models import ModelConfig, validate
+
+# Attributes that say nothing about what the network computes: training, files, generation.
+IGNORED = {
+    "_name_or_path", "_attn_implementation_autoset", "_commit_hash", "architectures",
+    "attention_dropout", "attn_impl", "attn_pdrop", "attn_uses_sequence_id", "auto_map",
+    "bos_token_id", "cache_implementation", "chunk_size_feed_forward", "classifier_dropout",
+    "dtype", "embd_pdrop", "emb_pdrop", "embed_pdrop", "eos_token_id",
+    "gradient_checkpointing", "hidden_dropout", "id2label", "init_device",
+    "initializer_range", "is_decoder", "is_encoder_decoder", "label2id", "model_type",
+    "n_ctx", "n_special", "output_attentions", "output_hidden_states", "output_router_logits",
+    "pad_token_id", "predict_special_tokens", "problem_type", "reorder_and_upcast_attn",
+    "resid_pdrop", "return_dict", "router_aux_loss_coef", "router_jitter_noise",
+    "sep_token_id", "summary_activation", "summary_first_dropout", "summary_proj_to_labels",
+    "summary_type", "summary_use_proj", "task_specific_params", "tokenizer_class",
+    "torch_dtype", "torchscript", "transformers_version", "use_cache", "verbose",
+}  # fmt: skip
+# Fields that change no logit, or only where they are computed.
+NOT_THE_FUNCTION = {
+    "family", "preset", "init_scale", "hidden_init_scale", "layers", "compute_dtype", "remat",
+    "seq_len", "attention_impl",
+}  # fmt: skip
+ROPE_FIELDS = frozenset(
+    field.name for field in dataclasses.fields(ModelConfig) if field.name.startswith("rope_")
+)
+LAYER_FIELDS = frozenset(("layer_pattern", "window"))
+
+
+def read_attributes(attributes: Mapping[str, Any]) -> tuple[Family, ModelConfig]:
+    """The family and the config that a config.json describes.
+
+    Raises:
+      UserError: for an unknown family, and for any attribute that the table does not know.
+    """
+    family = _family(attributes)
+    left = {name: value for name, value in attributes.items() if name not in IGNORED}
+    fields: dict[str, Any] = dict(family.always)
+    for row in family.attributes:
+        fields[row.ours] = _read(row, left.pop(row.theirs, row.default), family)
+    if family.rope:
+        fields |= _read_rope(left, family, fields["seq_len"])
+    fields |= LAYERS[family.layers][0](left, fields["depth"])
+    for name, wanted in family.only.items():
+        given = left.pop(name, wanted)
+        if not _same(given, wanted):
+            raise UserError(
+                f"config.json has {name}={given!r}, and gptjax builds a {family.model_type} with "
+                f"{wanted!r} only; convert another model"
+            )
+    if left:
+        name = sorted(left)[0]
+        raise UserError(
+            f"config.json has {name}={left[name]!r}, which is not known for model_type="
+            f"{family.model_type}; remove it if it does not change the logits"
+        )
+    config = canonical(ModelConfig(**fields))
+    validate(config)
+    return family, config
+
+
+def write_attributes(family: Family, config: ModelConfig) -> dict[str, Any]:
+    """The config.json of `config` as a model of `family`.
+
+    Raises:
+      UserError: naming the first field that the family does not have.
+    """
+    config = canonical(config)
+    _check_expressible(family, config)
+    attributes: dict[str, Any] = {
+        "architectures": [family.architecture],
+        "model_type": family.model_type,
+        **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id")),
+    }
+    for row in family.attributes:
+        attributes[row.theirs] = _write(row, getattr(config, row.ours))
+    if family.rope:
+        attributes |= _write_rope(family, config)
+    return attributes | LAYERS[family.layers][1](config)
+
+
+def family_of(config: ModelConfig) -> Family:
+    """The first family that can express the config.
+
+    Raises:
+      UserError: where none can, with what the nearest lacks.
+    """
+    reasons = []
+    for family in FAMILIES.values():
+        try:
+            _check_expressible(family, canonical(config))
+            return family
+        except UserError as error:
+            reasons.append(str(error))
+    raise UserError(
+        "no family of `transformers` is this model; name one as model_type to see what it lacks. "
+        f"{reasons[0]}"
+    )
+
+
+def canonical(config: ModelConfig) -> ModelConfig:
+    """The config with defaults that mean another field written out."""
+    return dataclasses.replace(
+        config,
+        num_kv_heads=config.kv_heads,
+        head_dim=config.head_width,
+        mlp_width=config.hidden_width,
+        rope_trained_len=(config.rope_trained_len or config.seq_len) * _scaled(config),
+        attention_scale=config.attention_scale or config.head_width**-0.5,
+    )
+
+
+def _scaled(config: ModelConfig) -> bool:
+    return config.rope_scaling not in ("none", "linear", "ntk")
+
+
+def _family(attributes: Mapping[str, Any]) -> Family:
+    name = attributes.get("model_type")
+    if name not in FAMILIES:
+        raise UserError(
+            f"config.json has model_type={name!r}, which gptjax does not read; "
+            f"{nearest(name, FAMILIES)}"
+        )
+    return FAMILIES[name]
+
+
+def _read(row: Attribute, value: Any, family: Family) -> Any:
+    if value is REQUIRED:
+        raise UserError(
+            f"config.json has no {row.theirs}, which a {family.model_type} needs; add it"
+        )
+    if not isinstance(row.read, Mapping):
+        return row.read(value)
+    if value not in row.read:
+        raise UserError(
+            f"config.json has {row.theirs}={value!r}, which is not built for "
+            f"{family.model_type}; {nearest(value, row.read)}"
+        )
+    return row.read[value]
+
+
+def _write(row: Attribute, value: Any) -> Any:
+    if isinstance(row.read, Mapping):
+        return next(theirs for theirs, ours in row.read.items() if ours == value)
+    return row.write(value)
+
+
+def _same(given: Any, wanted: Any) -> bool:
+    if isinstance(wanted, Mapping) and isinstance(given, Mapping):
+        left = {name: value for name, value in given.items() if name not in IGNORED}
+        return all(name in wanted and wanted[name] == value for name, value in left.items())
+    return given == wanted
+
+
+def _check_expressible(family: Family, config: ModelConfig) -> None:
+    """Whether every field is in the table or has the family's value."""
+    free = {row.ours for row in family.attributes} | NOT_THE_FUNCTION
+    free |= ROPE_FIELDS if family.rope else set()
+    free |= LAYER_FIELDS if family.layers != "global" else set()
+    wanted = dataclasses.asdict(
+        canonical(
+            dataclasses.replace(
+                ModelConfig(
+                    vocab_size=config.vocab_size,
+                    width=config.width,
+                    depth=config.depth,
+                    num_heads=config.num_heads,
+                    head_dim=config.head_dim if "head_dim" in free else 0,
+                ),
+                **family.always,
+            )
+        )
+    )
+    for name, value in wanted.items():
+        if name not in free and getattr(config, name) != value:
+            raise UserError(
+                f"model.{name}={getattr(config, name)} cannot be written as model_type="
+                f"{family.model_type}, which has {value}; name another family"
+            )
+    for row in family.attributes:
+        value = getattr(config, row.ours)
+        if isinstance(row.read, Mapping) and value not in row.read.values():
+            raise UserError(
+                f"model.{row.ours}={value} cannot be written as model_type={family.model_type}; "
+                f"{nearest(value, row.read.values())}"
+            )
+    LAYERS[family.layers][1](config)
+    if family.rope and config.rope_scaling == "ntk":
+        raise UserError(
+            "model.rope_scaling=ntk has no name in `transformers`; set model.rope_base to "
+            "base·factor^(d/(d−2)) and rope_scaling=none, which is the same"
+        )
+
+
+# Layers: (read, write) by how a family says which of them are local.
+
+
+def _pattern(kinds: list[str]) -> tuple[str, ...]:
+    """The shortest pattern that repeats to `kinds`."""
+    for period in range(1, len(kinds) + 1):
+        if all(kind == kinds[i % period] for i, kind in enumerate(kinds)):
+            return tuple(kinds[:period])
+    return ("global",)
+
+
+_KINDS = {"full_attention": "global", "sliding_attention": "local"}
+
+
+def _read_layers(
+    attributes: dict[str, Any], depth: int, window: int | None, kinds: list[str]
+) -> dict[str, Any]:
+    named = attributes.pop("layer_types", None)
+    if named is not None:
+        unknown = sorted(set(named) - set(_KINDS))
+        if unknown:
+            raise UserError(
+                f"config.json has layer_types with {unknown[0]!r}; {nearest(unknown[0], _KINDS)}"
+            )
+        kinds = [_KINDS[name] for name in named]
+    pattern = _pattern(kinds) if window else ("global",)
+    return {"layer_pattern": pattern, "window": window if "local" in pattern else 0}
+
+
+def _read_global(attributes: dict[str, Any], depth: int) -> dict[str, Any]:
+    return _read_layers(attributes, depth, None, ["global"] * depth)
+
+
+def _read_every(attributes: dict[str, Any], depth: int) -> dict[str, Any]:
+    return _read_layers(attributes, depth, attributes.pop("sliding_window", None), ["local"])
+
+
+def _read_alternate(attributes: dict[str, Any], depth: int) -> dict[str, Any]:
+    kinds = [("local", "global")[i % 2] for i in range(depth)]
+    return _read_layers(attributes, depth, attributes.pop("sliding_window", 4096), kinds)
+
+
+def _read_above(attributes: dict[str, Any], depth: int) -> dict[str, Any]:
+    """Qwen2: local from max_window_layers on, if use_sliding_window."""
+    first = attributes.pop("max_window_layers", 28)
+    window = attributes.pop("sliding_window", 4096)
+    used = attributes.pop("use_sliding_window", False)
+    kinds = ["local" if i >= first else "global" for i in range(depth)]
+    return _read_layers(attributes, depth, window if used else None, kinds)
+
+
+def _names(config: ModelConfig) -> list[str]:
+    theirs = {ours: name for name, ours in _KINDS.items()}
+    return [theirs[kind] for kind in config.layers_of_depth]
+
+
+def _write_global(config: ModelConfig) -> dict[str, Any]:
+    return {}
+
+
+def _write_every(config: ModelConfig) -> dict[str, Any]:
+    if len(set(config.layer_pattern)) > 1:
+        raise UserError(
+            f"model.layer_pattern={config.layer_pattern} cannot be written for a family whose "
+            "layers are alike; name another family"
+        )
+    return {"sliding_window": config.window or None}
+
+
+def _write_alternate(config: ModelConfig) -> dict[str, Any]:
+    return {"sliding_window": config.window or config.seq_len, "layer_types": _names(config)}
+
+
+def _write_above(config: ModelConfig) -> dict[str, Any]:
+    kinds = config.layers_of_depth
+    first = kinds.index("local") if "local" in kinds else config.depth
+    return {
+        "use_sliding_window": bool(config.window),
+        "sliding_window": config.window or None,
+        "max_window_layers": first,
+        "layer_types": _names(config),
+    }
+
+
+LAYERS: dict[str, tuple[Callable, Callable]] = {
+    "global": (_read_global, _write_global),
+    "every": (_read_every, _write_every),
+    "alternate": (_read_alternate, _write_alternate),
+    "above": (_read_above, _write_above),
+}
+
+# Rotary scaling: names in `rope_scaling` (and, later, `rope_parameters`) by kind.
+_ROPE_KINDS = {
+    "default": "none", "linear": "linear", "dynamic": "dynamic", "yarn": "yarn",
+    "longrope": "longrope", "su": "longrope", "llama3": "llama3",
+}  # fmt: skip
+_ROPE_NAMES = {
+    "factor": "rope_factor",
+    "original_max_position_embeddings": "rope_trained_len",
+    "low_freq_factor": "rope_slow",
+    "high_freq_factor": "rope_fast",
+    "beta_slow": "rope_slow",
+    "beta_fast": "rope_fast",
+    "attention_factor": "rope_attention_factor",
+    "mscale": "rope_mscale",
+    "mscale_all_dim": "rope_mscale_all_dim",
+    "short_factor": "rope_short_factors",
+    "long_factor": "rope_long_factors",
+}
+_ROPE_WRITTEN = {
+    "none": (),
+    "linear": ("factor",),
+    "dynamic": ("factor", "original_max_position_embeddings"),
+    "yarn": (
+        "factor", "original_max_position_embeddings", "beta_slow", "beta_fast",
+        "attention_factor", "mscale", "mscale_all_dim",
+    ),
+    "longrope": (
+        "factor", "original_max_position_embeddings", "short_factor", "long_factor",
+        "attention_factor",
+    ),
+    "llama3": ("factor", "original_max_position_embeddings", "low_freq_factor", "high_freq_factor"),
+}  # fmt: skip
+
+
+
+def _read_rope(attributes: dict[str, Any], family: Family, seq_len: int) -> dict[str, Any]:
+    given = dict(attributes.pop("rope_scaling", None) or {})
+    given |= attributes.pop("rope_parameters", None) or {}
+    kind = given.pop("rope_type", given.pop("type", "default"))
+    given.pop("type", None)
+    if kind not in _ROPE_KINDS:
+        raise UserError(f"config.json has rope_type={kind!r}; {nearest(kind, _ROPE_KINDS)}")
+    fields: dict[str, Any] = {"rope_scaling": _ROPE_KINDS[kind]}
+    found = [1e4, family.rope_fraction]
+    for names in (("rope_theta", "partial_rotary_factor"), family.rope_names):
+        for slot, name in enumerate(names):
+            outside = attributes.pop(name, None)
+            found[slot] = given.pop(name, None) or outside or found[slot]
+    fields["rope_base"], fields["rope_fraction"] = map(float, found)
+    outer = attributes.pop("original_max_position_embeddings", None)
+    if outer and _ROPE_KINDS[kind] == "longrope":
+        given.setdefault("original_max_position_embeddings", outer)
+    if not given.pop("truncate", True):
+        raise UserError("config.json has rope truncate=false, which is not built; convert another")
+    for name, value in given.items():
+        if name not in _ROPE_NAMES:
+            raise UserError(
+                f"config.json has {name}={value!r} in its rope_scaling, which is not known; "
+                f"{nearest(name, _ROPE_NAMES)}"
+            )
+        if value is not None:
+            fields[_ROPE_NAMES[name]] = tuple(value) if isinstance(value, list) else value
+    if fields["rope_scaling"] == "none":
+        fields = {name: fields[name] for name in ("rope_base", "rope_fraction", "rope_scaling")}
+    elif _ROPE_KINDS[kind] != "linear":
+        fields.setdefault("rope_trained_len", seq_len)
+        fields.setdefault("rope_factor", seq_len / fields["rope_trained_len"])
+    return fields
+
+
+def _write_rope(family: Family, config: ModelConfig) -> dict[str, Any]:
+    rope: dict[str, Any] = {}
+    kind = config.rope_scaling
+    if kind != "none":
+        rope = {"rope_type": kind}
+        for name in _ROPE_WRITTEN[kind]:
+            value = getattr(config, _ROPE_NAMES[name])
+            if value or name in ("factor", "original_max_position_embeddings"):
+                rope[name] = list(value) if isinstance(value, tuple) else value
+    base, fraction = family.rope_names
+    written: dict[str, Any] = {base: config.rope_base, "rope_scaling": rope or None}
+    if config.rope_fraction != family.rope_fraction:
+        written[fraction] = config.rope_fraction
+    if kind == "longrope":
+        written["original_max_position_embeddings"] = config.rope_trained_len
+    return written

@@ -1,0 +1,428 @@
+"""Hugging Face families as tables: which attribute is which field, which tensor which leaf.
+
+Names and defaults are those of the `transformers` configuration classes of the same model type.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+GATED = {"silu": "swiglu", "gelu": "geglu", "gelu_pytorch_tanh": "geglu_tanh", "relu": "reglu"}
+PLAIN = {
+    "gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu",
+    "silu": "silu",
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Attribute:
+    """One attribute of config.json and the field of ModelConfig that it is.
+
+    Attributes:
+      theirs, ours: the names.
+      default: what the family takes where the attribute is missing; REQUIRED: none.
+      read: their value -> ours; a mapping or a function.
+      write: our value -> theirs; for a mapping its inverse.
+    """
+
+    theirs: str
+    ours: str
+    default: Any
+    read: Mapping[Any, Any] | Callable[[Any], Any] = lambda value: value
+    write: Callable[[Any], Any] = lambda value: value
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+    """One tensor of theirs and the leaves of ours that it holds, side by side.
+
+    Attributes:
+      name: with {i} for the layer and {e} for the expert.
+      leaves: paths; their last axes are concatenated in this order.
+      transposed: theirs is [out, in], as PyTorch's Linear keeps it.
+      inputs: leading axes of our leaf that are the matrix's inputs.
+      by_head: theirs has the leaves of one head together (GPT-NeoX).
+    """
+
+    name: str
+    leaves: tuple[str, ...]
+    transposed: bool = True
+    inputs: int = 1
+    by_head: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """How one model type of `transformers` is written.
+
+    Attributes:
+      architecture: the class that loads it, for config.json.
+      prefix: of every tensor but the head; some published files leave it out.
+      attributes: what varies.
+      always: the fields of ModelConfig that make the family.
+      only: attributes that must have these values, which are also their defaults.
+      rope, rope_names, rope_fraction: whether it has rotary positions, the attributes of their
+        base and of the share of a head that turns, and that share where nothing is said.
+      layers: which layers are local: a name of LAYERS in `layer_types`.
+      tensors: outside and inside the layers.
+      head: name of the output matrix, where it is not tied.
+      ignored: tensors of published files that are no weights, as regular expressions.
+    """
+
+    model_type: str
+    architecture: str
+    prefix: str
+    attributes: tuple[Attribute, ...]
+    always: Mapping[str, Any]
+    tensors: tuple[Tensor, ...]
+    only: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    rope: bool = False
+    rope_names: tuple[str, str] = ("rope_theta", "partial_rotary_factor")
+    rope_fraction: float = 1.0
+    layers: str = "global"
+    head: str = "lm_head.weight"
+    ignored: tuple[str, ...] = (r"rotary_emb\.inv_freq$",)
+
+
+REQUIRED = object()
+
+
+def _sizes(**names: str) -> tuple[Attribute, ...]:
+    return tuple(Attribute(theirs, ours, REQUIRED) for ours, theirs in names.items())
+
+
+_LLAMA_ATTRIBUTES = (
+    *_sizes(
+        vocab_size="vocab_size", width="hidden_size", mlp_width="intermediate_size",
+        depth="num_hidden_layers", num_heads="num_attention_heads",
+    ),
+    Attribute("num_key_value_heads", "num_kv_heads", 0, lambda n: n or 0),
+    Attribute("head_dim", "head_dim", 0, lambda n: n or 0),
+    Attribute("max_position_embeddings", "seq_len", 2048),
+    Attribute("rms_norm_eps", "norm_eps", 1e-6),
+    Attribute("tie_word_embeddings", "tied_head", False),
+    Attribute("hidden_act", "mlp", "silu", GATED),
+)  # fmt: skip
+_LLAMA_ALWAYS = {"norm": "rmsnorm", "positions": "rotary", "use_bias": False}
+
+
+def _with(attributes: tuple[Attribute, ...], *changed: Attribute) -> tuple[Attribute, ...]:
+    """The table with some rows replaced, by their field, and the others added."""
+    fields = {row.ours for row in changed}
+    return (*(row for row in attributes if row.ours not in fields), *changed)
+
+
+def _without(attributes: tuple[Attribute, ...], *fields: str) -> tuple[Attribute, ...]:
+    return tuple(row for row in attributes if row.ours not in fields)
+
+
+def _norm(theirs: str, ours: str, *, bias: bool = False) -> tuple[Tensor, ...]:
+    weight = Tensor(f"{theirs}.weight", (f"{ours}/scale",), transposed=False)
+    both = (weight, Tensor(f"{theirs}.bias", (f"{ours}/bias",), transposed=False))
+    return both if bias else (weight,)
+
+
+def _linear(
+    theirs: str, *leaves: str, bias: bool = False, inputs: int = 1, **options: Any
+) -> tuple[Tensor, ...]:
+    weight = Tensor(f"{theirs}.weight", leaves, inputs=inputs, **options)
+    if not bias:
+        return (weight,)
+    names = tuple(f"{leaf}_bias" for leaf in leaves)
+    by_head = options.get("by_head", False)
+    return (weight, Tensor(f"{theirs}.bias", names, False, 0, by_head))
+
+
+def _separate_attention(at: str, *, bias: bool = False, out: str = "o_proj") -> tuple[Tensor, ...]:
+    return (
+        *_linear(f"{at}.q_proj", "attention/query", bias=bias),
+        *_linear(f"{at}.k_proj", "attention/key", bias=bias),
+        *_linear(f"{at}.v_proj", "attention/value", bias=bias),
+        *_linear(f"{at}.{out}", "attention/out", inputs=2),
+    )
+
+
+_GATED_MLP = tuple(
+    row for part in ("gate", "up", "down") for row in
+    _linear(f"layers.{{i}}.mlp.{part}_proj", f"mlp/{part}")
+)  # fmt: skip
+_TWO_NORMS = (
+    *_norm("layers.{i}.input_layernorm", "attention_norm"),
+    *_norm("layers.{i}.post_attention_layernorm", "mlp_norm"),
+)
+_AROUND = (Tensor("embed_tokens.weight", ("embed/tokens",), False), *_norm("norm", "final_norm"))
+_LLAMA_TENSORS = (
+    *_AROUND, *_TWO_NORMS, *_separate_attention("layers.{i}.self_attn"), *_GATED_MLP,
+)  # fmt: skip
+_NO_BIASES = {"attention_bias": False, "mlp_bias": False}
+
+LLAMA = Family(
+    "llama", "LlamaForCausalLM", "model.", _LLAMA_ATTRIBUTES, _LLAMA_ALWAYS, _LLAMA_TENSORS,
+    only={**_NO_BIASES, "pretraining_tp": 1}, rope=True,
+)  # fmt: skip
+MISTRAL = dataclasses.replace(
+    LLAMA,
+    model_type="mistral",
+    architecture="MistralForCausalLM",
+    only={},
+    layers="every",
+)
+QWEN2 = dataclasses.replace(
+    LLAMA,
+    model_type="qwen2",
+    architecture="Qwen2ForCausalLM",
+    attributes=_with(_LLAMA_ATTRIBUTES, Attribute("max_position_embeddings", "seq_len", 32768)),
+    always={**_LLAMA_ALWAYS, "use_bias": True, "bias_places": ("qkv",)},
+    only={},
+    layers="above",
+    tensors=(
+        *_AROUND, *_TWO_NORMS, *_separate_attention("layers.{i}.self_attn", bias=True),
+        *_GATED_MLP,
+    ),
+)  # fmt: skip
+QWEN3 = dataclasses.replace(
+    QWEN2,
+    model_type="qwen3",
+    architecture="Qwen3ForCausalLM",
+    attributes=_with(QWEN2.attributes, Attribute("head_dim", "head_dim", 128)),
+    always={**_LLAMA_ALWAYS, "qk_norm": "shared"},
+    only={"attention_bias": False},
+    tensors=(
+        *_LLAMA_TENSORS,
+        Tensor("layers.{i}.self_attn.q_norm.weight", ("attention/query_norm_scale",), False),
+        Tensor("layers.{i}.self_attn.k_norm.weight", ("attention/key_norm_scale",), False),
+    ),
+)
+GRANITE = dataclasses.replace(
+    LLAMA,
+    model_type="granite",
+    architecture="GraniteForCausalLM",
+    attributes=(
+        *_LLAMA_ATTRIBUTES,
+        Attribute("embedding_multiplier", "embedding_scale", 1.0),
+        Attribute("residual_multiplier", "residual_scale", 1.0),
+        Attribute("attention_multiplier", "attention_scale", 1.0),
+        Attribute(
+            "logits_scaling", "logit_scale", 1.0, lambda c: 1 / c, lambda scale: 1 / scale
+        ),
+    ),
+    only=_NO_BIASES,
+)
+GEMMA2 = Family(
+    "gemma2",
+    "Gemma2ForCausalLM",
+    "model.",
+    (
+        *_with(
+            _without(_LLAMA_ATTRIBUTES, "mlp"),
+            Attribute("tie_word_embeddings", "tied_head", True),
+            Attribute("head_dim", "head_dim", 256),
+            Attribute("max_position_embeddings", "seq_len", 8192),
+        ),
+        Attribute("hidden_activation", "mlp", "gelu_pytorch_tanh", GATED),
+        Attribute("query_pre_attn_scalar", "attention_scale", 256,
+                  lambda width: width**-0.5, lambda scale: round(scale**-2)),
+        Attribute("attn_logit_softcapping", "attention_soft_cap", 50.0, lambda c: c or 0.0,
+                  lambda c: c or None),
+        Attribute("final_logit_softcapping", "logit_soft_cap", 30.0, lambda c: c or 0.0,
+                  lambda c: c or None),
+    ),
+    {
+        **_LLAMA_ALWAYS, "norm_place": "both", "norm_plus_one": True, "embedding_scale": 0.0,
+    },
+    (
+        *_AROUND,
+        *_norm("layers.{i}.input_layernorm", "attention_norm"),
+        *_norm("layers.{i}.post_attention_layernorm", "attention_out_norm"),
+        *_norm("layers.{i}.pre_feedforward_layernorm", "mlp_norm"),
+        *_norm("layers.{i}.post_feedforward_layernorm", "mlp_out_norm"),
+        *_separate_attention("layers.{i}.self_attn"),
+        *_GATED_MLP,
+    ),
+    only={"attention_bias": False},
+    rope=True,
+    layers="alternate",
+)  # fmt: skip
+PHI3 = dataclasses.replace(
+    LLAMA,
+    model_type="phi3",
+    architecture="Phi3ForCausalLM",
+    attributes=_with(
+        _without(_LLAMA_ATTRIBUTES, "head_dim"),
+        Attribute("max_position_embeddings", "seq_len", 4096),
+        Attribute("rms_norm_eps", "norm_eps", 1e-5),
+    ),
+    only={"attention_bias": False},
+    layers="every",
+    tensors=(
+        *_AROUND,
+        *_TWO_NORMS,
+        *_linear(
+            "layers.{i}.self_attn.qkv_proj", "attention/query", "attention/key", "attention/value"
+        ),
+        *_linear("layers.{i}.self_attn.o_proj", "attention/out", inputs=2),
+        *_linear("layers.{i}.mlp.gate_up_proj", "mlp/gate", "mlp/up"),
+        *_linear("layers.{i}.mlp.down_proj", "mlp/down"),
+    ),
+)
+COHERE = Family(
+    "cohere",
+    "CohereForCausalLM",
+    "model.",
+    (
+        *_with(
+            _without(_LLAMA_ATTRIBUTES, "head_dim", "norm_eps"),
+            Attribute("max_position_embeddings", "seq_len", 8192),
+            Attribute("tie_word_embeddings", "tied_head", True),
+        ),
+        Attribute("layer_norm_eps", "norm_eps", 1e-5),
+        Attribute("logit_scale", "logit_scale", 0.0625),
+        Attribute("use_qk_norm", "qk_norm", False, {False: "none", True: "per_head"}),
+    ),
+    {
+        "norm": "layernorm", "positions": "rotary", "rope_layout": "interleaved",
+        "use_bias": False, "block": "parallel_shared_norm",
+    },
+    (
+        *_AROUND,
+        *_norm("layers.{i}.input_layernorm", "attention_norm"),
+        *_separate_attention("layers.{i}.self_attn"),
+        *_GATED_MLP,
+        Tensor("layers.{i}.self_attn.q_norm.weight", ("attention/query_norm_scale",), False),
+        Tensor("layers.{i}.self_attn.k_norm.weight", ("attention/key_norm_scale",), False),
+    ),
+    only={"attention_bias": False},
+    rope=True,
+)  # fmt: skip
+
+_GPT2_ATTRIBUTES = (
+    *_sizes(
+        vocab_size="vocab_size", seq_len="n_positions", width="n_embd", depth="n_layer",
+        num_heads="n_head",
+    ),
+    Attribute("layer_norm_epsilon", "norm_eps", 1e-5),
+    Attribute("tie_word_embeddings", "tied_head", True),
+)  # fmt: skip
+_GPT2_BLOCK = (
+    *_norm("h.{i}.ln_1", "attention_norm", bias=True),
+    *_linear("h.{i}.attn.c_attn", "attention/query", "attention/key", "attention/value",
+             bias=True, transposed=False),
+    *_linear("h.{i}.attn.c_proj", "attention/out", bias=True, inputs=2, transposed=False),
+    *_norm("h.{i}.ln_2", "mlp_norm", bias=True),
+    *_linear("h.{i}.mlp.c_fc", "mlp/up", bias=True, transposed=False),
+    *_linear("h.{i}.mlp.c_proj", "mlp/down", bias=True, transposed=False),
+)  # fmt: skip
+GPT2 = Family(
+    "gpt2",
+    "GPT2LMHeadModel",
+    "transformer.",
+    (
+        *_GPT2_ATTRIBUTES,
+        Attribute("n_inner", "mlp_width", None, lambda n: n or 0, lambda n: n or None),
+        Attribute("activation_function", "mlp", "gelu_new", PLAIN),
+    ),
+    {},
+    (
+        Tensor("wte.weight", ("embed/tokens",), False),
+        Tensor("wpe.weight", ("embed/positions",), False),
+        *_norm("ln_f", "final_norm", bias=True),
+        *_GPT2_BLOCK,
+    ),
+    only={
+        "scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False,
+        "add_cross_attention": False,
+    },
+    ignored=(r"\.attn\.(masked_)?bias$",),
+)  # fmt: skip
+GPT1 = dataclasses.replace(
+    GPT2,
+    model_type="openai-gpt",
+    architecture="OpenAIGPTLMHeadModel",
+    attributes=(
+        *_GPT2_ATTRIBUTES,
+        # `transformers` calls the tanh form "gelu" for this model alone.
+        Attribute("afn", "mlp", "gelu", {"gelu": "gelu_tanh", "relu": "relu", "swish": "silu"}),
+    ),
+    always={"norm_place": "post", "mlp_width": 0},
+    only={},
+    tensors=(
+        Tensor("tokens_embed.weight", ("embed/tokens",), False),
+        Tensor("positions_embed.weight", ("embed/positions",), False),
+        *_GPT2_BLOCK,
+    ),
+    ignored=(r"\.attn\.bias$", r"position_ids$"),
+)
+NEOX = Family(
+    "gpt_neox",
+    "GPTNeoXForCausalLM",
+    "gpt_neox.",
+    (
+        *_sizes(
+            vocab_size="vocab_size", width="hidden_size", mlp_width="intermediate_size",
+            depth="num_hidden_layers", num_heads="num_attention_heads",
+        ),
+        Attribute("max_position_embeddings", "seq_len", 2048),
+        Attribute("layer_norm_eps", "norm_eps", 1e-5),
+        Attribute("tie_word_embeddings", "tied_head", False),
+        Attribute("hidden_act", "mlp", "gelu", PLAIN),
+        Attribute("use_parallel_residual", "block", True, {True: "parallel", False: "sequential"}),
+    ),
+    {"positions": "rotary"},
+    (
+        Tensor("embed_in.weight", ("embed/tokens",), False),
+        *_norm("final_layer_norm", "final_norm", bias=True),
+        *_norm("layers.{i}.input_layernorm", "attention_norm", bias=True),
+        *_norm("layers.{i}.post_attention_layernorm", "mlp_norm", bias=True),
+        *_linear("layers.{i}.attention.query_key_value", "attention/query", "attention/key",
+                 "attention/value", bias=True, by_head=True),
+        *_linear("layers.{i}.attention.dense", "attention/out", bias=True, inputs=2),
+        *_linear("layers.{i}.mlp.dense_h_to_4h", "mlp/up", bias=True),
+        *_linear("layers.{i}.mlp.dense_4h_to_h", "mlp/down", bias=True),
+    ),
+    only={"attention_bias": True},
+    rope=True,
+    rope_names=("rotary_emb_base", "rotary_pct"),
+    rope_fraction=0.25,
+    head="embed_out.weight",
+    ignored=(r"rotary_emb\.inv_freq$", r"\.attention\.(masked_)?bias$"),
+)  # fmt: skip
+_MPT_ATTENTION = {
+    "alibi": True, "alibi_bias_max": 8, "attn_type": "multihead_attention", "clip_qkv": None,
+    "softmax_scale": None, "prefix_lm": False, "qk_ln": False,
+}  # fmt: skip
+MPT = Family(
+    "mpt",
+    "MptForCausalLM",
+    "transformer.",
+    (
+        *_sizes(
+            vocab_size="vocab_size", seq_len="max_seq_len", width="d_model", depth="n_layers",
+            num_heads="n_heads",
+        ),
+        Attribute("tie_word_embeddings", "tied_head", True),
+    ),
+    {
+        "positions": "alibi", "mlp": "gelu", "use_bias": False, "norm_eps": 1e-5, "mlp_width": 0,
+    },
+    (
+        Tensor("wte.weight", ("embed/tokens",), False),
+        *_norm("norm_f", "final_norm"),
+        *_norm("blocks.{i}.norm_1", "attention_norm"),
+        *_norm("blocks.{i}.norm_2", "mlp_norm"),
+        *_linear("blocks.{i}.attn.Wqkv", "attention/query", "attention/key", "attention/value"),
+        *_linear("blocks.{i}.attn.out_proj", "attention/out", inputs=2),
+        *_linear("blocks.{i}.ffn.up_proj", "mlp/up"),
+        *_linear("blocks.{i}.ffn.down_proj", "mlp/down"),
+    ),
+    only={
+        "attn_config": _MPT_ATTENTION, "expansion_ratio": 4, "no_bias": True,
+        "layer_norm_epsilon": 1e-5, "learned_pos_emb": True, "logit_scale": None,
+    },
+)  # fmt: skip
+
+FAMILIES: dict[str, Family] = {
+    family.model_type: family
+    for family in (
+        GPT2, GPT1, LLAMA, MISTRAL, QWEN2, QWEN3, GRANITE, GEMMA2, PHI3, COHERE, NEOX, MPT,
+    )
+}  # fmt: skip

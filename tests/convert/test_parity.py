@@ -1,0 +1,113 @@
+"""Parity with `transformers`: stored logits always, the library itself where it is installed."""
+
+import dataclasses
+import functools
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+import tiny
+
+# Logits at stored places by transformers 5.23.0 and torch 2.13.0: tests/convert/tiny.py.
+GOLDEN = json.loads(tiny.GOLDEN.read_text())
+
+
+@functools.cache
+def places(name, **changes):
+    config = tiny.MODELS[name][1]
+    params = tiny.parameters(config)
+    changed = dataclasses.replace(config, **changes)
+    return tiny.stored_places(tiny.logits(changed, params, tiny.tokens()))
+
+
+@pytest.mark.parametrize("name", tiny.MODELS)
+def test_logits_equal_the_stored_ones(name):
+    assert tiny.error(places(name), np.array(GOLDEN[name])) < 1e-4
+
+
+@pytest.mark.parametrize("name", tiny.MODELS)
+def test_logits_equal_transformers(name):
+    pytest.importorskip("transformers")
+    pytest.importorskip("torch")
+    config = tiny.MODELS[name][1]
+    got = tiny.logits(config, tiny.parameters(config), tiny.tokens())
+    assert tiny.error(got, tiny.reference(name)) < 1e-4
+
+
+WRONG = [
+    ("gpt1", {"mlp": "gelu"}),
+    ("gpt2", {"norm_eps": 1e-3}),
+    ("gpt2", {"mlp": "gelu"}),
+    ("gpt2-gelu", {"mlp": "gelu_tanh"}),
+    ("gpt2-relu", {"mlp": "silu"}),
+    ("gpt2", {"norm": "rmsnorm"}),
+    ("gpt2", {"norm_place": "post"}),
+    ("gpt2", {"positions": "none"}),
+    ("gpt2", {"use_bias": False}),
+    ("gpt2", {"bias_places": ("qkv", "out", "mlp")}),
+    ("gpt2", {"bias_places": ("out", "mlp", "norm")}),
+    ("gpt2", {"bias_places": ("qkv", "mlp", "norm")}),
+    ("llama", {"rope_base": 600.0}),
+    ("llama", {"rope_layout": "interleaved"}),
+    ("llama", {"rope_fraction": 0.5}),
+    ("llama", {"norm": "layernorm"}),
+    ("llama", {"norm_plus_one": True}),
+    ("llama", {"mlp": "geglu"}),
+    ("llama-geglu", {"mlp": "geglu_tanh"}),
+    ("llama", {"attention_scale": 0.4}),
+    ("linear", {"rope_scaling": "none"}),
+    ("linear", {"rope_factor": 3.9}),
+    ("dynamic", {"rope_scaling": "ntk"}),
+    ("dynamic", {"rope_trained_len": 6}),
+    ("yarn", {"rope_attention_factor": 1.0}),
+    ("yarn", {"rope_scaling": "linear"}),
+    ("yarn", {"rope_fast": 4.0}),
+    ("yarn-mscale", {"rope_mscale": 0.0}),
+    ("llama3", {"rope_slow": 0.4}),
+    ("llama3", {"rope_scaling": "linear"}),
+    ("longrope", {"rope_attention_factor": 1.0}),
+    ("longrope", {"rope_trained_len": 12}),
+    ("longrope-short", {"rope_trained_len": 11}),
+    ("mistral", {"window": 5}),
+    ("mistral", {"window": 3}),
+    ("mistral", {"layer_pattern": ("global",), "window": 0}),
+    ("qwen2", {"use_bias": False}),
+    ("qwen2", {"layer_pattern": ("local", "global")}),
+    ("qwen3", {"qk_norm": "none"}),
+    ("gemma2", {"attention_soft_cap": 0.0}),
+    ("gemma2", {"logit_soft_cap": 0.0}),
+    ("gemma2", {"norm_plus_one": False}),
+    ("gemma2", {"embedding_scale": 1.0}),
+    ("gemma2", {"attention_scale": 0.0}),
+    ("gemma2", {"layer_pattern": ("global", "local")}),
+    ("gemma2", {"mlp": "geglu"}),
+    ("cohere", {"rope_layout": "half"}),
+    ("cohere", {"logit_scale": 1.0}),
+    ("cohere", {"qk_norm": "none"}),
+    ("granite", {"residual_scale": 1.0}),
+    ("gpt_neox", {"rope_fraction": 1.0}),
+    ("gpt_neox", {"block": "sequential"}),
+    ("mpt", {"positions": "none"}),
+]
+
+
+@pytest.mark.parametrize(("name", "wrong"), WRONG)
+def test_a_wrong_detail_is_seen(name, wrong):
+    """The parity test would fail, ten times over, for each of these mistakes."""
+    assert tiny.error(places(name, **wrong), np.array(GOLDEN[name])) > 1e-3
+
+
+@pytest.mark.parametrize(("one", "two"), [("gate", "up"), ("query", "key")])
+def test_swapped_matrices_are_seen(one, two):
+    config = tiny.llama(num_kv_heads=4)
+    params = tiny.parameters(config)
+    right = tiny.logits(config, params, tiny.tokens())
+    part = "mlp" if one == "gate" else "attention"
+    leaves = dict(params["blocks"][part])
+    leaves[one], leaves[two] = leaves[two], leaves[one]
+    swapped = {**params, "blocks": {**params["blocks"], part: leaves}}
+    assert tiny.error(tiny.logits(config, swapped, tiny.tokens()), right) > 1e-2

@@ -1,0 +1,169 @@
+"""Tiny models of every family, every parameter of size one, and their logits in `transformers`.
+
+python tests/convert/tiny.py rewrites golden.json beside it (needs the extra `parity`).
+"""
+
+import dataclasses
+import functools
+import json
+import math
+import sys
+import tempfile
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from gptjax import convert, models
+
+GOLDEN = Path(__file__).with_name("golden.json")
+LLAMA = models.ModelConfig(
+    vocab_size=13, depth=2, width=16, num_heads=4, num_kv_heads=2, mlp_width=20, seq_len=12,
+    norm="rmsnorm", norm_eps=1e-6, positions="rotary", rope_base=500.0, mlp="swiglu",
+    use_bias=False, tied_head=False,
+)  # fmt: skip
+GPT2 = models.ModelConfig(vocab_size=13, depth=2, width=12, num_heads=3, seq_len=12)
+
+
+def llama(**changes):
+    return dataclasses.replace(LLAMA, **changes)
+
+
+def gpt2(**changes):
+    return dataclasses.replace(GPT2, **changes)
+
+
+LONG = {"rope_factor": 4.0, "rope_trained_len": 5, "head_dim": 8}
+FACTORS = {
+    "rope_short_factors": (1.0, 1.1, 1.3, 1.2), "rope_long_factors": (1.0, 2.0, 3.5, 4.5),
+}  # fmt: skip
+# name: (model type, config). Inputs have 12 tokens: more than trained lengths and windows below.
+MODELS = {
+    "gpt1": ("openai-gpt", gpt2(norm_place="post")),
+    "gpt2": ("gpt2", gpt2(norm_eps=1e-4, mlp_width=20)),
+    "gpt2-relu": ("gpt2", gpt2(mlp="relu")),
+    "gpt2-gelu": ("gpt2", gpt2(mlp="gelu")),
+    "llama": ("llama", llama()),
+    "llama-tied": ("llama", llama(tied_head=True, num_kv_heads=4, head_dim=6)),
+    "llama-geglu": ("llama", llama(mlp="geglu", num_kv_heads=1)),
+    "linear": ("llama", llama(rope_scaling="linear", rope_factor=4.0)),
+    "dynamic": ("llama", llama(rope_scaling="dynamic", **LONG | {"seq_len": 5})),
+    "yarn": ("llama", llama(rope_scaling="yarn", rope_fast=2.0, rope_slow=0.05, **LONG)),
+    "yarn-mscale": (
+        "llama",
+        llama(rope_scaling="yarn", rope_fast=2.0, rope_slow=0.05, rope_mscale=0.7,
+              rope_mscale_all_dim=0.4, **LONG),
+    ),
+    "llama3": ("llama", llama(rope_scaling="llama3", rope_slow=0.5, rope_fast=2.0, **LONG)),
+    "mistral": ("mistral", llama(layer_pattern=("local",), window=4)),
+    "qwen2": (
+        "qwen2",
+        llama(use_bias=True, bias_places=("qkv",), layer_pattern=("global", "local"), window=4),
+    ),
+    "qwen3": ("qwen3", llama(qk_norm="shared", head_dim=6)),
+    "gemma2": (
+        "gemma2",
+        llama(depth=3, norm_place="both", norm_plus_one=True, embedding_scale=0.0, head_dim=6,
+              layer_pattern=("local", "global"), window=4, mlp="geglu_tanh",
+              attention_scale=7**-0.5, attention_soft_cap=2.0, logit_soft_cap=3.0, tied_head=True),
+    ),
+    "phi3": ("phi3", llama(layer_pattern=("local",), window=5)),
+    "longrope": (
+        "phi3",
+        llama(width=32, rope_scaling="longrope", **LONG | FACTORS | {"seq_len": 20}),
+    ),
+    "longrope-short": (
+        "phi3",
+        llama(width=32, rope_scaling="longrope",
+              **LONG | FACTORS | {"seq_len": 64, "rope_trained_len": 16}),
+    ),
+    "cohere": (
+        "cohere",
+        llama(norm="layernorm", rope_layout="interleaved", block="parallel_shared_norm",
+              logit_scale=0.4, qk_norm="per_head", tied_head=True),
+    ),
+    "granite": (
+        "granite",
+        llama(embedding_scale=1.7, residual_scale=0.6, attention_scale=0.3, logit_scale=0.4),
+    ),
+    "gpt_neox": (
+        "gpt_neox",
+        gpt2(width=24, positions="rotary", rope_fraction=0.5, block="parallel", mlp="gelu",
+             mlp_width=20, tied_head=False),
+    ),
+    "mpt": ("mpt", gpt2(positions="alibi", mlp="gelu", use_bias=False)),
+}  # fmt: skip
+
+
+def tokens():
+    return np.random.default_rng(1).integers(0, 13, (2, 12)).astype(np.int32)
+
+
+def parameters(config):
+    """Every leaf random: matrices keep their inputs' size, all others are of size one."""
+    rng = np.random.default_rng(0)
+    shapes = jax.eval_shape(functools.partial(models.init, config), jax.random.key(0))
+
+    def draw(path, leaf):
+        numbers = rng.standard_normal(leaf.shape).astype(np.float32)
+        name = path[-1].key
+        if name.endswith("scale"):
+            return numbers if config.norm_plus_one else 1.0 + numbers
+        if name.endswith("bias") or name in ("tokens", "positions"):
+            return numbers
+        inside = leaf.shape[1:] if path[0].key == "blocks" else leaf.shape
+        fan_in = math.prod(inside[:2]) if name == "out" else inside[0]
+        return np.float32(1.5 / math.sqrt(fan_in)) * numbers
+
+    return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+def logits(config, params, batch):
+    return np.asarray(jax.jit(functools.partial(models.apply, config))(params, batch))
+
+
+def their_logits(folder, batch):
+    """float32 logits of a folder in `transformers`."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model, report = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
+    )
+    problems = {k: v for k, v in report.items() if v and k != "error_msgs"}
+    assert not problems, problems
+    with torch.no_grad():
+        return model.eval()(torch.tensor(batch, dtype=torch.long), use_cache=False).logits.numpy()
+
+
+def reference(name):
+    model_type, config = MODELS[name]
+    with tempfile.TemporaryDirectory() as folder:
+        convert.to_huggingface(config, parameters(config), folder, model_type=model_type)
+        return their_logits(folder, tokens())
+
+
+def stored_places(array):
+    """Five logits at the first, a middle and the last position."""
+    return np.stack([array[0, 0, :5], array[1, 6, :5], array[0, -1, :5]])
+
+
+def error(got, wanted):
+    return float(np.linalg.norm(got - wanted) / np.linalg.norm(wanted))
+
+
+def main():
+    golden = {}
+    for name in sys.argv[1:] or MODELS:
+        model_type, config = MODELS[name]
+        wanted = reference(name)
+        off = error(logits(config, parameters(config), tokens()), wanted)
+        print(f"{name:16} {model_type:12} {off:.1e}", flush=True)
+        golden[name] = stored_places(wanted).astype(float).round(5).tolist()
+    if not sys.argv[1:]:
+        rows = ",\n".join(f"{json.dumps(k)}: {json.dumps(v)}" for k, v in golden.items())
+        GOLDEN.write_text("{\n" + rows + "\n}\n")
+
+
+if __name__ == "__main__":
+    main()
