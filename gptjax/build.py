@@ -8,7 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from gptjax import data, models
+from gptjax import data, models, optim
 from gptjax.data import Corpus, cache
 from gptjax.data.config import DataConfig
 from gptjax.errors import UserError, nearest
@@ -17,10 +17,14 @@ from gptjax.models import ModelConfig
 from gptjax.optim import OptimConfig
 from gptjax.report.config import ReportConfig
 from gptjax.scaling.config import FitConfig
+from gptjax.sweeps.compare import CompareConfig
 from gptjax.sweeps.config import SweepConfig
 from gptjax.train import TrainConfig
 
-JOBS = ("sweep", "plan", "work", "fit", "report", "train", "fit_table", "predict")
+JOBS = ("sweep", "plan", "work", "fit", "report", "train", "fit_table", "predict", "compare")
+
+ONE_RUN = ("train", "compare")
+"""Jobs whose run is described by the `train` section."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +55,7 @@ class Setup:
     optim: OptimConfig
     train: TrainConfig
     sweep: SweepConfig
+    compare: CompareConfig
     fit: FitConfig
     report: ReportConfig
 
@@ -62,6 +67,7 @@ SECTIONS: dict[str, type] = {
     "train": TrainConfig,
     "sweep": SweepConfig,
     "fit": FitConfig,
+    "compare": CompareConfig,
     "report": ReportConfig,
 }
 
@@ -150,9 +156,10 @@ def _check_together(setup: Setup) -> None:
     train = setup.train
     _check_name(setup.general.experiment)
     _check_widths(setup.sweep)
-    if setup.sweep.rule == "fixed" or setup.general.job == "train":
+    if setup.sweep.rule == "fixed" or setup.general.job in ONE_RUN:
+    optim.validate(setup.optim)
         _check_micro_batches(train.batch_size, train.micro_batches)
-    if setup.general.job == "train" and train.steps == 0 and train.tokens == 0:
+    if setup.general.job in ONE_RUN and train.steps == 0 and train.tokens == 0:
         raise UserError(
             "train.steps=0 and train.tokens=0 give the run no length; set one of them, for "
             "example --config.train.tokens=10000000"

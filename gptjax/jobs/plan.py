@@ -12,7 +12,8 @@ from rich.table import Table
 from gptjax import build, sweeps
 from gptjax.build import Setup
 from gptjax.data import Corpus
-from gptjax.sweeps import Cell, shapes, timing
+from gptjax.jobs.train import make_spec
+from gptjax.sweeps import Cell, Member, shapes, timing
 
 
 def main(setup: Setup, folder: Path) -> int:
@@ -24,6 +25,8 @@ def main(setup: Setup, folder: Path) -> int:
 
 def make_cells(setup: Setup, corpus: Corpus) -> list[Cell]:
     """The cells of a config on a corpus."""
+    if setup.general.job == "compare":
+        return [member.cell for member in make_members(setup, corpus)]
     return sweeps.make_plan(
         setup.sweep,
         build.make_model(setup, corpus),
@@ -32,6 +35,12 @@ def make_cells(setup: Setup, corpus: Corpus) -> list[Cell]:
         corpus.fingerprint,
         mask_end_of_document=corpus.mask_end_of_document,
     )
+
+
+def make_members(setup: Setup, corpus: Corpus) -> list[Member]:
+    """The runs of a comparison on a corpus."""
+    base = make_spec(setup, corpus)
+    return sweeps.make_comparison(setup.compare, base, corpus.fingerprint)
 
 
 def worker_count(setup: Setup, cells: Sequence[Cell]) -> int:
@@ -98,7 +107,7 @@ def _row(cell: Cell, seconds: float) -> tuple[str, ...]:
         f"{run.steps:,}",
         f"{run.optim.learning_rate:.3g}",
         f"{cell.flops:.4g}",
-        f"{6 * count.non_embedding_with_head * run.tokens:.4g}",
+        f"{6 * count.non_embedding_with_head * run.tokens * run.optim.cost:.4g}",
         f"{seconds:.1f}",
     )
 

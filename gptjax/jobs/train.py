@@ -30,6 +30,7 @@ from gptjax.train import (
     Session,
     run,
     stop_on_signal,
+    transfer_width,
 )
 
 
@@ -68,12 +69,13 @@ def main(setup: Setup, folder: Path) -> int:
 
 def make_spec(setup: Setup, corpus: Corpus) -> RunSpec:
     """The run that the config describes."""
-    model, train = build.make_model(setup, corpus), setup.train
+    train = setup.train
+    model, optim = transfer_width(build.make_model(setup, corpus), setup.optim)
     per_step = train.batch_size * model.seq_len
     steps = train.steps or max(1, round(train.tokens / per_step))
     return RunSpec(
         model=model,
-        optim=setup.optim,
+        optim=optim,
         batch_size=train.batch_size,
         steps=steps,
         seed=train.seed,
@@ -124,7 +126,7 @@ class Log:
         per_second = tokens / progress.seconds_per_step
         speed = {
             "perf/tokens_per_s": per_second,
-            "perf/flops_per_s": per_second * shapes.training_flops_per_token(self._spec.model),
+            "perf/flops_per_s": per_second * _flops_per_token(self._spec),
         }
         self._write(progress.step, speed)
         if time.monotonic() - self._printed >= self._interval or progress.step == progress.steps:
@@ -207,13 +209,18 @@ def _wandb(setup: Setup) -> Any:
         ) from error
 
 
+def _flops_per_token(spec: RunSpec) -> float:
+    return shapes.training_flops_per_token(spec.model, spec.optim.cost)
+
+
 def _headline(spec: RunSpec, platform: str) -> str:
     count, model = shapes.counts(spec.model), spec.model
-    flops = spec.tokens * shapes.training_flops_per_token(model)
+    flops = spec.tokens * _flops_per_token(spec)
+    gradients = f" ({spec.optim.cost:.3g} gradients a step)" if spec.optim.cost > 1.0 else ""
     return (
         f"{count.total:,} parameters ({count.non_embedding:,} without embeddings), "
         f"{spec.tokens:,} tokens in {spec.steps:,} steps of {spec.batch_size} × {model.seq_len}, "
-        f"{flops:.3g} FLOPs, on {platform}"
+        f"{flops:.3g} FLOPs{gradients}, on {platform}"
     )
 
 
@@ -226,11 +233,12 @@ def _write_result(folder: Path, spec: RunSpec, result: RunResult) -> None:
             "loss_stderr": result.evaluation.stderr,
             "bits_per_byte": result.evaluation.bits_per_byte,
             "tokens": spec.tokens,
-            "flops": spec.tokens * shapes.training_flops_per_token(spec.model),
+            "flops": spec.tokens * _flops_per_token(spec),
             "params": dataclasses.asdict(count),
             "history": result.history,
             "curve": {"step": result.curve_steps, "loss": result.curve_losses},
             "params_sha256": result.params_digest,
+            "skipped_steps": result.skipped_steps,
         },
     )
     write_json(folder / "timing.json", result.seconds)

@@ -17,7 +17,7 @@ EXECUTION_ONLY = {
 }  # fmt: skip
 """Settings that change no result, and so may differ when a folder is opened again."""
 
-SCIENCE = ("data", "model", "optim", "train", "sweep")
+SCIENCE = ("data", "model", "optim", "train", "sweep", "compare")
 
 
 def open_workdir(setup: Setup, folder: Path) -> None:

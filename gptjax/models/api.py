@@ -49,12 +49,14 @@ def apply(
     tokens_BT: jax.Array,
     *,
     segment_ids_BT: jax.Array | None = None,
+    shift_BTD: jax.Array | None = None,
 ) -> jax.Array:
     """float32 logits [B, T, V] of the token that follows each position.
 
     Args:
       tokens_BT: token ids, T at most config.seq_len where positions are learned.
       segment_ids_BT: document numbers; a token attends only within its own document.
+      shift_BTD: where given, added to the embedded tokens.
 
     Raises:
       UserError: where the input is longer than the positions that the model learns.
@@ -65,7 +67,8 @@ def apply(
             f"model.seq_len={config.seq_len} has no position for an input of {T} tokens; "
             f"set model.seq_len={T}, or positions=rotary"
         )
-    logits_BTV: Any = _module(config).apply({"params": params}, tokens_BT, segment_ids_BT)
+    variables = {"params": params}
+    logits_BTV: Any = _module(config).apply(variables, tokens_BT, segment_ids_BT, shift_BTD)
     return logits_BTV
 
 

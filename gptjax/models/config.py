@@ -119,6 +119,9 @@ class ModelConfig:
     )
     tied_head: bool = setting(True, "the head is the token embedding, transposed")
     init_scale: float = setting(0.02, "standard deviation of the initial weights", above=0.0)
+    hidden_init_scale: float = setting(
+        0.0, "the same for the matrices inside blocks; 0: model.init_scale", minimum=0.0
+    )
     layers: str = setting(
         "auto",
         "one compiled block scanned over depth, or all blocks unrolled; the numbers are the same",

@@ -134,7 +134,8 @@ class Attention(nn.Module):
     def _heads(self, x_BTD: jax.Array, name: str, heads: int, axis: str) -> jax.Array:
         cfg = self.config
         D, H = cfg.width, cfg.head_width
-        w_DNH = _parameter(self, name, (D, heads, H), ("embed", axis, "head_dim"), _init(cfg))
+        axes = ("embed", axis, "head_dim")
+        w_DNH = _parameter(self, name, (D, heads, H), axes, _hidden_init(cfg))
         b_NH = _bias(self, "qkv", f"{name}_bias", (heads, H), (axis, "head_dim"))
         y = ops.linear(x_BTD, w_DNH.reshape(D, -1), None if b_NH is None else b_NH.reshape(-1))
         return y.reshape(*x_BTD.shape[:2], heads, H)
@@ -159,7 +160,7 @@ class FeedForward(nn.Module):
     def _up(self, x_BTD: jax.Array, name: str) -> jax.Array:
         cfg = self.config
         D, F = cfg.width, cfg.hidden_width
-        w_DF = _parameter(self, name, (D, F), ("embed", "mlp"), _init(cfg))
+        w_DF = _parameter(self, name, (D, F), ("embed", "mlp"), _hidden_init(cfg))
         return ops.linear(x_BTD, w_DF, _bias(self, "mlp", f"{name}_bias", (F,), ("mlp",)))
 
 
@@ -237,9 +238,16 @@ class Decoder(nn.Module):
     config: ModelConfig
 
     @nn.compact
-    def __call__(self, tokens_BT: jax.Array, segment_ids_BT: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self,
+        tokens_BT: jax.Array,
+        segment_ids_BT: jax.Array | None = None,
+        shift_BTD: jax.Array | None = None,
+    ) -> jax.Array:
         """float32 logits [B, T, V]."""
         cfg = self.config
+        if shift_BTD is not None:
+            x_BTD = x_BTD + shift_BTD.astype(x_BTD.dtype)
         x_BTD, w_VD = Embedding(cfg, name="embed")(tokens_BT)
         x_BTD = nn.with_logical_constraint(x_BTD, ("batch", "seq", "embed"))
         if self.is_initializing() or not (unrolled(cfg) or len(cfg.layer_pattern) > 1):
@@ -384,7 +392,12 @@ def rotate(config: ModelConfig, x_BTNH: jax.Array) -> jax.Array:
 def _init(config: ModelConfig) -> Any:
     return nn.initializers.normal(config.init_scale)
 
+def _hidden_init(config: ModelConfig) -> Any:
+    return nn.initializers.normal(config.hidden_init_scale or config.init_scale)
+
+
 
 def _residual_init(config: ModelConfig) -> Any:
     """GPT-2's: projections into the stream are scaled by 1/√(number of them)."""
-    return nn.initializers.normal(config.init_scale / math.sqrt(2 * config.depth))
+    scale = config.hidden_init_scale or config.init_scale
+    return nn.initializers.normal(scale / math.sqrt(2 * config.depth))

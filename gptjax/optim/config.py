@@ -2,15 +2,21 @@
 
 import dataclasses
 
+from gptjax.errors import UserError
 from gptjax.fields import setting
+from gptjax.optim.paths import check_expressions, parse_multipliers
 
-OPTIMIZERS = ("adamw",)
+OPTIMIZERS = ("adamw", "adam8bit", "muon", "lion", "adafactor", "schedule_free", "sgd")
 SCHEDULES = ("cosine", "wsd", "linear", "constant", "inverse_sqrt")
+ROUNDINGS = ("nearest", "stochastic")
+TRANSFERS = ("none", "mup")
+ADAM_LIKE = ("adamw", "adam8bit", "lion", "schedule_free")
+"""Optimizers whose update of a weight has a size of its own, whatever the gradient's."""
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimConfig:
-    """Optimizer and learning-rate schedule of one run."""
+    """Optimizer and learning-rate schedule of one run. `validate` checks fields together."""
 
     name: str = setting("adamw", "optimizer", choices=OPTIMIZERS)
     learning_rate: float = setting(
@@ -27,7 +33,10 @@ class OptimConfig:
     decay_fraction: float = setting(
         0.2, "share of the steps in the final decay of wsd", above=0.0, maximum=1.0
     )
-    b1: float = setting(0.9, "decay of the first moment", minimum=0.0, below=1.0)
+    b1: float = setting(
+        0.9, "decay of the first moment; momentum of sgd and muon; interpolation of schedule_free",
+        minimum=0.0, below=1.0,
+    )  # fmt: skip
     b2: float = setting(0.95, "decay of the second moment", minimum=0.0, below=1.0)
     eps: float = setting(1e-8, "added to the root of the second moment", above=0.0)
     weight_decay: float = setting(
@@ -37,4 +46,86 @@ class OptimConfig:
         (r"norm", r"bias", r"embed", r"scale"),
         "regular expressions over parameter paths that are not decayed",
     )
+    multipliers: tuple[str, ...] = setting(
+        (),
+        "learning-rate multipliers as EXPRESSION=FACTOR over parameter paths; factors of all that "
+        "match are multiplied",
+    )
     clip_norm: float = setting(1.0, "global gradient norm is clipped to this; 0 = off", minimum=0.0)
+    skip_not_finite: int = setting(
+        0,
+        "steps in a row that are left out when their gradient is not finite, before the run is "
+        "given up; 0 = off",
+        minimum=0,
+    )
+    ema_decay: float = setting(
+        0.0, "decay of an average of the weights that is evaluated in their place; 0 = off",
+        minimum=0.0, below=1.0,
+    )  # fmt: skip
+    sam_rho: float = setting(
+        0.0, "radius of sharpness-aware minimisation, over any optimizer; 0 = off", minimum=0.0
+    )
+    sam_adaptive: bool = setting(False, "measure sam_rho relative to the size of each weight")
+    adversarial_epsilon: float = setting(
+        0.0, "norm of an adversarial shift of each sequence's embeddings; 0 = off", minimum=0.0
+    )
+    full_precision: tuple[str, ...] = setting(
+        (r"embed",), "regular expressions over parameters whose adam8bit state stays float32"
+    )
+    state_rounding: str = setting(
+        "nearest", "how adam8bit rounds its moments to 8 bits", choices=ROUNDINGS
+    )
+    width_transfer: str = setting(
+        "none",
+        "mup: initial scales, learning rates and multipliers follow width / optim.base_width",
+        choices=TRANSFERS,
+    )
+    base_width: int = setting(128, "width at which the settings were tuned (mup)", minimum=1)
+    base_head_dim: int = setting(
+        0, "head width there (mup); 0: heads are as wide at every width", minimum=0
+    )
+
+    @property
+    def cost(self) -> float:
+        """FLOPs of a step over those of one gradient.
+
+        Sharpness-aware minimisation takes two gradients. An adversarial shift costs another forward
+        pass and a backward pass without the gradients of the weights, two thirds of a gradient.
+        """
+        adversarial = 5 / 3 if self.adversarial_epsilon > 0.0 else 1.0
+        return (2.0 if self.sam_rho > 0.0 else 1.0) * adversarial
+
+
+def validate(config: OptimConfig) -> None:
+    """Check the fields against each other.
+
+    Raises:
+      UserError: naming the field, its value and the repair.
+    """
+    check_expressions("optim.no_decay", config.no_decay)
+    check_expressions("optim.full_precision", config.full_precision)
+    parse_multipliers(config.multipliers)
+    if config.name == "schedule_free":
+        _check_schedule_free(config)
+    if config.width_transfer == "mup" and config.name not in ADAM_LIKE:
+        raise UserError(
+            f"optim.width_transfer=mup holds for Adam and its kin, not for optim.name="
+            f"{config.name}; choose one of {', '.join(ADAM_LIKE)}"
+        )
+    if config.sam_adaptive and config.sam_rho == 0.0:
+        raise UserError(
+            "optim.sam_adaptive=True changes nothing while optim.sam_rho=0.0; set a radius, for "
+            "example optim.sam_rho=0.5"
+        )
+
+
+def _check_schedule_free(config: OptimConfig) -> None:
+    if config.b1 == 0.0:
+        raise UserError(
+            "optim.b1=0.0 leaves schedule_free nothing to interpolate; set optim.b1=0.9"
+        )
+    if config.ema_decay > 0.0:
+        raise UserError(
+            f"optim.ema_decay={config.ema_decay:g} would average what schedule_free has averaged; "
+            "set optim.ema_decay=0"
+        )

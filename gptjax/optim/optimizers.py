@@ -1,45 +1,133 @@
-"""Optimizers as optax chains; the learning rate is applied by the training step."""
+"""Optimizers as optax chains; the training step passes the learning rate in."""
 
-import re
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import optax
 
+from gptjax.optim.averages import average_weights
 from gptjax.optim.config import OptimConfig
+from gptjax.optim.eight_bit import scale_by_adam_8bit
+from gptjax.optim.paths import decay_mask, learning_rate_factors, matrix_axes
 
 Params = Any
 
+MATCHING_RMS = 0.2
+"""Root mean square of muon's update of a matrix, that of AdamW's (Liu et al. 2025,
+arXiv:2502.16982, section 2.2), so that both are used with learning rates of one size."""
 
-def make_optimizer(config: OptimConfig) -> optax.GradientTransformation:
-    """The chain clip → base → decoupled decay, without the learning rate.
 
-    The training step multiplies the update by −η(step), so that η can be a traced number and runs
-    with other learning rates or lengths share the compiled program.
+def make_optimizer(config: OptimConfig) -> optax.GradientTransformationExtraArgs:
+    """The chain clip → base → decoupled decay → learning rate, and what is wrapped around it.
+
+    `update(grads, state, params, learning_rate=η)` returns what is added to the parameters. η is
+    an argument, so that it can be a traced number and runs with other learning rates or lengths
+    share the compiled program.
     """
-    parts = []
-    if config.clip_norm > 0.0:
-        parts.append(optax.clip_by_global_norm(config.clip_norm))
-    parts.append(_BASES[config.name](config))
+    step = _schedule_free(config) if config.name == "schedule_free" else _descent(config)
+    clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm > 0.0 else []
+    optimizer = optax.chain(*clip, step)
+    if config.skip_not_finite > 0:
+        optimizer = optax.apply_if_finite(optimizer, config.skip_not_finite)
+    if config.ema_decay > 0.0:
+        optimizer = average_weights(optimizer, config.ema_decay)
+    return optax.with_extra_args_support(optimizer)
+
+
+def _descent(config: OptimConfig) -> optax.GradientTransformationExtraArgs:
+    """−η·multiplier·(base's update + decay·parameter)."""
+    parts = [_BASES[config.name](config)]
     if config.weight_decay > 0.0:
         mask = lambda params: decay_mask(params, config.no_decay)  # noqa: E731
         parts.append(optax.add_decayed_weights(config.weight_decay, mask=mask))
-    return optax.chain(*parts)
+    return optax.chain(*parts, _scale_by_learning_rate(config))
 
 
-def decay_mask(params: Params, no_decay: tuple[str, ...]) -> Params:
-    """True for each parameter that is decayed: its path matches none of the expressions."""
-    patterns = [re.compile(pattern) for pattern in no_decay]
+def _scale_by_learning_rate(config: OptimConfig) -> optax.GradientTransformationExtraArgs:
+    def update(
+        updates: Params, state: Any, params: Params = None, *, learning_rate: Any, **extra: Any
+    ) -> tuple[Params, Any]:
+        if config.multipliers:
+            factors = learning_rate_factors(updates, config.multipliers)
+            updates = jax.tree.map(lambda u, factor: factor * u, updates, factors)
+        return jax.tree.map(lambda u: -learning_rate * u, updates), state
 
-    def decayed(path: tuple, leaf: Any) -> bool:
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        return not any(pattern.search(name) for pattern in patterns)
+    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 
-    return jax.tree_util.tree_map_with_path(decayed, params)
+
+def _schedule_free(config: OptimConfig) -> optax.GradientTransformationExtraArgs:
+    """optax's schedule-free form of the chain, made anew at each update for its η.
+
+    The making only closes over η, so it costs nothing once compiled.
+    """
+
+    def at(learning_rate: Any) -> optax.GradientTransformationExtraArgs:
+        return optax.contrib.schedule_free(_descent(config), learning_rate, b1=config.b1)
+
+    def update(
+        grads: Params, state: Any, params: Params = None, *, learning_rate: Any, **extra: Any
+    ) -> tuple[Params, Any]:
+        optimizer = at(learning_rate)
+        return optimizer.update(grads, state, params, learning_rate=learning_rate, **extra)
+
+    return optax.GradientTransformationExtraArgs(at(1.0).init, update)
 
 
 def _adamw(config: OptimConfig) -> optax.GradientTransformation:
     return optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps)
 
 
-_BASES = {"adamw": _adamw}
+def _adam8bit(config: OptimConfig) -> optax.GradientTransformation:
+    return scale_by_adam_8bit(
+        b1=config.b1,
+        b2=config.b2,
+        eps=config.eps,
+        full_precision=config.full_precision,
+        stochastic=config.state_rounding == "stochastic",
+    )
+
+
+def _muon(config: OptimConfig) -> optax.GradientTransformation:
+    """Muon for the matrices inside blocks, Adam for everything else."""
+    descent = optax.contrib.muon(
+        1.0,
+        beta=config.b1,
+        eps=config.eps,
+        adam_b1=config.b1,
+        adam_b2=config.b2,
+        muon_weight_dimension_numbers=matrix_axes,
+        consistent_rms=MATCHING_RMS,
+    )
+    return optax.chain(descent, optax.scale(-1.0))
+
+
+def _lion(config: OptimConfig) -> optax.GradientTransformation:
+    return optax.scale_by_lion(b1=config.b1, b2=config.b2)
+
+
+def _adafactor(config: OptimConfig) -> optax.GradientTransformation:
+    """optax's defaults: steps relative to the size of a parameter, clipped, no momentum."""
+    return optax.chain(optax.adafactor(), optax.scale(-1.0))
+
+
+def _adam_without_momentum(config: OptimConfig) -> optax.GradientTransformation:
+    """Schedule-free puts its averaging in the place of the momentum."""
+    return optax.scale_by_rms(
+        decay=config.b2, eps=config.eps, eps_in_sqrt=False, bias_correction=True
+    )
+
+
+def _sgd(config: OptimConfig) -> optax.GradientTransformation:
+    return optax.trace(decay=config.b1)
+
+
+_BASES: dict[str, Callable[[OptimConfig], optax.GradientTransformation]] = {
+    "adamw": _adamw,
+    "adam8bit": _adam8bit,
+    "muon": _muon,
+    "lion": _lion,
+    "adafactor": _adafactor,
+    "schedule_free": _adam_without_momentum,
+    "sgd": _sgd,
+}

@@ -1,6 +1,7 @@
 """Sweeps: cells, plans, records, claims and the workers that share them."""
 
 from gptjax.sweeps.claims import Claims
+from gptjax.sweeps.compare import CompareConfig, Member, make_comparison
 from gptjax.sweeps.config import SweepConfig
 from gptjax.sweeps.plan import Cell, make_plan, make_run
 from gptjax.sweeps.records import read_records, record_path, write_tables
@@ -11,11 +12,14 @@ __all__ = [
     "RULES",
     "Cell",
     "Claims",
+    "CompareConfig",
+    "Member",
     "Rule",
     "Scale",
     "SweepConfig",
     "WorkerOptions",
     "forget_dead",
+    "make_comparison",
     "make_plan",
     "make_run",
     "read_records",

@@ -11,7 +11,7 @@ from gptjax.optim import OptimConfig
 from gptjax.sweeps import shapes
 from gptjax.sweeps.config import SweepConfig
 from gptjax.sweeps.rules import RULES, Scale, optimum_of_demo
-from gptjax.train import RunSpec, TrainConfig
+from gptjax.train import RunSpec, TrainConfig, transfer_width
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +37,8 @@ class Cell:
     @property
     def flops(self) -> float:
         """Exact training FLOPs."""
-        return self.run.tokens * shapes.training_flops_per_token(self.run.model)
+        cost = self.run.optim.cost
+        return self.run.tokens * shapes.training_flops_per_token(self.run.model, cost)
 
 
 def make_plan(
@@ -49,7 +50,7 @@ def make_plan(
     Raises:
       UserError: for a plan from which no law can be identified, or whose cells cannot be trained.
     """
-    pairs = _isoflop(sweep, model) if sweep.plan == "isoflop" else _grid(sweep, model)
+    pairs = _isoflop(sweep, model, optim.cost) if sweep.plan == "isoflop" else _grid(sweep, model)
     cells = []
     for budget, shape, tokens in pairs:
         for seed in sweep.seeds:
@@ -71,7 +72,7 @@ def make_run(
         params=count.non_embedding,
         params_with_head=count.non_embedding_with_head,
         tokens=tokens,
-        flops=tokens * shapes.training_flops_per_token(model),
+        flops=tokens * shapes.training_flops_per_token(model, optim.cost),
     )
     rule = RULES[sweep.rule]
     batch_size, rate = train.batch_size, optim.learning_rate
@@ -82,9 +83,11 @@ def make_run(
     if rule.learning_rate is not None:
         rate = _round_digits(rule.learning_rate(scale))
     steps = max(1, round(tokens / (batch_size * model.seq_len)))
+    optim = dataclasses.replace(optim, learning_rate=rate * sweep.learning_rate_scale)
+    model, optim = transfer_width(model, optim)
     return RunSpec(
         model=model,
-        optim=dataclasses.replace(optim, learning_rate=rate * sweep.learning_rate_scale),
+        optim=optim,
         batch_size=batch_size,
         steps=steps,
         seed=seed,
@@ -101,11 +104,13 @@ def expected_optimum(sweep: SweepConfig, flops: float) -> float:
     return optimum_of_demo(flops)
 
 
-def _isoflop(sweep: SweepConfig, model: ModelConfig) -> list[tuple[float, ModelConfig, float]]:
+def _isoflop(
+    sweep: SweepConfig, model: ModelConfig, cost: float
+) -> list[tuple[float, ModelConfig, float]]:
     pairs = []
     for budget in sorted(set(sweep.budgets)):
         for shape in _profile(sweep, model, budget):
-            tokens = budget / shapes.training_flops_per_token(shape)
+            tokens = budget / shapes.training_flops_per_token(shape, cost)
             pairs.append((budget, shape, tokens))
     return pairs
 

@@ -44,7 +44,7 @@ def describe(cell: Cell) -> dict[str, Any]:
         "cell": cell.id,
         "budget": cell.budget,
         "flops": cell.flops,
-        "flops_6nd": 6.0 * count.non_embedding_with_head * run.tokens,
+        "flops_6nd": 6.0 * count.non_embedding_with_head * run.tokens * run.optim.cost,
         "params_total": count.total,
         "params_non_embedding": count.non_embedding,
         "params_non_embedding_with_head": count.non_embedding_with_head,
@@ -87,6 +87,7 @@ def write_done(
         "history": result.history,
         "curve": {"step": result.curve_steps, "loss": result.curve_losses},
         "params_sha256": result.params_digest,
+        "skipped_steps": result.skipped_steps,
         "run": dataclasses.asdict(cell.run),
         "corpus": cell.corpus,
     }

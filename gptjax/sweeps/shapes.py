@@ -72,9 +72,9 @@ def counts(model: ModelConfig) -> ParamCount:
     return models.count_params(model)
 
 
-def training_flops_per_token(model: ModelConfig) -> float:
-    """Exact matmul FLOPs of one training token."""
-    return flops.training_flops_per_token(
+def training_flops_per_token(model: ModelConfig, cost: float = 1.0) -> float:
+    """Exact matmul FLOPs of one training token; `cost` gradients a step (`OptimConfig.cost`)."""
+    return cost * flops.training_flops_per_token(
         depth=model.depth,
         width=model.width,
         num_heads=model.num_heads,

@@ -7,6 +7,7 @@ from gptjax.train.loop import Diverged, Hooks, Progress, RunResult, run
 from gptjax.train.session import Session
 from gptjax.train.state import Hyper, TrainState, init_state, make_hyper
 from gptjax.train.step import Batch, Metrics, make_train_step
+from gptjax.train.width import transfer_width
 
 __all__ = [
     "EXIT_RESUMABLE",
@@ -29,4 +30,5 @@ __all__ = [
     "make_train_step",
     "run",
     "stop_on_signal",
+    "transfer_width",
 ]

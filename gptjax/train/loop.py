@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from gptjax.files import read_json, write_json
+from gptjax.optim import eval_params, skipped_steps
 from gptjax.train.checkpoint import Checkpointer
 from gptjax.train.config import RunSpec
 from gptjax.train.evaluate import Evaluation
@@ -46,6 +47,7 @@ class RunResult:
       history: (step, held-out loss) of every evaluation.
       curve_steps, curve_losses: binned training curve, nats per token.
       params_digest: SHA-256 of the parameters' bytes, hexadecimal.
+      skipped_steps: updates left out because their gradient was not finite.
       seconds: wall time by phase: compile, train, evaluate, checkpoint.
     """
 
@@ -54,6 +56,7 @@ class RunResult:
     curve_steps: tuple[int, ...]
     curve_losses: tuple[float, ...]
     params_digest: str
+    skipped_steps: int
     seconds: dict[str, float]
 
 
@@ -127,6 +130,7 @@ class _Run:
             curve_steps=tuple(steps),
             curve_losses=tuple(losses),
             params_digest=params_digest(state.params),
+            skipped_steps=int(skipped_steps(state.opt_state)),
             seconds=self.seconds,
         )
 
@@ -155,16 +159,20 @@ class _Run:
         spent = time.perf_counter() - started - (self.session.compile_seconds - compiled)
         self.seconds["train"] += spent
         self.seconds_per_step = spent / steps
-        if not np.all(np.isfinite(losses)):
-            bad = first + int(np.argmin(np.isfinite(losses)))
+        skipped = np.asarray(metrics.skipped)[:steps]
+        fine = np.isfinite(losses) | (skipped > 0)
+        if not np.all(fine):
+            bad = first + int(np.argmin(fine))
             raise Diverged(f"the training loss is {losses[bad - first]} at step {bad}")
         values = {
             "train/loss_nats": losses,
             "optim/grad_norm": np.asarray(metrics.grad_norm)[:steps],
             "optim/learning_rate": np.asarray(metrics.learning_rate)[:steps],
         }
-        self.hooks.metrics(first, values)
         loss, norm, rate = (float(array[-1]) for array in values.values())
+        if self.spec.optim.skip_not_finite:
+            values["optim/skipped"] = skipped
+        self.hooks.metrics(first, values)
         self.hooks.progress(
             Progress(first + steps, self.spec.steps, loss, norm, rate, self.seconds_per_step)
         )
@@ -173,7 +181,7 @@ class _Run:
     def _evaluate(self, state: TrainState) -> Evaluation:
         compiled = self.session.compile_seconds
         started = time.perf_counter()
-        score = self.session.evaluate(self.spec, state.params)
+        score = self.session.evaluate(self.spec, eval_params(state.opt_state, state.params))
         compiling = self.session.compile_seconds - compiled
         self.seconds["evaluate"] += time.perf_counter() - started - compiling
         if not np.isfinite(score.loss):

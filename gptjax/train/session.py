@@ -149,8 +149,7 @@ def make_advance(
             state, metrics = train_step(state, batch, hyper)
             return state, jax.tree.map(lambda all_, one: all_.at[i].set(one), log, metrics)
 
-        empty = jnp.zeros((MAX_STEPS_PER_CALL,), jnp.float32)
-        return jax.lax.fori_loop(0, steps, body, (state, Metrics(empty, empty, empty)))
+        return jax.lax.fori_loop(0, steps, body, (state, Metrics.zeros(MAX_STEPS_PER_CALL)))
 
     return advance
 

@@ -10,7 +10,7 @@ import optax
 from jax import Array
 
 from gptjax import models, ops
-from gptjax.optim import learning_rate, make_optimizer
+from gptjax.optim import ascend, learning_rate, make_optimizer, was_skipped
 from gptjax.train.config import RunSpec
 from gptjax.train.state import Hyper, TrainState
 
@@ -34,16 +34,21 @@ class Batch:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Metrics:
-    """What one step reports: nats per token, global gradient norm, learning rate."""
+    """What one step reports: nats per token, norm of the gradient that the optimizer got, learning
+    rate, and 1 where the step was left out because that gradient was not finite."""
 
     loss: Array
     grad_norm: Array
     learning_rate: Array
+    skipped: Array
+
+    @classmethod
+    def zeros(cls, steps: int) -> "Metrics":
+        """Room for the metrics of so many steps."""
+        return cls(*(jnp.zeros((steps,), jnp.float32) for _ in dataclasses.fields(cls)))
 
 
-def make_batch(
-    spec: RunSpec, inputs_BT: Array, targets_BT: Array, end_of_document: int
-) -> Batch:
+def make_batch(spec: RunSpec, inputs_BT: Array, targets_BT: Array, end_of_document: int) -> Batch:
     """Add the loss mask to a window."""
     if spec.mask_end_of_document:
         mask_BT = (targets_BT != end_of_document).astype(jnp.float32)
@@ -52,13 +57,41 @@ def make_batch(
     return Batch(inputs_BT, targets_BT, mask_BT)
 
 
-def token_losses(spec: RunSpec, params: Params, batch: Batch, end_of_document: int) -> Array:
-    """Masked negative log-likelihood of each target, nats, [B, T] float32."""
+def token_losses(
+    spec: RunSpec,
+    params: Params,
+    batch: Batch,
+    end_of_document: int,
+    shift_BTD: Array | None = None,
+) -> Array:
+    """Masked negative log-likelihood of each target, nats, [B, T] float32.
+
+    `shift_BTD` is added to the embedded tokens.
+    """
     segments_BT = None
     if spec.document_attention:
         segments_BT = jnp.cumsum(batch.inputs_BT == end_of_document, axis=1)
-    logits_BTV = models.apply(spec.model, params, batch.inputs_BT, segment_ids_BT=segments_BT)
+    logits_BTV = models.apply(
+        spec.model, params, batch.inputs_BT, segment_ids_BT=segments_BT, shift_BTD=shift_BTD
+    )
     return ops.cross_entropy(logits_BTV, batch.targets_BT, batch.mask_BT)
+
+
+def adversarial_shift(spec: RunSpec, params: Params, batch: Batch, end_of_document: int) -> Array:
+    """δ_BTD = ε·g/‖g‖ with g the gradient of a sequence's loss by its embeddings.
+
+    One step of ascent from zero inside max L(x + δ) over ‖δ‖ ≤ ε, each sequence on its own (Miyato
+    et al. 2017, arXiv:1605.07725, equation 8). The shift counts as a constant afterwards: at the
+    maximum its own derivative does not matter (Danskin).
+    """
+    params = jax.lax.stop_gradient(params)
+
+    def loss_of(shift_BTD: Array) -> Array:
+        return jnp.sum(token_losses(spec, params, batch, end_of_document, shift_BTD))
+
+    g_BTD = jax.grad(loss_of)(jnp.zeros((*batch.inputs_BT.shape, spec.model.width)))
+    norm_B11 = jnp.sqrt(jnp.sum(jnp.square(g_BTD), axis=(1, 2), keepdims=True))
+    return spec.optim.adversarial_epsilon * g_BTD / (norm_B11 + 1e-12)
 
 
 def make_train_step(
@@ -72,19 +105,29 @@ def make_train_step(
     optimizer = make_optimizer(spec.optim)
 
     def loss_sum(params: Params, batch: Batch) -> Array:
-        return jnp.sum(token_losses(spec, params, batch, end_of_document))
+        shift_BTD = None
+        if spec.optim.adversarial_epsilon > 0.0:
+            shift_BTD = adversarial_shift(spec, params, batch, end_of_document)
+        return jnp.sum(token_losses(spec, params, batch, end_of_document, shift_BTD))
+
+    def gradient(params: Params, batch: Batch) -> tuple[Array, Params]:
+        total, grads = _summed_gradient(loss_sum, params, batch, spec.micro_batches)
+        scale = 1.0 / jnp.maximum(jnp.sum(batch.mask_BT), 1.0)
+        return total * scale, jax.tree.map(lambda grad: grad * scale, grads)
 
     def train_step(state: TrainState, batch: Batch, hyper: Hyper) -> tuple[TrainState, Metrics]:
-        total, grads = _summed_gradient(loss_sum, state.params, batch, spec.micro_batches)
-        scale = 1.0 / jnp.maximum(jnp.sum(batch.mask_BT), 1.0)
-        loss = total * scale
-        grads = jax.tree.map(lambda grad: grad * scale, grads)
+        loss, grads = gradient(state.params, batch)
+        if spec.optim.sam_rho > 0.0:
+            grads = gradient(ascend(spec.optim, state.params, grads), batch)[1]
         rate = learning_rate(spec.optim, state.step, hyper.total, hyper.peak)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
+        updates, opt_state = optimizer.update(
+            grads, state.opt_state, state.params, learning_rate=rate
+        )
+        params = optax.apply_updates(state.params, updates)
         slot = jnp.searchsorted(hyper.curve_ends, state.step, side="right")
         new_state = TrainState(params, opt_state, state.step + 1, state.curve.at[slot].add(loss))
-        return new_state, Metrics(loss, optax.tree.norm(grads), rate)
+        skipped = was_skipped(spec.optim, opt_state).astype(jnp.float32)
+        return new_state, Metrics(loss, optax.tree.norm(grads), rate, skipped)
 
     return train_step
 

@@ -34,7 +34,8 @@ TRAINED = {
         "model.norm": "layernorm", "model.norm_place": "post", "model.positions": "learned",
         "model.mlp": "gelu", "model.use_bias": True, "model.tied_head": False,
         "model.layers": "unroll", "optim.schedule": "wsd", "train.tensorboard": True,
-        "config.device": "cpu", "data.deduplicate": False,
+        "config.device": "cpu", "data.deduplicate": False, "optim.name": "adam8bit",
+        "optim.state_rounding": "stochastic", "model.width": 32,
     },
     "b": {
         "data.source": "text", "data.tokenizer": "sentencepiece", "data.vocab_size": 400,
@@ -55,15 +56,26 @@ TRAINED = {
         "data.source": "zipf-facts", "model.seq_len": 16, "data.mask_end_of_document": False,
         "data.zipf_tokens": 4096, "data.zipf_heldout_tokens": 2048, "model.positions": "none",
         "model.mlp": "relu", "optim.schedule": "constant", "train.feed": "device",
+        "optim.name": "schedule_free", "optim.width_transfer": "mup", "optim.base_width": 8,
     },
     "e": {
         "data.source": "tfds", "data.name": "choice_texts", "data.tokenizer": "bytes",
         "model.mlp": "gelu_tanh", "optim.schedule": "cosine", "optim.name": "adamw",
+        "optim.width_transfer": "none", "optim.state_rounding": "nearest",
         "model.remat": "none", "model.layers": "auto", "train.feed": "auto",
+        "model.attention_impl": "auto",
         "model.compute_dtype": "float32", "train.document_attention": False,
     },
+    "f": {
+        "data.source": "zipf-facts", "data.zipf_tokens": 4096, "data.zipf_heldout_tokens": 2048,
+        "optim.name": "adafactor", "optim.sam_rho": 0.05, "optim.sam_adaptive": True,
+    },
+    "g": {
+        "data.source": "zipf-facts", "data.zipf_tokens": 4096, "data.zipf_heldout_tokens": 2048,
+        "optim.name": "sgd", "optim.adversarial_epsilon": 0.1, "optim.skip_not_finite": 2,
+        "optim.ema_decay": 0.5, "optim.multipliers": "embed=0.5,mlp=2",
+    },
 }  # fmt: skip
-        "model.attention_impl": "auto",
 
 # Built from a config and applied once; what the runs above train is not repeated.
 BUILT = {
@@ -129,6 +141,8 @@ ELSEWHERE = {
     ("config", "job"): "each job has its test in test_jobs.py and test_kill.py",
     ("config", "device"): "auto and cpu run here; gpu and tpu need the device",
     ("fit", "approaches"): "the envelope needs curves: test_kill.py",
+    ("convert", "direction"): "tests/convert/test_convert_job.py",
+    ("convert", "dtype"): "tests/convert/test_convert_job.py and test_huggingface.py",
     ("model", "family"): "one family so far",
     ("train", "wandb"): "an extra; refused with a sentence where it is absent",
     ("report", "open"): "opens a browser",

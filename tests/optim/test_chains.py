@@ -56,8 +56,10 @@ def test_adamw_equals_a_numpy_loop():
     m = v = np.zeros(5)
     for t in range(1, 6):
         grad = rng.standard_normal(5).astype(np.float32)
-        updates, state = optimizer.update({"w": jnp.asarray(grad)}, state, params)
-        params = jax.tree.map(lambda p, u: p - 0.01 * u, params, updates)
+        updates, state = optimizer.update(
+            {"w": jnp.asarray(grad)}, state, params, learning_rate=0.01
+        )
+        params = jax.tree.map(jnp.add, params, updates)
         m = 0.9 * m + 0.1 * grad
         v = 0.95 * v + 0.05 * grad**2
         step = (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.95**t)) + 1e-8)
@@ -70,10 +72,10 @@ def test_clipping_scales_to_the_global_norm():
     optimizer = make_optimizer(config)
     params = {"a": jnp.zeros(1), "b": jnp.zeros(1)}
     grads = {"a": jnp.array([3.0]), "b": jnp.array([4.0])}
-    updates, _ = optimizer.update(grads, optimizer.init(params), params)
+    updates, _ = optimizer.update(grads, optimizer.init(params), params, learning_rate=1.0)
     # With an ε this large Adam is g/ε: the clipped gradient shows through.
-    np.testing.assert_allclose(updates["a"] * 1e30, 0.6, rtol=1e-5)
-    np.testing.assert_allclose(updates["b"] * 1e30, 0.8, rtol=1e-5)
+    np.testing.assert_allclose(updates["a"] * 1e30, -0.6, rtol=1e-5)
+    np.testing.assert_allclose(updates["b"] * 1e30, -0.8, rtol=1e-5)
 
 
 def test_decay_rule_spares_norms_biases_and_embeddings():

@@ -43,6 +43,7 @@ def result(loss: float = 1.0) -> RunResult:
         curve_steps=(5, 10),
         curve_losses=(2.0, 1.5),
         params_digest="d",
+        skipped_steps=0,
         seconds={"compile": 1.0, "train": 2.0, "evaluate": 0.1, "checkpoint": 0.0},
     )
 

@@ -1,0 +1,166 @@
+"""Steps that take other gradients, leave themselves out, or average what they visit."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gptjax import data
+from gptjax.optim import OptimConfig, eval_params, make_optimizer
+from gptjax.train import Diverged, Hooks, init_state, make_hyper, make_train_step, run
+from gptjax.train.step import adversarial_shift, make_batch, token_losses
+
+PLAIN = OptimConfig(
+    name="sgd", b1=0.0, learning_rate=0.1, schedule="constant", warmup_fraction=0.0,
+    weight_decay=0.0, clip_norm=0.0,
+)  # fmt: skip
+
+
+def with_optim(spec, **changes):
+    return dataclasses.replace(spec, optim=dataclasses.replace(PLAIN, **changes))
+
+
+@pytest.fixture(scope="module")
+def batch(spec, corpus):
+    inputs, targets = data.batch_numpy(corpus.train, spec.model.seq_len, 0, 0, spec.batch_size)
+    return make_batch(spec, jnp.asarray(inputs), jnp.asarray(targets), corpus.end_of_document)
+
+
+@pytest.fixture(scope="module")
+def start(spec):
+    """Initial weights and the state of plain gradient descent."""
+    return init_state(with_optim(spec), jax.random.key(1))
+
+
+def step_of(spec):
+    return jax.jit(make_train_step(spec, 0))
+
+
+def mean_loss(spec, params, batch, shift=None):
+    return token_losses(spec, params, batch, 0, shift).sum() / batch.mask_BT.sum()
+
+
+def test_sam_takes_the_gradient_where_the_first_one_led(spec, batch, start):
+    sam = with_optim(spec, sam_rho=0.3)
+    found, metrics = step_of(sam)(start, batch, make_hyper(sam))
+    gradient = jax.grad(lambda params: mean_loss(spec, params, batch))
+    first = gradient(start.params)
+    norm = np.sqrt(sum(float(jnp.sum(g**2)) for g in jax.tree.leaves(first)))
+    there = jax.tree.map(lambda w, g: w + 0.3 * g / norm, start.params, first)
+    expected = jax.tree.map(lambda w, g: w - 0.1 * g, start.params, gradient(there))
+    for a, b in zip(jax.tree.leaves(found.params), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+    # The loss that is reported is the one at the weights themselves.
+    assert float(metrics.loss) == pytest.approx(float(mean_loss(spec, start.params, batch)))
+
+
+@pytest.mark.parametrize("changes", [{"sam_rho": 0.3}, {"adversarial_epsilon": 0.5}])
+def test_micro_batches_change_nothing(spec, batch, start, changes):
+    spec = with_optim(spec, **changes)
+    whole, _ = step_of(spec)(start, batch, make_hyper(spec))
+    parts, _ = step_of(dataclasses.replace(spec, micro_batches=2))(start, batch, make_hyper(spec))
+    for a, b in zip(jax.tree.leaves(whole.params), jax.tree.leaves(parts.params), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_the_adversary_raises_the_loss_more_than_chance(spec, batch, start):
+    spec = with_optim(spec, adversarial_epsilon=0.5)
+    shift = adversarial_shift(spec, start.params, batch, 0)
+    np.testing.assert_allclose(jnp.sqrt((shift**2).sum(axis=(1, 2))), 0.5, rtol=1e-5)
+    clean = mean_loss(spec, start.params, batch)
+    attacked = mean_loss(spec, start.params, batch, shift)
+    for seed in range(5):
+        noise = jax.random.normal(jax.random.key(seed), shift.shape)
+        noise = 0.5 * noise / jnp.sqrt((noise**2).sum(axis=(1, 2), keepdims=True))
+        by_chance = mean_loss(spec, start.params, batch, noise)
+        assert attacked - clean > 3 * abs(by_chance - clean)
+
+
+def test_adversarial_step_descends_at_the_shift(spec, batch, start):
+    spec = with_optim(spec, adversarial_epsilon=0.5)
+    found, metrics = step_of(spec)(start, batch, make_hyper(spec))
+    shift = adversarial_shift(spec, start.params, batch, 0)
+    loss, grads = jax.value_and_grad(lambda p: mean_loss(spec, p, batch, shift))(start.params)
+    assert float(metrics.loss) == pytest.approx(float(loss), rel=1e-5)
+    for a, w, g in zip(*map(jax.tree.leaves, (found.params, start.params, grads)), strict=True):
+        np.testing.assert_allclose(a, w - 0.1 * g, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("changes", [{"sam_rho": 0.3}, {"adversarial_epsilon": 0.5}])
+def test_the_cost_is_what_the_compiler_counts(spec, batch, start, changes):
+    """At a width where matrix products dominate."""
+    model = dataclasses.replace(spec.model, width=128, num_heads=2, layers="unroll")
+    costs = []
+    for more in ({}, changes):
+        one = dataclasses.replace(with_optim(spec, **more), model=model)
+        state = init_state(one, jax.random.key(0))
+        compiled = step_of(one).lower(state, batch, make_hyper(one)).compile()
+        costs.append(compiled.cost_analysis()["flops"])
+    optim = with_optim(spec, **changes).optim
+    assert costs[1] / costs[0] == pytest.approx(optim.cost, rel=0.05)
+
+
+def test_a_step_that_is_not_finite_is_left_out(spec, batch, start):
+    spec = with_optim(spec, skip_not_finite=2, ema_decay=0.5)
+    state, step = init_state(spec, jax.random.key(1)), step_of(spec)
+    bad = dataclasses.replace(batch, mask_BT=batch.mask_BT * jnp.nan)
+    kept, skipped = state, []
+    for one in (bad, bad, batch, bad):
+        kept, metrics = step(kept, one, make_hyper(spec))
+        skipped.append(float(metrics.skipped))
+    assert skipped == [1, 1, 0, 1]
+    only, _ = step(state, batch, make_hyper(spec))
+    for a, b in zip(jax.tree.leaves(kept.params), jax.tree.leaves(only.params), strict=True):
+        np.testing.assert_array_equal(a, b)
+    for one in (bad, bad):  # with the one before, three in a row: one more than allowed
+        kept, metrics = step(kept, one, make_hyper(spec))
+    assert float(metrics.skipped) == 0 and not np.isfinite(jax.tree.leaves(kept.params)[0]).any()
+
+
+def test_a_run_that_does_not_recover_is_given_up(session, spec, tmp_path):
+    spec = with_optim(spec, learning_rate=1e30, skip_not_finite=3)
+    with pytest.raises(Diverged, match="training loss"):
+        run(session, spec, tmp_path, Hooks())
+
+
+def test_skips_are_logged_and_counted(session, spec, tmp_path):
+    seen = []
+    hooks = Hooks(metrics=lambda step, values: seen.append(values))
+    result = run(session, with_optim(spec, skip_not_finite=3), tmp_path, hooks)
+    assert result.skipped_steps == 0
+    assert sum(map(len, (values["optim/skipped"] for values in seen))) == spec.steps
+
+
+def test_the_average_of_the_weights_by_hand():
+    """At 1, 2, 3 with decay ½: (1·⅛ + 2·¼ + 3·½)/(⅛ + ¼ + ½)."""
+    config = dataclasses.replace(PLAIN, ema_decay=0.5)
+    optimizer = make_optimizer(config)
+    params = {"w": jnp.zeros(1)}
+    state = optimizer.init(params)
+    np.testing.assert_array_equal(eval_params(state, params)["w"], [0.0])
+    for _ in range(3):
+        updates, state = optimizer.update({"w": -jnp.ones(1)}, state, params, learning_rate=1.0)
+        params = jax.tree.map(jnp.add, params, updates)
+    np.testing.assert_allclose(eval_params(state, params)["w"], [(1 / 8 + 2 / 4 + 3 / 2) / (7 / 8)])
+
+
+@pytest.mark.parametrize("changes", [{"ema_decay": 0.9}, {"name": "schedule_free", "b1": 0.9}])
+def test_evaluations_see_the_average(session, spec, tmp_path, changes):
+    spec = with_optim(spec, learning_rate=0.02, **changes)
+    result = run(session, spec, tmp_path, Hooks())
+    state, _ = session.advance(spec, session.init(spec), make_hyper(spec), spec.steps)
+    averaged = session.evaluate(spec, eval_params(state.opt_state, state.params))
+    last = session.evaluate(spec, state.params)
+    assert result.evaluation.loss == averaged.loss != last.loss
+
+
+def test_multipliers_multiply(spec, start):
+    config = dataclasses.replace(PLAIN, multipliers=("mlp=3", "up$=0.5", "embed=0"))
+    optimizer = make_optimizer(config)
+    ones = jax.tree.map(jnp.ones_like, start.params)
+    updates, _ = optimizer.update(ones, optimizer.init(ones), ones, learning_rate=1.0)
+    blocks = updates["blocks"]
+    assert (blocks["mlp"]["down"] == -3).all() and (blocks["mlp"]["up"] == -1.5).all()
+    assert (blocks["attention"]["out"] == -1).all() and (updates["embed"]["tokens"] == 0).all()

@@ -1,0 +1,96 @@
+"""Width transfer: what changes with the width, and a coordinate check that is flat with it only."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gptjax import models
+from gptjax.errors import UserError
+from gptjax.models import ModelConfig
+from gptjax.optim import OptimConfig, validate
+from gptjax.optim.paths import learning_rate_factors
+from gptjax.train import RunSpec, init_state, make_hyper, make_train_step, transfer_width
+from gptjax.train.step import make_batch
+from gptjax.train.width import coordinate_check
+
+BASE = 64
+PLAIN = OptimConfig(
+    learning_rate=4e-3, schedule="constant", base_width=BASE, base_head_dim=16, weight_decay=0.0
+)
+
+
+def shape(width: int) -> ModelConfig:
+    """Four heads at every width, so that heads grow too."""
+    return ModelConfig(
+        depth=2, width=width, num_heads=4, seq_len=16, vocab_size=32, positions="rotary",
+        norm="rmsnorm", mlp="relu", use_bias=False, init_scale=0.1,
+    )  # fmt: skip
+
+
+def moved(width: int, transfer: str) -> dict[str, float]:
+    """The coordinate check after four steps on the same tokens at every width."""
+    optim = dataclasses.replace(PLAIN, width_transfer=transfer)
+    model, optim = transfer_width(shape(width), optim)
+    spec = RunSpec(model=model, optim=optim, batch_size=8, steps=100)
+    tokens = np.random.default_rng(0).integers(0, 32, (8, 17))
+    batch = make_batch(spec, jnp.asarray(tokens[:, :-1]), jnp.asarray(tokens[:, 1:]), -1)
+    start = state = init_state(spec, jax.random.key(0))
+    step = jax.jit(make_train_step(spec, -1))
+    for _ in range(4):
+        state, _ = step(state, batch, make_hyper(spec))
+    return coordinate_check(model, start.params, state.params, batch.inputs_BT)
+
+
+def exponents(transfer: str, widths: tuple[int, ...]) -> dict[str, float]:
+    """b of size ∝ width^b for each coordinate."""
+    rows = [moved(width, transfer) for width in widths]
+    logs = np.log(widths)
+    return {name: np.polyfit(logs, np.log([row[name] for row in rows]), 1)[0] for name in rows[0]}
+
+
+def test_coordinates_are_flat_with_transfer_and_grow_without():
+    flat = exponents("mup", (64, 128, 256, 512))
+    assert max(map(abs, flat.values())) < 0.2, flat
+    steep = exponents("none", (64, 512))
+    assert abs(steep["embedding"]) < 0.2  # Adam moves each embedding as far at any width
+    for name in ("block 0", "block 1", "logits"):
+        assert steep[name] > 0.4, steep
+
+
+def test_table_8_by_hand():
+    """At four times the base width, heads twice as wide as the base's."""
+    optim = OptimConfig(width_transfer="mup", base_width=64, base_head_dim=32)
+    model = ModelConfig(width=256, num_heads=4, vocab_size=32, init_scale=0.08, logit_scale=2.0)
+    found, changed = transfer_width(model, optim)
+    assert found.init_scale == 0.08 and found.hidden_init_scale == pytest.approx(0.04)
+    assert found.logit_scale == pytest.approx(0.5)
+    assert found.attention_scale == pytest.approx(math.sqrt(32) / 64)  # ∝ 1/head_dim
+    params = models.init(found, jax.random.key(0))
+    factors = learning_rate_factors(params, changed.multipliers)
+    block = factors["blocks"]
+    assert block["attention"]["query"] == block["mlp"]["down"] == 0.25
+    assert block["attention"]["query_bias"] == block["mlp_norm"]["scale"] == 1.0
+    assert factors["embed"]["tokens"] == 1.0
+    assert np.std(params["blocks"]["mlp"]["up"]) == pytest.approx(0.04, rel=0.02)
+    assert np.std(params["embed"]["tokens"]) == pytest.approx(0.08, rel=0.05)
+
+
+def test_at_the_base_width_nothing_changes():
+    optim = OptimConfig(width_transfer="mup", base_width=64, base_head_dim=16)
+    model, changed = transfer_width(shape(64), optim)
+    assert dataclasses.replace(model, hidden_init_scale=0.0) == shape(64)
+    assert model.hidden_init_scale == shape(64).init_scale
+    assert changed.multipliers[0].endswith("=1.0")
+
+
+def test_without_it_nothing_changes():
+    assert transfer_width(shape(512), PLAIN) == (shape(512), PLAIN)
+
+
+def test_optimizers_it_does_not_hold_for_are_refused():
+    with pytest.raises(UserError, match=r"optim\.name=sgd"):
+        validate(OptimConfig(name="sgd", width_transfer="mup"))
