@@ -127,14 +127,14 @@ class ModelConfig:
         "one compiled block scanned over depth, or all blocks unrolled; the numbers are the same",
         choices=("auto", "scan", "unroll"),
     )
-    compute_dtype: str = setting(
-        "float32", "type of activations; parameters stay float32", choices=("float32", "bfloat16")
-    )
     attention_impl: str = setting(
         "auto",
         "dense scores, or blocks of them in memory linear in the context; auto: dense up to 1024 "
         "tokens, blockwise above, the backend's own kernel where it has one that fits",
         choices=("auto", "dense", "blockwise"),
+    )
+    compute_dtype: str = setting(
+        "float32", "type of activations; parameters stay float32", choices=("float32", "bfloat16")
     )
     remat: str = setting(
         "none",
@@ -212,14 +212,14 @@ def validate(config: ModelConfig) -> None:
             f"model.block={config.block} needs model.norm_place=pre, not {config.norm_place}; "
             "change one of them"
         )
-    if config.positions == "sinusoidal" and config.width % 2:
-        raise UserError(
-            f"model.width={config.width} is odd, and sinusoidal positions come in pairs; "
     if config.attention_impl == "blockwise" and beyond_blockwise(config):
         raise UserError(
             f"model.attention_impl=blockwise has no {beyond_blockwise(config)}; set "
             "model.attention_impl=auto"
         )
+    if config.positions == "sinusoidal" and config.width % 2:
+        raise UserError(
+            f"model.width={config.width} is odd, and sinusoidal positions come in pairs; "
             f"set model.width={config.width + 1}"
         )
 
@@ -255,9 +255,6 @@ def _check_rotary(config: ModelConfig) -> None:
                 )
 
 
-def _divisors_near(number: int, wanted: int) -> str:
-    """The divisors of `number` just below and above `wanted`, as words."""
-    divisors = [d for d in range(1, number + 1) if number % d == 0]
 def beyond_blockwise(config: ModelConfig) -> str:
     """The setting that blocks of scores do not have; empty where there is none."""
     if config.positions == "alibi":
@@ -265,6 +262,9 @@ def beyond_blockwise(config: ModelConfig) -> str:
     return "model.attention_sinks=True" if config.attention_sinks else ""
 
 
+def _divisors_near(number: int, wanted: int) -> str:
+    """The divisors of `number` just below and above `wanted`, as words."""
+    divisors = [d for d in range(1, number + 1) if number % d == 0]
     below = [d for d in divisors if d < wanted][-1:]
     above = [d for d in divisors if d > wanted][:1]
     return " or ".join(str(d) for d in below + above)

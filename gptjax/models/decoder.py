@@ -121,7 +121,6 @@ class Attention(nn.Module):
         v_BTKH: jax.Array,
         segment_ids_BT: jax.Array | None,
     ) -> jax.Array:
-        """By the fast path where nothing asks for another."""
         cfg = self.config
         N = cfg.num_heads
         extras: dict[str, Any] = {}
@@ -246,9 +245,9 @@ class Decoder(nn.Module):
     ) -> jax.Array:
         """float32 logits [B, T, V]."""
         cfg = self.config
+        x_BTD, w_VD = Embedding(cfg, name="embed")(tokens_BT)
         if shift_BTD is not None:
             x_BTD = x_BTD + shift_BTD.astype(x_BTD.dtype)
-        x_BTD, w_VD = Embedding(cfg, name="embed")(tokens_BT)
         x_BTD = nn.with_logical_constraint(x_BTD, ("batch", "seq", "embed"))
         if self.is_initializing() or not (unrolled(cfg) or len(cfg.layer_pattern) > 1):
             x_BTD = self._scanned(x_BTD, segment_ids_BT)
@@ -392,9 +391,9 @@ def rotate(config: ModelConfig, x_BTNH: jax.Array) -> jax.Array:
 def _init(config: ModelConfig) -> Any:
     return nn.initializers.normal(config.init_scale)
 
+
 def _hidden_init(config: ModelConfig) -> Any:
     return nn.initializers.normal(config.hidden_init_scale or config.init_scale)
-
 
 
 def _residual_init(config: ModelConfig) -> Any:
