@@ -66,8 +66,8 @@ SECTIONS: dict[str, type] = {
     "optim": OptimConfig,
     "train": TrainConfig,
     "sweep": SweepConfig,
-    "fit": FitConfig,
     "compare": CompareConfig,
+    "fit": FitConfig,
     "report": ReportConfig,
 }
 
@@ -155,9 +155,9 @@ def enable_compilation_cache(setup: Setup) -> None:
 def _check_together(setup: Setup) -> None:
     train = setup.train
     _check_name(setup.general.experiment)
+    optim.validate(setup.optim)
     _check_widths(setup.sweep)
     if setup.sweep.rule == "fixed" or setup.general.job in ONE_RUN:
-    optim.validate(setup.optim)
         _check_micro_batches(train.batch_size, train.micro_batches)
     if setup.general.job in ONE_RUN and train.steps == 0 and train.tokens == 0:
         raise UserError(
