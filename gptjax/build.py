@@ -17,6 +17,7 @@ from gptjax.models import ModelConfig
 from gptjax.optim import OptimConfig
 from gptjax.report.config import ReportConfig
 from gptjax.scaling.config import FitConfig
+from gptjax.scaling.walltime import MachineConfig
 from gptjax.sweeps.compare import CompareConfig
 from gptjax.sweeps.config import SweepConfig
 from gptjax.train import TrainConfig
@@ -58,6 +59,7 @@ class Setup:
     compare: CompareConfig
     fit: FitConfig
     report: ReportConfig
+    machine: MachineConfig
 
 
 SECTIONS: dict[str, type] = {
@@ -69,6 +71,7 @@ SECTIONS: dict[str, type] = {
     "compare": CompareConfig,
     "fit": FitConfig,
     "report": ReportConfig,
+    "machine": MachineConfig,
 }
 
 
