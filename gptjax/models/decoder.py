@@ -15,63 +15,18 @@ import jax.numpy as jnp
 from gptjax import ops
 from gptjax.models.config import ModelConfig
 from gptjax.models.kernels import attend
-
-
-def _parameter(
-    module: nn.Module, name: str, shape: tuple[int, ...], axes: tuple[str, ...], init: Any
-) -> jax.Array:
-    """A float32 parameter with logical axis names."""
-    boxed: Any = nn.with_logical_partitioning(init, axes)
-    return module.param(name, boxed, shape, jnp.float32)
-
-
-def _bias(
-    module: Any, place: str, name: str, shape: tuple[int, ...], axes: tuple[str, ...]
-) -> jax.Array | None:
-    """A parameter that starts at zero, where the config wants biases."""
-    if not module.config.has_bias(place):
-        return None
-    return _parameter(module, name, shape, axes, nn.initializers.zeros)
-
-
-def _merge_heads(x_BTNH: jax.Array) -> jax.Array:
-    B, T, N, H = x_BTNH.shape
-    return x_BTNH.reshape(B, T, N * H)
-
-
-def _dtype(config: ModelConfig) -> jnp.dtype:
-    return jnp.dtype(config.compute_dtype)
-
-
-class Norm(nn.Module):
-    """LayerNorm or RMSNorm, with the config's epsilon and biases."""
-
-    config: ModelConfig
-
-    @nn.compact
-    def __call__(self, x_BTD: jax.Array) -> jax.Array:
-        cfg = self.config
-        D = x_BTD.shape[-1]
-        scale = _norm_scale(self, "scale", (D,), ("embed",))
-        bias = None
-        if cfg.norm == "layernorm":
-            bias = _bias(self, "norm", "bias", (D,), ("embed",))
-        return _normed(cfg, x_BTD, scale, bias)
-
-
-def _norm_scale(
-    module: Any, name: str, shape: tuple[int, ...], axes: tuple[str, ...]
-) -> jax.Array:
-    """What a norm multiplies by: one at the start."""
-    if module.config.norm_plus_one:
-        return 1.0 + _parameter(module, name, shape, axes, nn.initializers.zeros)
-    return _parameter(module, name, shape, axes, nn.initializers.ones)
-
-
-def _normed(config: ModelConfig, x: jax.Array, scale: jax.Array, bias: Any = None) -> jax.Array:
-    if config.norm == "rmsnorm":
-        return ops.rms_norm(x, scale, eps=config.norm_eps)
-    return ops.layer_norm(x, scale, bias, eps=config.norm_eps)
+from gptjax.models.parts import (
+    Norm,
+    activation_type,
+    bias_at,
+    hidden_init,
+    initializer,
+    merge_heads,
+    norm_scale,
+    normed,
+    parameter,
+    residual_init,
+)
 
 
 class Attention(nn.Module):
@@ -99,9 +54,9 @@ class Attention(nn.Module):
         if cfg.attention_gate:
             o_BTNH = o_BTNH * jax.nn.sigmoid(self._heads(x_BTD, "gate", N, "heads"))
         axes = ("heads", "head_dim", "embed")
-        w_NHD = _parameter(self, "out", (N, H, D), axes, _residual_init(cfg))
-        b_D = _bias(self, "out", "out_bias", (D,), ("embed",))
-        return ops.linear(_merge_heads(o_BTNH), w_NHD.reshape(N * H, D), b_D)
+        w_NHD = parameter(self, "out", (N, H, D), axes, residual_init(cfg))
+        b_D = bias_at(self, "out", "out_bias", (D,), ("embed",))
+        return ops.linear(merge_heads(o_BTNH), w_NHD.reshape(N * H, D), b_D)
 
     def _head_norm(self, x_BTNH: jax.Array, name: str, axis: str) -> jax.Array:
         cfg = self.config
@@ -109,9 +64,9 @@ class Attention(nn.Module):
         if cfg.qk_norm == "none":
             return x_BTNH
         if cfg.qk_norm == "shared":
-            return _normed(cfg, x_BTNH, _norm_scale(self, name, (H,), ("head_dim",)))
-        scale_NH = _norm_scale(self, name, (N, H), (axis, "head_dim"))
-        by_head = jax.vmap(functools.partial(_normed, cfg), in_axes=(2, 0), out_axes=2)
+            return normed(cfg, x_BTNH, norm_scale(self, name, (H,), ("head_dim",)))
+        scale_NH = norm_scale(self, name, (N, H), (axis, "head_dim"))
+        by_head = jax.vmap(functools.partial(normed, cfg), in_axes=(2, 0), out_axes=2)
         return by_head(x_BTNH, scale_NH)
 
     def _attend(
@@ -127,15 +82,15 @@ class Attention(nn.Module):
         if cfg.positions == "alibi":
             extras["slopes_N"] = jnp.array(ops.alibi_slopes(N), jnp.float32)
         if cfg.attention_sinks:
-            extras["sinks_N"] = _parameter(self, "sink_bias", (N,), ("heads",), _init(cfg))
+            extras["sinks_N"] = parameter(self, "sink_bias", (N,), ("heads",), initializer(cfg))
         return attend(cfg, self.kind, q_BTNH, k_BTKH, v_BTKH, segment_ids_BT, extras)
 
     def _heads(self, x_BTD: jax.Array, name: str, heads: int, axis: str) -> jax.Array:
         cfg = self.config
         D, H = cfg.width, cfg.head_width
         axes = ("embed", axis, "head_dim")
-        w_DNH = _parameter(self, name, (D, heads, H), axes, _hidden_init(cfg))
-        b_NH = _bias(self, "qkv", f"{name}_bias", (heads, H), (axis, "head_dim"))
+        w_DNH = parameter(self, name, (D, heads, H), axes, hidden_init(cfg))
+        b_NH = bias_at(self, "qkv", f"{name}_bias", (heads, H), (axis, "head_dim"))
         y = ops.linear(x_BTD, w_DNH.reshape(D, -1), None if b_NH is None else b_NH.reshape(-1))
         return y.reshape(*x_BTD.shape[:2], heads, H)
 
@@ -153,14 +108,14 @@ class FeedForward(nn.Module):
         h_BTF = self._up(x_BTD, "up")
         h_BTF = activation(self._up(x_BTD, "gate")) * h_BTF if gated else activation(h_BTF)
         h_BTF = nn.with_logical_constraint(h_BTF, ("batch", "seq", "mlp"))
-        w_FD = _parameter(self, "down", (F, D), ("mlp", "embed"), _residual_init(cfg))
-        return ops.linear(h_BTF, w_FD, _bias(self, "mlp", "down_bias", (D,), ("embed",)))
+        w_FD = parameter(self, "down", (F, D), ("mlp", "embed"), residual_init(cfg))
+        return ops.linear(h_BTF, w_FD, bias_at(self, "mlp", "down_bias", (D,), ("embed",)))
 
     def _up(self, x_BTD: jax.Array, name: str) -> jax.Array:
         cfg = self.config
         D, F = cfg.width, cfg.hidden_width
-        w_DF = _parameter(self, name, (D, F), ("embed", "mlp"), _hidden_init(cfg))
-        return ops.linear(x_BTD, w_DF, _bias(self, "mlp", f"{name}_bias", (F,), ("mlp",)))
+        w_DF = parameter(self, name, (D, F), ("embed", "mlp"), hidden_init(cfg))
+        return ops.linear(x_BTD, w_DF, bias_at(self, "mlp", f"{name}_bias", (F,), ("mlp",)))
 
 
 class Block(nn.Module):
@@ -214,14 +169,14 @@ class Embedding(nn.Module):
         """The input of the first block, and the table for a tied head."""
         cfg = self.config
         D, T = cfg.width, tokens_BT.shape[1]
-        w_VD = _parameter(self, "tokens", (cfg.vocab_size, D), ("vocab", "embed"), _init(cfg))
-        x_BTD = w_VD.astype(_dtype(cfg))[tokens_BT]
+        w_VD = parameter(self, "tokens", (cfg.vocab_size, D), ("vocab", "embed"), initializer(cfg))
+        x_BTD = w_VD.astype(activation_type(cfg))[tokens_BT]
         if cfg.embedding_scale != 1.0:
             # Rounded to the activations' type first, as Gemma's published code does.
             x_BTD = x_BTD * jnp.asarray(cfg.embedding_scale or math.sqrt(D), x_BTD.dtype)
         if cfg.positions == "learned":
-            p_TD = _parameter(
-                self, "positions", (cfg.seq_len, D), ("positions", "embed"), _init(cfg)
+            p_TD = parameter(
+                self, "positions", (cfg.seq_len, D), ("positions", "embed"), initializer(cfg)
             )
             x_BTD = x_BTD + p_TD[:T].astype(x_BTD.dtype)
         elif cfg.positions == "sinusoidal":
@@ -257,8 +212,8 @@ class Decoder(nn.Module):
         if cfg.norm_place != "post":
             x_BTD = Norm(cfg, name="final_norm")(x_BTD)
         if not cfg.tied_head:
-            w_DV = _parameter(
-                self, "head", (cfg.width, cfg.vocab_size), ("embed", "vocab"), _init(cfg)
+            w_DV = parameter(
+                self, "head", (cfg.width, cfg.vocab_size), ("embed", "vocab"), initializer(cfg)
             )
         else:
             w_DV = w_VD.T
@@ -386,17 +341,3 @@ def rotate(config: ModelConfig, x_BTNH: jax.Array) -> jax.Array:
         options = {"frequencies_C": jnp.asarray(turns_C, jnp.float32), "factor": factor}
     interleaved = config.rope_layout == "interleaved"
     return ops.rotary(x_BTNH, jnp.arange(T), interleaved=interleaved, **options)
-
-
-def _init(config: ModelConfig) -> Any:
-    return nn.initializers.normal(config.init_scale)
-
-
-def _hidden_init(config: ModelConfig) -> Any:
-    return nn.initializers.normal(config.hidden_init_scale or config.init_scale)
-
-
-def _residual_init(config: ModelConfig) -> Any:
-    """GPT-2's: projections into the stream are scaled by 1/√(number of them)."""
-    scale = config.hidden_init_scale or config.init_scale
-    return nn.initializers.normal(scale / math.sqrt(2 * config.depth))
