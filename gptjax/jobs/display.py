@@ -14,7 +14,7 @@ from rich.text import Text
 from gptjax.build import Setup
 from gptjax.files import read_json
 from gptjax.jobs.plan import duration
-from gptjax.sweeps import Cell, records, timing
+from gptjax.sweeps import Bundle, records, timing
 
 LINE_SECONDS = 60.0
 
@@ -22,14 +22,22 @@ LINE_SECONDS = 60.0
 class Display:
     """A live panel on a terminal; elsewhere a plain line a minute on standard output."""
 
-    def __init__(self, setup: Setup, folder: Path, cells: Sequence[Cell]) -> None:
-        self._folder, self._cells = folder, list(cells)
-        self._by_id = {cell.id: cell for cell in cells}
-        self._total = sum(cell.flops for cell in cells)
-        self._reference = timing.reference_rate()
-        self._predicted = {
-            cell.id: timing.predicted_seconds(cell, self._reference) for cell in cells
+    def __init__(self, setup: Setup, folder: Path, bundles: Sequence[Bundle]) -> None:
+        self._folder = folder
+        self._cells = [cell for bundle in bundles for cell in bundle.cells]
+        self._added = {
+            cell.id: (cell.run.steps - updates, updates)
+            for bundle in bundles
+            for cell, updates in zip(bundle.cells, bundle.updates, strict=True)
         }
+        """Updates that a cell finds done by its trunk, and those that it adds."""
+        self._flops = {
+            cell.id: flops
+            for bundle in bundles
+            for cell, flops in zip(bundle.cells, bundle.flops, strict=True)
+        }
+        self._total = sum(self._flops.values())
+        self._predicted = timing.predicted_by_cell(bundles, timing.reference_rate())
         self._started = time.monotonic()
         self._done: set[str] = set()
         self._first: float | None = None
@@ -54,8 +62,9 @@ class Display:
                 self._done.add(cell.id)
         shares = dict.fromkeys(self._done, 1.0)
         for state in running:
-            shares.setdefault(state["cell"], state["step"] / state["steps"])
-        done = sum(self._by_id[name].flops * share for name, share in shares.items())
+            found, added = self._added[state["cell"]]
+            shares.setdefault(state["cell"], max(0.0, (state["step"] - found) / added))
+        done = sum(self._flops[name] * share for name, share in shares.items())
         left = self._seconds_left(shares)
         if self._live:
             self._live.update(self._panel(done, left, running))
@@ -82,7 +91,7 @@ class Display:
                 state = read_json(path)
             except Exception:  # removed while we looked
                 continue
-            if state.get("cell") in self._by_id and time.time() - state["time"] < 600:
+            if state.get("cell") in self._flops and time.time() - state["time"] < 600:
                 states.append(state)
         return states
 

@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -13,7 +14,7 @@ from gptjax import build, sweeps
 from gptjax.build import Setup
 from gptjax.data import Corpus
 from gptjax.jobs.train import make_spec
-from gptjax.sweeps import Cell, Member, shapes, timing
+from gptjax.sweeps import Bundle, Cell, Member, shapes, timing
 
 
 def main(setup: Setup, folder: Path) -> int:
@@ -43,12 +44,17 @@ def make_members(setup: Setup, corpus: Corpus) -> list[Member]:
     return sweeps.make_comparison(setup.compare, base, corpus.fingerprint)
 
 
-def worker_count(setup: Setup, cells: Sequence[Cell]) -> int:
+def make_bundles(setup: Setup, cells: Sequence[Cell]) -> list[Bundle]:
+    """The cells as workers take them."""
+    return sweeps.make_bundles(setup.sweep, setup.train, cells)
+
+
+def worker_count(setup: Setup, work: Sequence[Any]) -> int:
     """Processes on this machine: as configured, else one a core (one in all off the CPU)."""
     wanted = setup.sweep.workers
     if wanted == 0:
         wanted = len(available_cores()) if only_cpu(setup) else 1
-    return max(1, min(wanted, len(cells)))
+    return max(1, min(wanted, len(work)))
 
 
 def only_cpu(setup: Setup) -> bool:
@@ -71,19 +77,22 @@ def available_cores() -> list[int]:
 def print_plan(setup: Setup, cells: Sequence[Cell]) -> float:
     """Print the table of cells with their predicted time; returns the predicted wall seconds."""
     reference = timing.reference_rate()
-    workers = worker_count(setup, cells)
+    bundles = make_bundles(setup, cells)
+    workers = worker_count(setup, bundles)
+    seconds = timing.predicted_by_cell(bundles, reference)
     table = Table(title=f"Plan: {len(cells)} cells", title_justify="left", header_style="bold")
     for name in ("budget", "width", "depth", "params", "no embed", "+ head", "tokens", "batch",
                  "steps", "lr", "FLOPs", "6ND", "seconds"):  # fmt: skip
         table.add_column(name, justify="right", no_wrap=True)
     for cell in cells:
-        table.add_row(*_row(cell, timing.predicted_seconds(cell, reference)))
+        table.add_row(*_row(cell, seconds[cell.id]))
     console = Console(width=None if sys.stdout.isatty() else 130)
     console.print(table)
-    total = timing.predicted_total(cells, reference, workers)
-    flops = sum(cell.flops for cell in cells)
+    total = timing.predicted_total(bundles, reference, workers)
+    flops, trained = sum(cell.flops for cell in cells), sum(b.total_flops for b in bundles)
+    shared = f", {trained:.3g} of them trained (lengths share trunks)" if trained < flops else ""
     line = (
-        f"{len(cells)} cells, {flops:.3g} FLOPs in all; predicted {duration(total)} on "
+        f"{len(cells)} cells, {flops:.3g} FLOPs in all{shared}; predicted {duration(total)} on "
         f"{workers} {'process' if workers == 1 else 'processes'} of this machine's cores"
     )
     price = setup.sweep.price_per_device_hour

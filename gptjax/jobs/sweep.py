@@ -15,7 +15,7 @@ from gptjax.errors import UserError
 from gptjax.files import write_json
 from gptjax.jobs import fit, plan, workdir
 from gptjax.jobs.display import Display
-from gptjax.sweeps import Cell, records
+from gptjax.sweeps import Bundle, Cell, records
 from gptjax.train import EXIT_RESUMABLE, stop_on_signal
 
 POLL_SECONDS = 0.25
@@ -58,16 +58,17 @@ class Workers:
     """The worker processes of this machine and what becomes of them."""
 
     def __init__(self, setup: Setup, folder: Path, cells: Sequence[Cell]) -> None:
-        self._setup, self._folder, self._cells = setup, folder, list(cells)
+        self._setup, self._folder = setup, folder
+        self._bundles = plan.make_bundles(setup, cells)
         self._processes: dict[str, subprocess.Popen] = {}
         self._crashes: Counter[str] = Counter()
 
     def run(self, stop) -> int:
         """Keep the workers going until every cell has a record; returns the exit status."""
         sweeps.forget_dead(self._folder, self._setup.sweep.claim_seconds)
-        display = Display(self._setup, self._folder, self._cells)
-        open_cells = self._open_cells()
-        for i in range(plan.worker_count(self._setup, open_cells) if open_cells else 0):
+        display = Display(self._setup, self._folder, self._bundles)
+        left = self._open_bundles()
+        for i in range(plan.worker_count(self._setup, left) if left else 0):
             self._start(i)
         try:
             with display:
@@ -81,9 +82,9 @@ class Workers:
             raise
         return 0
 
-    def _open_cells(self) -> list[Cell]:
+    def _open_bundles(self) -> list[Bundle]:
         return [
-            cell for cell in self._cells if not records.record_path(self._folder, cell).exists()
+            bundle for bundle in self._bundles if records.open_cells(self._folder, bundle.cells)
         ]
 
     def _start(self, index: int) -> None:
@@ -122,19 +123,21 @@ class Workers:
     def _crashed(self, name: str, pid: int, status: int) -> None:
         """Start a replacement, or record the cell as failed when it has crashed too often."""
         claims = sweeps.Claims(self._folder, stale_seconds=self._setup.sweep.claim_seconds)
-        cell_id = next(iter(claims.held_by(pid)), "")
+        name_of_claim = next(iter(claims.held_by(pid)), "")
         (self._folder / "progress" / f"{name}.json").unlink(missing_ok=True)
-        self._crashes[cell_id] += 1
-        if self._crashes[cell_id] >= self._setup.sweep.attempts:
+        bundle = next((one for one in self._bundles if one.name == name_of_claim), None)
+        left = records.open_cells(self._folder, bundle.cells) if bundle else []
+        culprit = left[0].id if left else ""
+        self._crashes[culprit] += 1
+        if self._crashes[culprit] >= self._setup.sweep.attempts:
             reason = f"its worker process ended with status {status}" + (
                 " (killed, perhaps for memory)" if status == -9 else ""
             )
-            cell = next((cell for cell in self._cells if cell.id == cell_id), None)
-            if cell is None:
+            if not left:
                 log = self._folder / "logs" / f"worker-{_index(name)}.log"
                 raise UserError(f"the worker processes cannot start ({reason}); see {log}")
-            records.write_failed(self._folder, cell, reason)
-        if self._open_cells():
+            records.write_failed(self._folder, left[0], reason)
+        if self._open_bundles():
             self._start(_index(name))
 
     def _last_words(self, name: str) -> str:

@@ -39,7 +39,7 @@ def main(setup, folder: Path) -> int:
 
 
 def work(folder: Path, name: str) -> int:
-    """Train the open cells of a folder in this process; returns the exit status."""
+    """Train the open bundles of a folder in this process; returns the exit status."""
     from gptjax import build, sweeps
     from gptjax.jobs import plan, workdir
     from gptjax.jobs.devices import start_backend
@@ -51,12 +51,12 @@ def work(folder: Path, name: str) -> int:
         start_backend(setup)
         build.enable_compilation_cache(setup)
         corpus = build.load_corpus(setup)
-        cells = timing.longest_first(plan.make_cells(setup, corpus))
+        bundles = timing.longest_first(plan.make_bundles(setup, plan.make_cells(setup, corpus)))
         options = sweeps.WorkerOptions(
             name=name, attempts=setup.sweep.attempts, claim_seconds=setup.sweep.claim_seconds
         )
         try:
-            sweeps.work(folder, cells, Session(corpus, setup.train), options, stop)
+            sweeps.work(folder, bundles, Session(corpus, setup.train), options, stop)
         except Interrupted:
             return EXIT_RESUMABLE
         return EXIT_RESUMABLE if stop() else 0

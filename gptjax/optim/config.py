@@ -26,6 +26,9 @@ class OptimConfig:
     warmup_fraction: float = setting(
         0.02, "share of the steps with linear warm-up", minimum=0.0, below=1.0
     )
+    warmup_steps: int = setting(
+        0, "steps of linear warm-up whatever the length of the run; 0 = warmup_fraction", minimum=0
+    )
     final_fraction: float = setting(
         0.1, "learning rate of the last step over the peak (cosine, wsd, linear)",
         minimum=0.0, maximum=1.0,

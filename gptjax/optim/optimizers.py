@@ -7,6 +7,7 @@ import jax
 import optax
 
 from gptjax.optim.averages import average_weights
+from gptjax.optim.clipping import clip_by_global_norm
 from gptjax.optim.config import OptimConfig
 from gptjax.optim.eight_bit import scale_by_adam_8bit
 from gptjax.optim.paths import decay_mask, learning_rate_factors, matrix_axes
@@ -26,7 +27,7 @@ def make_optimizer(config: OptimConfig) -> optax.GradientTransformationExtraArgs
     share the compiled program.
     """
     step = _schedule_free(config) if config.name == "schedule_free" else _descent(config)
-    clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm > 0.0 else []
+    clip = [clip_by_global_norm(config.clip_norm)] if config.clip_norm > 0.0 else []
     optimizer = optax.chain(*clip, step)
     if config.skip_not_finite > 0:
         optimizer = optax.apply_if_finite(optimizer, config.skip_not_finite)

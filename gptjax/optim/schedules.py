@@ -5,6 +5,7 @@ compiled program.
 """
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from gptjax.optim.config import OptimConfig
@@ -30,8 +31,49 @@ def learning_rate(config: OptimConfig, step: Array, total: Array, peak: Array) -
 
 
 def warmup_steps(config: OptimConfig, total: Array) -> Array:
-    """Steps of linear warm-up: the configured share of the run, at least one."""
+    """Steps of linear warm-up: as configured, or a share of the run; at least one."""
+    if config.warmup_steps:
+        return jnp.float32(config.warmup_steps)
     return jnp.maximum(jnp.round(config.warmup_fraction * total), 1.0)
+
+
+def shared_steps(config: OptimConfig, total: int) -> int:
+    """Number of first updates whose learning rate does not depend on the length of the run.
+
+    Runs of one shape and seed that differ in `total` alone agree bit for bit in these: they share
+    a trunk. It takes a warm-up that does not depend on the length either.
+
+    >>> shared_steps(OptimConfig(schedule="wsd", warmup_steps=10, decay_fraction=0.2), 100)
+    79
+    >>> shared_steps(OptimConfig(schedule="wsd"), 100), shared_steps(OptimConfig(), 100)
+    (0, 0)
+    """
+    if not config.warmup_steps:
+        return 0
+    steps = total - _UNSHARED[config.schedule](config, total)
+    return steps if steps > config.warmup_steps else 0
+
+
+def _wsd_tail(config: OptimConfig, total: int) -> int:
+    """The decay, and one step for a rounding that may fall either way."""
+    return max(1, int(np.round(config.decay_fraction * total))) + 1
+
+
+def _all(config: OptimConfig, total: int) -> int:
+    return total
+
+
+def _none(config: OptimConfig, total: int) -> int:
+    return 0
+
+
+_UNSHARED = {
+    "cosine": _all,
+    "wsd": _wsd_tail,
+    "linear": _all,
+    "constant": _none,
+    "inverse_sqrt": _none,
+}
 
 
 def _cosine(config: OptimConfig, done: Array, total: Array, warmup: Array) -> Array:

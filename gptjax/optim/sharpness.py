@@ -4,8 +4,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
+from gptjax.optim.clipping import global_norm
 from gptjax.optim.config import OptimConfig
 
 Params = Any
@@ -20,8 +20,8 @@ def ascend(config: OptimConfig, params: Params, grads: Params) -> Params:
     ε = ρ·w²g/‖|w|g‖ (Kwon et al. 2021, arXiv:2102.11600, equation 4, p = 2).
     """
     if not config.sam_adaptive:
-        scale = config.sam_rho / (optax.tree.norm(grads) + TINY)
+        scale = config.sam_rho / (global_norm(grads) + TINY)
         return jax.tree.map(lambda w, g: w + scale * g, params, grads)
     scaled = jax.tree.map(lambda w, g: jnp.abs(w) * g, params, grads)
-    scale = config.sam_rho / (optax.tree.norm(scaled) + TINY)
+    scale = config.sam_rho / (global_norm(scaled) + TINY)
     return jax.tree.map(lambda w, s: w + scale * jnp.abs(w) * s, params, scaled)

@@ -1,5 +1,6 @@
 """Sweeps: cells, plans, records, claims and the workers that share them."""
 
+from gptjax.sweeps.bundles import Bundle, make_bundles
 from gptjax.sweeps.claims import Claims
 from gptjax.sweeps.compare import CompareConfig, Member, make_comparison
 from gptjax.sweeps.config import SweepConfig
@@ -10,6 +11,7 @@ from gptjax.sweeps.worker import WorkerOptions, forget_dead, work
 
 __all__ = [
     "RULES",
+    "Bundle",
     "Cell",
     "Claims",
     "CompareConfig",
@@ -19,6 +21,7 @@ __all__ = [
     "SweepConfig",
     "WorkerOptions",
     "forget_dead",
+    "make_bundles",
     "make_comparison",
     "make_plan",
     "make_run",

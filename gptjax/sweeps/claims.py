@@ -57,6 +57,15 @@ class Claims:
                 self._path(name).unlink(missing_ok=True)
 
     @contextlib.contextmanager
+    def holding(self, name: str) -> Iterator[None]:
+        """Keep a claim that was taken alive, and give it back at the end."""
+        try:
+            with self.heartbeat(name):
+                yield
+        finally:
+            self.release(name)
+
+    @contextlib.contextmanager
     def heartbeat(self, name: str) -> Iterator[None]:
         """Keep the claim alive from a thread while the context is open."""
         done = threading.Event()

@@ -6,7 +6,7 @@ from gptjax.fields import setting
 
 PLANS = ("isoflop", "grid")
 DEPTH_RULES = ("fixed", "aspect")
-RULES = ("demo", "fixed", "kaplan", "deepseek", "step_law")
+RULES = ("demo", "demo_trunk", "fixed", "kaplan", "deepseek", "step_law")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +42,11 @@ class SweepConfig:
     )
     learning_rate_scale: float = setting(1.0, "multiplies the rule's learning rate", above=0.0)
     batch_scale: float = setting(1.0, "multiplies the rule's batch size", above=0.0)
+    share_trunks: bool = setting(
+        True,
+        "cells that differ only in length train their common beginning once; it takes "
+        "optim.warmup_steps and a schedule of wsd, constant or inverse_sqrt",
+    )
     workers: int = setting(
         0, "processes on this machine; 0 = one a CPU core, or one an accelerator", minimum=0
     )

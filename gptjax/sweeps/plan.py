@@ -82,8 +82,14 @@ def make_run(
         )
     if rule.learning_rate is not None:
         rate = _round_digits(rule.learning_rate(scale))
-    steps = max(1, round(tokens / (batch_size * model.seq_len)))
-    optim = dataclasses.replace(optim, learning_rate=rate * sweep.learning_rate_scale)
+    per_step = batch_size * model.seq_len
+    steps = max(1, round(tokens / per_step))
+    warmup = optim.warmup_steps
+    if rule.warmup_tokens is not None:
+        warmup = max(1, round(rule.warmup_tokens(scale) / per_step))
+    optim = dataclasses.replace(
+        optim, learning_rate=rate * sweep.learning_rate_scale, warmup_steps=warmup
+    )
     model, optim = transfer_width(model, optim)
     return RunSpec(
         model=model,

@@ -59,7 +59,7 @@ def describe(cell: Cell) -> dict[str, Any]:
         "steps": run.steps,
         "learning_rate": run.optim.learning_rate,
         "seed": run.seed,
-        "trunk": "",
+        "trunk": run.trunk,
     }
 
 
@@ -98,7 +98,7 @@ def write_done(
         "worker": worker,
         "seconds": total,
         **seconds,
-        "flops_per_s": cell.flops / max(seconds["train"], 1e-9),
+        "flops_per_s": cell.flops * result.updates / cell.run.steps / max(seconds["train"], 1e-9),
     }
     write_json(workdir / "timing" / f"{cell.id}.json", timing)
     write_json(record_path(workdir, cell), record)
@@ -121,6 +121,11 @@ def read_records(workdir: Path, cells: Iterable[Cell]) -> list[dict[str, Any]]:
     """The records that exist, in the order of the plan."""
     paths = [record_path(workdir, cell) for cell in cells]
     return [read_json(path) for path in paths if path.exists()]
+
+
+def open_cells(workdir: Path, cells: Iterable[Cell]) -> list[Cell]:
+    """The cells that have no record yet."""
+    return [cell for cell in cells if not record_path(workdir, cell).exists()]
 
 
 def write_tables(workdir: Path, cells: Sequence[Cell]) -> None:

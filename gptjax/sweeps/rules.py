@@ -27,17 +27,19 @@ class Scale:
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """Two functions and where they come from; None leaves the config's own value.
+    """Functions and where they come from; None leaves the config's own value.
 
     Attributes:
       learning_rate: peak learning rate of AdamW.
       batch_tokens: tokens in a batch.
       source: the paper or measurement.
+      warmup_tokens: tokens of linear warm-up, whatever the length of the run.
     """
 
     learning_rate: Callable[[Scale], float] | None
     batch_tokens: Callable[[Scale], float] | None
     source: str
+    warmup_tokens: Callable[[Scale], float] | None = None
 
 
 def _demo_learning_rate(scale: Scale) -> float:
@@ -57,6 +59,12 @@ RULES = {
         _demo_learning_rate,
         _demo_batch_tokens,
         "tuned on python-stdlib bytes with this code; see docs/performance.md",
+    ),
+    "demo_trunk": Rule(
+        _demo_learning_rate,
+        lambda scale: 512.0,
+        "the same corpus with functions of the size alone, so that lengths share a trunk",
+        lambda scale: 51200.0,
     ),
     "fixed": Rule(None, None, "optim.learning_rate and train.batch_size as configured"),
     "kaplan": Rule(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from gptjax.sweeps import shapes
+from gptjax.sweeps.bundles import Bundle
 from gptjax.sweeps.plan import Cell
 
 COMPILE_SECONDS = 5.0
@@ -34,28 +35,44 @@ def reference_rate(seconds: float = 0.05) -> float:
     return best
 
 
-def predicted_seconds(cell: Cell, reference: float) -> float:
-    """Training seconds of a cell on one core of a machine with this `reference_rate`."""
+def predicted_seconds(cell: Cell, updates: int, reference: float) -> float:
+    """Seconds of so many updates of a cell on one core of a machine with this `reference_rate`."""
     model = cell.run.model
     share = model.width / (model.width + WIDTH_OF_HALF_SPEED)
     rate = WIDE_RATE_OVER_REFERENCE * reference * share
-    return cell.flops / rate + cell.run.steps * model.depth * CALL_SECONDS_PER_LAYER
+    seconds = cell.flops / cell.run.steps / rate + model.depth * CALL_SECONDS_PER_LAYER
+    return updates * seconds
 
 
-def predicted_total(cells: Sequence[Cell], reference: float, workers: int) -> float:
+def predicted_by_cell(bundles: Sequence[Bundle], reference: float) -> dict[str, float]:
+    """Training seconds that each cell adds, by its identity."""
+    return {
+        cell.id: predicted_seconds(cell, updates, reference)
+        for bundle in bundles
+        for cell, updates in zip(bundle.cells, bundle.updates, strict=True)
+    }
+
+
+def predicted_total(bundles: Sequence[Bundle], reference: float, workers: int) -> float:
     """Wall seconds of a sweep: longest first onto the worker that is free, compiling included."""
     finish = [0.0] * max(1, workers)
     compiled: list[set] = [set() for _ in finish]
-    for cell in longest_first(cells):
+    seconds = predicted_by_cell(bundles, reference)
+    for bundle in longest_first(bundles):
         i = finish.index(min(finish))
-        program = cell.run.program
-        if program not in compiled[i]:
-            compiled[i].add(program)
-            finish[i] += COMPILE_SECONDS
-        finish[i] += predicted_seconds(cell, reference)
+        for cell in bundle.cells:
+            program = cell.run.program
+            if program not in compiled[i]:
+                compiled[i].add(program)
+                finish[i] += COMPILE_SECONDS
+            finish[i] += seconds[cell.id]
     return max(finish)
 
 
-def longest_first(cells: Sequence[Cell]) -> list[Cell]:
-    """Cells by falling cost, so that no long one is left for the end."""
-    return sorted(cells, key=lambda cell: (-cell.flops, shapes.size_of(cell.run.model), cell.id))
+def longest_first(bundles: Sequence[Bundle]) -> list[Bundle]:
+    """Bundles by falling cost, so that no long one is left for the end."""
+
+    def order(bundle: Bundle) -> tuple[float, int, str]:
+        return -bundle.total_flops, shapes.size_of(bundle.cells[0].run.model), bundle.name
+
+    return sorted(bundles, key=order)

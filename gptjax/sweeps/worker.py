@@ -1,4 +1,4 @@
-"""A worker: takes cells of a plan one after another until every cell has a record."""
+"""A worker: takes bundles of a plan one after another until every cell has a record."""
 
 import contextlib
 import dataclasses
@@ -10,25 +10,34 @@ from typing import Any
 
 import jax
 
-from gptjax.errors import UserError
 from gptjax.files import read_json, write_json
 from gptjax.sweeps import records
+from gptjax.sweeps.bundles import Bundle
 from gptjax.sweeps.claims import Claims
 from gptjax.sweeps.plan import Cell
-from gptjax.train import Diverged, Hooks, Progress, RunResult, Session, run
+from gptjax.train import (
+    Diverged,
+    Hooks,
+    Progress,
+    RunResult,
+    Session,
+    TrainState,
+    grow_trunk,
+    run,
+)
 
 POLL_SECONDS = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
 class WorkerOptions:
-    """What a worker does around its cells.
+    """What a worker does around its bundles.
 
     Attributes:
       name: shown in the progress display and in `timing/`.
       attempts: tries of a cell that diverges before it is recorded as failed.
       claim_seconds: see Claims.
-      wait_for_others: stay until the cells that others hold are done, to take over if they die.
+      wait_for_others: stay until the bundles that others hold are done, to take over if they die.
     """
 
     name: str
@@ -39,26 +48,27 @@ class WorkerOptions:
 
 def work(
     workdir: Path,
-    cells: Sequence[Cell],
+    bundles: Sequence[Bundle],
     session: Session,
     options: WorkerOptions,
     stop: Callable[[], bool],
 ) -> None:
-    """Train cells until each has a record; `cells` in the order of preference.
+    """Train every cell that has no record; `bundles` in the order of preference.
 
     Raises:
-      Interrupted: when `stop` said so; the current cell's state is saved and its claim released.
+      Interrupted: when `stop` said so; the current run's state is saved and its claim released.
       UserError: when the folder cannot be written.
     """
     claims = Claims(workdir, stale_seconds=options.claim_seconds)
     status = Status(workdir, options.name)
     try:
         while True:
-            open_cells = [cell for cell in cells if not records.record_path(workdir, cell).exists()]
-            taken = next((cell for cell in open_cells if claims.take(cell.id)), None)
+            left = [bundle for bundle in bundles if records.open_cells(workdir, bundle.cells)]
+            taken = next((bundle for bundle in left if claims.take(bundle.name)), None)
             if taken is not None:
-                _claimed(workdir, taken, claims, session, options, status, stop)
-            elif not open_cells or not options.wait_for_others or stop():
+                with claims.holding(taken.name):
+                    _Taken(workdir, taken, session, options, status, stop).train()
+            elif not left or not options.wait_for_others or stop():
                 return
             else:
                 status.clear()
@@ -71,34 +81,18 @@ def forget_dead(workdir: Path, claim_seconds: float) -> None:
     """Remove what killed workers left of their progress, so that no display shows it."""
     claims = Claims(workdir, stale_seconds=claim_seconds)
     for path in (workdir / "progress").glob("*.json"):
-        if claims.free(read_json(path)["cell"]):
+        if claims.free(read_json(path)["claim"]):
             path.unlink(missing_ok=True)
 
 
-def _claimed(
-    workdir: Path,
-    cell: Cell,
-    claims: Claims,
-    session: Session,
-    options: WorkerOptions,
-    status: "Status",
-    stop: Callable[[], bool],
-) -> None:
-    try:
-        with claims.heartbeat(cell.id):
-            _do(workdir, cell, session, options, status, stop)
-    finally:
-        claims.release(cell.id)
-
-
 class Status:
-    """The worker's current cell, as a small file that a display reads."""
+    """What the worker is at, as a small file that a display reads."""
 
     def __init__(self, workdir: Path, name: str) -> None:
         self._path = workdir / "progress" / f"{name}.json"
         self._written = 0.0
 
-    def show(self, cell: Cell, progress: Progress) -> None:
+    def show(self, bundle: Bundle, cell: Cell, progress: Progress) -> None:
         """Write the progress, twice a second at most."""
         now = time.monotonic()
         if now - self._written < 0.5 and progress.step < progress.steps:
@@ -107,11 +101,11 @@ class Status:
         write_json(
             self._path,
             {
+                "claim": bundle.name,
                 "cell": cell.id,
                 "width": cell.run.model.width,
                 "budget": cell.budget,
                 **dataclasses.asdict(progress),
-                "flops": cell.flops * progress.step / progress.steps,
                 "time": time.time(),
             },
         )
@@ -122,44 +116,92 @@ class Status:
             self._path.unlink()
 
 
-def _do(
-    workdir: Path,
-    cell: Cell,
-    session: Session,
-    options: WorkerOptions,
-    status: Status,
-    stop: Callable[[], bool],
-) -> None:
-    """Train one cell to its record, or to a record of its failure."""
-    if records.record_path(workdir, cell).exists():
-        return  # finished by another between our look and our claim
-    folder = workdir / "cells" / cell.id
-    hooks = Hooks(progress=lambda progress: status.show(cell, progress), stop=stop)
-    outcome = _attempts(session, cell, folder, hooks, options.attempts)
-    if isinstance(outcome, str):
-        records.write_failed(workdir, cell, outcome)
-    else:
-        entropy = session.corpus.entropy_nats
-        records.write_done(workdir, cell, outcome, entropy=entropy, worker=options.name)
-    shutil.rmtree(folder, ignore_errors=True)
+class _Taken:
+    """A claimed bundle on its way: the trunk grows from fork to fork, each cell runs to its end."""
 
+    def __init__(
+        self,
+        workdir: Path,
+        bundle: Bundle,
+        session: Session,
+        options: WorkerOptions,
+        status: Status,
+        stop: Callable[[], bool],
+    ) -> None:
+        self._workdir, self._bundle, self._session = workdir, bundle, session
+        self._options, self._status, self._stop = options, status, stop
+        self._trunk_folder = workdir / "cells" / bundle.name
+        self._state: TrainState | None = None
+        self._trunk_updates = 0
+        self._trunk_seconds: dict[str, float] = {}
 
-def _attempts(
-    session: Session, cell: Cell, folder: Path, hooks: Hooks, attempts: int
-) -> RunResult | str:
-    """The result, or the reason why there is none."""
-    reason = ""
-    for attempt in range(1, attempts + 1):
+    def train(self) -> None:
+        """Train every cell of the bundle that has no record."""
+        for cell in self._bundle.cells:
+            if not records.record_path(self._workdir, cell).exists():
+                self._do(cell)
+        shutil.rmtree(self._trunk_folder, ignore_errors=True)
+
+    def _do(self, cell: Cell) -> None:
+        """Train one cell to its record, or to a record of its failure."""
+        outcome = self._attempts(cell)
+        if isinstance(outcome, str):
+            records.write_failed(self._workdir, cell, outcome)
+        else:
+            entropy = self._session.corpus.entropy_nats
+            worker = self._options.name
+            records.write_done(self._workdir, cell, outcome, entropy=entropy, worker=worker)
+        shutil.rmtree(self._folder(cell), ignore_errors=True)
+
+    def _attempts(self, cell: Cell) -> RunResult | str:
+        """The result, or the reason why there is none."""
+        reason = ""
+        for attempt in range(1, self._options.attempts + 1):
+            try:
+                return self._run(cell)
+            except Diverged as error:
+                reason = f"{error} (in each of {attempt} attempts)" if attempt > 1 else str(error)
+                shutil.rmtree(self._folder(cell), ignore_errors=True)
+            except (MemoryError, jax.errors.JaxRuntimeError) as error:
+                return memory_reason(error)
+        return reason
+
+    def _run(self, cell: Cell) -> RunResult:
+        self._trunk_updates, self._trunk_seconds = 0, {}
+        start = (lambda: self._fork(cell)) if self._bundle.shares else None
+        result = run(self._session, cell.run, self._folder(cell), self._hooks(cell), start)
+        seconds = {
+            phase: spent + self._trunk_seconds.get(phase, 0.0)
+            for phase, spent in result.seconds.items()
+        }
+        updates = result.updates + self._trunk_updates
+        return dataclasses.replace(result, seconds=seconds, updates=updates)
+
+    def _fork(self, cell: Cell) -> TrainState:
+        """The state at the end of what the cell shares; the trunk stays there."""
+        state, self._state = self._state, None  # used up, also when the trunk diverges
         try:
-            return run(session, cell.run, folder, hooks)
-        except Diverged as error:
-            reason = f"{error} (in each of {attempt} attempts)" if attempt > 1 else str(error)
-            shutil.rmtree(folder, ignore_errors=True)
-        except (MemoryError, jax.errors.JaxRuntimeError) as error:
-            return memory_reason(error)
-        except (UserError, KeyboardInterrupt):
+            fork = grow_trunk(
+                self._session, cell.run, self._trunk_folder, self._hooks(cell), state
+            )
+        except Diverged:
+            shutil.rmtree(self._trunk_folder, ignore_errors=True)
             raise
-    return reason
+        if fork is None:  # a cell that was added to the plan after its trunk had passed by
+            return self._session.init(cell.run)
+        self._trunk_updates, self._trunk_seconds = fork.updates, fork.seconds
+        self._state = fork.state
+        return jax.tree.map(lambda leaf: leaf.copy(), fork.state)
+
+    def _hooks(self, cell: Cell) -> Hooks:
+        return Hooks(
+            progress=lambda progress: self._status.show(self._bundle, cell, progress),
+            stop=self._stop,
+        )
+
+    def _folder(self, cell: Cell) -> Path:
+        # Beside the trunk's folder, which has the bundle's name.
+        return self._workdir / "cells" / cell.id
 
 
 def memory_reason(error: Any) -> str:

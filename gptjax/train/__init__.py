@@ -3,7 +3,7 @@
 from gptjax.train.config import RunSpec, TrainConfig
 from gptjax.train.evaluate import Evaluation
 from gptjax.train.interrupt import EXIT_RESUMABLE, Interrupted, StopFlag, stop_on_signal
-from gptjax.train.loop import Diverged, Hooks, Progress, RunResult, run
+from gptjax.train.loop import Diverged, Fork, Hooks, Progress, RunResult, grow_trunk, run
 from gptjax.train.session import Session
 from gptjax.train.state import Hyper, TrainState, init_state, make_hyper
 from gptjax.train.step import Batch, Metrics, make_train_step
@@ -14,6 +14,7 @@ __all__ = [
     "Batch",
     "Diverged",
     "Evaluation",
+    "Fork",
     "Hooks",
     "Hyper",
     "Interrupted",
@@ -25,6 +26,7 @@ __all__ = [
     "StopFlag",
     "TrainConfig",
     "TrainState",
+    "grow_trunk",
     "init_state",
     "make_hyper",
     "make_train_step",

@@ -5,7 +5,7 @@ import dataclasses
 from gptjax.fields import setting
 from gptjax.files import digest
 from gptjax.models.config import ModelConfig
-from gptjax.optim import OptimConfig
+from gptjax.optim import OptimConfig, shared_steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +68,20 @@ class RunSpec:
     def identity(self) -> str:
         """Hash of the canonical form."""
         return digest(self)
+
+    @property
+    def shared_steps(self) -> int:
+        """Updates at the beginning in which runs of this trunk agree bit for bit."""
+        return shared_steps(self.optim, self.steps)
+
+    @property
+    def trunk(self) -> str:
+        """What runs that differ only in their length have in common; '' where they share nothing.
+
+        It needs a schedule that does not look ahead (wsd, constant, inverse_sqrt) and a warm-up in
+        steps.
+        """
+        return digest(dataclasses.replace(self, steps=1)) if self.shared_steps else ""
 
     @property
     def program(self) -> "RunSpec":

@@ -20,6 +20,8 @@ from gptjax.train.session import MAX_STEPS_PER_CALL, Session
 from gptjax.train.state import TrainState, make_hyper, read_curve
 
 CALL_SECONDS = 0.5
+FORK_SAVE_SECONDS = 5.0
+"""A trunk that was trained for longer than this is saved where it forks."""
 
 
 class Diverged(Exception):
@@ -48,6 +50,7 @@ class RunResult:
       curve_steps, curve_losses: binned training curve, nats per token.
       params_digest: SHA-256 of the parameters' bytes, hexadecimal.
       skipped_steps: updates left out because their gradient was not finite.
+      updates: steps done by this call; a resumed or forked run does only its rest.
       seconds: wall time by phase: compile, train, evaluate, checkpoint.
     """
 
@@ -57,6 +60,7 @@ class RunResult:
     curve_losses: tuple[float, ...]
     params_digest: str
     skipped_steps: int
+    updates: int
     seconds: dict[str, float]
 
 
@@ -77,41 +81,100 @@ class Hooks:
     stop: Callable[[], bool] = lambda: False
 
 
-def run(session: Session, spec: RunSpec, directory: Path, hooks: Hooks) -> RunResult:
+def run(
+    session: Session,
+    spec: RunSpec,
+    directory: Path,
+    hooks: Hooks,
+    start: Callable[[], TrainState] | None = None,
+) -> RunResult:
     """Train a spec to its end, from its last checkpoint under `directory` if there is one.
+
+    Args:
+      start: gives the state to begin with where there is no checkpoint; the initial state of the
+        spec by default. The state is used up.
 
     Raises:
       Interrupted: after `hooks.stop` said so; the state is saved.
       Diverged: when the loss is not finite.
       UserError: when the folder belongs to another run or cannot be written.
     """
-    return _Run(session, spec, directory, hooks).to_the_end()
+    return _Run(session, spec, directory, hooks, spec.identity).to_the_end(start)
+
+
+@dataclasses.dataclass(frozen=True)
+class Fork:
+    """A state of a trunk, and what it took to get there from the one before.
+
+    Attributes:
+      seconds: wall time by phase; compiling is counted by the run that the fork is for.
+    """
+
+    state: TrainState
+    updates: int
+    seconds: dict[str, float]
+
+
+def grow_trunk(
+    session: Session, spec: RunSpec, directory: Path, hooks: Hooks, state: TrainState | None
+) -> Fork | None:
+    """Train the trunk of `spec` to where it forks; checkpoints under `directory` are the trunk's.
+
+    Args:
+      state: of the same trunk at an earlier fork, used up; None to restore it or to begin.
+
+    Returns:
+      None when the trunk is beyond this fork already.
+
+    Raises:
+      Interrupted, Diverged, UserError: as `run`.
+    """
+    return _Run(session, spec, directory, hooks, spec.trunk).to_the_fork(state)
 
 
 class _Run:
     """The mutable surroundings of one run; the state itself stays a frozen pytree."""
 
-    def __init__(self, session: Session, spec: RunSpec, directory: Path, hooks: Hooks) -> None:
+    def __init__(
+        self, session: Session, spec: RunSpec, directory: Path, hooks: Hooks, identity: str
+    ) -> None:
         self.session, self.spec, self.hooks = session, spec, hooks
         options = session.options
         self.checkpoints = Checkpointer(
             directory / "checkpoints",
-            f"{spec.identity}-{session.corpus.fingerprint}",
+            f"{identity}-{session.corpus.fingerprint}",
             keep_last=options.keep_last,
             keep_best=options.keep_best,
         )
         self.hyper = make_hyper(spec)
         self.seconds = {"compile": 0.0, "train": 0.0, "evaluate": 0.0, "checkpoint": 0.0}
         self.seconds_per_step = 0.0
+        self.updates = 0
         self.saved_at = time.monotonic()
         self.marks = evaluation_steps(spec.steps, options.evaluations)
         self.history_path = directory / "history.json"
         self.history: list[tuple[int, float]] = []
 
-    def to_the_end(self) -> RunResult:
+    def to_the_fork(self, state: TrainState | None) -> Fork | None:
+        """Train to the end of what runs of the trunk share."""
+        end = self.spec.shared_steps
+        try:
+            state = self._start(None) if state is None else state
+            if int(state.step) > end:
+                return None
+            while (step := int(state.step)) < end:
+                self._stop_or_save(state)
+                state = self._advance(state, min(end - step, self._call_length()))
+            if self.seconds["train"] > FORK_SAVE_SECONDS:
+                self._timed("checkpoint", lambda: self.checkpoints.save(state))
+        finally:
+            self.checkpoints.close()
+        return Fork(state, self.updates, self.seconds)
+
+    def to_the_end(self, start: Callable[[], TrainState] | None) -> RunResult:
         """Train, evaluate and describe."""
         compiled_before = self.session.compile_seconds
-        state = self._start()
+        state = self._start(start)
         try:
             while (step := int(state.step)) < self.spec.steps:
                 self._stop_or_save(state)
@@ -131,14 +194,15 @@ class _Run:
             curve_losses=tuple(losses),
             params_digest=params_digest(state.params),
             skipped_steps=int(skipped_steps(state.opt_state)),
+            updates=self.updates,
             seconds=self.seconds,
         )
 
-    def _start(self) -> TrainState:
+    def _start(self, start: Callable[[], TrainState] | None) -> TrainState:
         state = self.session.init(self.spec)
         restored = self._timed("checkpoint", lambda: self.checkpoints.restore(state))
         if restored is None:
-            return state
+            return state if start is None else start()
         if self.history_path.exists():
             done = int(restored.step)
             past = [(int(step), float(loss)) for step, loss in read_json(self.history_path)]
@@ -159,6 +223,7 @@ class _Run:
         spent = time.perf_counter() - started - (self.session.compile_seconds - compiled)
         self.seconds["train"] += spent
         self.seconds_per_step = spent / steps
+        self.updates += steps
         skipped = np.asarray(metrics.skipped)[:steps]
         fine = np.isfinite(losses) | (skipped > 0)
         if not np.all(fine):

@@ -12,7 +12,23 @@ from gptjax import models
 from gptjax.optim import make_optimizer
 from gptjax.train.config import RunSpec
 
-CURVE_BINS = 64
+CURVE_GROWTH = 1.075
+CURVE_SPAN = 100
+"""A training curve begins at the step with this part of the run's steps."""
+
+
+def _curve_ends() -> np.ndarray:
+    """Ends (exclusive) of the curve's bins: each step at first, then growing by a constant factor.
+
+    One ladder for runs of every length, so that a run's curve is the beginning of a longer run's.
+    """
+    ends = [1]
+    while ends[-1] < 2**31 - 1:
+        ends.append(min(max(ends[-1] + 1, round(ends[-1] * CURVE_GROWTH)), 2**31 - 1))
+    return np.asarray(ends, np.int32)
+
+
+CURVE_ENDS = _curve_ends()
 
 
 @jax.tree_util.register_dataclass
@@ -24,7 +40,7 @@ class TrainState:
       params: model parameters, float32.
       opt_state: optimizer state.
       step: updates done, int32; the position in the data is a function of it.
-      curve: sum of the training loss over the steps of each curve bin, [CURVE_BINS] float32.
+      curve: sum of the training loss over the steps of each bin of CURVE_ENDS, float32.
     """
 
     params: Any
@@ -42,13 +58,11 @@ class Hyper:
       peak: largest learning rate, float32.
       total: updates of the whole run, int32.
       seed: seed of the data order, uint32.
-      curve_ends: last step (exclusive) of each curve bin, [CURVE_BINS] int32, increasing.
     """
 
     peak: Array
     total: Array
     seed: Array
-    curve_ends: Array
 
 
 def init_state(spec: RunSpec, key: Array) -> TrainState:
@@ -58,7 +72,7 @@ def init_state(spec: RunSpec, key: Array) -> TrainState:
         params=params,
         opt_state=make_optimizer(spec.optim).init(params),
         step=jnp.zeros((), jnp.int32),
-        curve=jnp.zeros((CURVE_BINS,), jnp.float32),
+        curve=jnp.zeros(CURVE_ENDS.shape, jnp.float32),
     )
 
 
@@ -68,24 +82,22 @@ def make_hyper(spec: RunSpec) -> Hyper:
         peak=jnp.float32(spec.optim.learning_rate),
         total=jnp.int32(spec.steps),
         seed=jnp.uint32(spec.seed),
-        curve_ends=jnp.asarray(curve_ends(spec.steps)),
     )
 
 
-def curve_ends(steps: int) -> np.ndarray:
-    """Ends of the bins of the training curve: log-spaced over the last two decades of the run.
-
-    A short run has fewer bins; the rest lie beyond its end and stay empty.
-    """
-    ends = np.unique(np.round(np.geomspace(max(1.0, steps / 100), steps, CURVE_BINS)).astype(int))
-    beyond = steps + 1 + np.arange(CURVE_BINS - len(ends))
-    return np.concatenate([ends, beyond]).astype(np.int32)
+def add_to_curve(curve: Array, step: Array, loss: Array) -> Array:
+    """The curve with the loss of the step with index `step` (0-based) in its bin."""
+    slot = jnp.searchsorted(jnp.asarray(CURVE_ENDS), step, side="right", method="compare_all")
+    return curve.at[slot].add(loss)
 
 
 def read_curve(spec: RunSpec, sums: np.ndarray) -> tuple[list[int], list[float]]:
-    """(step, mean training loss in nats per token) of each bin of a finished run."""
-    ends = curve_ends(spec.steps)
-    ends = ends[ends <= spec.steps]
+    """(step, mean training loss in nats per token) of the bins of a finished run's last decades.
+
+    The last bin ends with the run.
+    """
+    ends = np.minimum(CURVE_ENDS, spec.steps)
     counts = np.diff(ends, prepend=0)
-    losses = np.asarray(sums, np.float64)[: len(ends)] / counts
-    return [int(end) for end in ends], [float(loss) for loss in losses]
+    shown = (counts > 0) & (ends * CURVE_SPAN >= spec.steps)
+    losses = np.asarray(sums, np.float64)[shown] / counts[shown]
+    return [int(end) for end in ends[shown]], [float(loss) for loss in losses]

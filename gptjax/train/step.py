@@ -10,9 +10,9 @@ import optax
 from jax import Array
 
 from gptjax import models, ops
-from gptjax.optim import ascend, learning_rate, make_optimizer, was_skipped
+from gptjax.optim import ascend, global_norm, learning_rate, make_optimizer, was_skipped
 from gptjax.train.config import RunSpec
-from gptjax.train.state import Hyper, TrainState
+from gptjax.train.state import Hyper, TrainState, add_to_curve
 
 Params = Any
 
@@ -111,9 +111,10 @@ def make_train_step(
         return jnp.sum(token_losses(spec, params, batch, end_of_document, shift_BTD))
 
     def gradient(params: Params, batch: Batch) -> tuple[Array, Params]:
-        total, grads = _summed_gradient(loss_sum, params, batch, spec.micro_batches)
         scale = 1.0 / jnp.maximum(jnp.sum(batch.mask_BT), 1.0)
-        return total * scale, jax.tree.map(lambda grad: grad * scale, grads)
+        # The factor goes in with the loss: on the gradient it would be a pass over all parameters.
+        mean = lambda params, micro: scale * loss_sum(params, micro)  # noqa: E731
+        return _summed_gradient(mean, params, batch, spec.micro_batches)
 
     def train_step(state: TrainState, batch: Batch, hyper: Hyper) -> tuple[TrainState, Metrics]:
         loss, grads = gradient(state.params, batch)
@@ -124,10 +125,10 @@ def make_train_step(
             grads, state.opt_state, state.params, learning_rate=rate
         )
         params = optax.apply_updates(state.params, updates)
-        slot = jnp.searchsorted(hyper.curve_ends, state.step, side="right")
-        new_state = TrainState(params, opt_state, state.step + 1, state.curve.at[slot].add(loss))
+        curve = add_to_curve(state.curve, state.step, loss)
+        new_state = TrainState(params, opt_state, state.step + 1, curve)
         skipped = was_skipped(spec.optim, opt_state).astype(jnp.float32)
-        return new_state, Metrics(loss, optax.tree.norm(grads), rate, skipped)
+        return new_state, Metrics(loss, global_norm(grads), rate, skipped)
 
     return train_step
 

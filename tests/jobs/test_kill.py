@@ -1,5 +1,6 @@
 """Real processes, SIGKILL at random moments: the same bits as a sweep that never stopped."""
 
+import csv
 import json
 import os
 import random
@@ -34,8 +35,9 @@ def arguments(place: Path, workdir: Path, **overrides) -> list[str]:
         "data.heldout_fraction": 0.1, "model.depth": 1, "model.seq_len": 32,
         "sweep.budgets": "(1e9,6e9)", "sweep.widths": "(8,16,24)", "sweep.head_width": 8,
         "sweep.rule": "fixed", "train.batch_size": 8, "train.checkpoint_seconds": 0.01,
-        "optim.learning_rate": 1e-2, "fit.resamples": 20, "report.formats": "('png',)",
-        "report.dpi": 50, "fit.diagnostics": False, "fit.approaches": "('parametric','envelope')",
+        "optim.learning_rate": 1e-2, "optim.schedule": "wsd", "optim.warmup_steps": 20,
+        "fit.resamples": 20, "report.formats": "('png',)", "report.dpi": 50,
+        "fit.diagnostics": False, "fit.approaches": "('parametric','envelope')",
         **overrides,
     }  # fmt: skip
     flags = [f"--config.{name}={value}" for name, value in settings.items()]
@@ -149,6 +151,18 @@ def test_two_processes_share_a_folder(place):
         same_bytes(alone, workdir)
     assert len(list((workdir / "records").iterdir())) == 6
     assert not list((workdir / "claims").glob("*.json"))
+
+
+def test_a_shared_trunk_changes_no_byte(place):
+    """Three trunks of two lengths each, and the same six cells each trained from its beginning."""
+    workdir, shared = place / "apart", place / "straight3"
+    if not shared.exists():
+        finish(arguments(place, shared))
+    output = finish(arguments(place, workdir, **{"sweep.share_trunks": False}))
+    same_bytes(shared, workdir)
+    assert "lengths share trunks" not in output
+    trunks = [row["trunk"] for row in csv.DictReader((shared / "runs.csv").open())]
+    assert sorted(trunks.count(trunk) for trunk in set(trunks)) == [2, 2, 2]
 
 
 def test_done_sweep_ends_without_training(place):

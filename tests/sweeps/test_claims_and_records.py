@@ -12,6 +12,7 @@ import pytest
 from gptjax.models import ModelConfig
 from gptjax.optim import OptimConfig
 from gptjax.sweeps import (
+    Bundle,
     Cell,
     Claims,
     WorkerOptions,
@@ -36,6 +37,10 @@ def cell(seed: int) -> Cell:
     return Cell(run=run, corpus="c", budget=1e9)
 
 
+def alone(one: Cell) -> Bundle:
+    return Bundle(one.id, (one,))
+
+
 def result(loss: float = 1.0) -> RunResult:
     return RunResult(
         evaluation=Evaluation(loss, 0.01, 1.4),
@@ -44,6 +49,7 @@ def result(loss: float = 1.0) -> RunResult:
         curve_losses=(2.0, 1.5),
         params_digest="d",
         skipped_steps=0,
+        updates=10,
         seconds={"compile": 1.0, "train": 2.0, "evaluate": 0.1, "checkpoint": 0.0},
     )
 
@@ -93,14 +99,14 @@ def test_heartbeat_touches_the_claim(tmp_path):
 def run_worker(tmp_path, cells, monkeypatch, outcome, attempts=2):
     monkeypatch.setattr(worker, "run", outcome)
     options = WorkerOptions(name="w", attempts=attempts, claim_seconds=10.0)
-    work(tmp_path, cells, FakeSession(), options, lambda: False)
+    work(tmp_path, [alone(one) for one in cells], FakeSession(), options, lambda: False)
     return {record["seed"]: record for record in read_records(tmp_path, cells)}
 
 
 def test_failed_cells_are_recorded_and_the_rest_go_on(tmp_path, monkeypatch):
     tries = []
 
-    def outcome(session, spec, folder, hooks):
+    def outcome(session, spec, folder, hooks, start):
         tries.append(spec.seed)
         if spec.seed == 1:
             raise Diverged("the training loss is nan at step 3")
@@ -142,7 +148,7 @@ def test_known_entropy_replaces_the_noise_of_the_sample(tmp_path, monkeypatch):
     monkeypatch.setattr(worker, "run", lambda *a: scored)
     one = cell(0)
     options = WorkerOptions(name="w", attempts=1, claim_seconds=10.0)
-    work(tmp_path, [one], Known(), options, lambda: False)
+    work(tmp_path, [alone(one)], Known(), options, lambda: False)
     (record,) = read_records(tmp_path, [one])
     assert record["loss"] == pytest.approx(0.9)
     assert record["loss_plain"] == 0.93

@@ -8,7 +8,7 @@ import pytest
 from gptjax.errors import UserError
 from gptjax.models import ModelConfig
 from gptjax.optim import OptimConfig
-from gptjax.sweeps import RULES, Scale, SweepConfig, make_plan, shapes, timing
+from gptjax.sweeps import RULES, Scale, SweepConfig, make_bundles, make_plan, shapes, timing
 from gptjax.sweeps.config import RULES as RULE_NAMES
 from gptjax.train import TrainConfig
 
@@ -136,8 +136,61 @@ def test_grouped_heads_keep_their_grouping():
 def test_predicted_time_grows_with_work_and_falls_with_workers():
     cells = plan()
     small, large = cells[0], cells[-1]
-    assert timing.predicted_seconds(large, 1e10) > timing.predicted_seconds(small, 1e10)
-    one, two = (timing.predicted_total(cells, 1e10, workers) for workers in (1, 2))
+    bundles = make_bundles(SweepConfig(), TrainConfig(), cells)
+    seconds = timing.predicted_by_cell(bundles, 1e10)
+    assert seconds[large.id] > seconds[small.id]
+    one, two = (timing.predicted_total(bundles, 1e10, workers) for workers in (1, 2))
     assert one / 2 <= two < one
-    flops = [cell.flops for cell in timing.longest_first(cells)]
+    flops = [bundle.total_flops for bundle in timing.longest_first(bundles)]
     assert flops == sorted(flops, reverse=True)
+
+
+def trunk_plan(**changes):
+    sweep = SweepConfig(
+        plan="grid", widths=(16, 32), tokens=(2e5, 4e5, 8e5), rule="fixed", width_step=8, **changes
+    )
+    optim = OptimConfig(schedule="wsd", warmup_steps=20, decay_fraction=0.25)
+    train = TrainConfig(batch_size=8)
+    return make_bundles(sweep, train, make_plan(sweep, MODEL, optim, train, "corpus"))
+
+
+def test_lengths_of_one_size_share_a_trunk():
+    bundles = trunk_plan()
+    assert [[cell.run.steps for cell in bundle.cells] for bundle in bundles] == [
+        [steps_of(tokens) for tokens in (2e5, 4e5, 8e5)]
+    ] * 2
+    for bundle in bundles:
+        assert {cell.run.trunk for cell in bundle.cells} == {bundle.name.removeprefix("trunk-")}
+        # Each cell pays for its decay and for what it lengthens the trunk by.
+        first, second, third = bundle.cells
+        assert bundle.updates == (
+            first.run.steps,
+            second.run.steps - first.run.shared_steps,
+            third.run.steps - second.run.shared_steps,
+        )
+        assert bundle.total_flops < 0.8 * sum(cell.flops for cell in bundle.cells)
+
+
+def steps_of(tokens: float) -> int:
+    return round(tokens / (8 * MODEL.seq_len))
+
+
+@pytest.mark.parametrize(
+    "optim",
+    [
+        OptimConfig(schedule="cosine", warmup_steps=20),
+        OptimConfig(schedule="linear", warmup_steps=20),
+        OptimConfig(schedule="wsd", warmup_fraction=0.1),
+        OptimConfig(schedule="wsd", warmup_steps=20, decay_fraction=1.0),
+    ],
+)
+def test_a_rate_that_looks_ahead_has_no_trunk(optim):
+    sweep = SweepConfig(plan="grid", widths=(16,), tokens=(2e5, 4e5), rule="fixed")
+    train = TrainConfig(batch_size=8)
+    sweep = dataclasses.replace(sweep, widths=(16, 32))
+    bundles = make_bundles(sweep, train, make_plan(sweep, MODEL, optim, train, "corpus"))
+    assert [len(bundle.cells) for bundle in bundles] == [1] * 4
+
+
+def test_sharing_can_be_switched_off():
+    assert [len(bundle.cells) for bundle in trunk_plan(share_trunks=False)] == [1] * 6

@@ -16,6 +16,7 @@ from gptjax.train import (
     Interrupted,
     Session,
     TrainConfig,
+    grow_trunk,
     init_state,
     make_hyper,
     make_train_step,
@@ -165,3 +166,54 @@ def test_masked_targets_do_not_count(session, spec):
     row = jnp.array([[end, 1, 2, end, 3]])
     batch = make_batch(masked, row[:, :-1], row[:, 1:], end)
     assert batch.mask_BT.tolist() == [[1, 1, 0, 1]]
+
+
+def lengths(spec, *steps):
+    """Runs of one trunk."""
+    optim = dataclasses.replace(spec.optim, schedule="wsd", warmup_steps=4, decay_fraction=0.25)
+    return [dataclasses.replace(spec, optim=optim, steps=n) for n in steps]
+
+
+def test_forks_of_a_trunk_are_the_runs_themselves(session, spec, tmp_path):
+    state, updates = None, 0
+    for one in lengths(spec, 20, 32, 48):
+        straight = run(session, one, tmp_path / f"a{one.steps}", Hooks())
+        fork = grow_trunk(session, one, tmp_path / "trunk", Hooks(), state)
+        state, updates = fork.state, updates + fork.updates
+        copy = jax.tree.map(lambda leaf: leaf.copy(), state)
+        forked = run(session, one, tmp_path / f"b{one.steps}", Hooks(), lambda copy=copy: copy)
+        assert forked.params_digest == straight.params_digest
+        assert forked.evaluation == straight.evaluation
+        assert (forked.curve_steps, forked.curve_losses) == (
+            straight.curve_steps, straight.curve_losses
+        )  # fmt: skip
+        assert forked.updates == one.steps - one.shared_steps < straight.updates == one.steps
+    assert updates == one.shared_steps  # the trunk was trained once
+
+
+def test_a_trunk_continues_where_it_was_stopped(session, spec, tmp_path):
+    short, long, longest = lengths(spec, 20, 48, 96)
+    whole = grow_trunk(session, long, tmp_path / "a", Hooks(), None)
+    asked = []
+    with pytest.raises(Interrupted):
+        stop = Hooks(stop=lambda: asked.append(1) or len(asked) == 2)
+        grow_trunk(session, long, tmp_path / "b", stop, None)
+    rest = grow_trunk(session, long, tmp_path / "b", Hooks(), None)
+    assert 0 < rest.updates < whole.updates
+    for a, b in zip(jax.tree.leaves(whole.state), jax.tree.leaves(rest.state), strict=True):
+        assert np.array_equal(a, b)
+    # What was saved is beyond a fork that nobody asked for before: that run begins by itself.
+    with pytest.raises(Interrupted):
+        grow_trunk(session, longest, tmp_path / "c", Hooks(stop=lambda: True), whole.state)
+    assert grow_trunk(session, short, tmp_path / "c", Hooks(), None) is None
+
+
+def test_curves_of_a_trunk_begin_alike(session, spec, tmp_path):
+    short, long = (run(session, one, tmp_path / str(one.steps), Hooks())
+                   for one in lengths(spec, 20, 48))  # fmt: skip
+    shared = [step for step in short.curve_steps if step <= 12]
+    assert shared and set(shared) <= set(long.curve_steps)
+    for step in shared:
+        mine = short.curve_losses[short.curve_steps.index(step)]
+        assert mine == long.curve_losses[long.curve_steps.index(step)]
+    assert short.curve_steps[-1] == 20
