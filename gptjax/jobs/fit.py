@@ -124,3 +124,5 @@ def print_answer(laws: dict[str, Any]) -> None:
     """The small table of the answer."""
     console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(report.answer_table(laws))
+    if laws.get("emergence"):
+        console.print(laws["emergence"]["sentence"], highlight=False)

@@ -7,7 +7,7 @@ from rich.table import Table
 
 from gptjax.report import words
 from gptjax.report.numbers import count_text, power_text
-from gptjax.report.view import Json, bounded, exponents, law_label, number, part, real
+from gptjax.report.view import Json, bounded, exponents, law_label, number, other_laws, part, real
 
 
 def answer_table(laws: Json) -> Table:
@@ -33,6 +33,10 @@ def answer_table(laws: Json) -> Table:
         for i, (left, right) in enumerate(rows):
             label = "L(N, D) = E + A/N^α + B/D^β" if i == 0 else ""
             table.add_row(label, left, right, "nats per token" if i == 0 else "")
+    for name, entry in other_laws(laws).items():
+        for i, key in enumerate(part(entry, "params")):
+            label = law_label(name) if i == 0 else ""
+            table.add_row(label, f"{key} = {words.with_interval(number(entry['params'], key))}")
     for entry in laws.get("prediction") or []:
         params, tokens, loss = (bounded(entry, key) for key in ("params", "tokens", "loss"))
         table.add_row(
@@ -53,7 +57,9 @@ def answer(laws: Json, width: int = 120) -> str:
         console.print(table)
     else:
         console.print(words.lead(laws), markup=False)
-    console.print(words.verdict(laws)[0].replace("**", ""), markup=False)
+    for line in (words.threshold(laws), words.verdict(laws)[0]):
+        if line:
+            console.print(line.replace("**", ""), markup=False)
     for line in laws.get("warnings") or []:
         console.print(f"Note: {line}", markup=False)
     return out.getvalue()

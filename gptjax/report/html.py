@@ -197,6 +197,7 @@ def _trust_section(laws: Json) -> str:
         tables.conventions_table(laws),
         tables.drift_table(laws),
         tables.other_laws_table(laws),
+        f"<p>{escape(words.threshold(laws))}</p>" if words.threshold(laws) else "",
     ]
     return _section("Can this fit be trusted?", "".join(parts), "trust")
 

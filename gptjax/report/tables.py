@@ -22,6 +22,7 @@ from gptjax.report.view import (
     exponents,
     law_label,
     number,
+    other_laws,
     part,
     real,
     table_rows,
@@ -114,11 +115,8 @@ def prediction_table(laws: Json) -> str:
 
 def other_laws_table(laws: Json) -> str:
     """Further forms, one row a parameter."""
-    known = {"chinchilla_parametric", "isoflop", "envelope"}
     rows = []
-    for name, law in part(laws, "laws").items():
-        if name in known or not isinstance(law, Mapping):
-            continue
+    for name, law in other_laws(laws).items():
         for i, key in enumerate(part(law, "params")):
             label = escape(law_label(name)) if i == 0 else ""
             equation = escape(str(law.get("equation") or "")) if i == 0 else ""

@@ -237,6 +237,12 @@ def exponents(laws: Json) -> dict[str, tuple[Number, Number]]:
     return found
 
 
+def other_laws(laws: Json) -> dict[str, Json]:
+    """The laws that are none of Chinchilla's three approaches, by name."""
+    found = part(laws, "laws").items()
+    return {k: law for k, law in found if k not in APPROACHES and isinstance(law, Mapping)}
+
+
 def headline(laws: Json) -> Json:
     """The first prediction: the law that the answer rests on, beyond the largest budget."""
     entries = laws.get("prediction") or []

@@ -50,6 +50,9 @@ def lead(laws: Json) -> str:
     entry = headline(laws)
     flops = real(entry.get("flops"))
     if not flops > 0:
+        names = [f"**{law_label(name)}**" for name in part(laws, "laws")]
+        if names:
+            return f"Fitted: {', '.join(names)}. None of them says how to spend a budget."
         return "No law could be fitted from these runs; the notes below say why."
     factor = real(entry.get("factor"))
     scale = f", {exact_text(factor, 3)} times the largest budget trained" if factor > 0 else ""
@@ -81,6 +84,11 @@ def verdict(laws: Json) -> tuple[str, bool | None]:
         f"{'within' if passed else 'outside'} 2\xa0%."
     )
     return text, passed
+
+
+def threshold(laws: Json) -> str:
+    """Whether a sigmoid is a threshold, beside its smooth rival; '' where none was fitted."""
+    return str(part(laws, "emergence").get("sentence") or "")
 
 
 def curves_claim(laws: Json, curves: int) -> str:

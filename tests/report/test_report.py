@@ -321,6 +321,22 @@ def test_later_tables_appear_when_they_are_there(sweep, tmp_path, text_only):
         assert text in words, text
 
 
+def test_a_sigmoid_is_shown_with_what_its_smooth_rival_says(sweep, tmp_path, text_only):
+    laws = copy.deepcopy(sweep[0])
+    laws["emergence"] = {"sentence": "No threshold is shown: a smooth curve does as well."}
+    assert "No threshold is shown" in make(tmp_path, laws)[0].words()
+    assert "No threshold is shown" in report.answer(laws)
+
+
+def test_laws_without_an_optimum_are_named_and_their_numbers_given(sweep, tmp_path, text_only):
+    laws = copy.deepcopy(sweep[0])
+    laws["laws"] = {"smooth": {"equation": "s", "params": {"top": known_sweep.interval(0.9)}}}
+    laws |= {"prediction": [], "holdout": None}
+    page, _ = make(tmp_path, laws)
+    assert "None of them says how to spend a budget" in page.words()
+    assert "smooth" in report.answer(laws) and "top = 0.9000" in report.answer(laws)
+
+
 def test_markup_is_escaped(built, sweep, tmp_path, text_only):
     assert "<title>A &amp; B</title>" in built[2]
     laws = copy.deepcopy(sweep[0])
