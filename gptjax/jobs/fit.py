@@ -108,9 +108,8 @@ def facts(setup: Setup, folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     timing = folder / "timing.csv"
     if timing.exists() and timing.read_text().count("\n") > 1:
-        table = scaling.Table.read(timing)
-        found["timing"] = {phase: float(table.numbers(phase).sum()) for phase in PHASES}
-        spent = plan.duration(sum(found["timing"].values()))
+        found["timing"] = spent_by_bundle(scaling.Table.read(timing))
+        spent = plan.duration(sum(sum(row["seconds"].values()) for row in found["timing"]))
         found["worker time"] = f"{spent} of worker time"
     corpus = folder / "corpus.json"
     if corpus.exists():
@@ -118,6 +117,29 @@ def facts(setup: Setup, folder: Path) -> dict[str, Any]:
         found["corpus"] = known.pop("corpus")
         found.update({name: f"{value} {name}" for name, value in known.items()})
     return found
+
+
+def spent_by_bundle(timing: scaling.Table) -> list[dict[str, Any]]:
+    """Seconds of each phase by bundle, costliest first, and what the workers did not use.
+
+    A worker is idle between its cells, and from its last one until the last of all ends.
+    """
+    bundles, workers = timing.text("bundle"), timing.text("worker")
+    width, ended, seconds = (timing.numbers(name) for name in ("width", "ended", "seconds"))
+    rows = []
+    for name in dict.fromkeys(bundles):
+        mine = bundles == name
+        rows.append(
+            {
+                "name": f"width {width[mine][0]:.0f}",
+                "cells": int(mine.sum()),
+                "seconds": {p: float(timing.numbers(p)[mine].sum()) for p in PHASES},
+            }
+        )
+    rows.sort(key=lambda row: -sum(row["seconds"].values()))
+    spans = [ended.max() - (ended - seconds)[workers == name].min() for name in set(workers)]
+    idle = max(0.0, float(sum(spans) - seconds.sum()))
+    return [*rows, {"name": "no cell at hand", "cells": 0, "seconds": {"idle": idle}}]
 
 
 def print_answer(laws: dict[str, Any]) -> None:

@@ -46,7 +46,8 @@ def build(
       curves_table: the columns of `curves.csv` (cell, flops, loss), or None.
       laws: the content of `laws.json`, as `gptjax.scaling` writes it; sections may be missing.
       title: what was swept; `config.title` overrides it.
-      facts: texts to show under the title, `seconds` in all, and `timing`: seconds by phase.
+      facts: texts to show under the title, `seconds` in all, and `timing`: rows
+        with the name of a bundle, its number of cells and its worker seconds by phase.
 
     The page and each figure appear whole or not at all.
     """

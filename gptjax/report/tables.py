@@ -192,18 +192,25 @@ def run_next_table(laws: Json) -> str:
 
 
 def timing_table(facts: Json) -> str:
-    timing = facts.get("timing")
-    if not isinstance(timing, Mapping):
+    """Worker time by bundle and phase, with the sum of each phase and its share below."""
+    rows = [row for row in facts.get("timing") or [] if isinstance(row, Mapping)]
+    phases = list(dict.fromkeys(phase for row in rows for phase in row["seconds"]))
+    sums = {phase: sum(real(row["seconds"].get(phase, 0.0)) for row in rows) for phase in phases}
+    total = sum(sums.values())
+    if not total > 0:
         return ""
-    seconds = {str(name): real(value) for name, value in timing.items()}
-    seconds = {name: value for name, value in seconds.items() if math.isfinite(value)}
-    total = sum(seconds.values())
-    rows = [
-        [escape(name.replace("_", " ")), duration_text(value), percent_text(value / total)]
-        for name, value in seconds.items()
-        if total > 0
-    ]
-    return table("Where the time went", ["", "time", "share"], rows)
+
+    def cells(name: str, count: str, seconds: Mapping[str, Any]) -> list[str]:
+        texts = [duration_text(real(seconds[p])) if p in seconds else "" for p in phases]
+        whole = sum(real(value) for value in seconds.values())
+        return [escape(name), count, *texts, duration_text(whole), percent_text(whole / total)]
+
+    body = [cells(str(r["name"]), str(r["cells"] or ""), r["seconds"]) for r in rows]
+    body.append(cells("all", "", sums))
+    shares = [percent_text(sums[phase] / total) for phase in phases]
+    body.append(["share", "", *shares, percent_text(1.0), ""])
+    head = ["bundle", "cells", *(phase.replace("_", " ") for phase in phases), "in all", "share"]
+    return table("Where the time went", head, body)
 
 
 def left_out_table(laws: Json) -> str:

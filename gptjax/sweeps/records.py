@@ -8,6 +8,7 @@ import csv
 import dataclasses
 import io
 import math
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ RUN_COLUMNS = (
 CURVE_COLUMNS = ("cell", "step", "tokens", "flops", "loss")
 TIMING_COLUMNS = (
     "cell", "worker", "seconds", "compile", "train", "evaluate", "checkpoint", "flops_per_s",
+    "bundle", "width", "ended",
 )  # fmt: skip
 
 
@@ -64,7 +66,13 @@ def describe(cell: Cell) -> dict[str, Any]:
 
 
 def write_done(
-    workdir: Path, cell: Cell, result: RunResult, *, entropy: float | None, worker: str
+    workdir: Path,
+    cell: Cell,
+    result: RunResult,
+    *,
+    entropy: float | None,
+    worker: str,
+    bundle: str = "",
 ) -> None:
     """Write the record of a finished run.
 
@@ -99,6 +107,9 @@ def write_done(
         "seconds": total,
         **seconds,
         "flops_per_s": cell.flops * result.updates / cell.run.steps / max(seconds["train"], 1e-9),
+        "bundle": bundle or cell.id,
+        "width": cell.run.model.width,
+        "ended": time.time(),
     }
     write_json(workdir / "timing" / f"{cell.id}.json", timing)
     write_json(record_path(workdir, cell), record)

@@ -62,8 +62,8 @@ RULES = {
     ),
     "demo_trunk": Rule(
         _demo_learning_rate,
-        lambda scale: 512.0,
-        "the same corpus with functions of the size alone, so that lengths share a trunk",
+        lambda scale: 512.0 if scale.tokens < 8e5 else 1024.0,
+        "the same corpus, with two batch sizes only, so that lengths share trunks",
         lambda scale: 51200.0,
     ),
     "fixed": Rule(None, None, "optim.learning_rate and train.batch_size as configured"),

@@ -150,7 +150,10 @@ class _Taken:
         else:
             entropy = self._session.corpus.entropy_nats
             worker = self._options.name
-            records.write_done(self._workdir, cell, outcome, entropy=entropy, worker=worker)
+            records.write_done(
+                self._workdir, cell, outcome,
+                entropy=entropy, worker=worker, bundle=self._bundle.name,
+            )  # fmt: skip
         shutil.rmtree(self._folder(cell), ignore_errors=True)
 
     def _attempts(self, cell: Cell) -> RunResult | str:

@@ -1,6 +1,8 @@
 """Each job through `main`: a small sweep fitted, refitted, reported, joined, predicted from."""
 
+import csv
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,11 @@ def test_sweep_leaves_what_the_docs_say(sweep):
         assert (workdir / name).stat().st_size > 0
     assert len(list((workdir / "records").glob("*.json"))) == 6
     assert not list((workdir / "cells").glob("*"))
+    with (workdir / "timing.csv").open() as file:
+        timing = list(csv.DictReader(file))
+    # Three trunks; the longer cell of each did only what the shorter one had left to do.
+    assert sorted(Counter(row["bundle"] for row in timing).values()) == [2, 2, 2]
+    assert "Where the time went" in (workdir / "report.html").read_text()
     laws = json.loads((workdir / "laws.json").read_text())
     parametric = laws["laws"]["chinchilla_parametric"]
     assert set(parametric["params"]) >= {"E", "A", "B", "alpha", "beta"}

@@ -11,7 +11,7 @@ import known_sweep
 import pytest
 
 from gptjax import report
-from gptjax.report import html, numbers, style, view
+from gptjax.report import html, numbers, style, tables, view
 
 
 class Page(HTMLParser):
@@ -51,7 +51,10 @@ INLINE = report.ReportConfig(formats=())
 BOTH = report.ReportConfig(formats=("png", "pdf"), dpi=60)
 SAID = {
     "title": "A & B",
-    "facts": {"corpus": "stdlib", "seconds": 75.0, "timing": {"train": 60.0, "fit": 20.0}},
+    "facts": {"corpus": "stdlib", "seconds": 75.0, "timing": [
+        {"name": "width 16", "cells": 2, "seconds": {"compile": 10.0, "train": 60.0}},
+        {"name": "no cell at hand", "cells": 0, "seconds": {"idle": 30.0}},
+    ]},
 }
 
 
@@ -79,6 +82,15 @@ def built(sweep, tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
     page, source = make(folder, *sweep, BOTH, **SAID)
     return folder, page, source
+
+
+def test_time_is_summed_by_bundle_and_phase():
+    found = tables.timing_table(SAID["facts"])
+    rows = [re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row) for row in found.split("<tr>")]
+    cells = {row[0]: row[1:] for row in rows if row}
+    assert cells["width 16"][-1].startswith("70")  # 70 of 100 seconds
+    assert cells["all"][-1].startswith("100")
+    assert cells["share"][1:4] == [tables.percent_text(x) for x in (0.1, 0.6, 0.3)]
 
 
 def test_answer_comes_first_with_the_numbers_of_laws(built, sweep):
