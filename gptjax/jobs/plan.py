@@ -14,6 +14,7 @@ from gptjax import build, sweeps
 from gptjax.build import Setup
 from gptjax.data import Corpus
 from gptjax.jobs.train import make_spec
+from gptjax.scaling import walltime
 from gptjax.sweeps import Bundle, Cell, Member, shapes, timing
 
 
@@ -99,7 +100,21 @@ def print_plan(setup: Setup, cells: Sequence[Cell]) -> float:
     if price:
         line += f", {price * total / 3600:.2f} at {price:g} a device-hour"
     console.print(line, highlight=False)
+    if setup.machine.flops_per_s:
+        console.print(_elsewhere(setup, cells), highlight=False)
     return total
+
+
+def _elsewhere(setup: Setup, cells: Sequence[Cell]) -> str:
+    """The same cells on the machine of the config: hours, and money where there is a price."""
+    machine, price = setup.machine, setup.sweep.price_per_device_hour
+    bill = walltime.bill([cell.flops for cell in cells], machine, price)
+    line = (
+        f"on {machine.devices} devices at {machine.flops_per_s:.3g} FLOP/s, "
+        f"{machine.devices_per_run} a run, {machine.serial_fraction:.3g} of a step serial: "
+        f"{duration(bill.wall_seconds)}, {bill.device_hours:.4g} device-hours"
+    )
+    return line + (f", {bill.money:.2f} at {price:g} a device-hour" if price else "")
 
 
 def _row(cell: Cell, seconds: float) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from gptjax.errors import UserError
 from gptjax.scaling.forms import Form, Parameter, Values, amplitude, exponent, positive, power
 from gptjax.scaling.papers import IRREDUCIBLE
 
-FALLS = 16  # merged falls of a point
+FALLS = 8  # merged falls of a point
 
 
 def annealing_columns(learning_rates: Any, memory: float = 0.999) -> dict[str, np.ndarray]:
@@ -45,9 +45,9 @@ def multi_power_columns(
     """What `multi_power` reads of a schedule at given steps.
 
     The falls after the schedule's peak, up to each step, as `fall_i`, `rate_i` (the learning rate
-    after the fall) and `since_i` (the sum of learning rates from then on). More than 16 falls are
-    merged into 16 where they lie about equally far back, evenly in ln(since); for a cosine that
-    changes the loss by about two parts in a hundred thousand.
+    after the fall) and `since_i` (the sum of learning rates from then on). More than 8 falls are
+    merged into 8 where they lie about equally far back, evenly in ln(since); for a cosine that
+    changes the loss by about one part in ten thousand.
 
     Args:
       learning_rates: of every step, warm-up included (it counts in the sum and has no falls).

@@ -3,9 +3,9 @@
 Two ways. `runs` draws runs with replacement (or trunks, or curves: whatever shares its luck), as
 Hoffmann et al. do; it needs many of them: from 35 runs it gives intervals that are too wide.
 `wild` keeps every run and redraws its scatter from the residuals, inflated for leverage, with a
-random sign that runs of one trunk share (Wu 1986; Cameron, Gelbach and Miller 2008); it works from
-a dozen runs on. Percentiles are widened for the degrees of freedom that the fit used up
-(Hesterberg 2015, "expanded percentile"). The coverage of both is measured in the tests.
+random multiplier that runs of one trunk share (Wu 1986; Cameron, Gelbach and Miller 2008); it works
+from a dozen runs or trunks on. Percentiles are widened for the degrees of freedom that the fit used
+up (Hesterberg 2015, "expanded percentile"). The coverage of both is measured in the tests.
 """
 
 import dataclasses
@@ -18,6 +18,8 @@ from gptjax.scaling import engine
 from gptjax.scaling.engine import Problem
 
 SMOOTHING = 1 / 3  # width of the noise added to redrawn residuals, in their own spread
+WEBB = np.sqrt([0.5, 1.0, 1.5])
+WEBB = np.concatenate([-WEBB, WEBB])  # multipliers for few groups (Webb 2023)
 RUNS_PER_PARAMETER = 20  # fewer groups than this for each parameter: wild
 
 
@@ -76,17 +78,38 @@ def group_weights(group: np.ndarray, count: int, rng: np.random.Generator) -> np
 
 def leverage(matrix: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Diagonal of the hat matrix of a linearised weighted fit, (n,) within [0, 1)."""
+    return np.clip(np.sum(_hat_root(matrix, weights) ** 2, axis=1), 0.0, 0.99)
+
+
+def _hat_root(matrix: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Q with hat matrix Q Q', (n, rank)."""
     scaled = matrix * np.sqrt(weights)[:, None]
     scaled = scaled / np.maximum(np.linalg.norm(scaled, axis=0), 1e-300)
     left, sizes, _ = np.linalg.svd(scaled, full_matrices=False)
-    left = left[:, sizes > 1e-10 * sizes[0]]
-    return np.clip(np.sum(left**2, axis=1), 0.0, 0.99)
+    return left[:, sizes > 1e-10 * sizes[0]]
 
 
 def adjusted_residuals(problem: Problem, theta: np.ndarray) -> np.ndarray:
     """Observed minus predicted, inflated by 1/sqrt(1 - leverage), (n,)."""
     residual, matrix = engine.jacobian(problem, theta)
     return -residual / np.sqrt(1 - leverage(matrix, problem.weights))
+
+
+def block_adjusted_residuals(problem: Problem, theta: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """Observed minus predicted, each group's block times (I - H_gg)^-1/2, (n,).
+
+    What a group's shared luck did to the fit is hidden from its own residuals; this is the
+    correction of Bell and McCaffrey (2002) for few groups.
+    """
+    residual, matrix = engine.jacobian(problem, theta)
+    root = _hat_root(matrix, problem.weights)
+    adjusted = np.empty_like(residual)
+    for one in np.unique(group):
+        rows = np.flatnonzero(group == one)
+        sizes, vectors = np.linalg.eigh(root[rows] @ root[rows].T)
+        stretch = 1 / np.sqrt(1 - np.clip(sizes, 0.0, 0.99))
+        adjusted[rows] = -vectors @ (stretch * (vectors.T @ residual[rows]))
+    return adjusted
 
 
 def resample(
@@ -111,12 +134,12 @@ def resample(
     kind = choose_kind(groups, len(theta)) if kind == "auto" else kind
     rng = np.random.default_rng([seed, 1])
     starts = np.repeat(theta[None], count, axis=0)
-    freedom = max(groups if kind == "runs" else len(problem.loss), len(theta) + 1) - len(theta)
+    freedom = max(groups, len(theta) + 1) - len(theta)
     if kind == "runs":
         weights = group_weights(group, count, rng) * problem.weights
         target = None
     else:
-        noise = _noise(adjusted_residuals(problem, theta), group, groups, count, rng)
+        noise = _noise(problem, theta, group, count, rng)
         target, weights = _fitted(problem, theta) + noise, None
     solution = engine.solve(problem, starts, weights=weights, target=target, widen=8.0)
     good = solution.converged & np.all(np.isfinite(solution.theta), axis=1)
@@ -126,19 +149,23 @@ def resample(
 
 
 def _noise(
-    adjusted: np.ndarray, group: np.ndarray, groups: int, count: int, rng: np.random.Generator
+    problem: Problem, theta: np.ndarray, group: np.ndarray, count: int, rng: np.random.Generator
 ) -> np.ndarray:
     """Noise for `count` tables, (count, n).
 
     Runs on their own draw from all runs' residuals, smoothed by a third of their spread: an
     absolute-value fit passes through p of the runs, and their zeros would feign precision. Runs
-    that share a trunk keep their own residuals and flip sign together.
+    that share a trunk keep their own residuals and are multiplied together, by Webb's six points.
     """
-    size = (count, len(adjusted))
+    groups, runs = len(np.unique(group)), len(problem.loss)
+    if groups < runs:
+        adjusted = block_adjusted_residuals(problem, theta, group)
+        return rng.choice(WEBB, size=(count, groups))[:, group] * adjusted
+    adjusted = adjusted_residuals(problem, theta)
+    size = (count, runs)
     smooth = SMOOTHING * np.sqrt(np.mean(adjusted**2)) * rng.standard_normal(size)
     signs = rng.choice([-1.0, 1.0], size=(count, groups))[:, group]
-    own = adjusted if groups < len(adjusted) else rng.choice(adjusted, size=size)
-    return signs * own + smooth
+    return signs * rng.choice(adjusted, size=size) + smooth
 
 
 def _fitted(problem: Problem, theta: np.ndarray) -> np.ndarray:

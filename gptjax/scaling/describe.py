@@ -255,7 +255,8 @@ def seed_noise(table: Runs) -> float:
     keys = np.stack([table.params, table.tokens], axis=1)
     _, which = np.unique(keys, axis=0, return_inverse=True)
     which = which.ravel()
-    logs = np.log(table.loss)
+    with np.errstate(divide="ignore"):  # a score may be zero
+        logs = np.log(table.loss)
     count = np.bincount(which)
     if np.all(count < 2):
         return float("nan")

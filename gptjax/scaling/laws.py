@@ -85,7 +85,7 @@ def _no_law(refused: list[str]) -> str:
     """Why no law at all could be fitted, each approach with its own reason."""
     if not refused:
         return "fit.approaches and fit.forms name no law; name one"
-    reasons = {}
+    reasons: dict[str, list[str]] = {}
     for entry in refused:
         name, _, why = entry.partition(": ")
         reasons.setdefault(why, []).append(name)

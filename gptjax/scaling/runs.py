@@ -261,8 +261,8 @@ def _others(table: Table, values: dict[str, np.ndarray]) -> dict[str, np.ndarray
 
 def _cut(runs: Runs, config: FitConfig, needs: tuple[str, ...]) -> Runs:
     """Without runs below the config's cuts, and without copies of a run."""
-    telling = dict.fromkeys(("params", "tokens", "flops", "loss", *needs))
-    telling = [runs.columns[name] for name in telling if name in runs.columns]
+    names = dict.fromkeys(("params", "tokens", "flops", "loss", *needs))
+    telling = [runs.columns[name] for name in names if name in runs.columns]
     reasons: dict[int, str] = {}
     seen: dict[tuple, int] = {}
     for i in range(len(runs)):

@@ -30,7 +30,7 @@ SCHEDULES = (
     0.55 + 0.45 * np.cos(np.pi * SHARE),
     np.where(SHARE < 0.7, 1.0, 0.1 ** (3 * (SHARE - 0.7))),
 )
-STEPS_SEEN = np.round(np.geomspace(20, 1000, 40)).astype(int)
+STEPS_SEEN = np.round(np.geomspace(20, 1000, 32)).astype(int)
 CURVES = [scaling.multi_power_columns(rates, STEPS_SEEN) for rates in SCHEDULES]
 CURVES = {name: np.concatenate([curve[name] for curve in CURVES]) for name in CURVES[0]}
 

@@ -121,3 +121,21 @@ def test_columns_of_any_name_and_a_selection_of_rows(tmp_path):
     assert law.values["E"] == pytest.approx(1.7, rel=1e-5)
     with pytest.raises(UserError, match="matches no row"):
         scaling.fit(table, column_params="n", where="data=c")
+
+
+def test_when_no_law_can_be_fitted_each_approach_gives_its_reason():
+    size = np.geomspace(1e6, 1e9, 12)
+    table = {"params": size, "tokens": 20 * size, "loss": 2 + size**-0.3}
+    with pytest.raises(UserError) as caught:
+        scaling.fit_laws(table, None, scaling.FitConfig(forms=("moe",), resamples=0))
+    sentence = str(caught.value)
+    assert sentence.startswith("no law can be fitted: chinchilla_parametric: tokens follow params")
+    assert "isoflop: IsoFLOP profiles need two usable valleys" in sentence
+    assert "moe: moe reads the column params_active, which the table lacks" in sentence
+    assert "\n" not in sentence
+
+
+def test_runs_that_differ_in_a_column_that_the_form_reads_are_no_duplicates():
+    table = {"batch": [1e4, 1e5, 1e6, 1e7, 1e7], "steps": [9e3, 5e3, 5e3, 4e3, 4e3]}
+    law = scaling.fit(table, form="critical_batch", column_loss="steps", resamples=0)
+    assert len(law.runs) == 4
