@@ -1,6 +1,11 @@
 """Checkpoints of a run through Orbax: asynchronous, renamed into place, keep-last, keep-best."""
 
+import contextlib
+import logging
+import os
+import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,15 +58,21 @@ class Checkpointer:
             self._save("best", state, {"loss": float(loss)})
 
     def wait(self) -> None:
-        """Block until every started save is committed."""
-        for manager in self._managers.values():
-            manager.wait_until_finished()
+        """Block until every started save is committed.
+
+        Raises:
+          UserError: when a save could not be written.
+        """
+        with self._storing():
+            for manager in self._managers.values():
+                manager.wait_until_finished()
 
     def close(self) -> None:
-        """Finish pending saves and release the threads."""
-        for manager in self._managers.values():
-            manager.close()
-        self._managers.clear()
+        """Finish pending saves and release the threads; raises as `wait`."""
+        managers, self._managers = self._managers, {}
+        with self._storing():
+            for manager in managers.values():
+                manager.close()
 
     def remove(self) -> None:
         """Delete everything: the run is finished and recorded."""
@@ -84,6 +95,8 @@ class Checkpointer:
         import orbax.checkpoint as ocp  # about a second; not needed by short runs
 
         if kind not in self._managers:
+            # Orbax prints a failed save's traceback by itself; `_storing` says it in a sentence.
+            logging.getLogger("absl").setLevel(logging.CRITICAL)
             best = {"best_fn": lambda metrics: metrics["loss"], "best_mode": "min"}
             options = ocp.CheckpointManagerOptions(
                 max_to_keep=1 if kind == "best" else self._keep_last,
@@ -106,11 +119,22 @@ class Checkpointer:
         # The next compiled call reuses (donates) these buffers while Orbax is still writing, and
         # on CPU Orbax does not copy them: give it copies.
         copies = jax.tree.map(lambda x: x.copy(), state)
-        try:
+        with self._storing():
             manager.save(step, args=ocp.args.StandardSave(copies), metrics=metrics)
-        except OSError as error:
+
+    @contextlib.contextmanager
+    def _storing(self) -> Iterator[None]:
+        """A write that failed, also one in the background, as one sentence."""
+        try:
+            yield
+        except (OSError, ValueError) as error:
+            # TensorStore reports the system's errors as a ValueError that ends with their number.
+            number = re.search(r"os_error_code='(\d+)'", str(error))
+            if not (isinstance(error, OSError) or number):
+                raise
+            reason = os.strerror(int(number[1])) if number else str(error)
             raise UserError(
-                f"cannot save a checkpoint in {self._directory}: {error}; free some space or "
+                f"cannot save a checkpoint in {self._directory}: {reason}; free some space or "
                 "choose another --workdir"
             ) from error
 

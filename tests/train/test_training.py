@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -217,3 +219,31 @@ def test_curves_of_a_trunk_begin_alike(session, spec, tmp_path):
         mine = short.curve_losses[short.curve_steps.index(step)]
         assert mine == long.curve_losses[long.curve_steps.index(step)]
     assert short.curve_steps[-1] == 20
+
+
+FULL = """
+import resource, signal, sys
+from pathlib import Path
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+import jax.numpy as jnp
+from gptjax.train import checkpoint
+from gptjax.train.state import CURVE_ENDS, TrainState
+params = {"w": jnp.ones((512, 512)).cumsum()}
+state = TrainState(params, (), jnp.int32(3), jnp.zeros(CURVE_ENDS.shape))
+saver = checkpoint.Checkpointer(Path(sys.argv[1]), "x", keep_last=1, keep_best=False)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+saver.save(state)
+try:
+    saver.close()
+except checkpoint.UserError as error:
+    print("said:", error)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the size of files")
+def test_a_background_save_that_cannot_be_written_is_one_sentence(tmp_path):
+    command = [sys.executable, "-c", FULL, str(tmp_path / "checkpoints")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert "said: cannot save a checkpoint in" in done.stdout, done.stderr
+    assert "File too large; free some space" in done.stdout
+    assert "Traceback" not in done.stderr
