@@ -68,28 +68,36 @@ def test_equals_a_numpy_loop():
         m, v = nearest(m, True), nearest(v, False)
 
 
-def test_equals_bitsandbytes_round_by_round():
-    """Its block-wise rounding between the steps of a plain Adam, on the same gradients."""
+def test_bitsandbytes_reads_the_state():
+    """Each step is the Adam of PyTorch arithmetic on the moments as bitsandbytes decodes them."""
     functional = pytest.importorskip("bitsandbytes.functional")
     torch = pytest.importorskip("torch")
-    grads = gradients((64, 128), 3)
-    made, state = follow(CONFIG, {"w": jnp.zeros((64, 128))}, [{"w": g} for g in grads])
-    code = {s: functional.create_dynamic_map(signed=s) for s in (True, False)}
-
-    def rounded(x, signed):
-        codes, scale = functional.quantize_blockwise(x, code=code[signed], blocksize=256)
-        return functional.dequantize_blockwise(codes, scale)
-
+    grads = gradients((64, 128), 4)
+    optimizer = make_optimizer(CONFIG)
+    params = {"w": jnp.zeros((64, 128))}
+    state, update = optimizer.init(params), jax.jit(optimizer.update)
     m = v = torch.zeros(64, 128)
-    for t, (grad, found) in enumerate(zip(grads, made, strict=True), start=1):
-        g = torch.tensor(grad)
-        m, v = 0.9 * m + 0.1 * g, 0.95 * v + 0.05 * g**2
+    for t, grad in enumerate(grads, start=1):
+        updates, state = update({"w": jnp.asarray(grad)}, state, params, learning_rate=1.0)
+        m, v = 0.9 * m + 0.1 * torch.tensor(grad), 0.95 * v + 0.05 * torch.tensor(grad) ** 2
         expected = -(m / (1 - 0.9**t)) / ((v / (1 - 0.95**t)).sqrt() + 1e-8)
-        apart = np.abs(found["w"] - expected.numpy()) > 1e-3 * np.abs(expected.numpy()) + 1e-5
-        assert apart.mean() < 5e-3, (t, apart.mean())
-        m, v = rounded(m, True), rounded(v, False)
-    absmax = np.asarray(adam_of(state).first["w"].absmax)
-    np.testing.assert_allclose(absmax, np.abs(m.numpy()).reshape(-1, 256).max(-1), rtol=8e-3)
+        np.testing.assert_allclose(updates["w"], expected.numpy(), rtol=1e-4, atol=1e-6)
+        adam = adam_of(state)
+        decoded = []
+        for exact, moment, signed in ((m, adam.first["w"], True), (v, adam.second["w"], False)):
+            code = functional.create_dynamic_map(signed=signed)
+            ours = functional.dequantize_blockwise(
+                torch.tensor(np.asarray(moment.codes)), absmax=torch.tensor(moment.absmax.tolist()),
+                code=code, blocksize=256,
+            )  # fmt: skip
+            rounded = functional.quantize_blockwise(exact, code=code, blocksize=256)
+            theirs = functional.dequantize_blockwise(*rounded)
+            # On CPU it does not always find the nearest number; nowhere is it nearer than ours,
+            # but at second moments that it rounds to zero.
+            error, limit = (ours - exact).abs(), (theirs - exact).abs()
+            assert ((error <= limit + 1e-6 * exact.abs()) | (theirs == 0)).all()
+            decoded.append(ours)
+        m, v = decoded
 
 
 def test_what_stays_float32():
