@@ -1,6 +1,7 @@
 """config.json to ModelConfig and back, by a family's table; unknown attributes are refused."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -41,7 +42,9 @@ def read_attributes(attributes: Mapping[str, Any]) -> tuple[Family, ModelConfig]
       UserError: for an unknown family, and for any attribute that the table does not know.
     """
     family = _family(attributes)
-    left = {name: value for name, value in attributes.items() if name not in IGNORED}
+    unread = IGNORED | set(family.silent)
+    left = {name: value for name, value in attributes.items() if name not in unread}
+    left = family.prepare(left)
     fields: dict[str, Any] = dict(family.always)
     for row in family.attributes:
         fields[row.ours] = _read(row, left.pop(row.theirs, row.default), family)
@@ -78,9 +81,13 @@ def write_attributes(family: Family, config: ModelConfig) -> dict[str, Any]:
         "architectures": [family.architecture],
         "model_type": family.model_type,
         **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id")),
+        **family.only,
     }
     for row in family.attributes:
-        attributes[row.theirs] = _write(row, getattr(config, row.ours))
+        value = getattr(config, row.ours)
+        if row.ours == "attention_scale":
+            value = value or config.head_width**-0.5
+        attributes[row.theirs] = _write(row, value)
     if family.rope:
         attributes |= _write_rope(family, config)
     return attributes | LAYERS[family.layers][1](config)
@@ -113,8 +120,13 @@ def canonical(config: ModelConfig) -> ModelConfig:
         head_dim=config.head_width,
         mlp_width=config.hidden_width,
         rope_trained_len=(config.rope_trained_len or config.seq_len) * _scaled(config),
-        attention_scale=config.attention_scale or config.head_width**-0.5,
+        attention_scale=0.0 if _is_plain_scale(config) else config.attention_scale,
     )
+
+
+def _is_plain_scale(config: ModelConfig) -> bool:
+    """Whether scores are multiplied by 1/√head_dim, which has a fast path of its own."""
+    return math.isclose(config.attention_scale, config.head_width**-0.5, rel_tol=1e-9)
 
 
 def _scaled(config: ModelConfig) -> bool:
@@ -162,6 +174,7 @@ def _same(given: Any, wanted: Any) -> bool:
 def _check_expressible(family: Family, config: ModelConfig) -> None:
     """Whether every field is in the table or has the family's value."""
     free = {row.ours for row in family.attributes} | NOT_THE_FUNCTION
+    free |= set(family.unused)
     free |= ROPE_FIELDS if family.rope else set()
     free |= LAYER_FIELDS if family.layers != "global" else set()
     wanted = dataclasses.asdict(
@@ -174,7 +187,7 @@ def _check_expressible(family: Family, config: ModelConfig) -> None:
                     num_heads=config.num_heads,
                     head_dim=config.head_dim if "head_dim" in free else 0,
                 ),
-                **family.always,
+                **{k: v for k, v in family.always.items() if k not in free},
             )
         )
     )
@@ -252,7 +265,7 @@ def _read_above(attributes: dict[str, Any], depth: int) -> dict[str, Any]:
 
 def _names(config: ModelConfig) -> list[str]:
     theirs = {ours: name for name, ours in _KINDS.items()}
-    return [theirs[kind] for kind in config.layers_of_depth]
+    return [theirs[layer.mixer] for layer in config.layers_of_depth]
 
 
 def _write_global(config: ModelConfig) -> dict[str, Any]:
@@ -273,7 +286,7 @@ def _write_alternate(config: ModelConfig) -> dict[str, Any]:
 
 
 def _write_above(config: ModelConfig) -> dict[str, Any]:
-    kinds = config.layers_of_depth
+    kinds = [layer.mixer for layer in config.layers_of_depth]
     first = kinds.index("local") if "local" in kinds else config.depth
     return {
         "use_sliding_window": bool(config.window),

@@ -60,8 +60,9 @@ def from_huggingface(
         for at, name, tensor in _sources(family, config, shapes, path):
             if name not in stored:
                 raise UserError(f"{folder} has no tensor {name}; fetch the whole model")
-            parts = _split(stored[name].read(), tensor, _part_shapes(tensor, shapes, at), name)
-            leaf[at] = parts[tensor.leaves.index(_inner(path))]
+            wanted = _part_shapes(tensor, shapes, path, at)
+            parts = _split(stored[name].read(), tensor, wanted, name)
+            leaf[at] = parts[tensor.leaves.index(_inner(config, path))]
         leaves[path] = jax.device_put(leaf, places[path]) if path in places else leaf
     return config, _tree(leaves)
 
@@ -107,9 +108,11 @@ def _tensors(
     shapes = {path: leaf.shape for path, leaf in leaves.items()}
     for path in leaves:
         for at, name, tensor in _sources(family, config, shapes, path):
-            if tensor.leaves[0] != _inner(path):
+            inner = _inner(config, path)
+            if tensor.leaves[0] != inner:
                 continue
-            parts = [np.asarray(leaves[_outer(path, leaf)][at]) for leaf in tensor.leaves]
+            around = path.removesuffix(inner)
+            parts = [np.asarray(leaves[around + leaf][at]) for leaf in tensor.leaves]
             yield name, _join(parts, tensor).astype(dtype)
 
 
@@ -158,7 +161,7 @@ def _sources(
     if path == "head":
         yield (), family.head, Tensor(family.head, ("head",))
         return
-    inner = _inner(path)
+    inner = _inner(config, path)
     rows = [row for row in family.tensors if inner in row.leaves]
     if not rows:
         raise UserError(
@@ -168,25 +171,36 @@ def _sources(
     if "{i}" not in row.name:
         yield (), family.prefix + row.name, row
         return
-    for i in range(shapes[path][0]):
-        yield (i,), family.prefix + row.name.replace("{i}", str(i)), row
+    for j, i in enumerate(_layers(config, path)):
+        name = family.prefix + row.name.replace("{i}", str(i))
+        if "{e}" not in name:
+            yield (j,), name, row
+            continue
+        for e in range(shapes[path][1]):
+            yield (j, e), name.replace("{e}", str(e)), row
 
 
-def _inner(path: str) -> str:
-    """The path as the tables have it: below `blocks` without that."""
-    return path.removeprefix("blocks/")
+def _inner(config: ModelConfig, path: str) -> str:
+    """The path as the tables have it: below the stack of blocks."""
+    if not path.startswith("blocks/"):
+        return path
+    return path.split("/", 1 if len(config.stacks) == 1 else 2)[-1]
 
 
-def _outer(path: str, leaf: str) -> str:
-    """The full path of another leaf of the same tensor."""
-    return path.removesuffix(_inner(path)) + leaf
+def _layers(config: ModelConfig, path: str) -> list[int]:
+    """The numbers of the layers that a stacked leaf holds."""
+    layers = config.layers_of_depth
+    if len(config.stacks) == 1:
+        return list(range(len(layers)))
+    structure = path.split("/")[1]
+    return [i for i, layer in enumerate(layers) if layer.structure == structure]
 
 
 def _part_shapes(
-    tensor: Tensor, shapes: dict[str, tuple[int, ...]], at: tuple[int, ...]
+    tensor: Tensor, shapes: dict[str, tuple[int, ...]], path: str, at: tuple[int, ...]
 ) -> list[tuple[int, ...]]:
-    prefix = "blocks/" if at else ""
-    return [shapes[prefix + leaf][len(at) :] for leaf in tensor.leaves]
+    around = next(path.removesuffix(leaf) for leaf in tensor.leaves if path.endswith(leaf))
+    return [shapes[around + leaf][len(at) :] for leaf in tensor.leaves]
 
 
 def _split(
@@ -202,6 +216,8 @@ def _split(
         if array.size != int(np.prod(shapes[0], dtype=np.int64)):
             raise _wrong_shape(name, array.shape, shapes[0])
         return [array.reshape(shapes[0])]
+    if tensor.squeezed and array.ndim == 3:
+        array = array[:, 0]
     matrix = array.T if tensor.transposed else array
     if wanted is not None and matrix.shape != wanted:
         raise _wrong_shape(name, matrix.shape, wanted)
@@ -232,7 +248,8 @@ def _join(parts: list[np.ndarray], tensor: Tensor) -> np.ndarray:
             for part in parts
         ]  # fmt: skip
         matrix = np.concatenate(flat, axis=-1)
-    return np.ascontiguousarray(matrix.T) if tensor.transposed else matrix
+    matrix = np.ascontiguousarray(matrix.T) if tensor.transposed else matrix
+    return matrix[:, None] if tensor.squeezed else matrix
 
 
 def _wrong_shape(name: str, got: tuple[int, ...], wanted: tuple[int, ...]) -> UserError:

@@ -48,7 +48,7 @@ def _to_huggingface(setup: Setup, folder: Path) -> int:
 
 
 def _trained(folder: Path) -> tuple[ModelConfig, Any]:
-    """Model and last parameters of a run of job=train."""
+    """Model and parameters of a run of job=train: the best held-out ones, else the last."""
     setup = workdir.saved_setup(folder)
     corpus = build.load_corpus(setup)
     spec = train.make_spec(setup, corpus)
@@ -59,10 +59,13 @@ def _trained(folder: Path) -> tuple[ModelConfig, Any]:
         keep_last=options.keep_last,
         keep_best=options.keep_best,
     )
-    state = checkpoints.restore(jax.jit(functools.partial(init_state, spec))(jax.random.key(0)))
+    like = jax.jit(functools.partial(init_state, spec))(jax.random.key(0))
+    state = checkpoints.restore_best(like) or checkpoints.restore(like)
     checkpoints.close()
     if state is None:
-        raise UserError(f"--workdir={folder} holds no checkpoint; run job=train there first")
+        raise UserError(
+            f"--workdir={folder} holds no checkpoint; run job=train there, with train.keep_best"
+        )
     return spec.model, state.params
 
 

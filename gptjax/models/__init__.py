@@ -1,15 +1,26 @@
 """Decoders: frozen configs, linen modules, published presets as data."""
 
-from gptjax.models.api import ParamCount, apply, count_params, init, logical_axes
-from gptjax.models.config import ModelConfig, validate
+from gptjax.models.api import (
+    ParamCount,
+    apply,
+    count_active_params,
+    count_params,
+    features,
+    init,
+    logical_axes,
+)
+from gptjax.models.config import Layer, ModelConfig, validate
 from gptjax.models.presets import PRESETS, preset, resolve
 
 __all__ = [
     "PRESETS",
+    "Layer",
     "ModelConfig",
     "ParamCount",
     "apply",
+    "count_active_params",
     "count_params",
+    "features",
     "init",
     "logical_axes",
     "preset",

@@ -61,15 +61,36 @@ def apply(
     Raises:
       UserError: where the input is longer than the positions that the model learns.
     """
-    T = tokens_BT.shape[1]
+    _check_length(config, tokens_BT.shape[1])
+    variables = {"params": params}
+    logits_BTV: Any = _module(config).apply(variables, tokens_BT, segment_ids_BT, shift_BTD)
+    return logits_BTV
+
+
+def features(
+    config: ModelConfig,
+    params: Params,
+    tokens_BT: jax.Array,
+    *,
+    segment_ids_BT: jax.Array | None = None,
+    shift_BTD: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """(x_BTD, w_DV) whose product are the logits before their scale and soft cap.
+
+    For losses that do not build the logits; arguments and errors are those of `apply`.
+    """
+    _check_length(config, tokens_BT.shape[1])
+    variables, inputs = {"params": params}, (tokens_BT, segment_ids_BT, shift_BTD)
+    found: Any = _module(config).apply(variables, *inputs, features=True)
+    return found
+
+
+def _check_length(config: ModelConfig, T: int) -> None:
     if config.positions == "learned" and config.seq_len < T:
         raise UserError(
             f"model.seq_len={config.seq_len} has no position for an input of {T} tokens; "
             f"set model.seq_len={T}, or positions=rotary"
         )
-    variables = {"params": params}
-    logits_BTV: Any = _module(config).apply(variables, tokens_BT, segment_ids_BT, shift_BTD)
-    return logits_BTV
 
 
 @functools.lru_cache(maxsize=4096)
@@ -84,6 +105,20 @@ def count_params(config: ModelConfig) -> ParamCount:
     head = config.width * config.vocab_size
     total = embedding + inside + (0 if config.tied_head else head)
     return ParamCount(total, inside, inside + head)
+
+
+def count_active_params(config: ModelConfig) -> ParamCount:
+    """The same, counting of each mixture only the experts that one token passes.
+
+    Raises:
+      UserError: where the config's fields contradict each other.
+    """
+    validate(config)
+    total, active = (_SIZES[config.family](config, active=only)[1] for only in (False, True))
+    count, idle = count_params(config), total - active
+    return ParamCount(
+        count.total - idle, count.non_embedding - idle, count.non_embedding_with_head - idle
+    )
 
 
 def logical_axes(config: ModelConfig) -> Any:

@@ -1,9 +1,33 @@
 """The decoder's settings: every published variant is a value of one of these fields."""
 
 import dataclasses
+import math
 
 from gptjax.errors import UserError
 from gptjax.fields import setting
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """What one layer is.
+
+    Attributes:
+      mixer: an element of `ModelConfig.layer_pattern`.
+      mlp: an element of `ModelConfig.mlp_pattern`.
+    """
+
+    mixer: str = "global"
+    mlp: str = "dense"
+
+    @property
+    def mixer_name(self) -> str:
+        """Where the mixer's parameters are; global and local attention have the same."""
+        return "ssm" if self.mixer == "ssm" else "attention"
+
+    @property
+    def structure(self) -> str:
+        """Layers of one structure have the same parameters, and are stacked."""
+        return f"{self.mixer_name}_{self.mlp}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,8 +60,17 @@ class ModelConfig:
     )
     layer_pattern: tuple[str, ...] = setting(
         ("global",),
-        "attention of each layer, repeated over depth; local: within model.window",
-        choices=("global", "local"),
+        "what mixes tokens in each layer, repeated over depth; local: within model.window; ssm: "
+        "Mamba's selective state space",
+        choices=("global", "local", "ssm"),
+    )
+    mlp_pattern: tuple[str, ...] = setting(
+        ("dense",),
+        "feed-forward of each layer, repeated over depth after model.dense_layers",
+        choices=("dense", "experts", "none"),
+    )
+    dense_layers: int = setting(
+        0, "first layers whose feed-forward is dense all the same (DeepSeek)", minimum=0
     )
     window: int = setting(0, "tokens that a local layer sees, its own included", minimum=0)
     positions: str = setting(
@@ -111,6 +144,35 @@ class ModelConfig:
     residual_scale: float = setting(
         1.0, "multiplies what a sublayer adds to the stream (Granite)", above=0.0
     )
+    num_experts: int = setting(0, "experts of a layer that has them", minimum=0)
+    experts_per_token: int = setting(2, "experts that a token passes", minimum=1)
+    expert_width: int = setting(
+        0, "hidden width of an expert; 0: that of the feed-forward", minimum=0
+    )
+    shared_experts: int = setting(0, "experts that every token passes besides", minimum=0)
+    router: str = setting(
+        "renormalised",
+        "an expert's weight: its probability over the sum of those chosen (Mixtral), or its "
+        "probability (DeepSeek)",
+        choices=("renormalised", "softmax"),
+    )
+    router_scale: float = setting(1.0, "multiplies the weights (DeepSeek-V2: 16)", above=0.0)
+    router_groups: int = setting(1, "groups of experts; a token looks into few", minimum=1)
+    router_top_groups: int = setting(1, "groups that a token looks into", minimum=1)
+    kv_rank: int = setting(
+        0, "multi-head latent attention: width of the cached vector; 0: ordinary heads", minimum=0
+    )
+    q_rank: int = setting(0, "latent attention: rank of the queries; 0: full", minimum=0)
+    rope_dim: int = setting(
+        64, "latent attention: columns that turn, besides model.head_dim that do not", minimum=2
+    )
+    value_dim: int = setting(
+        0, "latent attention: width of a value; 0: that of a head", minimum=0
+    )
+    ssm_state: int = setting(16, "mamba: states of a channel", minimum=1)
+    ssm_expand: int = setting(2, "mamba: channels over model.width", minimum=1)
+    ssm_conv: int = setting(4, "mamba: taps of the convolution", minimum=2)
+    ssm_rank: int = setting(0, "mamba: rank of the step size; 0: width / 16, upwards", minimum=0)
     use_bias: bool = setting(True, "biases at model.bias_places")
     bias_places: tuple[str, ...] = setting(
         ("qkv", "out", "mlp", "norm"),
@@ -134,12 +196,16 @@ class ModelConfig:
         choices=("auto", "dense", "blockwise"),
     )
     compute_dtype: str = setting(
-        "float32", "type of activations; parameters stay float32", choices=("float32", "bfloat16")
+        "float32",
+        "type of activations and products; sums, norms, softmax and loss stay float32",
+        choices=("float32", "bfloat16", "float16"),
     )
     remat: str = setting(
         "none",
-        "recompute each block in the backward pass to save memory",
-        choices=("none", "block"),
+        "what the backward pass computes again to save memory: nothing, each block, segments of √L "
+        "blocks, all but products with parameters, the same with those on the host; auto: the "
+        "cheapest that fits train.memory_gb",
+        choices=("none", "block", "sqrt", "dots", "offload", "auto"),
     )
 
     @property
@@ -163,10 +229,48 @@ class ModelConfig:
         return int(self.head_width * self.rope_fraction)
 
     @property
-    def layers_of_depth(self) -> tuple[str, ...]:
-        """`layer_pattern` repeated over the depth."""
-        pattern = self.layer_pattern
-        return tuple(pattern[i % len(pattern)] for i in range(self.depth))
+    def expert_hidden_width(self) -> int:
+        """Hidden width of an expert after the default."""
+        return self.expert_width or self.hidden_width
+
+    @property
+    def value_width(self) -> int:
+        """Width of a value in latent attention after the default."""
+        return self.value_dim or self.head_width
+
+    @property
+    def ssm_width(self) -> int:
+        """Mamba's channels."""
+        return self.ssm_expand * self.width
+
+    @property
+    def ssm_step_rank(self) -> int:
+        """Rank of Mamba's step size after the default."""
+        return self.ssm_rank or -(-self.width // 16)
+
+    @property
+    def period(self) -> int:
+        """Layers after which both patterns begin again."""
+        return math.lcm(len(self.layer_pattern), len(self.mlp_pattern))
+
+    @property
+    def layers_of_depth(self) -> tuple[Layer, ...]:
+        """The patterns repeated over the depth."""
+        mixers, mlps = self.layer_pattern, self.mlp_pattern
+        return tuple(
+            Layer(
+                mixers[i % len(mixers)],
+                "dense" if i < self.dense_layers else mlps[(i - self.dense_layers) % len(mlps)],
+            )
+            for i in range(self.depth)
+        )
+
+    @property
+    def stacks(self) -> dict[str, tuple[Layer, ...]]:
+        """Layers by structure, in their order."""
+        layers = self.layers_of_depth
+        names = dict.fromkeys(layer.structure for layer in layers)
+        return {name: tuple(x for x in layers if x.structure == name) for name in names}
 
     def has_bias(self, place: str) -> bool:
         """Whether there are biases at `place`, one of `bias_places`."""
@@ -197,6 +301,10 @@ def validate(config: ModelConfig) -> None:
         _check_rotary(config)
     if not config.layer_pattern:
         raise UserError("model.layer_pattern=() names no layer; give ('global',)")
+    if not config.mlp_pattern:
+        raise UserError("model.mlp_pattern=() names no feed-forward; give ('dense',)")
+    _check_experts(config)
+    _check_mixers(config)
     if "local" in config.layer_pattern and not config.window:
         raise UserError(
             "model.window=0 gives the local layers of model.layer_pattern nothing to see; set "
@@ -221,6 +329,62 @@ def validate(config: ModelConfig) -> None:
         raise UserError(
             f"model.width={config.width} is odd, and sinusoidal positions come in pairs; "
             f"set model.width={config.width + 1}"
+        )
+
+
+def _check_experts(config: ModelConfig) -> None:
+    used = "experts" in config.mlp_pattern
+    if used != bool(config.num_experts):
+        raise UserError(
+            f"model.num_experts={config.num_experts} does not fit model.mlp_pattern="
+            f"{config.mlp_pattern}; set both or neither"
+        )
+    if not used:
+        return
+    if config.experts_per_token > config.num_experts:
+        raise UserError(
+            f"model.experts_per_token={config.experts_per_token} is more than model.num_experts="
+            f"{config.num_experts}; give at most that"
+        )
+    if config.num_experts % config.router_groups or config.router_top_groups > config.router_groups:
+        raise UserError(
+            f"model.router_groups={config.router_groups} does not divide model.num_experts="
+            f"{config.num_experts}, or is less than model.router_top_groups="
+            f"{config.router_top_groups}; change one of them"
+        )
+    if config.has_bias("mlp"):
+        raise UserError(
+            "model.bias_places has mlp, and experts have no biases; set model.use_bias=false or "
+            "leave mlp out"
+        )
+
+
+def _check_mixers(config: ModelConfig) -> None:
+    """What Mamba and latent attention leave out."""
+    special = "ssm" in config.layer_pattern or "none" in config.mlp_pattern
+    if special and (config.block, config.norm_place) != ("sequential", "pre"):
+        raise UserError(
+            "ssm in model.layer_pattern and none in model.mlp_pattern need "
+            f"model.block=sequential and model.norm_place=pre, not {config.block} and "
+            f"{config.norm_place}; change them"
+        )
+    if not config.kv_rank:
+        return
+    without = {
+        "attention_gate": False, "attention_sinks": False, "attention_soft_cap": 0.0,
+        "qk_norm": "none", "norm": "rmsnorm", "norm_plus_one": False, "positions": "rotary",
+        "rope_fraction": 1.0,
+    }  # fmt: skip
+    for name, wanted in without.items():
+        if getattr(config, name) != wanted:
+            raise UserError(
+                f"model.{name}={getattr(config, name)} is not built for latent attention "
+                f"(model.kv_rank={config.kv_rank}); set model.{name}={wanted}"
+            )
+    if config.has_bias("qkv") or config.has_bias("out") or config.rope_dim % 2:
+        raise UserError(
+            f"latent attention (model.kv_rank={config.kv_rank}) has no biases and turns pairs; set "
+            "model.use_bias=false and an even model.rope_dim"
         )
 
 

@@ -13,8 +13,11 @@ import jax
 import jax.numpy as jnp
 
 from gptjax import ops
-from gptjax.models.config import ModelConfig
+from gptjax.models.config import Layer, ModelConfig
+from gptjax.models.experts import Experts, experts_size
 from gptjax.models.kernels import attend
+from gptjax.models.latent import LatentAttention, latent_size
+from gptjax.models.mamba import Mamba, mamba_size
 from gptjax.models.parts import (
     Norm,
     activation_type,
@@ -27,6 +30,8 @@ from gptjax.models.parts import (
     parameter,
     residual_init,
 )
+from gptjax.models.remat import in_segments, recomputed, recomputed_module, segment_length
+from gptjax.models.rotation import rotate
 
 
 class Attention(nn.Module):
@@ -119,44 +124,81 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and feed-forward, each added to the stream, normed before, after or both.
+    """A mixer of tokens and a feed-forward, each added to the stream, normed before or after.
 
     Attributes:
-      kind: what its attention is, an element of the config's layer_pattern.
+      layer: what its mixer and its feed-forward are.
     """
 
     config: ModelConfig
-    kind: str = "global"
+    layer: Layer = Layer()
 
     @nn.compact
     def __call__(
         self, x_BTD: jax.Array, segment_ids_BT: jax.Array | None
     ) -> tuple[jax.Array, None]:
-        cfg = self.config
-        attention = Attention(cfg, self.kind, name="attention")
-        feed_forward = FeedForward(cfg, name="mlp")
-        norm1, scale = Norm(cfg, name="attention_norm"), cfg.residual_scale
-        norm2 = Norm(cfg, name="mlp_norm") if cfg.block != "parallel_shared_norm" else norm1
+        cfg, layer = self.config, self.layer
+        mixer = _mixer(cfg, layer)(cfg, layer.mixer, name=layer.mixer_name)
+        norm1, scale = Norm(cfg, name=f"{layer.mixer_name}_norm"), cfg.residual_scale
 
         def add(x_BTD: jax.Array, y_BTD: jax.Array) -> jax.Array:
             return x_BTD + (y_BTD if scale == 1.0 else y_BTD * scale)
 
+        if layer.mlp == "none":
+            return add(x_BTD, mixer(norm1(x_BTD), segment_ids_BT)), None
+        feed_forward = _FEED_FORWARDS[layer.mlp](cfg, name="mlp")
+        norm2 = Norm(cfg, name="mlp_norm") if cfg.block != "parallel_shared_norm" else norm1
         if cfg.block != "sequential":
             h_BTD = norm1(x_BTD)
             g_BTD = norm2(x_BTD) if norm2 is not norm1 else h_BTD
-            x_BTD = add(x_BTD, attention(h_BTD, segment_ids_BT) + feed_forward(g_BTD))
+            x_BTD = add(x_BTD, mixer(h_BTD, segment_ids_BT) + feed_forward(g_BTD))
         elif cfg.norm_place == "pre":
-            x_BTD = add(x_BTD, attention(norm1(x_BTD), segment_ids_BT))
+            x_BTD = add(x_BTD, mixer(norm1(x_BTD), segment_ids_BT))
             x_BTD = add(x_BTD, feed_forward(norm2(x_BTD)))
         elif cfg.norm_place == "post":
-            x_BTD = norm1(add(x_BTD, attention(x_BTD, segment_ids_BT)))
+            x_BTD = norm1(add(x_BTD, mixer(x_BTD, segment_ids_BT)))
             x_BTD = norm2(add(x_BTD, feed_forward(x_BTD)))
         else:
-            after1 = Norm(cfg, name="attention_out_norm")
+            after1 = Norm(cfg, name=f"{layer.mixer_name}_out_norm")
             after2 = Norm(cfg, name="mlp_out_norm")
-            x_BTD = add(x_BTD, after1(attention(norm1(x_BTD), segment_ids_BT)))
+            x_BTD = add(x_BTD, after1(mixer(norm1(x_BTD), segment_ids_BT)))
             x_BTD = add(x_BTD, after2(feed_forward(norm2(x_BTD))))
         return nn.with_logical_constraint(x_BTD, ("batch", "seq", "embed")), None
+
+
+_FEED_FORWARDS: dict[str, Any] = {"dense": FeedForward, "experts": Experts}
+
+
+def _mixer(config: ModelConfig, layer: Layer) -> Any:
+    if layer.mixer == "ssm":
+        return Mamba
+    return LatentAttention if config.kv_rank else Attention
+
+
+class Stacks(nn.Module):
+    """One stack of blocks for each structure, where layers do not have the same parameters."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, x_BTD: jax.Array, segment_ids_BT: jax.Array | None) -> jax.Array:
+        for name, layers in self.config.stacks.items():
+            x_BTD, _ = _scan(self.config, layers, name)(x_BTD, segment_ids_BT)
+        return x_BTD
+
+
+def _scan(config: ModelConfig, layers: tuple[Layer, ...], name: str) -> Any:
+    """Blocks like the first of `layers`, scanned, their parameters stacked below `name`."""
+    block = recomputed_module(config.remat, Block)
+    stack = nn.scan(
+        block,
+        variable_axes={"params": 0},
+        split_rngs={"params": True},
+        in_axes=nn.broadcast,
+        length=len(layers),
+        metadata_params={nn.PARTITION_NAME: "layers"},
+    )
+    return stack(config, layers[0], name=name)
 
 
 class Embedding(nn.Module):
@@ -197,18 +239,25 @@ class Decoder(nn.Module):
         tokens_BT: jax.Array,
         segment_ids_BT: jax.Array | None = None,
         shift_BTD: jax.Array | None = None,
-    ) -> jax.Array:
-        """float32 logits [B, T, V]."""
+        *,
+        features: bool = False,
+    ) -> Any:
+        """float32 logits [B, T, V]; with `features` what the head multiplies, and its matrix."""
         cfg = self.config
         x_BTD, w_VD = Embedding(cfg, name="embed")(tokens_BT)
         if shift_BTD is not None:
             x_BTD = x_BTD + shift_BTD.astype(x_BTD.dtype)
         x_BTD = nn.with_logical_constraint(x_BTD, ("batch", "seq", "embed"))
-        if self.is_initializing() or not (unrolled(cfg) or len(cfg.layer_pattern) > 1):
-            x_BTD = self._scanned(x_BTD, segment_ids_BT)
+        alike = len(set(cfg.layers_of_depth)) == 1
+        if self.is_initializing() and len(cfg.stacks) > 1:
+            x_BTD = Stacks(cfg, name="blocks")(x_BTD, segment_ids_BT)
+        elif self.is_initializing() or (alike and not unrolled(cfg) and cfg.remat != "sqrt"):
+            x_BTD, _ = _scan(cfg, cfg.layers_of_depth, "blocks")(x_BTD, segment_ids_BT)
         else:
-            run = _unrolled if unrolled(cfg) else _scanned_by_period
-            x_BTD = run(cfg, self.variables["params"]["blocks"], x_BTD, segment_ids_BT)
+            run = _unrolled_in_segments if unrolled(cfg) else _scanned_by_period
+            blocks = nn.unbox(self.variables["params"]["blocks"])
+            stacks = blocks if len(cfg.stacks) > 1 else dict.fromkeys(cfg.stacks, blocks)
+            x_BTD = run(cfg, cfg.layers_of_depth, stacks, x_BTD, segment_ids_BT)
         if cfg.norm_place != "post":
             x_BTD = Norm(cfg, name="final_norm")(x_BTD)
         if not cfg.tied_head:
@@ -217,6 +266,8 @@ class Decoder(nn.Module):
             )
         else:
             w_DV = w_VD.T
+        if features:
+            return x_BTD, w_DV
         logits_BTV = ops.linear(x_BTD, w_DV, dtype=jnp.float32)
         if cfg.logit_scale != 1.0:
             logits_BTV = logits_BTV * cfg.logit_scale
@@ -224,34 +275,36 @@ class Decoder(nn.Module):
             logits_BTV = cfg.logit_soft_cap * jnp.tanh(logits_BTV / cfg.logit_soft_cap)
         return nn.with_logical_constraint(logits_BTV, ("batch", "seq", "vocab"))
 
-    def _scanned(self, x_BTD: jax.Array, segment_ids_BT: jax.Array | None) -> jax.Array:
-        cfg = self.config
-        block = nn.remat(Block, prevent_cse=False) if cfg.remat == "block" else Block
-        stack = nn.scan(
-            block,
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            in_axes=nn.broadcast,
-            length=cfg.depth,
-            metadata_params={nn.PARTITION_NAME: "layers"},
-        )
-        x_BTD, _ = stack(cfg, cfg.layer_pattern[0], name="blocks")(x_BTD, segment_ids_BT)
-        return x_BTD
 
-
-def sizes(config: ModelConfig) -> tuple[int, int]:
+def sizes(config: ModelConfig, *, active: bool = False) -> tuple[int, int]:
     """(parameters of the embedding, all others but an untied head), without tracing the modules.
 
     A plan counts hundreds of shapes, and tracing one takes a tenth of a second.
+
+    Args:
+      active: of the experts, count only those that one token passes.
     """
     D = config.width
     norm = D * (1 + (config.norm == "layernorm" and config.has_bias("norm")))
-    norms = {"pre": 2, "post": 2, "both": 4}[config.norm_place]
-    norms -= config.block == "parallel_shared_norm"
-    block = _attention_size(config) + _feed_forward_size(config) + norms * norm
+    total = 0
+    for layer in config.layers_of_depth:
+        sublayers = 1 + (layer.mlp != "none")
+        norms = sublayers * (2 if config.norm_place == "both" else 1)
+        norms -= config.block == "parallel_shared_norm"
+        total += norms * norm + _mixer_size(config, layer)
+        if layer.mlp == "experts":
+            total += experts_size(config, active=active)
+        elif layer.mlp == "dense":
+            total += _feed_forward_size(config)
     positions = config.seq_len if config.positions == "learned" else 0
     last = norm * (config.norm_place != "post")
-    return (config.vocab_size + positions) * D, config.depth * block + last
+    return (config.vocab_size + positions) * D, total + last
+
+
+def _mixer_size(config: ModelConfig, layer: Layer) -> int:
+    if layer.mixer == "ssm":
+        return mamba_size(config)
+    return latent_size(config) if config.kv_rank else _attention_size(config)
 
 
 def _attention_size(config: ModelConfig) -> int:
@@ -277,67 +330,95 @@ def unrolled(config: ModelConfig) -> bool:
 
 
 def _unrolled(
-    config: ModelConfig, stacked: Any, x_BTD: jax.Array, segment_ids_BT: jax.Array | None
+    config: ModelConfig,
+    layers: tuple[Layer, ...],
+    stacks: dict[str, Any],
+    x_BTD: jax.Array,
+    segment_ids_BT: jax.Array | None,
+    *,
+    segment: int = 0,
 ) -> jax.Array:
-    """Apply the blocks one by one, each to its slice of the stacked parameters."""
-    leaves, tree = jax.tree.flatten(nn.unbox(stacked))
-    kinds = config.layers_of_depth[: leaves[0].shape[0]]
-    # The transpose of unstack is one stack; that of indexing would be a padded sum per layer.
-    layers = zip(*(jnp.unstack(leaf) for leaf in leaves), strict=True)
-    for kind, layer in zip(kinds, layers, strict=True):
-        x_BTD = _block_of(config, kind)(jax.tree.unflatten(tree, layer), x_BTD, segment_ids_BT)
-    return x_BTD
+    """Apply `layers` one by one, each to the next slice of its stack of parameters.
+
+    With `segment`, so many at a time are recomputed in the backward pass.
+    """
+    slices = {}
+    for name in dict.fromkeys(layer.structure for layer in layers):
+        leaves, tree = jax.tree.flatten(stacks[name])
+        # The transpose of unstack is one stack; that of indexing would be a padded sum per layer.
+        each = zip(*(jnp.unstack(leaf) for leaf in leaves), strict=True)
+        slices[name] = iter([jax.tree.unflatten(tree, layer) for layer in each])
+    each = [next(slices[layer.structure]) for layer in layers]
+
+    def in_turn(some: tuple[Layer, ...], params: Any, x_BTD: jax.Array) -> jax.Array:
+        for layer, one in zip(some, params, strict=True):
+            x_BTD = _block_of(config, layer)(one, x_BTD, segment_ids_BT)
+        return x_BTD
+
+    return in_segments(in_turn, layers, each, x_BTD, segment)
+
+
+def _unrolled_in_segments(config: ModelConfig, layers: tuple[Layer, ...], *rest: Any) -> jax.Array:
+    segment = segment_length(config.remat, len(layers))
+    return _unrolled(config, layers, *rest, segment=segment)
 
 
 def _scanned_by_period(
-    config: ModelConfig, stacked: Any, x_BTD: jax.Array, segment_ids_BT: jax.Array | None
+    config: ModelConfig,
+    layers: tuple[Layer, ...],
+    stacks: dict[str, Any],
+    x_BTD: jax.Array,
+    segment_ids_BT: jax.Array | None,
 ) -> jax.Array:
-    """Scan over the periods of the layer pattern, each unrolled; a last part of one follows."""
-    period = len(config.layer_pattern)
-    whole = config.depth // period * period
-    params = nn.unbox(stacked)
+    """Unroll the layers before the pattern, scan over its periods, unroll what is left.
 
-    def body(x_BTD: jax.Array, layers: Any) -> tuple[jax.Array, None]:
-        return _unrolled(config, layers, x_BTD, segment_ids_BT), None
+    A step of the scan takes as many periods as a segment that is recomputed has.
+    """
+    segment = segment_length(config.remat, config.depth, period=config.period)
+    period = segment or config.period
+    start = config.dense_layers
+    whole = (len(layers) - start) // period
+    end = start + whole * period
+    counts = _counts(layers[:start]), _counts(layers[start:end])
 
-    def by_period(leaf: jax.Array) -> jax.Array:
-        return leaf[:whole].reshape(whole // period, period, *leaf.shape[1:])
+    def part(name: str, leaf: jax.Array, number: int) -> jax.Array:
+        first = counts[0].get(name, 0)
+        last = first + counts[1].get(name, 0)
+        if number == 0:
+            return leaf[:first]
+        if number == 2:
+            return leaf[last:]
+        return leaf[first:last].reshape(whole, (last - first) // whole, *leaf.shape[1:])
 
+    def parts(number: int, which: tuple[Layer, ...]) -> dict[str, Any]:
+        return {
+            name: jax.tree.map(lambda leaf: part(name, leaf, number), stacks[name])  # noqa: B023
+            for name in _counts(which)
+        }
+
+    def body(x_BTD: jax.Array, slices: Any) -> tuple[jax.Array, None]:
+        one = layers[start : start + period]
+        return _unrolled(config, one, slices, x_BTD, segment_ids_BT), None
+
+    x_BTD = _unrolled(config, layers[:start], parts(0, layers[:start]), x_BTD, segment_ids_BT)
+    if segment:
+        body = jax.checkpoint(body, prevent_cse=False)
     if whole:
-        x_BTD, _ = jax.lax.scan(body, x_BTD, jax.tree.map(by_period, params))
-    if whole == config.depth:
-        return x_BTD
-    rest = jax.tree.map(lambda leaf: leaf[whole:], params)
-    return _unrolled(config, rest, x_BTD, segment_ids_BT)
+        x_BTD, _ = jax.lax.scan(body, x_BTD, parts(1, layers[start:end]))
+    return _unrolled(config, layers[end:], parts(2, layers[end:]), x_BTD, segment_ids_BT)
 
 
-def _block_of(config: ModelConfig, kind: str) -> Any:
+def _counts(layers: tuple[Layer, ...]) -> dict[str, int]:
+    """How many layers there are of each structure."""
+    names = [layer.structure for layer in layers]
+    return {name: names.count(name) for name in dict.fromkeys(names)}
+
+
+def _block_of(config: ModelConfig, layer: Layer) -> Any:
     """(parameters of one block, x, segments) -> x, recomputed in the backward pass if so set."""
 
     def block(params: Any, x_BTD: jax.Array, segment_ids_BT: jax.Array | None) -> jax.Array:
-        return Block(config, kind, parent=None).apply({"params": params}, x_BTD, segment_ids_BT)[0]
+        module = Block(config, layer, parent=None)
+        return module.apply({"params": params}, x_BTD, segment_ids_BT)[0]
 
-    return jax.checkpoint(block) if config.remat == "block" else block
-
-
-def rotate(config: ModelConfig, x_BTNH: jax.Array) -> jax.Array:
-    """Rotary positions as the config has them, for tokens 0…T−1."""
-    T = x_BTNH.shape[1]
-    options: dict[str, Any] = {"base": config.rope_base}
-    if config.rope_scaling != "none" or config.rotary_width != config.head_width:
-        scaling = ops.RopeScaling(
-            factor=config.rope_factor,
-            trained_len=config.rope_trained_len or config.seq_len,
-            slow=config.rope_slow,
-            fast=config.rope_fast,
-            attention_factor=config.rope_attention_factor,
-            mscale=config.rope_mscale,
-            mscale_all_dim=config.rope_mscale_all_dim,
-            short_factors=config.rope_short_factors,
-            long_factors=config.rope_long_factors,
-        )
-        find = ops.ROPE_SCALINGS[config.rope_scaling]
-        turns_C, factor = find(config.rotary_width, config.rope_base, T, scaling)
-        options = {"frequencies_C": jnp.asarray(turns_C, jnp.float32), "factor": factor}
-    interleaved = config.rope_layout == "interleaved"
-    return ops.rotary(x_BTNH, jnp.arange(T), interleaved=interleaved, **options)
+    return recomputed(config.remat, block)

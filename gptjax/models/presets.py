@@ -129,6 +129,47 @@ _COMMAND = {
     ),
 }  # fmt: skip
 
+# Jiang et al., "Mixtral of Experts" (2024), table 1; 8x22B: the released configuration.
+_MIXTRAL_COMMON = dataclasses.replace(
+    _LLAMA_COMMON, mlp_pattern=("experts",), num_experts=8, experts_per_token=2, rope_base=1e6,
+    norm_eps=1e-5, num_kv_heads=8,
+)  # fmt: skip
+_MIXTRAL = {
+    "mixtral-8x7b": dataclasses.replace(
+        _MIXTRAL_COMMON, depth=32, width=4096, num_heads=32, mlp_width=14336, vocab_size=32000,
+        seq_len=32768,
+    ),
+    "mixtral-8x22b": dataclasses.replace(
+        _MIXTRAL_COMMON, depth=56, width=6144, num_heads=48, mlp_width=16384, vocab_size=32000,
+        seq_len=65536,
+    ),
+}  # fmt: skip
+
+# DeepSeek-AI, "DeepSeek-V2" (2024), section 3.1.2; V2.5 has the same shape and configuration.
+_DEEPSEEK = {
+    "deepseek-v2.5": dataclasses.replace(
+        _LLAMA_COMMON, depth=60, width=5120, num_heads=128, head_dim=128, mlp_width=12288,
+        vocab_size=102400, seq_len=163840, norm_eps=1e-6, kv_rank=512, q_rank=1536, rope_dim=64,
+        value_dim=128, rope_layout="interleaved", rope_scaling="yarn", rope_factor=40.0,
+        rope_trained_len=4096, rope_mscale=1.0, rope_mscale_all_dim=1.0, mlp_pattern=("experts",),
+        dense_layers=1, num_experts=160, experts_per_token=6, expert_width=1536, shared_experts=2,
+        router="softmax", router_scale=16.0, router_groups=8, router_top_groups=3,
+    ),
+}  # fmt: skip
+
+# Gu & Dao, "Mamba" (2023), table 12, with the released vocabulary of 50,280.
+_MAMBA = {  # name: (depth, width)
+    "mamba-130m": (24, 768),
+    "mamba-370m": (48, 1024),
+    "mamba-790m": (48, 1536),
+    "mamba-1.4b": (48, 2048),
+    "mamba-2.8b": (64, 2560),
+}
+_MAMBA_COMMON = ModelConfig(
+    vocab_size=50280, seq_len=2048, norm="rmsnorm", positions="none", use_bias=False,
+    tied_head=True, layer_pattern=("ssm",), mlp_pattern=("none",), num_heads=1,
+)  # fmt: skip
+
 
 def _build() -> dict[str, ModelConfig]:
     presets = {}
@@ -214,7 +255,9 @@ def _build() -> dict[str, ModelConfig]:
             layer_pattern=("local",),
             window=2047,
         )
-    presets |= {"gpt1": _GPT1, **_MISTRAL, **_COMMAND}
+    for name, (depth, width) in _MAMBA.items():
+        presets[name] = dataclasses.replace(_MAMBA_COMMON, depth=depth, width=width)
+    presets |= {"gpt1": _GPT1, **_MISTRAL, **_COMMAND, **_MIXTRAL, **_DEEPSEEK}
     return {name: dataclasses.replace(model, preset=name) for name, model in presets.items()}
 
 

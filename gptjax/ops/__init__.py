@@ -4,6 +4,7 @@ from gptjax.ops.activations import FEED_FORWARD, gelu, gelu_tanh, relu, swish
 from gptjax.ops.attention import attention
 from gptjax.ops.blockwise_attention import blockwise_attention
 from gptjax.ops.chunked_loss import Head, chunked_cross_entropy
+from gptjax.ops.experts import mix_experts, route
 from gptjax.ops.fused_attention import cudnn_attention, splash_attention
 from gptjax.ops.linear import linear
 from gptjax.ops.losses import cross_entropy, penalised_cross_entropy
@@ -12,6 +13,7 @@ from gptjax.ops.norms import layer_norm, rms_norm
 from gptjax.ops.positions import rotary, sinusoids
 from gptjax.ops.rope_scaling import ROPE_SCALINGS, RopeScaling
 from gptjax.ops.rounding import stochastic_round
+from gptjax.ops.selective_scan import causal_convolution, selective_scan, selective_step
 
 __all__ = [
     "FEED_FORWARD",
@@ -21,6 +23,7 @@ __all__ = [
     "alibi_slopes",
     "attention",
     "blockwise_attention",
+    "causal_convolution",
     "chunked_cross_entropy",
     "cross_entropy",
     "cudnn_attention",
@@ -29,10 +32,14 @@ __all__ = [
     "layer_norm",
     "linear",
     "masked_attention",
+    "mix_experts",
     "penalised_cross_entropy",
     "relu",
     "rms_norm",
     "rotary",
+    "route",
+    "selective_scan",
+    "selective_step",
     "sinusoids",
     "splash_attention",
     "stochastic_round",

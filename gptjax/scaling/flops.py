@@ -23,10 +23,13 @@ class ForwardFlops:
     attention_scores: float
     mlp: float
     head: float
+    other: float = 0.0
 
     @property
     def total(self) -> float:
-        return self.attention_projections + self.attention_scores + self.mlp + self.head
+        """The sum of the parts."""
+        dense = self.attention_projections + self.attention_scores + self.mlp + self.head
+        return dense + self.other
 
 
 def forward_flops(
@@ -43,6 +46,9 @@ def forward_flops(
     gated_attention: bool = False,
     local_layers: int = 0,
     window: int = 0,
+    attention_layers: int | None = None,
+    mlp_layers: int | None = None,
+    other: float = 0.0,
     causal: bool = False,
 ) -> ForwardFlops:
     """Forward matmul FLOPs per token of a decoder.
@@ -54,6 +60,8 @@ def forward_flops(
       mlp_matrices: 2 for GELU and ReLU, 3 for gated MLPs.
       gated_attention: one more projection of the queries' width in every layer.
       local_layers, window: layers whose queries see at most `window` keys.
+      attention_layers, mlp_layers: layers that have such a part; None means depth.
+      other: FLOPs of parts of other kinds, as the functions below count them for one layer.
       causal: count the lower half of the score matrix (with its diagonal).
 
     >>> forward_flops(depth=1, width=2, num_heads=1, mlp_width=8, seq_len=4, vocab_size=10).total
@@ -68,14 +76,56 @@ def forward_flops(
     keys = (seq_len + 1) / 2 if causal else seq_len
     inputs = num_heads * (1 + gated_attention) + 2 * num_kv_heads
     projections = 2 * width * head_dim * (num_heads + inputs)
-    key_sum = (depth - local_layers) * keys + local_layers * _windowed(seq_len, window, causal)
+    attending = depth if attention_layers is None else attention_layers
+    feeding = depth if mlp_layers is None else mlp_layers
+    key_sum = (attending - local_layers) * keys + local_layers * _windowed(seq_len, window, causal)
     scores = 2 * 2 * key_sum * num_heads * head_dim
     return ForwardFlops(
-        attention_projections=float(depth * projections),
+        attention_projections=float(attending * projections),
         attention_scores=float(scores),
-        mlp=float(depth * 2 * mlp_matrices * width * mlp_width),
+        mlp=float(feeding * 2 * mlp_matrices * width * mlp_width),
         head=float(2 * width * vocab_size),
+        other=float(other),
     )
+
+
+def experts_flops(
+    *, width: int, hidden: int, matrices: int, num_experts: int, per_token: int, shared: int = 0
+) -> float:
+    """Forward FLOPs a token of a mixture of experts: the router, and the experts it passes.
+
+    >>> experts_flops(width=2, hidden=4, matrices=3, num_experts=8, per_token=2, shared=1)
+    176.0
+    """
+    return 2.0 * width * (num_experts + matrices * hidden * (per_token + shared))
+
+
+def latent_flops(
+    *,
+    width: int,
+    num_heads: int,
+    head_dim: int,
+    rope_dim: int,
+    value_dim: int,
+    kv_rank: int,
+    q_rank: int,
+    keys: float,
+) -> float:
+    """Forward FLOPs a token of multi-head latent attention whose queries see `keys` keys."""
+    columns = head_dim + rope_dim
+    queries = (width + num_heads * columns) * q_rank if q_rank else width * num_heads * columns
+    latents = width * (kv_rank + rope_dim) + kv_rank * num_heads * (head_dim + value_dim)
+    scores = keys * num_heads * (columns + value_dim)
+    return 2.0 * (queries + latents + num_heads * value_dim * width + scores)
+
+
+def mamba_flops(*, width: int, inner: int, state: int, conv: int, rank: int) -> float:
+    """Forward FLOPs a token of Mamba's mixer.
+
+    Projections, convolution, and two multiply-adds for each state: its update and its output.
+    """
+    projections = 3 * width * inner + inner * (rank + 2 * state) + rank * inner
+    return 2.0 * (projections + conv * inner + 2 * inner * state)
 
 
 def _windowed(seq_len: int, window: int, causal: bool) -> float:

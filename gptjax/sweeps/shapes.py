@@ -4,7 +4,7 @@ import dataclasses
 import math
 
 from gptjax import models, ops
-from gptjax.models import ModelConfig, ParamCount
+from gptjax.models import Layer, ModelConfig, ParamCount
 from gptjax.scaling import flops
 from gptjax.sweeps.config import SweepConfig
 
@@ -17,9 +17,11 @@ def with_width(model: ModelConfig, sweep: SweepConfig, width: int) -> ModelConfi
     depth = model.depth
     if sweep.depth_rule == "aspect":
         depth = max(1, round(width / sweep.aspect))
-    mlp_width = 0
-    if model.mlp_width:
-        mlp_width = max(1, round(model.mlp_width * width / model.width))
+
+    def scaled(size: int) -> int:
+        """A size of the given model in proportion to the width; 0 stays 0."""
+        return max(1, round(size * width / model.width)) if size else 0
+
     heads = heads_of_width(width, sweep.head_width)
     groups = model.num_heads // model.kv_heads
     scale = model.attention_scale * math.sqrt(model.head_width / (width // heads))
@@ -28,7 +30,11 @@ def with_width(model: ModelConfig, sweep: SweepConfig, width: int) -> ModelConfi
         attention_scale=scale,
         width=width,
         depth=depth,
-        mlp_width=mlp_width,
+        mlp_width=scaled(model.mlp_width),
+        expert_width=scaled(model.expert_width),
+        kv_rank=scaled(model.kv_rank),
+        q_rank=scaled(model.q_rank),
+        ssm_rank=scaled(model.ssm_rank),
         num_heads=heads,
         num_kv_heads=max(1, heads // groups) if model.num_kv_heads else 0,
         head_dim=0,
@@ -74,6 +80,8 @@ def counts(model: ModelConfig) -> ParamCount:
 
 def training_flops_per_token(model: ModelConfig, cost: float = 1.0) -> float:
     """Exact matmul FLOPs of one training token; `cost` gradients a step (`OptimConfig.cost`)."""
+    mixers = [layer.mixer for layer in model.layers_of_depth]
+    mlps = [layer.mlp for layer in model.layers_of_depth]
     return cost * flops.training_flops_per_token(
         depth=model.depth,
         width=model.width,
@@ -83,8 +91,54 @@ def training_flops_per_token(model: ModelConfig, cost: float = 1.0) -> float:
         mlp_width=model.hidden_width,
         mlp_matrices=3 if ops.FEED_FORWARD[model.mlp][1] else 2,
         gated_attention=model.attention_gate,
-        local_layers=model.layers_of_depth.count("local"),
+        local_layers=0 if model.kv_rank else mixers.count("local"),
         window=model.window,
+        attention_layers=0 if model.kv_rank else len(mixers) - mixers.count("ssm"),
+        mlp_layers=mlps.count("dense"),
+        other=_other_flops(model),
         seq_len=model.seq_len,
         vocab_size=model.vocab_size,
+    )
+
+
+def _other_flops(model: ModelConfig) -> float:
+    """Forward FLOPs a token of experts, Mamba and latent attention."""
+    return sum(
+        _mixer_flops(model, layer) + (_experts_flops(model) if layer.mlp == "experts" else 0.0)
+        for layer in model.layers_of_depth
+    )
+
+
+def _mixer_flops(model: ModelConfig, layer: Layer) -> float:
+    if layer.mixer == "ssm":
+        return flops.mamba_flops(
+            width=model.width,
+            inner=model.ssm_width,
+            state=model.ssm_state,
+            conv=model.ssm_conv,
+            rank=model.ssm_step_rank,
+        )
+    if not model.kv_rank:
+        return 0.0
+    keys = min(model.window, model.seq_len) if layer.mixer == "local" else model.seq_len
+    return flops.latent_flops(
+        width=model.width,
+        num_heads=model.num_heads,
+        head_dim=model.head_width,
+        rope_dim=model.rope_dim,
+        value_dim=model.value_width,
+        kv_rank=model.kv_rank,
+        q_rank=model.q_rank,
+        keys=keys,
+    )
+
+
+def _experts_flops(model: ModelConfig) -> float:
+    return flops.experts_flops(
+        width=model.width,
+        hidden=model.expert_hidden_width,
+        matrices=3 if ops.FEED_FORWARD[model.mlp][1] else 2,
+        num_experts=model.num_experts,
+        per_token=model.experts_per_token,
+        shared=model.shared_experts,
     )

@@ -85,7 +85,7 @@ def _coordinates(model: ModelConfig, params: Any, tokens_BT: Array) -> list[Arra
     x_BTD, _ = Embedding(model).apply({"params": params["embed"]}, tokens_BT)
     found = [x_BTD]
     for i, kind in enumerate(model.layers_of_depth):
-        layer = jax.tree.map(lambda leaf, i=i: leaf[i], params["blocks"])
-        x_BTD, _ = Block(model, kind).apply({"params": layer}, x_BTD, None)
+        weights = jax.tree.map(lambda leaf, i=i: leaf[i], params["blocks"])
+        x_BTD, _ = Block(model, kind).apply({"params": weights}, x_BTD, None)
         found.append(x_BTD)
     return [*found, models.apply(model, params, tokens_BT)]

@@ -31,7 +31,8 @@ def trained(tmp_path_factory):
         "data__source": "text", "data__path": place / "text", "data__cache_dir": place / "cache",
         "data__heldout_fraction": 0.1, "model__depth": 2, "model__width": 16, "model__num_heads": 2,
         "model__seq_len": 32, "model__vocab_size": 0, "train__steps": 3, "train__tokens": 0,
-        "train__batch_size": 4, "train__keep_best": False, "train__tensorboard": False,
+        "train__batch_size": 4, "train__evaluations": 1, "train__keep_best": True,
+        "train__tensorboard": False,
     }  # fmt: skip
     assert command("train_gpt2_small", place / "run", **settings) == 0
     return place

@@ -101,7 +101,7 @@ def folder(tmp_path):
         ({"rope_scaling": {"rope_type": "linear", "facto": 2}}, "did you mean factor"),
         ({"layer_types": ["chunked_attention"] * 2}, "chunked_attention"),
         ({"num_attention_heads": 3}, "num_heads=3"),
-        ({"intermediate_size": 21}, r"shape \(16, 20\), and config.json asks for \(16, 21\)"),
+        ({"intermediate_size": 21}, r"shape \(20, 16\), and config.json asks for \(21, 16\)"),
         ({"num_hidden_layers": 3}, "has no tensor model.layers.2"),
         ({"num_hidden_layers": 1}, "is not part of a llama"),
     ],

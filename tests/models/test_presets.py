@@ -43,6 +43,14 @@ EXACT = {
     "phi3-mini": 3_821_079_552,
     "phi3-medium": 13_960_238_080,
     "command-r-plus": 103_810_674_688,
+    "mixtral-8x7b": 46_702_792_704,
+    "mixtral-8x22b": 140_620_634_112,
+    "deepseek-v2.5": 235_741_434_880,
+    "mamba-130m": 129_135_360,
+    "mamba-370m": 371_516_416,
+    "mamba-790m": 793_204_224,
+    "mamba-1.4b": 1_372_178_432,
+    "mamba-2.8b": 2_768_345_600,
 }
 # Brown et al. (2020), table 2.1, column n_params, in millions, as the paper rounds them.
 GPT3 = {
@@ -66,6 +74,16 @@ def test_counts_equal_the_released_weights(name):
 def test_counts_round_to_the_papers(name):
     total = models.count_params(models.preset(name)).total
     assert total / 1e6 == pytest.approx(GPT3[name], rel=0.02)
+
+
+# Parameters that a token passes, in billions, as the papers round them.
+ACTIVE = {"mixtral-8x7b": 12.9, "mixtral-8x22b": 39, "deepseek-v2.5": 21}
+
+
+@pytest.mark.parametrize("name", ACTIVE)
+def test_active_counts_round_to_the_papers(name):
+    active = models.count_active_params(models.preset(name)).total
+    assert active / 1e9 == pytest.approx(ACTIVE[name], rel=0.03)
 
 
 def test_every_preset_is_checked_here():

@@ -1,9 +1,13 @@
 """FLOPs counted by hand."""
 
+import dataclasses
+
 import pytest
 
+from gptjax import models
 from gptjax.errors import UserError
 from gptjax.scaling import flops
+from gptjax.sweeps import shapes
 
 GPT2 = {
     "depth": 12,
@@ -48,6 +52,35 @@ def test_windows_and_gated_attention():
     assert mean == 2 * 2 * 768 * (1 + 2 + 6 * 3) / 8
     gated = flops.forward_flops(**GPT2, gated_attention=True)
     assert gated.attention_projections == 1.25 * full.attention_projections
+
+
+def test_experts_latents_and_mamba_by_hand():
+    """Two FLOPs for each weight that a token meets, and for each score and state."""
+    base = models.ModelConfig(
+        vocab_size=100, depth=2, width=16, num_heads=4, seq_len=32, norm="rmsnorm",
+        positions="none", use_bias=False,
+    )  # fmt: skip
+    head = 2 * 16 * 100
+
+    def forward(**changes):
+        model = dataclasses.replace(base, **changes)
+        return shapes.training_flops_per_token(model) / 3 - head, model
+
+    plain, _ = forward()
+    experts = {"mlp_pattern": ("experts",), "num_experts": 8, "experts_per_token": 3,
+               "expert_width": 5, "shared_experts": 1, "mlp": "swiglu"}  # fmt: skip
+    mixed, model = forward(**experts)
+    assert plain - mixed == 2 * 2 * (2 * 16 * 64 - 16 * 8 - 4 * 3 * 16 * 5)
+    inside = models.count_active_params(model).non_embedding - 5 * 16  # norms
+    assert mixed == 2 * inside + 2 * 2 * 2 * 32 * 16
+    latent = {"kv_rank": 6, "q_rank": 5, "rope_dim": 4, "value_dim": 3, "positions": "rotary"}
+    narrow, model = forward(**latent)
+    inside = models.count_params(model).non_embedding - 5 * 16 - 2 * 11
+    assert narrow == 2 * inside + 2 * 2 * 32 * 4 * (4 + 4 + 3)
+    state, model = forward(layer_pattern=("ssm",), mlp_pattern=("none",))
+    small = 32 * (1 + 1 + 16 + 1)  # biases of convolution and step, A, D: no products
+    inside = models.count_params(model).non_embedding - 3 * 16 - 2 * small
+    assert state == 2 * inside + 2 * 2 * 2 * 32 * 16
 
 
 def test_tokens_of_a_budget_and_a_budget_that_is_none():

@@ -1,0 +1,116 @@
+"""Mamba's mixer (Gu & Dao, 2023, figure 3) in the layout of the published weights."""
+
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from gptjax import ops
+from gptjax.models.config import ModelConfig
+from gptjax.models.parts import bias_at, hidden_init, parameter, residual_init
+
+STEP_RANGE = (1e-3, 1e-1)  # of Δ at the start (Gu & Dao, 2023, section 3.6)
+
+
+class Mamba(nn.Module):
+    """Convolution, selective scan and gate, between two projections."""
+
+    config: ModelConfig
+    kind: str = "ssm"
+
+    @nn.compact
+    def __call__(self, x_BTD: jax.Array, segment_ids_BT: jax.Array | None) -> jax.Array:
+        cfg = self.config
+        D, I = cfg.width, cfg.ssm_width
+        w = _weights(self)
+        b_2I = bias_at(self, "mlp", "in_bias", (2 * I,), ("mlp",))
+        both = ops.linear(x_BTD, w["in"], b_2I)
+        x_BTI, gate_BTI = both[..., :I], both[..., I:]
+        x_BTI = ops.swish(
+            ops.causal_convolution(
+                x_BTI, w["conv"], w["conv_bias"], segment_ids_BT=segment_ids_BT
+            )
+        )
+        step_BTI, b_BTZ, c_BTZ = _select(cfg, w, x_BTI)
+        a_IZ = -jnp.exp(w["state_log_scale"])
+        y_BTI = ops.selective_scan(
+            x_BTI, step_BTI, a_IZ, b_BTZ, c_BTZ, segment_ids_BT=segment_ids_BT
+        )
+        y_BTI = (y_BTI + x_BTI * w["skip_scale"]).astype(x_BTD.dtype) * ops.swish(gate_BTI)
+        return ops.linear(y_BTI, w["out"], bias_at(self, "mlp", "out_bias", (D,), ("embed",)))
+
+
+def initial_state(config: ModelConfig, batch: int) -> tuple[jax.Array, jax.Array]:
+    """(last inputs of the convolution [B, C−1, I], h [B, I, Z]) before the first token."""
+    I = config.ssm_width
+    window = jnp.zeros((batch, config.ssm_conv - 1, I), jnp.dtype(config.compute_dtype))
+    return window, jnp.zeros((batch, I, config.ssm_state), jnp.float32)
+
+
+def step(
+    config: ModelConfig, w: Any, x_BD: jax.Array, state: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    """One token through a mixer with the parameters `w`: (output [B, D], the next state)."""
+    window_BCI, h_BIZ = state
+    I = config.ssm_width
+    both = ops.linear(x_BD, w["in"], w.get("in_bias"))
+    x_BI, gate_BI = both[..., :I], both[..., I:]
+    seen_BCI = jnp.concatenate([window_BCI, x_BI[:, None]], axis=1)
+    x_BI = ops.swish(jnp.einsum("bci,ci->bi", seen_BCI, w["conv"]) + w["conv_bias"])
+    step_BI, b_BZ, c_BZ = _select(config, w, x_BI)
+    y_BI, h_BIZ = ops.selective_step(
+        h_BIZ, x_BI, step_BI, -jnp.exp(w["state_log_scale"]), b_BZ, c_BZ
+    )
+    y_BI = (y_BI + x_BI * w["skip_scale"]).astype(x_BD.dtype) * ops.swish(gate_BI)
+    return ops.linear(y_BI, w["out"], w.get("out_bias")), (seen_BCI[:, 1:], h_BIZ)
+
+
+def _weights(module: Any) -> dict[str, jax.Array]:
+    cfg = module.config
+    D, I, Z, C, R = cfg.width, cfg.ssm_width, cfg.ssm_state, cfg.ssm_conv, cfg.ssm_step_rank
+    shapes: dict[str, tuple] = {
+        "in": ((D, 2 * I), ("embed", "mlp"), hidden_init(cfg)),
+        "conv": ((C, I), ("conv", "mlp"), _uniform(C**-0.5)),
+        "conv_bias": ((I,), ("mlp",), _uniform(C**-0.5)),
+        "select": ((I, R + 2 * Z), ("mlp", "state"), hidden_init(cfg)),
+        "step": ((R, I), ("rank", "mlp"), _uniform(R**-0.5)),
+        "step_bias": ((I,), ("mlp",), _step_bias),
+        "state_log_scale": ((I, Z), ("mlp", "state"), _state_log),
+        "skip_scale": ((I,), ("mlp",), nn.initializers.ones),
+        "out": ((I, D), ("mlp", "embed"), residual_init(cfg)),
+    }
+    return {name: parameter(module, name, *row) for name, row in shapes.items()}
+
+
+def _select(config: ModelConfig, w: Any, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Δ, B and C from the convolved input."""
+    R, Z = config.ssm_step_rank, config.ssm_state
+    chosen = ops.linear(x, w["select"])
+    step = ops.linear(chosen[..., :R], w["step"], dtype=jnp.float32) + w["step_bias"]
+    return jax.nn.softplus(step), chosen[..., R : R + Z], chosen[..., R + Z :]
+
+
+def _uniform(bound: float) -> Any:
+    return lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
+def _step_bias(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    """The inverse softplus of Δ drawn log-uniformly from STEP_RANGE."""
+    low, high = map(math.log, STEP_RANGE)
+    step = jnp.exp(jax.random.uniform(key, shape, dtype, low, high))
+    return step + jnp.log(-jnp.expm1(-step))
+
+
+def _state_log(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    """log 1…Z in every channel: S4D's real initialisation."""
+    return jnp.broadcast_to(jnp.log(jnp.arange(1, shape[-1] + 1, dtype=dtype)), shape)
+
+
+def mamba_size(config: ModelConfig) -> int:
+    """Parameters of one mixer."""
+    D, I, Z = config.width, config.ssm_width, config.ssm_state
+    R, C = config.ssm_step_rank, config.ssm_conv
+    biases = config.has_bias("mlp") * (2 * I + D)
+    return 3 * D * I + I * (C + 1) + I * (R + 2 * Z) + R * I + I + I * Z + I + biases

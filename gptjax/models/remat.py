@@ -1,0 +1,60 @@
+"""What of a forward pass is kept for the backward pass, and what is computed again.
+
+With L blocks, A bytes of activations inside one and a residual stream of X bytes: `none` keeps L·A,
+`block` L·X + A (one forward pass more), `sqrt` about 2·√L·X + A (two more: Chen et al., 2016,
+section 4.3, with the segments' blocks recomputed too), `dots` the products with parameters (no
+product is done again but attention's), `offload` the same in the host's memory.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+_KEPT: dict[str, Any] = {
+    "block": None,
+    "sqrt": None,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "offload": jax.checkpoint_policies.offload_dot_with_no_batch_dims("device", "pinned_host"),
+}
+
+
+def recomputed(policy: str, block: Callable) -> Callable:
+    """A block whose backward pass keeps what the policy says; `none` changes nothing."""
+    return block if policy == "none" else jax.checkpoint(block, policy=_KEPT[policy])
+
+
+def recomputed_module(policy: str, module: Any) -> Any:
+    """The same of a linen module that is scanned."""
+    if policy == "none":
+        return module
+    return nn.remat(module, prevent_cse=False, policy=_KEPT[policy])
+
+
+def segment_length(policy: str, depth: int, *, period: int = 1) -> int:
+    """Blocks between two kept streams: about √depth under `sqrt`, in whole periods; 0: no segments.
+
+    >>> segment_length("sqrt", 30), segment_length("sqrt", 30, period=4), segment_length("dots", 30)
+    (5, 4, 0)
+    """
+    return period * max(1, round(math.sqrt(depth) / period)) if policy == "sqrt" else 0
+
+
+def in_segments(
+    apply: Callable[[Any, Any, jax.Array], jax.Array],
+    layers: tuple,
+    params: list,
+    x_BTD: jax.Array,
+    length: int,
+) -> jax.Array:
+    """x after `apply(some layers, their parameters, x)`, at once or segment by segment."""
+    if not length:
+        return apply(layers, params, x_BTD)
+    for start in range(0, len(layers), length):
+        some = slice(start, start + length)
+        segment = jax.checkpoint(functools.partial(apply, layers[some]))
+        x_BTD = segment(params[some], x_BTD)
+    return x_BTD

@@ -1,0 +1,32 @@
+"""Rotary positions as a config has them."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gptjax import ops
+from gptjax.models.config import ModelConfig
+
+
+def rotate(config: ModelConfig, x_BTNH: jax.Array) -> jax.Array:
+    """Rotary positions as the config has them, for tokens 0…T−1."""
+    T, width = x_BTNH.shape[1], int(x_BTNH.shape[-1] * config.rope_fraction)
+    options: dict[str, Any] = {"base": config.rope_base}
+    if config.rope_scaling != "none" or width != x_BTNH.shape[-1]:
+        scaling = ops.RopeScaling(
+            factor=config.rope_factor,
+            trained_len=config.rope_trained_len or config.seq_len,
+            slow=config.rope_slow,
+            fast=config.rope_fast,
+            attention_factor=config.rope_attention_factor,
+            mscale=config.rope_mscale,
+            mscale_all_dim=config.rope_mscale_all_dim,
+            short_factors=config.rope_short_factors,
+            long_factors=config.rope_long_factors,
+        )
+        find = ops.ROPE_SCALINGS[config.rope_scaling]
+        turns_C, factor = find(width, config.rope_base, T, scaling)
+        options = {"frequencies_C": jnp.asarray(turns_C, jnp.float32), "factor": factor}
+    interleaved = config.rope_layout == "interleaved"
+    return ops.rotary(x_BTNH, jnp.arange(T), interleaved=interleaved, **options)

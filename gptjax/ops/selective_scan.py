@@ -1,0 +1,76 @@
+"""Mamba's selective state space (Gu & Dao, 2023): h_t = exp(Δ_t·A)·h_{t−1} + Δ_t·B_t·x_t.
+
+`I` inner channels, `Z` states of each. The scan and the step compute the same numbers.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+
+def selective_scan(
+    x_BTI: Float[Array, "B T I"],
+    step_BTI: Float[Array, "B T I"],
+    a_IZ: Float[Array, "I Z"],
+    b_BTZ: Float[Array, "B T Z"],
+    c_BTZ: Float[Array, "B T Z"],
+    *,
+    segment_ids_BT: Int[Array, "B T"] | None = None,
+) -> Float[Array, "B T I"]:
+    """C_t·h_t for every t, by an associative scan over time, in float32.
+
+    Args:
+      step_BTI: Δ, positive.
+      a_IZ: A, negative.
+      segment_ids_BT: where given, the state begins at zero with every segment.
+    """
+    decay_BTIZ, push_BTIZ = _discretise(x_BTI, step_BTI, a_IZ, b_BTZ)
+    if segment_ids_BT is not None:
+        same_BT = segment_ids_BT[:, 1:] == segment_ids_BT[:, :-1]
+        same_BT = jnp.pad(same_BT, ((0, 0), (1, 0)))
+        decay_BTIZ = decay_BTIZ * same_BT[..., None, None]
+
+    def combine(one: tuple, two: tuple) -> tuple:
+        return one[0] * two[0], two[0] * one[1] + two[1]
+
+    _, h_BTIZ = jax.lax.associative_scan(combine, (decay_BTIZ, push_BTIZ), axis=1)
+    return jnp.einsum("btiz,btz->bti", h_BTIZ, c_BTZ.astype(jnp.float32))
+
+
+def selective_step(
+    h_BIZ: Float[Array, "B I Z"],
+    x_BI: Float[Array, "B I"],
+    step_BI: Float[Array, "B I"],
+    a_IZ: Float[Array, "I Z"],
+    b_BZ: Float[Array, "B Z"],
+    c_BZ: Float[Array, "B Z"],
+) -> tuple[Float[Array, "B I"], Float[Array, "B I Z"]]:
+    """One token of `selective_scan`: (C·h, the new h)."""
+    decay_BIZ, push_BIZ = _discretise(x_BI, step_BI, a_IZ, b_BZ)
+    h_BIZ = decay_BIZ * h_BIZ + push_BIZ
+    return jnp.einsum("biz,bz->bi", h_BIZ, c_BZ.astype(jnp.float32)), h_BIZ
+
+
+def causal_convolution(
+    x_BTI: Float[Array, "B T I"],
+    w_CI: Float[Array, "C I"],
+    bias_I: Float[Array, " I"],
+    *,
+    segment_ids_BT: Int[Array, "B T"] | None = None,
+) -> Float[Array, "B T I"]:
+    """Σ_j w[C−1−j]·x_{t−j} + bias in each channel: the last tap is the token's own."""
+    T = x_BTI.shape[1]
+    total = jnp.zeros_like(x_BTI)
+    for j in range(min(w_CI.shape[0], T)):
+        moved_BTI = jnp.pad(x_BTI, ((0, 0), (j, 0), (0, 0)))[:, :T]
+        if segment_ids_BT is not None and j:
+            same_BT = segment_ids_BT[:, j:] == segment_ids_BT[:, :-j]
+            moved_BTI = moved_BTI * jnp.pad(same_BT, ((0, 0), (j, 0)))[..., None]
+        total = total + moved_BTI * w_CI[w_CI.shape[0] - 1 - j].astype(x_BTI.dtype)
+    return total + bias_I.astype(x_BTI.dtype)
+
+
+def _discretise(x: Array, step: Array, a_IZ: Array, b: Array) -> tuple[Array, Array]:
+    """exp(Δ·A) and Δ·B·x, [..., I, Z] float32."""
+    x, step, b = (y.astype(jnp.float32) for y in (x, step, b))
+    return jnp.exp(step[..., None] * a_IZ), (step * x)[..., None] * b[..., None, :]

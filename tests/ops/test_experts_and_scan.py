@@ -1,0 +1,109 @@
+"""Routing, mixtures of experts and selective scans against loops in NumPy."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gptjax import ops
+
+
+def draw(*shape, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
+
+
+def test_routing_by_hand():
+    logits = jnp.log(jnp.array([[0.1, 0.4, 0.2, 0.3], [0.25, 0.05, 0.6, 0.1]]))
+    weights, experts = ops.route(logits, 2, renormalise=True)
+    assert experts.tolist() == [[1, 3], [2, 0]]
+    np.testing.assert_allclose(weights, [[4 / 7, 3 / 7], [0.6 / 0.85, 0.25 / 0.85]], rtol=1e-6)
+    weights, _ = ops.route(logits, 2, renormalise=False, scale=2.0)
+    np.testing.assert_allclose(weights, [[0.8, 0.6], [1.2, 0.5]], rtol=1e-6)
+    # One group of two: the second token may use experts 2 and 3 only.
+    weights, experts = ops.route(logits, 2, renormalise=False, groups=2, top_groups=1)
+    assert experts.tolist() == [[1, 0], [2, 3]]
+    np.testing.assert_allclose(weights, [[0.4, 0.1], [0.6, 0.1]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("gated", [True, False])
+def test_a_mixture_is_a_loop_over_tokens(gated):
+    M, D, F, E, k = 9, 4, 5, 3, 2
+    x, up, down = draw(M, D), draw(E, D, F, seed=1), draw(E, F, D, seed=2)
+    gate = draw(E, D, F, seed=3) if gated else None
+    weights, experts = ops.route(draw(M, E, seed=4), k, renormalise=True)
+
+    def ours(x, up, gate, down):
+        return ops.mix_experts(x, weights, experts, up, gate, down, jnp.tanh)
+
+    def naive(x, up, gate, down):
+        rows = []
+        for m in range(M):
+            row = jnp.zeros(D)
+            for w, e in zip(weights[m], experts[m].tolist(), strict=True):
+                h = x[m] @ up[e]
+                h = jnp.tanh(x[m] @ gate[e]) * h if gated else jnp.tanh(h)
+                row = row + w * (h @ down[e])
+            rows.append(row)
+        return jnp.stack(rows)
+
+    arguments = (x, up, gate, down)
+    np.testing.assert_allclose(ours(*arguments), naive(*arguments), rtol=1e-5, atol=1e-5)
+    g = draw(M, D, seed=5)
+    wanted = jax.grad(lambda *a: jnp.sum(naive(*a) * g), argnums=(0, 1, 3))(*arguments)
+    got = jax.grad(lambda *a: jnp.sum(ours(*a) * g), argnums=(0, 1, 3))(*arguments)
+    for one, two in zip(got, wanted, strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-5)
+
+
+def test_experts_alike_are_one_feed_forward():
+    x, up, down = draw(6, 4), draw(4, 5, seed=1), draw(5, 4, seed=2)
+    weights, experts = ops.route(draw(6, 3, seed=4), 2, renormalise=True)
+    alike = functools.partial(jnp.broadcast_to, shape=(3, 4, 5))
+    downs = jnp.broadcast_to(down, (3, 5, 4))
+    got = ops.mix_experts(x, weights, experts, alike(up), None, downs, ops.relu)
+    np.testing.assert_allclose(got, ops.relu(x @ up) @ down, rtol=1e-5, atol=1e-5)
+
+
+def scan_inputs(B=2, T=11, I=3, Z=4):
+    step = jax.nn.softplus(draw(B, T, I, seed=1))
+    a = -jnp.exp(draw(I, Z, seed=2))
+    return draw(B, T, I), step, a, draw(B, T, Z, seed=3), draw(B, T, Z, seed=4)
+
+
+def test_the_scan_is_its_recurrence():
+    x, step, a, b, c = scan_inputs()
+    got = ops.selective_scan(x, step, a, b, c)
+    h = jnp.zeros((2, 3, 4))
+    state = np.zeros((2, 3, 4))
+    for t in range(x.shape[1]):
+        y, h = ops.selective_step(h, x[:, t], step[:, t], a, b[:, t], c[:, t])
+        decay = np.exp(np.asarray(step)[:, t, :, None] * np.asarray(a))
+        pushed = np.asarray(step * x)[:, t, :, None] * np.asarray(b)[:, t, None, :]
+        state = decay * state + pushed
+        np.testing.assert_allclose(y, (state * np.asarray(c)[:, t, None]).sum(-1), rtol=1e-4,
+                                   atol=1e-5)  # fmt: skip
+        np.testing.assert_allclose(got[:, t], y, rtol=1e-4, atol=1e-5)
+
+
+def test_segments_begin_with_an_empty_state():
+    x, step, a, b, c = scan_inputs()
+    ids = jnp.array([[0] * 4 + [1] * 7, [0] * 9 + [3] * 2])
+    got = ops.selective_scan(x, step, a, b, c, segment_ids_BT=ids)
+    w, bias = draw(3, 3, seed=6), draw(3, seed=7)
+    convolved = ops.causal_convolution(x, w, bias, segment_ids_BT=ids)
+    for row, cut in ((0, 4), (1, 9)):
+        for part in (slice(0, cut), slice(cut, 11)):
+            cutting = [v[row : row + 1, part] for v in (x, step, b, c)]
+            alone = ops.selective_scan(cutting[0], cutting[1], a, *cutting[2:])
+            np.testing.assert_allclose(got[row, part], alone[0], rtol=1e-4, atol=1e-5)
+            alone = ops.causal_convolution(x[row : row + 1, part], w, bias)
+            np.testing.assert_allclose(convolved[row, part], alone[0], rtol=1e-5, atol=1e-6)
+
+
+def test_convolution_by_hand():
+    x = jnp.array([1.0, 2.0, 4.0]).reshape(1, 3, 1)
+    w = jnp.array([[100.0], [10.0], [1.0]])
+    got = ops.causal_convolution(x, w, jnp.array([0.5]))
+    assert got.ravel().tolist() == [1.5, 12.5, 124.5]
