@@ -348,14 +348,14 @@ def _unrolled(
         # The transpose of unstack is one stack; that of indexing would be a padded sum per layer.
         each = zip(*(jnp.unstack(leaf) for leaf in leaves), strict=True)
         slices[name] = iter([jax.tree.unflatten(tree, layer) for layer in each])
-    each = [next(slices[layer.structure]) for layer in layers]
+    own = [next(slices[layer.structure]) for layer in layers]
 
     def in_turn(some: tuple[Layer, ...], params: Any, x_BTD: jax.Array) -> jax.Array:
         for layer, one in zip(some, params, strict=True):
             x_BTD = _block_of(config, layer)(one, x_BTD, segment_ids_BT)
         return x_BTD
 
-    return in_segments(in_turn, layers, each, x_BTD, segment)
+    return in_segments(in_turn, layers, own, x_BTD, segment)
 
 
 def _unrolled_in_segments(config: ModelConfig, layers: tuple[Layer, ...], *rest: Any) -> jax.Array:
