@@ -7,9 +7,25 @@ from known_runs import published
 from gptjax import scaling
 from gptjax.scaling import engine
 
+ROWS = {
+    "chinchilla_subset/runs.csv": (234, ("C", "N", "D", "loss")),
+    "gadre/runs.csv": (104, ("N", "D", "tok_mult", "loss_c4_val", "dataset_name")),
+    "muennighoff/datablations_fit182.csv": (182, ("params", "tokens", "unique_tokens", "val_loss")),
+    "muennighoff/datablations_runs.csv": (296, ("params", "tokens", "unique_tokens", "val_loss")),
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_published_tables_have_the_rows_and_columns_that_are_told(name):
+    rows, columns = ROWS[name]
+    table = scaling.Table.read(published(name))
+    assert len(table) == rows
+    assert set(columns) <= set(table.columns)
+
 
 def test_chinchilla_subset_reaches_the_known_optimum_from_every_start():
-    law = scaling.fit(published("chinchilla_subset/runs.csv"), starts=128, resamples=200)
+    law = scaling.fit(published("chinchilla_subset/runs.csv"), starts=60, resamples=200)
+    assert law.runs.flops == pytest.approx(6 * law.runs.params * law.runs.tokens, rel=1e-3)
     assert law.certificate.objective == pytest.approx(8.400931e-4, rel=1e-6)
     known = {"A": 442.164, "B": 1271.808, "E": 1.783894, "alpha": 0.3426261, "beta": 0.3420019}
     for name, value in known.items():
@@ -36,6 +52,7 @@ GADRE = {
     "rpj": {"E": 1.837, "x": 0.2729},
     "rw_original": {"E": 1.735, "x": 0.2544},
 }
+WORST = {"c4_original": 0.043, "rpj": 0.0073, "rw_original": 0.0162}
 
 
 @pytest.mark.parametrize("dataset", GADRE)
@@ -47,12 +64,11 @@ def test_gadre_predicts_large_runs_from_the_five_small_ones_of_the_paper(dataset
     law = scaling.fit(runs.take(five), "gadre", loss_kind="squares", resamples=0)
     for name, value in GADRE[dataset].items():
         assert law.values[name] == pytest.approx(value, abs=6e-4), name
-    # The paper's own claim, at 1.4B and 7B, is for RedPajama; the others hold at 1.4B.
-    largest = 1e10 if dataset == "rpj" else 2e9
-    large = (runs.params > 1e9) & (runs.params < largest) & ((ratio == 20) | (dataset == "rpj"))
-    predicted = law.predict(runs.params[large], runs.tokens[large])[0]
-    assert len(predicted) == (3 if dataset == "rpj" else 1)
-    assert predicted == pytest.approx(runs.loss[large], rel=0.01)
+    large = runs.params > 1e9
+    error = np.abs(law.predict(runs.params[large], runs.tokens[large])[0] / runs.loss[large] - 1)
+    # Below one percent everywhere for RedPajama, the paper's case; not at 7B for the others.
+    assert error.max() == pytest.approx(WORST[dataset], abs=5e-4)
+    assert np.all(error[(ratio[large] == 20) & (runs.params[large] < 2e9)] < 0.01)
 
 
 def test_muennighoff_has_a_better_optimum_than_the_published_one_in_a_flat_valley():
