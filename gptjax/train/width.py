@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from gptjax import models
+from gptjax.errors import UserError
 from gptjax.models import ModelConfig
 from gptjax.models.decoder import Block, Embedding
 from gptjax.optim import OptimConfig
@@ -34,9 +35,19 @@ def transfer_width(model: ModelConfig, optim: OptimConfig) -> tuple[ModelConfig,
 
     Nothing but plain settings change, so the result shows in the record what was done:
     `hidden_init_scale`, `logit_scale`, `attention_scale`, and a learning-rate multiplier.
+
+    Raises:
+      UserError: for a model with experts, latent attention or state spaces.
     """
     if optim.width_transfer == "none":
         return model, optim
+    kinds = {(layer.mixer, layer.mlp) for layer in model.layers_of_depth}
+    if model.kv_rank or not kinds <= {("global", "dense"), ("local", "dense")}:
+        raise UserError(
+            "optim.width_transfer=mup knows the rules for attention and dense feed-forwards only; "
+            "set optim.width_transfer=none, or model.layer_pattern=('global',), "
+            "model.mlp_pattern=('dense',) and model.kv_rank=0"
+        )
     ratio = model.width / optim.base_width
     hidden = (model.hidden_init_scale or model.init_scale) / math.sqrt(ratio)
     transferred = dataclasses.replace(
@@ -84,8 +95,8 @@ def _coordinates(model: ModelConfig, params: Any, tokens_BT: Array) -> list[Arra
     """The stream after the embedding and after each block, and the logits."""
     x_BTD, _ = Embedding(model).apply({"params": params["embed"]}, tokens_BT)
     found = [x_BTD]
-    for i, kind in enumerate(model.layers_of_depth):
+    for i, layer in enumerate(model.layers_of_depth):
         weights = jax.tree.map(lambda leaf, i=i: leaf[i], params["blocks"])
-        x_BTD, _ = Block(model, kind).apply({"params": weights}, x_BTD, None)
+        x_BTD, _ = Block(model, layer).apply({"params": weights}, x_BTD, None)
         found.append(x_BTD)
     return [*found, models.apply(model, params, tokens_BT)]

@@ -100,3 +100,9 @@ def test_without_it_nothing_changes():
 def test_optimizers_it_does_not_hold_for_are_refused():
     with pytest.raises(UserError, match=r"optim\.name=sgd"):
         validate(OptimConfig(name="sgd", width_transfer="mup"))
+
+
+def test_models_it_has_no_rules_for_are_refused():
+    mixed = dataclasses.replace(shape(64), layer_pattern=("global", "ssm"))
+    with pytest.raises(UserError, match="width_transfer=none"):
+        transfer_width(mixed, dataclasses.replace(PLAIN, width_transfer="mup"))
