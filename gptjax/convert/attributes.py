@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -84,10 +85,8 @@ def write_attributes(family: Family, config: ModelConfig) -> dict[str, Any]:
         **family.only,
     }
     for row in family.attributes:
-        value = getattr(config, row.ours)
-        if row.ours == "attention_scale":
-            value = value or config.head_width**-0.5
-        attributes[row.theirs] = _write(row, value)
+        found = _RESOLVED.get(row.ours, operator.attrgetter(row.ours))
+        attributes[row.theirs] = _write(row, found(config))
     if family.rope:
         attributes |= _write_rope(family, config)
     return attributes | LAYERS[family.layers][1](config)
@@ -121,12 +120,26 @@ def canonical(config: ModelConfig) -> ModelConfig:
         mlp_width=config.hidden_width,
         rope_trained_len=(config.rope_trained_len or config.seq_len) * _scaled(config),
         attention_scale=0.0 if _is_plain_scale(config) else config.attention_scale,
+        expert_width=_unless(config.expert_width, config.hidden_width),
+        value_dim=_unless(config.value_dim, config.head_width),
     )
+
+
+def _unless(value: int, default: int) -> int:
+    """0, which means the default, where the value is just that."""
+    return 0 if value == default else value
 
 
 def _is_plain_scale(config: ModelConfig) -> bool:
     """Whether scores are multiplied by 1/√head_dim, which has a fast path of its own."""
     return math.isclose(config.attention_scale, config.head_width**-0.5, rel_tol=1e-9)
+
+
+_RESOLVED: dict[str, Callable[[ModelConfig], Any]] = {
+    "attention_scale": lambda config: config.attention_scale or config.head_width**-0.5,
+    "expert_width": lambda config: config.expert_hidden_width,
+    "value_dim": lambda config: config.value_width,
+}
 
 
 def _scaled(config: ModelConfig) -> bool:
@@ -176,7 +189,7 @@ def _check_expressible(family: Family, config: ModelConfig) -> None:
     free = {row.ours for row in family.attributes} | NOT_THE_FUNCTION
     free |= set(family.unused)
     free |= ROPE_FIELDS if family.rope else set()
-    free |= LAYER_FIELDS if family.layers != "global" else set()
+    free |= LAYER_FIELDS if family.layers not in ("global", "none") else set()
     wanted = dataclasses.asdict(
         canonical(
             dataclasses.replace(
@@ -296,7 +309,12 @@ def _write_above(config: ModelConfig) -> dict[str, Any]:
     }
 
 
+def _read_none(attributes: dict[str, Any], depth: int) -> dict[str, Any]:
+    return {}
+
+
 LAYERS: dict[str, tuple[Callable, Callable]] = {
+    "none": (_read_none, _write_global),
     "global": (_read_global, _write_global),
     "every": (_read_every, _write_every),
     "alternate": (_read_alternate, _write_alternate),

@@ -65,7 +65,7 @@ class Family:
       only: attributes that must have these values, which are also their defaults.
       rope, rope_names, rope_fraction: whether it has rotary positions, the attributes of their
         base and of the share of a head that turns, and that share where nothing is said.
-      layers: which layers are local: a name of LAYERS in `layer_types`.
+      layers: how it says which layers are local: a name of LAYERS in `attributes`.
       tensors: outside and inside the layers.
       head: name of the output matrix, where it is not tied.
       ignored: tensors of published files that are no weights, as regular expressions.
@@ -522,11 +522,12 @@ MAMBA = Family(
         Attribute("state_size", "ssm_state", 16),
         Attribute("expand", "ssm_expand", 2),
         Attribute("conv_kernel", "ssm_conv", 4),
-        Attribute("time_step_rank", "ssm_rank", "auto", lambda r: 0 if r == "auto" else r),
+        Attribute("time_step_rank", "ssm_rank", "auto", lambda r: 0 if r == "auto" else r,
+                  lambda r: r or "auto"),
     ),
     {
         "norm": "rmsnorm", "positions": "none", "use_bias": False, "num_heads": 1,
-        "layer_pattern": ("ssm",), "mlp_pattern": ("none",),
+        "layer_pattern": ("ssm",), "mlp_pattern": ("none",), "seq_len": 2048,
     },
     (
         Tensor("embeddings.weight", ("embed/tokens",), False),
@@ -542,6 +543,7 @@ MAMBA = Family(
         *_linear("layers.{i}.mixer.out_proj", "ssm/out"),
     ),
     only={"use_bias": False, "use_conv_bias": True, "hidden_act": "silu", "rms_norm": True},
+    layers="none",
     unused=("num_heads", "num_kv_heads", "head_dim", "mlp", "mlp_width", "expert_width"),
     silent=(
         "d_inner", "d_model", "n_layer", "intermediate_size", "fused_add_norm", "ssm_cfg",

@@ -21,7 +21,11 @@ BATCH_BYTES = 1 << 22
 
 
 class BpeTokenizer:
-    """A tokenizer.json, with an end-of-document id that no text encodes to."""
+    """A tokenizer.json, with an end-of-document id that no text encodes to.
+
+    Attributes:
+      special: ids of its special tokens by name.
+    """
 
     def __init__(self, tokenizer: Any):
         # Otherwise the text "<|endoftext|>" would become the special token.
@@ -36,6 +40,7 @@ class BpeTokenizer:
         }
         ids = tokenizer.get_vocab(with_added_tokens=True).values()
         size = max(ids, default=-1) + 1
+        self.special = special
         self.end_of_document = next((special[name] for name in ENDS if name in special), size)
         self.vocab_size = max(size, self.end_of_document + 1)
 
@@ -45,6 +50,10 @@ class BpeTokenizer:
             texts = [document.decode() for document in batch]
             for found in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False):
                 yield np.array(found.ids, dtype=np.uint32)
+
+    def encode_text(self, text: str) -> list[int]:
+        """The ids of plain text; never a special one, whatever it says."""
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> bytes:
         """The text of the ids as UTF-8; bytes that are none become U+FFFD."""

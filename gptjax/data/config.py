@@ -31,10 +31,17 @@ class DataConfig:
         minimum=0,
     )
     tokenizer: str = setting(
-        "bytes", "how text becomes ids", choices=("bytes", "bpe", "sentencepiece")
+        "bytes",
+        "how text becomes ids; tiktoken: a file of ranks",
+        choices=("bytes", "bpe", "sentencepiece", "tiktoken"),
     )
     tokenizer_path: str = setting(
-        "", "a tokenizer.json (bpe) or a .model file (sentencepiece) to load; empty = train one"
+        "",
+        "a tokenizer.json (bpe), .model file (sentencepiece) or ranks (tiktoken) to load; empty = "
+        "train one",
+    )
+    tiktoken_pattern: str = setting(
+        "cl100k", "tiktoken: how text is cut before merging", choices=("gpt2", "cl100k")
     )
     vocab_size: int = setting(
         4096, "ids of a trained tokenizer, end of document included", minimum=1, maximum=1 << 24

@@ -127,7 +127,9 @@ def _from_text(config: DataConfig) -> _Recipe:
             "deduplicate": config.deduplicate,
         },
         build=build,
-        reopen=lambda folder: tokenizers.reopen(config.tokenizer, folder),
+        reopen=lambda folder: tokenizers.reopen(
+            config.tokenizer, folder, config.tiktoken_pattern
+        ),
         field=source.field,
     )
 

@@ -8,11 +8,15 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from gptjax.data import bpe, sentence_piece
+from gptjax.data import bpe, sentence_piece, tiktoken_ranks
 from gptjax.data.config import DataConfig
 from gptjax.errors import UserError
 
-FILES = {"bpe": "tokenizer.json", "sentencepiece": "tokenizer.model"}
+FILES = {
+    "bpe": "tokenizer.json",
+    "sentencepiece": "tokenizer.model",
+    "tiktoken": "ranks.tiktoken",
+}
 
 
 class Tokenizer(Protocol):
@@ -69,8 +73,14 @@ def stamp(config: DataConfig) -> dict[str, Any]:
                 "data.tokenizer='bytes'; set data.tokenizer to bpe or sentencepiece"
             )
         content = _content(config.tokenizer_path)
-        read(kind, content, config.tokenizer_path)
-        return {"kind": kind, "content": hashlib.sha256(content).hexdigest()}
+        read(kind, content, config.tokenizer_path, config.tiktoken_pattern)
+        found = {"kind": kind, "content": hashlib.sha256(content).hexdigest()}
+        return {**found, "pattern": config.tiktoken_pattern} if kind == "tiktoken" else found
+    if kind == "tiktoken":
+        raise UserError(
+            "data.tokenizer='tiktoken' is read from a file of ranks; give data.tokenizer_path, or "
+            "set data.tokenizer=bpe to train one"
+        )
     if kind == "bpe":
         bpe.check_vocab_size(config.vocab_size)
         return {
@@ -104,19 +114,21 @@ def make(config: DataConfig, documents: Sequence[bytes], folder: Path) -> Tokeni
             config.sentencepiece_model,
         )
     (folder / FILES[kind]).write_bytes(content)
-    return read(kind, content, config.tokenizer_path)
+    return read(kind, content, config.tokenizer_path, config.tiktoken_pattern)
 
 
-def reopen(kind: str, folder: Path) -> Tokenizer:
+def reopen(kind: str, folder: Path, pattern: str = "") -> Tokenizer:
     """The tokenizer that `make` kept in `folder`."""
     if kind == "bytes":
         return ByteTokenizer()
     path = folder / FILES[kind]
-    return read(kind, path.read_bytes(), str(path))
+    return read(kind, path.read_bytes(), str(path), pattern)
 
 
-def read(kind: str, content: bytes, path: str) -> Tokenizer:
-    """The tokenizer in the content of a file of its kind, "bpe" or "sentencepiece"."""
+def read(kind: str, content: bytes, path: str, pattern: str = "") -> Tokenizer:
+    """The tokenizer in the content of a file of its kind; `pattern` is for files of ranks."""
+    if kind == "tiktoken":
+        return tiktoken_ranks.read(content, path, pattern)
     if kind == "bpe":
         return bpe.read(content, path)
     return sentence_piece.read(content, path)

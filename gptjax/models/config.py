@@ -421,6 +421,8 @@ def _check_rotary(config: ModelConfig) -> None:
 
 def beyond_blockwise(config: ModelConfig) -> str:
     """The setting that blocks of scores do not have; empty where there is none."""
+    if config.kv_rank:
+        return f"model.kv_rank={config.kv_rank}"
     if config.positions == "alibi":
         return "model.positions=alibi"
     return "model.attention_sinks=True" if config.attention_sinks else ""

@@ -50,7 +50,10 @@ def describe(config: ModelConfig, *, segmented: bool) -> str:
     names = {
         kind: attention_kernel(config, kind, segmented=segmented, backend=backend)
         for kind in dict.fromkeys(config.layer_pattern)
+        if kind != "ssm"
     }
+    if not names:
+        return "none"
     if len(set(names.values())) == 1:
         return next(iter(names.values()))
     return ", ".join(f"{name} in {kind} layers" for kind, name in names.items())
@@ -82,7 +85,7 @@ def _beyond_dense(config: ModelConfig, kind: str) -> bool:
     """Whether something asks for more than the fast dense path has."""
     asked = (
         config.attention_scale, config.attention_soft_cap, config.attention_sinks,
-        kind == "local", config.positions == "alibi",
+        kind == "local", config.positions == "alibi", config.kv_rank,
     )  # fmt: skip
     return any(asked)
 

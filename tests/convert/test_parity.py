@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from gptjax import convert, models
-from gptjax.convert.attributes import read_attributes, write_attributes
+from gptjax.convert.attributes import canonical, read_attributes, write_attributes
 
 sys.path.insert(0, str(Path(__file__).parent))
 import tiny
@@ -137,14 +137,8 @@ def test_presets_are_the_models_of_transformers(name):
     transformers = pytest.importorskip("transformers")
     config = models.preset(name)
     attributes = write_attributes(convert.family_of(config), config)
-    read = read_attributes(attributes)[1]
-    same = {"preset", "num_kv_heads", "head_dim", "mlp_width", "num_heads"}
-    changed = {
-        field.name: (getattr(config, field.name), getattr(read, field.name))
-        for field in dataclasses.fields(config)
-        if field.name not in same and getattr(config, field.name) != getattr(read, field.name)
-    }
-    assert not changed
+    resolved = canonical(dataclasses.replace(config, preset=""))
+    assert read_attributes(attributes)[1] == resolved
     wanted = transformers.AutoConfig.for_model(**attributes)
     with torch.device("meta"):
         model = transformers.AutoModelForCausalLM.from_config(wanted)

@@ -1,0 +1,86 @@
+"""Byte-level BPE from ranks, the files that `tiktoken` reads: one base64 token and rank a line.
+
+Ranks say which bytes are tokens and in which order they were made. The merges that made them are
+found again: the last merge of a token joins the two parts that all earlier merges leave of it.
+"""
+
+import base64
+import binascii
+import itertools
+from collections.abc import Mapping
+
+from gptjax.data.bpe import END, BpeTokenizer
+from gptjax.errors import UserError
+
+# How text is cut before merging: Radford et al. (2019), and the published patterns of `tiktoken`.
+PATTERNS = {
+    "gpt2": r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+    "cl100k": (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+        r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    ),
+}
+
+
+def read(content: bytes, path: str, pattern: str) -> BpeTokenizer:
+    """The tokenizer of a file of ranks; its end of a document is the id after the last rank.
+
+    Args:
+      path: for the error.
+      pattern: a name of PATTERNS.
+
+    Raises:
+      UserError: where the content is no file of ranks, or lacks a byte.
+    """
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+
+    ranks = _ranks(content, path)
+    letters = _letters()
+    spelt = {token: "".join(letters[byte] for byte in token) for token in ranks}
+    vocab = {spelt[token]: rank for token, rank in ranks.items()}
+    pairs = [_last_merge(ranks, token) for token in sorted(ranks, key=ranks.__getitem__)]
+    merges = [(spelt[pair[0]], spelt[pair[1]]) for pair in pairs if pair]
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges, ignore_merges=True))
+    cut = pre_tokenizers.Split(Regex(PATTERNS[pattern]), behavior="isolated")
+    spell = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([cut, spell])
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([END])
+    return BpeTokenizer(tokenizer)
+
+
+def _ranks(content: bytes, path: str) -> dict[bytes, int]:
+    try:
+        rows = [line.split() for line in content.splitlines() if line.strip()]
+        ranks = {base64.b64decode(token, validate=True): int(rank) for token, rank in rows}
+    except (ValueError, binascii.Error) as error:
+        raise UserError(
+            f"data.tokenizer_path={path!r} is not a file of ranks ({error}); its lines are a "
+            "token in base64 and a number"
+        ) from error
+    missing = [byte for byte in range(256) if bytes([byte]) not in ranks]
+    if missing or sorted(ranks.values()) != list(range(len(ranks))):
+        raise UserError(
+            f"data.tokenizer_path={path!r} does not rank every byte, or leaves numbers out; name "
+            "another file"
+        )
+    return ranks
+
+
+def _last_merge(ranks: Mapping[bytes, int], token: bytes) -> tuple[bytes, bytes] | None:
+    """The two parts that merges of lower rank leave of a token; None for a byte."""
+    parts = [token[i : i + 1] for i in range(len(token))]
+    while len(parts) > 2:
+        made = [ranks.get(a + b, len(ranks)) for a, b in itertools.pairwise(parts)]
+        best = min(range(len(made)), key=made.__getitem__)
+        if made[best] >= ranks[token]:
+            return None  # reached only as a whole piece
+        parts[best : best + 2] = [parts[best] + parts[best + 1]]
+    return (parts[0], parts[1]) if len(parts) == 2 else None
+
+
+def _letters() -> list[str]:
+    """GPT-2's printable character for each byte."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = iter(range(256, 512))
+    return [chr(byte) if byte in printable else chr(next(others)) for byte in range(256)]
