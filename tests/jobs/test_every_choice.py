@@ -5,6 +5,7 @@ value without a run here fails.
 """
 
 import ast
+import base64
 import dataclasses
 import json
 import math
@@ -100,6 +101,15 @@ BUILT = {
     "llama3": {"model.rope_scaling": "llama3"},
     "plain rotary": {"model.rope_scaling": "none"},
     "alibi": {"model.positions": "alibi"},
+    "experts": {
+        "model.mlp_pattern": "('experts',)", "model.num_experts": 4, "model.router": "softmax",
+        "model.use_bias": False,
+    },
+    "hybrid": {
+        "model.layer_pattern": "('ssm','local')", "model.window": 5, "model.depth": 4,
+        "model.mlp_pattern": "('none','experts','dense')", "model.num_experts": 3,
+        "model.router": "renormalised", "model.use_bias": False,
+    },
 }  # fmt: skip
 
 PLANNED = {
@@ -110,6 +120,14 @@ PLANNED = {
     },
     "kaplan": {"sweep.rule": "kaplan", "data.source": "python-stdlib"},
     "deepseek": {"sweep.rule": "deepseek"},
+    "ranks": {
+        "data.source": "text", "data.heldout_fraction": 0.2, "model.seq_len": 16,
+        "data.tokenizer": "tiktoken", "data.tiktoken_pattern": "gpt2",
+    },
+    "other ranks": {
+        "data.source": "text", "data.heldout_fraction": 0.2, "model.seq_len": 16,
+        "data.tokenizer": "tiktoken", "data.tiktoken_pattern": "cl100k",
+    },
     "step_law": {"sweep.rule": "step_law", "data.source": "zipf_facts", "model.seq_len": 64},
 }  # fmt: skip
 
@@ -181,6 +199,10 @@ def source_settings(settings: dict, place: Path) -> dict:
         found["data.path"] = place / "texts.jsonl"
     if source == "tfds":
         found["data.path"] = write_tfds(place)
+    if settings.get("data.tokenizer") == "tiktoken":
+        lines = [f"{base64.b64encode(bytes([i])).decode()} {i}" for i in range(256)]
+        (place / "ranks").write_text("\n".join(lines))
+        found["data.tokenizer_path"] = place / "ranks"
     return found
 
 
@@ -240,7 +262,7 @@ def test_built(name):
 @pytest.mark.parametrize("name", PLANNED)
 def test_plan(name, place, tmp_path, capsys):
     settings = {"config.job": "plan", "sweep.budgets": "(1e12,3e12)", "sweep.batch_scale": 0.25}
-    settings = {**settings, "data.cache_dir": place / "cache", **PLANNED[name]}
+    settings = source_settings({**settings, **PLANNED[name]}, place)
     assert run("chinchilla_sweep", settings, tmp_path / "run") == 0
     assert "cells" in capsys.readouterr().out
     assert not (tmp_path / "run").exists()
