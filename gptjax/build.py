@@ -160,6 +160,7 @@ def _check_together(setup: Setup) -> None:
     _check_name(setup.general.experiment)
     optim.validate(setup.optim)
     _check_widths(setup.sweep)
+    _check_memory(setup)
     if setup.sweep.rule == "fixed" or setup.general.job in ONE_RUN:
         _check_micro_batches(train.batch_size, train.micro_batches)
     if setup.general.job in ONE_RUN and train.steps == 0 and train.tokens == 0:
@@ -174,6 +175,24 @@ def _check_together(setup: Setup) -> None:
             raise UserError("config.laws='' names no law; give --config.laws=RUN/laws.json")
         if not setup.general.flops:
             raise UserError("config.flops=() names no budget; give --config.flops=1e24")
+
+
+def _check_memory(setup: Setup) -> None:
+    model, train = setup.model, setup.train
+    if model.remat == "auto" and setup.general.job in ("sweep", "plan", "work", "compare"):
+        raise UserError(
+            f"model.remat=auto is for one run, and config.job={setup.general.job} has many; name a "
+            "policy, for example model.remat=block"
+        )
+    if model.remat == "auto" and setup.general.job == "train" and train.memory_gb == 0.0:
+        raise UserError(
+            "model.remat=auto needs a budget and train.memory_gb=0.0; give train.memory_gb in GiB"
+        )
+    if train.noise_scale and train.micro_batches == 1:
+        raise UserError(
+            "train.noise_scale=True compares micro-batches and train.micro_batches=1; set "
+            "train.micro_batches=2 or more"
+        )
 
 
 def _check_name(experiment: str) -> None:

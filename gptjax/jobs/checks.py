@@ -28,6 +28,7 @@ def check_before(setup: Setup, folder: Path) -> None:
         _check_folder(f"--workdir={folder}", folder)
     if general.job in TRAINING:
         _check_device(general.device)
+        _check_offload(setup)
         if general.compilation_cache not in ("auto", "off"):
             place = Path(general.compilation_cache)
             _check_folder(f"config.compilation_cache={place}", place)
@@ -63,6 +64,17 @@ def _check_device(device: str) -> None:
         raise UserError(
             f"config.device={device} is not usable here (no driver: none of {', '.join(drivers)}); "
             "set --config.device=cpu"
+        )
+
+
+def _check_offload(setup: Setup) -> None:
+    """Offloading needs a memory beside the host's."""
+    device = setup.general.device
+    usable = [name for name in PLUGINS if any(map(_installed, PLUGINS[name]))]
+    if setup.model.remat == "offload" and (device == "cpu" or not usable):
+        raise UserError(
+            "model.remat=offload moves activations from a GPU or TPU to the host and this is a "
+            "CPU; set model.remat=sqrt"
         )
 
 

@@ -17,6 +17,7 @@ from gptjax.errors import UserError
 from gptjax.files import read_json, write_json
 from gptjax.jobs import workdir
 from gptjax.jobs.devices import start_backend
+from gptjax.models import kernels
 from gptjax.sweeps import shapes
 from gptjax.train import (
     EXIT_RESUMABLE,
@@ -32,6 +33,7 @@ from gptjax.train import (
     stop_on_signal,
     transfer_width,
 )
+from gptjax.train.memory import resolve_remat
 
 
 def main(setup: Setup, folder: Path) -> int:
@@ -45,6 +47,7 @@ def main(setup: Setup, folder: Path) -> int:
     with stop_on_signal() as stop:
         platform = start_backend(setup)
         build.enable_compilation_cache(setup)
+        spec = resolve_remat(spec, setup.train.memory_gb)
         print(_headline(spec, platform), flush=True)
         log = Log(setup, folder, spec)
         hooks = Hooks(
@@ -73,14 +76,11 @@ def make_spec(setup: Setup, corpus: Corpus) -> RunSpec:
     model, optim = transfer_width(build.make_model(setup, corpus), setup.optim)
     per_step = train.batch_size * model.seq_len
     steps = train.steps or max(1, round(train.tokens / per_step))
-    return RunSpec(
+    return RunSpec.of(
+        train,
         model=model,
         optim=optim,
-        batch_size=train.batch_size,
         steps=steps,
-        seed=train.seed,
-        micro_batches=train.micro_batches,
-        document_attention=train.document_attention,
         mask_end_of_document=corpus.mask_end_of_document,
     )
 
@@ -216,12 +216,19 @@ def _flops_per_token(spec: RunSpec) -> float:
 def _headline(spec: RunSpec, platform: str) -> str:
     count, model = shapes.counts(spec.model), spec.model
     flops = spec.tokens * _flops_per_token(spec)
+    attention = kernels.describe(model, segmented=spec.document_attention)
     gradients = f" ({spec.optim.cost:.3g} gradients a step)" if spec.optim.cost > 1.0 else ""
     return (
         f"{count.total:,} parameters ({count.non_embedding:,} without embeddings), "
         f"{spec.tokens:,} tokens in {spec.steps:,} steps of {spec.batch_size} × {model.seq_len}, "
-        f"{flops:.3g} FLOPs{gradients}, on {platform}"
+        f"{flops:.3g} FLOPs{gradients}, on {platform}; "
+        f"attention: {attention}, remat: {model.remat}"
     )
+
+
+def _noise_scale(result: RunResult) -> dict[str, float]:
+    found = result.noise_scale_tokens
+    return {} if found is None else {"noise_scale_tokens": found}
 
 
 def _write_result(folder: Path, spec: RunSpec, result: RunResult) -> None:
@@ -239,6 +246,7 @@ def _write_result(folder: Path, spec: RunSpec, result: RunResult) -> None:
             "curve": {"step": result.curve_steps, "loss": result.curve_losses},
             "params_sha256": result.params_digest,
             "skipped_steps": result.skipped_steps,
+            **_noise_scale(result),
         },
     )
     write_json(folder / "timing.json", result.seconds)

@@ -91,14 +91,13 @@ def make_run(
         optim, learning_rate=rate * sweep.learning_rate_scale, warmup_steps=warmup
     )
     model, optim = transfer_width(model, optim)
-    return RunSpec(
+    return RunSpec.of(
+        train,
         model=model,
         optim=optim,
         batch_size=batch_size,
         steps=steps,
         seed=seed,
-        micro_batches=train.micro_batches,
-        document_attention=train.document_attention,
         mask_end_of_document=mask_end_of_document,
     )
 

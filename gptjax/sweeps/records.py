@@ -80,7 +80,7 @@ def write_done(
     (model − exact log-probability on the same tokens), which has the same expectation as the plain
     mean without the sampling noise of the held-out text; the plain mean is kept beside it.
     """
-    score = result.evaluation
+    score, noise = result.evaluation, result.noise_scale_tokens
     loss = score.loss if score.excess is None else float(entropy or 0.0) + score.excess
     record = {
         "schema": SCHEMA,
@@ -96,6 +96,7 @@ def write_done(
         "curve": {"step": result.curve_steps, "loss": result.curve_losses},
         "params_sha256": result.params_digest,
         "skipped_steps": result.skipped_steps,
+        **({} if noise is None else {"noise_scale_tokens": noise}),
         "run": dataclasses.asdict(cell.run),
         "corpus": cell.corpus,
     }

@@ -1,6 +1,7 @@
 """The `train` section of a config, and the specification of one run."""
 
 import dataclasses
+from typing import Any
 
 from gptjax.fields import setting
 from gptjax.files import digest
@@ -18,6 +19,33 @@ class TrainConfig:
     seed: int = setting(0, "seed of initialisation and data order", minimum=0, maximum=2**31 - 1)
     micro_batches: int = setting(
         1, "parts a batch is computed in, one after another, to save memory", minimum=1
+    )
+    memory_gb: float = setting(
+        0.0, "GiB that a training step may hold, for model.remat=auto", minimum=0.0
+    )
+    param_dtype: str = setting(
+        "float32",
+        "type in which parameters are kept; bfloat16 ones are rounded at random after each update, "
+        "right on average",
+        choices=("float32", "bfloat16"),
+    )
+    loss_scale: float = setting(
+        65536.0, "first factor of the loss for model.compute_dtype=float16", above=0.0
+    )
+    loss_scale_interval: int = setting(
+        2000, "steps without overflow after which that factor is doubled", minimum=1
+    )
+    loss_chunk: int = setting(
+        0, "tokens whose logits exist at one time; 0 = those of a whole micro-batch", minimum=0
+    )
+    z_loss: float = setting(
+        0.0, "weight of (log Z)² in the training loss (PaLM: 1e-4)", minimum=0.0
+    )
+    label_smoothing: float = setting(
+        0.0, "share of each target spread over the vocabulary in training", minimum=0.0, below=1.0
+    )
+    noise_scale: bool = setting(
+        False, "estimate the gradient noise scale from the micro-batches (at least two)"
     )
     document_attention: bool = setting(False, "attention does not cross document boundaries")
     feed: str = setting(
@@ -58,6 +86,21 @@ class RunSpec:
     micro_batches: int = 1
     document_attention: bool = False
     mask_end_of_document: bool = False
+    param_dtype: str = "float32"
+    loss_scale: float = 65536.0
+    loss_scale_interval: int = 2000
+    loss_chunk: int = 0
+    z_loss: float = 0.0
+    label_smoothing: float = 0.0
+    noise_scale: bool = False
+
+    @classmethod
+    def of(cls, train: TrainConfig, **others: Any) -> "RunSpec":
+        """The spec whose settings of the same name are those of `train`, but for `others`."""
+        names = {f.name for f in dataclasses.fields(cls)} & {
+            f.name for f in dataclasses.fields(TrainConfig)
+        }
+        return cls(**{**{name: getattr(train, name) for name in names}, **others})
 
     @property
     def tokens(self) -> int:

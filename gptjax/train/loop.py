@@ -50,6 +50,7 @@ class RunResult:
       curve_steps, curve_losses: binned training curve, nats per token.
       params_digest: SHA-256 of the parameters' bytes, hexadecimal.
       skipped_steps: updates left out because their gradient was not finite.
+      noise_scale_tokens: B_simple over the last hundred steps or so, where it was asked for.
       updates: steps done by this call; a resumed or forked run does only its rest.
       seconds: wall time by phase: compile, train, evaluate, checkpoint.
     """
@@ -62,6 +63,7 @@ class RunResult:
     skipped_steps: int
     updates: int
     seconds: dict[str, float]
+    noise_scale_tokens: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,9 +195,10 @@ class _Run:
             curve_steps=tuple(steps),
             curve_losses=tuple(losses),
             params_digest=params_digest(state.params),
-            skipped_steps=int(skipped_steps(state.opt_state)),
+            skipped_steps=int(skipped_steps(state.opt_state)) + _overflows(state),
             updates=self.updates,
             seconds=self.seconds,
+            noise_scale_tokens=_noise_scale(self.spec, state),
         )
 
     def _start(self, start: Callable[[], TrainState] | None) -> TrainState:
@@ -237,6 +240,7 @@ class _Run:
         loss, norm, rate = (float(array[-1]) for array in values.values())
         if self.spec.optim.skip_not_finite:
             values["optim/skipped"] = skipped
+        values |= {name: np.asarray(each)[:steps] for name, each in metrics.extra.items()}
         self.hooks.metrics(first, values)
         self.hooks.progress(
             Progress(first + steps, self.spec.steps, loss, norm, rate, self.seconds_per_step)
@@ -274,6 +278,16 @@ class _Run:
         result = action()
         self.seconds[phase] += time.perf_counter() - started
         return result
+
+
+def _overflows(state: TrainState) -> int:
+    scale = state.extra.get("loss_scale")
+    return 0 if scale is None else int(scale.skips)
+
+
+def _noise_scale(spec: RunSpec, state: TrainState) -> float | None:
+    noise = state.extra.get("noise")
+    return None if noise is None else float(noise.sequences) * spec.model.seq_len
 
 
 def evaluation_steps(steps: int, evaluations: int) -> list[int]:

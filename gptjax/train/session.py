@@ -149,7 +149,8 @@ def make_advance(
             state, metrics = train_step(state, batch, hyper)
             return state, jax.tree.map(lambda all_, one: all_.at[i].set(one), log, metrics)
 
-        return jax.lax.fori_loop(0, steps, body, (state, Metrics.zeros(MAX_STEPS_PER_CALL)))
+        empty = Metrics.zeros(spec, MAX_STEPS_PER_CALL)
+        return jax.lax.fori_loop(0, steps, body, (state, empty))
 
     return advance
 

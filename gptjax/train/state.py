@@ -10,6 +10,7 @@ from jax import Array
 
 from gptjax import models
 from gptjax.optim import make_optimizer
+from gptjax.train import noise, precision
 from gptjax.train.config import RunSpec
 
 CURVE_GROWTH = 1.075
@@ -37,16 +38,18 @@ class TrainState:
     """What a run needs in order to continue.
 
     Attributes:
-      params: model parameters, float32.
+      params: model parameters, in the spec's param_dtype.
       opt_state: optimizer state.
       step: updates done, int32; the position in the data is a function of it.
       curve: sum of the training loss over the steps of each bin of CURVE_ENDS, float32.
+      extra: what options need that are on: `loss_scale` (LossScale), `noise` (GradientNoise).
     """
 
     params: Any
     opt_state: Any
     step: Array
     curve: Array
+    extra: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @jax.tree_util.register_dataclass
@@ -69,11 +72,21 @@ def init_state(spec: RunSpec, key: Array) -> TrainState:
     """Initial parameters and optimizer state; a pure function of the spec and the key."""
     params = models.init(spec.model, key)
     return TrainState(
-        params=params,
+        params=jax.tree.map(lambda p: p.astype(spec.param_dtype), params),
         opt_state=make_optimizer(spec.optim).init(params),
         step=jnp.zeros((), jnp.int32),
         curve=jnp.zeros(CURVE_ENDS.shape, jnp.float32),
+        extra=_extra(spec),
     )
+
+
+def _extra(spec: RunSpec) -> dict[str, Any]:
+    extra: dict[str, Any] = {}
+    if precision.scales_loss(spec):
+        extra["loss_scale"] = precision.first_scale(spec)
+    if spec.noise_scale:
+        extra["noise"] = noise.no_estimate()
+    return extra
 
 
 def make_hyper(spec: RunSpec) -> Hyper:

@@ -11,6 +11,7 @@ from jax import Array
 
 from gptjax import models, ops
 from gptjax.optim import ascend, global_norm, learning_rate, make_optimizer, was_skipped
+from gptjax.train import noise, precision
 from gptjax.train.config import RunSpec
 from gptjax.train.state import Hyper, TrainState, add_to_curve
 
@@ -35,17 +36,32 @@ class Batch:
 @dataclasses.dataclass(frozen=True)
 class Metrics:
     """What one step reports: nats per token, norm of the gradient that the optimizer got, learning
-    rate, and 1 where the step was left out because that gradient was not finite."""
+    rate, and 1 where the step was left out because that gradient was not finite.
+
+    `extra` holds what options add, under the names that logs show.
+    """
 
     loss: Array
     grad_norm: Array
     learning_rate: Array
     skipped: Array
+    extra: dict[str, Array] = dataclasses.field(default_factory=dict)
 
     @classmethod
-    def zeros(cls, steps: int) -> "Metrics":
+    def zeros(cls, spec: RunSpec, steps: int) -> "Metrics":
         """Room for the metrics of so many steps."""
-        return cls(*(jnp.zeros((steps,), jnp.float32) for _ in dataclasses.fields(cls)))
+        room = jnp.zeros((steps,), jnp.float32)
+        return cls(room, room, room, room, dict.fromkeys(extra_metrics(spec), room))
+
+
+def extra_metrics(spec: RunSpec) -> tuple[str, ...]:
+    """Names of the metrics that the options of a spec add."""
+    names: tuple[str, ...] = ()
+    if precision.scales_loss(spec):
+        names += ("optim/loss_scale", "optim/overflows")
+    if spec.noise_scale:
+        names += ("optim/noise_trace", "optim/noise_square", "optim/noise_scale_tokens")
+    return names
 
 
 def make_batch(spec: RunSpec, inputs_BT: Array, targets_BT: Array, end_of_document: int) -> Batch:
@@ -68,13 +84,51 @@ def token_losses(
 
     `shift_BTD` is added to the embedded tokens.
     """
+    return _losses(spec, params, batch, end_of_document, shift_BTD)[1]
+
+
+def training_losses(
+    spec: RunSpec,
+    params: Params,
+    batch: Batch,
+    end_of_document: int,
+    shift_BTD: Array | None = None,
+) -> tuple[Array, Array]:
+    """(what is minimised, plain nats), both summed over the scored tokens.
+
+    They differ by z-loss and label smoothing. Only the first has a derivative.
+    """
+    trained, nats_BT = _losses(spec, params, batch, end_of_document, shift_BTD)
+    return jnp.sum(trained), jnp.sum(nats_BT)
+
+
+def _losses(
+    spec: RunSpec, params: Params, batch: Batch, end_of_document: int, shift_BTD: Array | None
+) -> tuple[Array, Array]:
+    """(what is minimised, by token or summed already; plain nats by token)."""
     segments_BT = None
     if spec.document_attention:
         segments_BT = jnp.cumsum(batch.inputs_BT == end_of_document, axis=1)
-    logits_BTV = models.apply(
-        spec.model, params, batch.inputs_BT, segment_ids_BT=segments_BT, shift_BTD=shift_BTD
+    inputs = {"segment_ids_BT": segments_BT, "shift_BTD": shift_BTD}
+    if spec.loss_chunk:
+        x_BTD, w_DV = models.features(spec.model, params, batch.inputs_BT, **inputs)
+        head = ops.Head(
+            logit_scale=spec.model.logit_scale,
+            logit_soft_cap=spec.model.logit_soft_cap,
+            z_loss=spec.z_loss,
+            label_smoothing=spec.label_smoothing,
+        )
+        return ops.chunked_cross_entropy(
+            x_BTD, w_DV, batch.targets_BT, batch.mask_BT, chunk=spec.loss_chunk, head=head
+        )
+    logits_BTV = models.apply(spec.model, params, batch.inputs_BT, **inputs)
+    return ops.penalised_cross_entropy(
+        logits_BTV,
+        batch.targets_BT,
+        batch.mask_BT,
+        z_loss=spec.z_loss,
+        label_smoothing=spec.label_smoothing,
     )
-    return ops.cross_entropy(logits_BTV, batch.targets_BT, batch.mask_BT)
 
 
 def adversarial_shift(spec: RunSpec, params: Params, batch: Batch, end_of_document: int) -> Array:
@@ -87,7 +141,7 @@ def adversarial_shift(spec: RunSpec, params: Params, batch: Batch, end_of_docume
     params = jax.lax.stop_gradient(params)
 
     def loss_of(shift_BTD: Array) -> Array:
-        return jnp.sum(token_losses(spec, params, batch, end_of_document, shift_BTD))
+        return training_losses(spec, params, batch, end_of_document, shift_BTD)[0]
 
     g_BTD = jax.grad(loss_of)(jnp.zeros((*batch.inputs_BT.shape, spec.model.width)))
     norm_B11 = jnp.sqrt(jnp.sum(jnp.square(g_BTD), axis=(1, 2), keepdims=True))
@@ -103,47 +157,105 @@ def make_train_step(
     micro-batches give the gradient of one batch also when they hold unequal numbers of them.
     """
     optimizer = make_optimizer(spec.optim)
+    estimates = spec.noise_scale and spec.micro_batches > 1
 
-    def loss_sum(params: Params, batch: Batch) -> Array:
+    def losses(params: Params, batch: Batch) -> tuple[Array, Array]:
         shift_BTD = None
         if spec.optim.adversarial_epsilon > 0.0:
             shift_BTD = adversarial_shift(spec, params, batch, end_of_document)
-        return jnp.sum(token_losses(spec, params, batch, end_of_document, shift_BTD))
+        return training_losses(spec, params, batch, end_of_document, shift_BTD)
 
-    def gradient(params: Params, batch: Batch) -> tuple[Array, Params]:
-        scale = 1.0 / jnp.maximum(jnp.sum(batch.mask_BT), 1.0)
-        # The factor goes in with the loss: on the gradient it would be a pass over all parameters.
-        mean = lambda params, micro: scale * loss_sum(params, micro)  # noqa: E731
-        return _summed_gradient(mean, params, batch, spec.micro_batches)
+    def gradient(
+        params: Params, batch: Batch, scale: precision.LossScale | None
+    ) -> tuple[Array, Params, Array]:
+        """(loss, its gradient, mean squared norm of the micro-batches' own gradients)."""
+        share = 1.0 / jnp.maximum(jnp.sum(batch.mask_BT), 1.0)
+        # The factor goes in with the loss: on the gradient it would be a pass over all parameters,
+        # and float16 has to be scaled before the first narrow number.
+        weight = share if scale is None else scale.value * share
+
+        def weigh(params: Params, batch: Batch) -> tuple[Array, Array]:
+            trained, nats = losses(params, batch)
+            return weight * trained, share * nats
+
+        loss, grads, squares = _summed_gradient(
+            weigh, params, batch, spec.micro_batches, norms=estimates
+        )
+        if scale is not None:
+            grads = jax.tree.map(lambda grad: grad * (1.0 / scale.value), grads)
+        return loss, grads, squares / jnp.square(weight)
 
     def train_step(state: TrainState, batch: Batch, hyper: Hyper) -> tuple[TrainState, Metrics]:
-        loss, grads = gradient(state.params, batch)
+        scale = state.extra.get("loss_scale")
+        wide = precision.widen(spec, state.params)
+        loss, grads, squares = gradient(wide, batch, scale)
+        extra, log = _noise(spec, state.extra, squares, grads)
         if spec.optim.sam_rho > 0.0:
-            grads = gradient(ascend(spec.optim, state.params, grads), batch)[1]
+            grads = gradient(ascend(spec.optim, wide, grads), batch, scale)[1]
         rate = learning_rate(spec.optim, state.step, hyper.total, hyper.peak)
-        updates, opt_state = optimizer.update(
-            grads, state.opt_state, state.params, learning_rate=rate
-        )
-        params = optax.apply_updates(state.params, updates)
-        curve = add_to_curve(state.curve, state.step, loss)
-        new_state = TrainState(params, opt_state, state.step + 1, curve)
+        updates, opt_state = optimizer.update(grads, state.opt_state, wide, learning_rate=rate)
+        params = precision.narrow(spec, optax.apply_updates(wide, updates), hyper.seed, state.step)
         skipped = was_skipped(spec.optim, opt_state).astype(jnp.float32)
-        return new_state, Metrics(loss, global_norm(grads), rate, skipped)
+        if scale is not None:
+            finite = precision.all_finite(grads)
+            params = precision.choose(finite, params, state.params)
+            opt_state = precision.choose(finite, opt_state, state.opt_state)
+            # A loss that is not finite is no overflow of the gradient: no scale helps it.
+            skipped = jnp.maximum(skipped, (~finite & jnp.isfinite(loss)).astype(jnp.float32))
+            scale = precision.next_scale(scale, finite, spec.loss_scale_interval)
+            extra = {**extra, "loss_scale": scale}
+            log["optim/loss_scale"] = scale.value
+            log["optim/overflows"] = scale.skips.astype(jnp.float32)
+        curve = add_to_curve(state.curve, state.step, loss)
+        new_state = TrainState(params, opt_state, state.step + 1, curve, extra)
+        return new_state, Metrics(loss, global_norm(grads), rate, skipped, log)
 
     return train_step
 
 
+def _noise(
+    spec: RunSpec, extra: dict[str, Any], squares: Array, grads: Params
+) -> tuple[dict[str, Any], dict[str, Array]]:
+    """The state of options and the metrics, with one more estimate of the noise scale."""
+    if not (spec.noise_scale and spec.micro_batches > 1):
+        return extra, {}
+    big, size = jnp.square(global_norm(grads)), spec.batch_size
+    new = noise.estimate(squares, big, size / spec.micro_batches, size)
+    past = noise.remember(extra["noise"], new)
+    metrics = {
+        "optim/noise_trace": new.trace,
+        "optim/noise_square": new.square,
+        "optim/noise_scale_tokens": past.sequences * spec.model.seq_len,
+    }
+    return {**extra, "noise": past}, metrics
+
+
 def _summed_gradient(
-    loss_sum: Callable[[Params, Batch], Array], params: Params, batch: Batch, parts: int
-) -> tuple[Array, Params]:
-    """Sum of the loss and its gradient over the batch, computed in `parts` micro-batches."""
+    losses: Callable[[Params, Batch], tuple[Array, Array]],
+    params: Params,
+    batch: Batch,
+    parts: int,
+    *,
+    norms: bool,
+) -> tuple[Array, Params, Array]:
+    """Sums over `parts` micro-batches of the second loss and of the first one's gradient.
+
+    With `norms` also the mean over the micro-batches of |gradient / scored tokens|²; else zero.
+    """
+    value_and_gradient = jax.value_and_grad(losses, has_aux=True)
     if parts == 1:
-        return jax.value_and_grad(loss_sum)(params, batch)
+        (_, nats), grads = value_and_gradient(params, batch)
+        return nats, grads, jnp.zeros(())
     split = jax.tree.map(lambda x: x.reshape(parts, x.shape[0] // parts, *x.shape[1:]), batch)
 
-    def add(carry: tuple[Array, Params], micro: Batch) -> tuple[tuple[Array, Params], None]:
-        value = jax.value_and_grad(loss_sum)(params, micro)
-        return jax.tree.map(jnp.add, carry, value), None
+    def add(carry: tuple[Array, Params], micro: Batch) -> tuple[tuple[Array, Params], Array]:
+        (_, nats), grads = value_and_gradient(params, micro)
+        square = jnp.zeros(())
+        if norms:
+            tokens = jnp.maximum(jnp.sum(micro.mask_BT), 1.0)
+            square = jnp.square(global_norm(grads) / tokens)
+        return jax.tree.map(jnp.add, carry, (nats, grads)), square
 
     zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
-    return jax.lax.scan(add, zero, split)[0]
+    (nats, grads), squares = jax.lax.scan(add, zero, split)
+    return nats, grads, jnp.mean(squares)

@@ -144,6 +144,13 @@ CASES: dict[str, tuple] = {
         sweep("sweep.rule=fixed", "train.micro_batches=5"),
         "train.batch_size=32 is not a multiple of train.micro_batches=5; change one",
     ),
+    "memory of many runs": (
+        sweep("model.remat=auto"), "model.remat=auto is for one run", "for example model.remat=",
+    ),
+    "noise of one batch": (
+        sweep("train.noise_scale=true"), "train.noise_scale=True compares micro-batches",
+        "set train.micro_batches=2",
+    ),
     "grid of nothing": (sweep("sweep.plan=grid"), "sweep.plan=grid needs sweep.widths=()", "give"),
     "one size": (
         sweep("sweep.sizes=1", "sweep.budgets=1e12"),

@@ -36,7 +36,7 @@ TRAINED = {
         "model.mlp": "gelu", "model.use_bias": True, "model.tied_head": False,
         "model.layers": "unroll", "optim.schedule": "wsd", "train.tensorboard": True,
         "config.device": "cpu", "data.deduplicate": False, "optim.name": "adam8bit",
-        "optim.state_rounding": "stochastic", "model.width": 32,
+        "optim.state_rounding": "stochastic", "model.width": 32, "model.remat": "sqrt",
     },
     "b": {
         "data.source": "text", "data.tokenizer": "sentencepiece", "data.vocab_size": 400,
@@ -44,7 +44,7 @@ TRAINED = {
         "model.positions": "sinusoidal", "model.mlp": "swiglu", "model.use_bias": False,
         "model.tied_head": True, "model.layers": "scan", "model.compute_dtype": "bfloat16",
         "optim.schedule": "linear", "optim.name": "muon", "train.keep_best": True,
-        "train.evaluations": 2, "model.attention_impl": "blockwise",
+        "train.evaluations": 2, "model.attention_impl": "blockwise", "model.remat": "dots",
     },
     "c": {
         "data.source": "text", "data.tokenizer": "sentencepiece", "data.vocab_size": 400,
@@ -58,25 +58,31 @@ TRAINED = {
         "data.zipf_tokens": 4096, "data.zipf_heldout_tokens": 2048, "model.positions": "none",
         "model.mlp": "relu", "optim.schedule": "constant", "train.feed": "device",
         "optim.name": "schedule_free", "optim.width_transfer": "mup", "optim.base_width": 8,
+        "model.compute_dtype": "float16",
     },
     "e": {
         "data.source": "tfds", "data.name": "choice_texts", "data.tokenizer": "bytes",
         "model.mlp": "gelu_tanh", "optim.schedule": "cosine", "optim.name": "adamw",
         "optim.width_transfer": "none", "optim.state_rounding": "nearest",
         "model.remat": "none", "model.layers": "auto", "train.feed": "auto",
-        "model.attention_impl": "auto",
+        "model.attention_impl": "auto", "train.param_dtype": "float32",
         "model.compute_dtype": "float32", "train.document_attention": False,
     },
     "f": {
         "data.source": "zipf-facts", "data.zipf_tokens": 4096, "data.zipf_heldout_tokens": 2048,
         "optim.name": "adafactor", "optim.sam_rho": 0.05, "optim.sam_adaptive": True,
+        "train.param_dtype": "bfloat16", "model.remat": "auto", "train.memory_gb": 4,
     },
     "g": {
         "data.source": "zipf-facts", "data.zipf_tokens": 4096, "data.zipf_heldout_tokens": 2048,
         "optim.name": "sgd", "optim.adversarial_epsilon": 0.1, "optim.skip_not_finite": 2,
         "optim.ema_decay": 0.5, "optim.multipliers": "embed=0.5,mlp=2",
+        "train.noise_scale": True, "train.micro_batches": 2, "train.loss_chunk": 24,
     },
 }  # fmt: skip
+
+# Refused on a CPU, with the repair.
+REFUSED = {"offload": {"model.remat": "offload"}}
 
 # Built from a config and applied once; what the runs above train is not repeated.
 BUILT = {
@@ -259,6 +265,12 @@ def test_built(name):
     assert np.abs(logits - models.apply(plain, params, tokens)).max() > 1e-6
 
 
+def test_refused_on_a_cpu(place, tmp_path, capsys):
+    settings = source_settings({**TINY, **TRAINED["d"], **REFUSED["offload"]}, place)
+    assert run("train_gpt2_small", {**settings, "config.device": "cpu"}, tmp_path / "run") == 2
+    assert "this is a CPU; set model.remat=sqrt" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", PLANNED)
 def test_plan(name, place, tmp_path, capsys):
     settings = {"config.job": "plan", "sweep.budgets": "(1e12,3e12)", "sweep.batch_scale": 0.25}
@@ -302,7 +314,7 @@ def test_fit(name, tmp_path):
 
 def test_no_choice_is_left_out():
     chosen: dict[tuple[str, str], set] = {}
-    tables = (TRAINED, BUILT, PLANNED, FITTED)
+    tables = (REFUSED, TRAINED, BUILT, PLANNED, FITTED)
     for settings in (settings for table in tables for settings in table.values()):
         for name, value in settings.items():
             section, _, key = name.rpartition(".")

@@ -1,0 +1,84 @@
+"""Numbers of 16 bits: the dynamic scale of float16 losses, and parameters rounded at random."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from gptjax import ops
+from gptjax.train.config import RunSpec
+
+Params = Any
+
+ROUNDING = 0x52  # sets the keys of rounding apart from those of initialisation
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class LossScale:
+    """The factor that keeps float16 gradients above their smallest number.
+
+    Attributes:
+      value: the factor, float32.
+      good_steps: steps since it last changed, int32.
+      skips: updates left out so far because a gradient overflowed, int32.
+    """
+
+    value: Array
+    good_steps: Array
+    skips: Array
+
+
+def scales_loss(spec: RunSpec) -> bool:
+    """Whether the loss is scaled: for float16 activations, whose exponent has five bits."""
+    return spec.model.compute_dtype == "float16"
+
+
+def first_scale(spec: RunSpec) -> LossScale:
+    """Where the scale starts."""
+    zero = jnp.zeros((), jnp.int32)
+    return LossScale(jnp.float32(spec.loss_scale), zero, zero)
+
+
+def next_scale(scale: LossScale, finite: Array, interval: int) -> LossScale:
+    """Halved after an overflow, doubled after `interval` steps without one (torch's GradScaler)."""
+    good = jnp.where(finite, scale.good_steps + 1, 0)
+    grows = good == interval
+    factor = jnp.where(finite, jnp.where(grows, 2.0, 1.0), 0.5)
+    return LossScale(
+        value=scale.value * factor,
+        good_steps=jnp.where(grows, 0, good),
+        skips=scale.skips + jnp.where(finite, 0, 1),
+    )
+
+
+def all_finite(tree: Any) -> Array:
+    """Whether every number of every array is finite."""
+    each = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]
+    return jnp.all(jnp.stack(each))
+
+
+def choose(condition: Array, yes: Any, no: Any) -> Any:
+    """One of two trees of the same shapes."""
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
+
+
+def widen(spec: RunSpec, params: Params) -> Params:
+    """Float32 copies for one step; the parameters themselves where they are float32."""
+    if spec.param_dtype == "float32":
+        return params
+    return jax.tree.map(lambda p: p.astype(jnp.float32), params)
+
+
+def narrow(spec: RunSpec, params: Params, seed: Array, step: Array) -> Params:
+    """The parameters to keep: rounded at random, by a key that seed and step determine."""
+    if spec.param_dtype == "float32":
+        return params
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(ROUNDING), seed), step)
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(key, len(leaves))
+    return jax.tree.unflatten(
+        tree, [ops.stochastic_round(*pair) for pair in zip(leaves, keys, strict=True)]
+    )
