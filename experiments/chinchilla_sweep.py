@@ -20,11 +20,11 @@ def get_config() -> ConfigDict:
         depth=3, seq_len=64, norm="rmsnorm", positions="rotary", mlp="relu", use_bias=False,
         init_scale=0.15,
     )  # fmt: skip
-    config.optim.warmup_fraction = 0.1
+    config.optim.schedule = "wsd"
     config.sweep.plan = "isoflop"
     config.sweep.budgets = (1.2e11, 2e11, 3.2e11, 5.2e11, 8.4e11, 1.4e12, 3.8e12)
     config.sweep.sizes = 6
     config.sweep.width_step = 4
     config.sweep.head_width = 16
-    config.sweep.rule = "demo"
+    config.sweep.rule = "demo_trunk"
     return config

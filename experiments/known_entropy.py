@@ -19,7 +19,7 @@ from gptjax import build
 
 
 def get_config() -> ConfigDict:
-    """Six sizes on five token budgets, about 1e12 FLOPs in all."""
+    """Six sizes on five token budgets, 3.5e12 FLOPs in all."""
     config = build.default_config()
     config.experiment = "known_entropy"
     config.job = "sweep"

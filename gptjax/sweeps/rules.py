@@ -62,7 +62,7 @@ RULES = {
     ),
     "demo_trunk": Rule(
         _demo_learning_rate,
-        lambda scale: 512.0 if scale.tokens < 8e5 else 1024.0,
+        lambda scale: 512.0 if scale.tokens < 1.2e6 else 1024.0,
         "the same corpus, with two batch sizes only, so that lengths share trunks",
         lambda scale: 51200.0,
     ),

@@ -55,17 +55,26 @@ def ladder(model: ModelConfig, sweep: SweepConfig, largest: float) -> list[Model
     """Shapes of growing size, neighbours about `sweep.spacing` apart, up to `largest` parameters.
 
     One ladder for all budgets, so that budgets share shapes and shapes share compiled programs.
+    Widths that no number of heads divides well are passed over: at a wanted head of 16, width 76
+    would have 19 heads of 4.
     """
     shapes: list[ModelConfig] = []
     width, step = sweep.width_step, sweep.width_step
     while True:
         shape = with_width(model, sweep, width)
         size = size_of(shape)
-        if not shapes or size >= 0.97 * sweep.spacing * size_of(shapes[-1]):
+        fits = _has_fair_heads(shape, sweep.head_width)
+        if not shapes or (fits and size >= 0.97 * sweep.spacing * size_of(shapes[-1])):
             shapes.append(shape)
         if size > largest:
             return shapes
         width += step * max(1, width // (16 * step))
+
+
+def _has_fair_heads(model: ModelConfig, wanted: int) -> bool:
+    """Whether the heads are as wide as wanted to a factor of 1.5; a single one may be narrower."""
+    ratio = model.head_width / wanted
+    return ratio <= 1.5 and (ratio >= 1 / 1.5 or model.num_heads == 1)
 
 
 def size_of(model: ModelConfig) -> int:

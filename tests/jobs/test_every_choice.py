@@ -124,6 +124,7 @@ PLANNED = {
         "sweep.plan": "grid", "sweep.widths": "(16,32)", "sweep.tokens": "(1e6,2e6)",
         "sweep.rule": "fixed", "sweep.depth_rule": "fixed", "data.source": "python_stdlib",
     },
+    "demo_trunk": {"sweep.rule": "demo_trunk", "sweep.plan": "isoflop"},
     "kaplan": {"sweep.rule": "kaplan", "data.source": "python-stdlib"},
     "deepseek": {"sweep.rule": "deepseek"},
     "ranks": {

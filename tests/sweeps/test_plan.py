@@ -127,6 +127,24 @@ def test_depth_follows_the_aspect_when_asked():
     assert shapes.with_width(MODEL, SweepConfig(), 64).depth == MODEL.depth
 
 
+def test_no_rung_has_heads_of_an_odd_width():
+    sweep = SweepConfig(width_step=4, head_width=16)
+    rungs = shapes.ladder(dataclasses.replace(MODEL, width=16, num_heads=1), sweep, 1e7)
+    assert 76 not in [rung.width for rung in rungs]  # 19 heads of 4
+    for rung in rungs:
+        assert rung.head_width <= 24
+        assert rung.head_width >= 11 or rung.num_heads == 1
+
+
+def test_the_default_rule_gives_a_size_two_trunks():
+    sweep = SweepConfig(
+        plan="grid", widths=(16, 32), tokens=(3e5, 6e5, 1e6, 2e6, 4e6), rule="demo_trunk"
+    )
+    optim, train = OptimConfig(schedule="wsd"), TrainConfig()
+    bundles = make_bundles(sweep, train, make_plan(sweep, MODEL, optim, train, "corpus"))
+    assert sorted(len(bundle.cells) for bundle in bundles) == [2, 2, 3, 3]
+
+
 def test_grouped_heads_keep_their_grouping():
     model = dataclasses.replace(MODEL, width=64, num_heads=4, num_kv_heads=2, mlp_width=96)
     wide = shapes.with_width(model, SweepConfig(head_width=16), 128)
