@@ -27,11 +27,11 @@ def get_config() -> ConfigDict:
     config.compare.variants = (
         "adamw: name=adamw learning_rate=1e-2",
         "adam8bit: name=adam8bit learning_rate=1e-2",
-        "muon: name=muon b1=0.95 learning_rate=1e-2",
-        "lion: name=lion b2=0.99 learning_rate=1e-3",
-        "adafactor: name=adafactor learning_rate=1e-1",
+        "muon: name=muon b1=0.95 learning_rate=3e-2",
+        "lion: name=lion b2=0.99 learning_rate=3e-3",
+        "adafactor: name=adafactor learning_rate=3e-2",
         "schedule_free: name=schedule_free schedule=constant learning_rate=1e-2",
-        "sgd: name=sgd learning_rate=0.3",
+        "sgd: name=sgd learning_rate=0.1",
         "sam over adamw: name=adamw sam_rho=0.05 learning_rate=1e-2",
     )
     config.compare.seeds = (0, 1)
