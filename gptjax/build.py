@@ -15,6 +15,7 @@ from gptjax.errors import UserError, nearest
 from gptjax.fields import make, setting
 from gptjax.models import ModelConfig
 from gptjax.optim import OptimConfig
+from gptjax.parallel import MeshConfig
 from gptjax.report.config import ReportConfig
 from gptjax.scaling.config import FitConfig
 from gptjax.scaling.walltime import MachineConfig
@@ -22,9 +23,10 @@ from gptjax.sweeps.compare import CompareConfig
 from gptjax.sweeps.config import SweepConfig
 from gptjax.train import TrainConfig
 
-JOBS = ("sweep", "plan", "work", "fit", "report", "train", "fit_table", "predict", "compare")
+JOBS = ("sweep", "plan", "work", "fit", "report", "train", "fit_table", "predict", "compare",
+        "compile")  # fmt: skip
 
-ONE_RUN = ("train", "compare")
+ONE_RUN = ("train", "compare", "compile")
 """Jobs whose run is described by the `train` section."""
 
 
@@ -38,6 +40,12 @@ class General:
     forms: tuple[str, ...] = setting((), "law forms to fit besides Chinchilla's, by name")
     laws: str = setting("", "laws.json of an earlier fit, for job=predict")
     flops: tuple[float, ...] = setting((), "budgets in FLOPs, for job=predict", above=0.0)
+    target: str = setting("", "a TPU slice such as v5e-16 or v5p-512, for job=compile")
+    distributed: bool = setting(
+        False,
+        "join the processes of all hosts, found by the variables of a TPU pod, SLURM or GKE, or by "
+        "GPTJAX_COORDINATOR, GPTJAX_PROCESSES and GPTJAX_PROCESS",
+    )
     device: str = setting(
         "auto", "where to compute; auto = the best there is", choices=("auto", "cpu", "gpu", "tpu")
     )
@@ -55,6 +63,7 @@ class Setup:
     model: ModelConfig
     optim: OptimConfig
     train: TrainConfig
+    mesh: MeshConfig
     sweep: SweepConfig
     compare: CompareConfig
     fit: FitConfig
@@ -67,6 +76,7 @@ SECTIONS: dict[str, type] = {
     "model": ModelConfig,
     "optim": OptimConfig,
     "train": TrainConfig,
+    "mesh": MeshConfig,
     "sweep": SweepConfig,
     "compare": CompareConfig,
     "fit": FitConfig,
@@ -170,6 +180,13 @@ def _check_together(setup: Setup) -> None:
         )
     if setup.general.job == "fit_table" and not setup.general.table:
         raise UserError("config.table='' names no table; give --config.table=FILE.csv")
+    if setup.general.distributed and setup.general.job != "train":
+        raise UserError(
+            f"config.distributed=True joins the processes of one run, and config.job="
+            f"{setup.general.job} is none; set config.job=train or config.distributed=false"
+        )
+    if setup.general.job == "compile" and not setup.general.target:
+        raise UserError("config.target='' names no slice; give --config.target=v5e-16")
     if setup.general.job == "predict":
         if not setup.general.laws:
             raise UserError("config.laws='' names no law; give --config.laws=RUN/laws.json")

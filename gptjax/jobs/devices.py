@@ -1,5 +1,7 @@
 """Starting JAX on the device that the config names."""
 
+import os
+
 from gptjax.build import Setup
 from gptjax.errors import UserError
 
@@ -12,9 +14,8 @@ def start_backend(setup: Setup) -> str:
     """
     import jax
 
+    _choose(setup)
     device = setup.general.device
-    if device != "auto":
-        jax.config.update("jax_platforms", {"gpu": "cuda"}.get(device, device))
     try:
         return jax.devices()[0].platform
     except RuntimeError as error:
@@ -23,3 +24,53 @@ def start_backend(setup: Setup) -> str:
             f"config.device={device} is not usable here ({reason}); set --config.device=cpu, or "
             "install the extra that drives it (gptjax[cuda] or gptjax[tpu])"
         ) from error
+
+
+def join_processes(setup: Setup) -> None:
+    """Connect to the other processes of the run, where `config.distributed` asks for it.
+
+    Must come before anything computes.
+
+    Raises:
+      UserError: when the other processes cannot be found or reached.
+    """
+    import jax
+
+    if not setup.general.distributed or jax.distributed.is_initialized():
+        return
+    _choose(setup)
+    given = {name: os.environ.get(f"GPTJAX_{name}", "") for name in VARIABLES}
+    missing = [f"GPTJAX_{name}" for name, value in given.items() if not value]
+    if 0 < len(missing) < len(VARIABLES):
+        raise UserError(f"config.distributed=True also needs {' and '.join(missing)}; set them")
+    try:
+        if missing:
+            jax.distributed.initialize()
+        else:
+            jax.distributed.initialize(
+                given["COORDINATOR"], int(given["PROCESSES"]), int(given["PROCESS"])
+            )
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"config.distributed=True found no other processes ({reason}); set GPTJAX_COORDINATOR="
+            "HOST:PORT, GPTJAX_PROCESSES=COUNT and GPTJAX_PROCESS=NUMBER in each"
+        ) from error
+
+
+def process_index() -> int:
+    """This process's number among those of the run; 0 writes. Does not start JAX."""
+    import jax
+
+    return jax.process_index() if jax.distributed.is_initialized() else 0
+
+
+VARIABLES = ("COORDINATOR", "PROCESSES", "PROCESS")
+
+
+def _choose(setup: Setup) -> None:
+    import jax
+
+    device = setup.general.device
+    if device != "auto":
+        jax.config.update("jax_platforms", {"gpu": "cuda"}.get(device, device))

@@ -16,8 +16,9 @@ from gptjax.data import Corpus
 from gptjax.errors import UserError
 from gptjax.files import read_json, write_json
 from gptjax.jobs import workdir
-from gptjax.jobs.devices import start_backend
-from gptjax.models import kernels
+from gptjax.jobs.devices import join_processes, process_index, start_backend
+from gptjax.models import ModelConfig, kernels
+from gptjax.parallel import Layout
 from gptjax.sweeps import shapes
 from gptjax.train import (
     EXIT_RESUMABLE,
@@ -29,6 +30,7 @@ from gptjax.train import (
     RunResult,
     RunSpec,
     Session,
+    make_layout,
     run,
     stop_on_signal,
     transfer_width,
@@ -38,23 +40,28 @@ from gptjax.train.memory import resolve_remat
 
 def main(setup: Setup, folder: Path) -> int:
     """Train to the end, from the last checkpoint if there is one; write `result.json`."""
+    join_processes(setup)
     corpus = build.load_corpus(setup)
     spec = make_spec(setup, corpus)
-    workdir.open_workdir(setup, folder)
+    first = process_index() == 0
+    if first:
+        workdir.open_workdir(setup, folder)
     if (folder / "result.json").exists():
         _print_result(read_json(folder / "result.json"), folder)
         return 0
     with stop_on_signal() as stop:
         platform = start_backend(setup)
+        layout = make_layout(setup.mesh, spec)
         build.enable_compilation_cache(setup)
         spec = resolve_remat(spec, setup.train.memory_gb)
-        print(_headline(spec, platform), flush=True)
-        log = Log(setup, folder, spec)
-        hooks = Hooks(
-            progress=log.progress, metrics=log.metrics, evaluation=log.evaluation, stop=stop
-        )
+        log = Log(setup, folder, spec) if first else None
+        hooks = Hooks(stop=stop)
+        if log:
+            print(_headline(spec, platform, layout), flush=True)
+            hooks = Hooks(log.progress, log.metrics, log.evaluation, stop)
+        session = Session(corpus, setup.train, lambda spec: make_layout(setup.mesh, spec))
         try:
-            result = run(Session(corpus, setup.train), spec, folder, hooks)
+            result = run(session, spec, folder, hooks)
         except Interrupted as stopped:
             print(f"{stopped}; the same command continues from here")
             return EXIT_RESUMABLE
@@ -64,16 +71,24 @@ def main(setup: Setup, folder: Path) -> int:
                 f"optim.warmup_fraction={spec.optim.warmup_fraction:g}"
             ) from error
         finally:
-            log.close()
+            if log:
+                log.close()
+    if not first:
+        return 0
     _write_result(folder, spec, result)
     _print_result(read_json(folder / "result.json"), folder)
     return 0
 
 
 def make_spec(setup: Setup, corpus: Corpus) -> RunSpec:
-    """The run that the config describes."""
+    """The run that the config describes, on a corpus."""
+    return describe_run(setup, build.make_model(setup, corpus), corpus.mask_end_of_document)
+
+
+def describe_run(setup: Setup, model: ModelConfig, mask_end_of_document: bool) -> RunSpec:
+    """The run that the config describes, of a model whose vocabulary is filled in."""
     train = setup.train
-    model, optim = transfer_width(build.make_model(setup, corpus), setup.optim)
+    model, optim = transfer_width(model, setup.optim)
     per_step = train.batch_size * model.seq_len
     steps = train.steps or max(1, round(train.tokens / per_step))
     return RunSpec.of(
@@ -81,7 +96,7 @@ def make_spec(setup: Setup, corpus: Corpus) -> RunSpec:
         model=model,
         optim=optim,
         steps=steps,
-        mask_end_of_document=corpus.mask_end_of_document,
+        mask_end_of_document=mask_end_of_document,
     )
 
 
@@ -213,7 +228,7 @@ def _flops_per_token(spec: RunSpec) -> float:
     return shapes.training_flops_per_token(spec.model, spec.optim.cost)
 
 
-def _headline(spec: RunSpec, platform: str) -> str:
+def _headline(spec: RunSpec, platform: str, layout: Layout | None) -> str:
     count, model = shapes.counts(spec.model), spec.model
     flops = spec.tokens * _flops_per_token(spec)
     attention = kernels.describe(model, segmented=spec.document_attention)
@@ -221,7 +236,7 @@ def _headline(spec: RunSpec, platform: str) -> str:
     return (
         f"{count.total:,} parameters ({count.non_embedding:,} without embeddings), "
         f"{spec.tokens:,} tokens in {spec.steps:,} steps of {spec.batch_size} × {model.seq_len}, "
-        f"{flops:.3g} FLOPs{gradients}, on {platform}; "
+        f"{flops:.3g} FLOPs{gradients}, on {_devices(platform, layout)}; "
         f"attention: {attention}, remat: {model.remat}"
     )
 
@@ -229,6 +244,13 @@ def _headline(spec: RunSpec, platform: str) -> str:
 def _noise_scale(result: RunResult) -> dict[str, float]:
     found = result.noise_scale_tokens
     return {} if found is None else {"noise_scale_tokens": found}
+
+
+def _devices(platform: str, layout: Layout | None) -> str:
+    if layout is None:
+        return platform
+    sizes = " × ".join(f"{axis} {n}" for axis, n in layout.mesh.shape.items() if n > 1)
+    return f"{layout.mesh.size} devices ({platform}): {sizes}"
 
 
 def _write_result(folder: Path, spec: RunSpec, result: RunResult) -> None:

@@ -10,6 +10,7 @@ from gptjax.models.api import (
     logical_axes,
 )
 from gptjax.models.config import Layer, ModelConfig, validate
+from gptjax.models.pieces import Pieces
 from gptjax.models.presets import PRESETS, preset, resolve
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "Layer",
     "ModelConfig",
     "ParamCount",
+    "Pieces",
     "apply",
     "count_active_params",
     "count_params",

@@ -212,7 +212,9 @@ class Embedding(nn.Module):
         cfg = self.config
         D, T = cfg.width, tokens_BT.shape[1]
         w_VD = parameter(self, "tokens", (cfg.vocab_size, D), ("vocab", "embed"), initializer(cfg))
-        x_BTD = w_VD.astype(activation_type(cfg))[tokens_BT]
+        # Whole rows, to be looked up where they are wanted.
+        table_VD = nn.with_logical_constraint(w_VD, ("vocab", None))
+        x_BTD = table_VD.astype(activation_type(cfg))[tokens_BT]
         if cfg.embedding_scale != 1.0:
             # Rounded to the activations' type first, as Gemma's published code does.
             x_BTD = x_BTD * jnp.asarray(cfg.embedding_scale or math.sqrt(D), x_BTD.dtype)
@@ -254,10 +256,9 @@ class Decoder(nn.Module):
         elif self.is_initializing() or (alike and not unrolled(cfg) and cfg.remat != "sqrt"):
             x_BTD, _ = _scan(cfg, cfg.layers_of_depth, "blocks")(x_BTD, segment_ids_BT)
         else:
-            run = _unrolled_in_segments if unrolled(cfg) else _scanned_by_period
             blocks = nn.unbox(self.variables["params"]["blocks"])
             stacks = blocks if len(cfg.stacks) > 1 else dict.fromkeys(cfg.stacks, blocks)
-            x_BTD = run(cfg, cfg.layers_of_depth, stacks, x_BTD, segment_ids_BT)
+            x_BTD = run_blocks(cfg, stacks, x_BTD, segment_ids_BT)
         if cfg.norm_place != "post":
             x_BTD = Norm(cfg, name="final_norm")(x_BTD)
         if not cfg.tied_head:
@@ -327,6 +328,17 @@ def unrolled(config: ModelConfig) -> bool:
     if config.layers == "auto":
         return jax.default_backend() == "cpu" and config.depth <= 24
     return config.layers == "unroll"
+
+
+def run_blocks(
+    config: ModelConfig,
+    stacks: dict[str, Any],
+    x_BTD: jax.Array,
+    segment_ids_BT: jax.Array | None,
+) -> jax.Array:
+    """The stream after all layers of `config`, whose parameters are stacked by structure."""
+    run = _unrolled_in_segments if unrolled(config) else _scanned_by_period
+    return run(config, config.layers_of_depth, stacks, x_BTD, segment_ids_BT)
 
 
 def _unrolled(

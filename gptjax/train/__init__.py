@@ -4,9 +4,10 @@ from gptjax.train.config import RunSpec, TrainConfig
 from gptjax.train.evaluate import Evaluation
 from gptjax.train.interrupt import EXIT_RESUMABLE, Interrupted, StopFlag, stop_on_signal
 from gptjax.train.loop import Diverged, Fork, Hooks, Progress, RunResult, grow_trunk, run
+from gptjax.train.placement import layout_over, make_layout, state_shardings
 from gptjax.train.session import Session
 from gptjax.train.state import Hyper, TrainState, init_state, make_hyper
-from gptjax.train.step import Batch, Metrics, make_train_step
+from gptjax.train.step import Batch, Metrics, make_batch, make_train_step
 from gptjax.train.width import transfer_width
 
 __all__ = [
@@ -28,9 +29,13 @@ __all__ = [
     "TrainState",
     "grow_trunk",
     "init_state",
+    "layout_over",
+    "make_batch",
     "make_hyper",
+    "make_layout",
     "make_train_step",
     "run",
+    "state_shardings",
     "stop_on_signal",
     "transfer_width",
 ]

@@ -14,6 +14,7 @@ import numpy as np
 
 from gptjax.errors import UserError
 from gptjax.files import read_json, write_json
+from gptjax.parallel.processes import is_first
 from gptjax.train.state import TrainState
 
 
@@ -110,7 +111,7 @@ class Checkpointer:
         import orbax.checkpoint as ocp
 
         owner = self._directory / "run.json"
-        if not owner.exists():
+        if is_first() and not owner.exists():
             write_json(owner, {"identity": self._identity})
         manager = self._manager(kind)
         step = int(state.step)

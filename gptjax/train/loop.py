@@ -12,6 +12,7 @@ import numpy as np
 
 from gptjax.files import read_json, write_json
 from gptjax.optim import eval_params, skipped_steps
+from gptjax.parallel import processes
 from gptjax.train.checkpoint import Checkpointer
 from gptjax.train.config import RunSpec
 from gptjax.train.evaluate import Evaluation
@@ -216,7 +217,8 @@ class _Run:
         """Steps of the next compiled call: about CALL_SECONDS, so that a signal is heard soon."""
         if self.seconds_per_step == 0.0:
             return 1
-        return int(np.clip(CALL_SECONDS / self.seconds_per_step, 1, MAX_STEPS_PER_CALL))
+        wanted = np.clip(CALL_SECONDS / self.seconds_per_step, 1, MAX_STEPS_PER_CALL)
+        return processes.agree(int(wanted))
 
     def _advance(self, state: TrainState, steps: int) -> TrainState:
         first, compiled = int(state.step), self.session.compile_seconds
@@ -258,18 +260,20 @@ class _Run:
         step = int(state.step)
         if len(self.marks) > 1:
             self.history = [entry for entry in self.history if entry[0] != step]
-            write_json(self.history_path, [*self.history, (step, score.loss)])
+            if processes.is_first():
+                write_json(self.history_path, [*self.history, (step, score.loss)])
         self.history.append((step, score.loss))
         self.hooks.evaluation(step, score)
         self._timed("checkpoint", lambda: self.checkpoints.save_best(state, score.loss))
         return score
 
     def _stop_or_save(self, state: TrainState) -> None:
-        if self.hooks.stop():
+        if processes.any_process(self.hooks.stop()):
             self._timed("checkpoint", lambda: self.checkpoints.save(state, wait=True))
             raise Interrupted(f"stopped after step {int(state.step)} of {self.spec.steps}")
         interval = self.session.options.checkpoint_seconds
-        if interval > 0.0 and time.monotonic() - self.saved_at > interval:
+        due = interval > 0.0 and time.monotonic() - self.saved_at > interval
+        if processes.agree(int(due)):
             self._timed("checkpoint", lambda: self.checkpoints.save(state))
             self.saved_at = time.monotonic()
 
@@ -300,5 +304,5 @@ def params_digest(params: Any) -> str:
     hasher = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         hasher.update(jax.tree_util.keystr(path).encode())
-        hasher.update(np.ascontiguousarray(leaf).tobytes())
+        hasher.update(np.ascontiguousarray(processes.whole(leaf)).tobytes())
     return hasher.hexdigest()

@@ -1,5 +1,6 @@
 """Programs and data that runs of one process share: compiled once, uploaded once."""
 
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Any
@@ -11,8 +12,10 @@ from jax import Array
 
 from gptjax import data
 from gptjax.data import Corpus
+from gptjax.parallel import Layout
 from gptjax.train import evaluate
 from gptjax.train.config import RunSpec, TrainConfig
+from gptjax.train.placement import state_shardings
 from gptjax.train.state import Hyper, TrainState, init_state
 from gptjax.train.step import Metrics, make_batch, make_train_step
 
@@ -25,12 +28,19 @@ class Session:
     Attributes:
       corpus: the tokens.
       options: batch of evaluation, where batches are gathered, checkpoint intervals.
+      layout_of: where a run's arrays live; None means one device.
       compile_seconds: time spent compiling so far.
     """
 
-    def __init__(self, corpus: Corpus, options: TrainConfig) -> None:
+    def __init__(
+        self,
+        corpus: Corpus,
+        options: TrainConfig,
+        layout_of: Callable[[RunSpec], Layout | None] = lambda spec: None,
+    ) -> None:
         self.corpus = corpus
         self.options = options
+        self.layout_of = layout_of
         self.compile_seconds = 0.0
         self._programs: dict[Any, Any] = {}
         self._tokens: Array | None = None
@@ -46,11 +56,31 @@ class Session:
 
     def init(self, spec: RunSpec) -> TrainState:
         """The initial state of a run."""
+        layout = self.layout_of(spec)
+
+        if layout is not None:
+            return self._init_on(layout, spec)
         program = self._compiled(
             ("init", spec.layout),
             lambda: jax.jit(lambda key: init_state(spec.layout, key)).lower(jax.random.key(0)),
+            None,
         )
         return program(jax.random.key(spec.seed))
+
+    def _init_on(self, layout: Layout, spec: RunSpec) -> TrainState:
+        """The same bits, each part made where it lives."""
+
+        def fresh(seed: Array) -> TrainState:
+            return init_state(spec.layout, jax.random.key(seed))
+
+        seed = layout.put(np.uint32(spec.seed))
+        shardings = state_shardings(layout, jax.eval_shape(fresh, seed))
+        program = self._compiled(
+            ("init", spec.layout),
+            lambda: jax.jit(fresh, out_shardings=shardings).lower(seed),
+            layout,
+        )
+        return program(seed)
 
     def advance(
         self, spec: RunSpec, state: TrainState, hyper: Hyper, steps: int
@@ -60,53 +90,56 @@ class Session:
         `state` is donated. The number of steps is a traced input, so the bits of the result do
         not depend on how a run is cut into calls.
         """
+        layout = self.layout_of(spec)
         if self.on_device:
-            tokens = self._device_tokens()
+            tokens = self._device_tokens(layout)
+            inputs = (state, tokens, *_put(layout, (hyper, jnp.int32(steps))))
             program = self._compiled(
                 ("advance", spec.program),
-                lambda: self._lower_advance(spec, state, tokens, hyper),
+                lambda: _lower(make_advance(spec.program, self.corpus, layout), inputs, layout),
+                layout,
             )
-            return program(state, tokens, hyper, jnp.int32(steps))
+            return program(*inputs)
         return self._advance_from_host(spec, state, hyper, steps)
 
     def evaluate(self, spec: RunSpec, params: Any) -> evaluate.Evaluation:
         """Score `params` on every complete held-out window."""
-        windows = self._held_out(spec.model.seq_len)
+        layout = self.layout_of(spec)
+        windows = self._held_out(spec.model.seq_len, layout)
 
         def program_of(params: Any, windows: Array) -> tuple[Array, Array]:
             return evaluate.window_losses(
                 spec.layout, self.corpus.end_of_document, params, windows
             )
 
+        options: dict[str, Any] = {} if layout is None else {"out_shardings": layout.replicated}
         program = self._compiled(
-            ("evaluate", spec.layout), lambda: jax.jit(program_of).lower(params, windows)
+            ("evaluate", spec.layout),
+            lambda: jax.jit(program_of, **options).lower(params, windows),
+            layout,
         )
         sums, counts = program(params, windows)
         return evaluate.summarise(spec, self.corpus, np.asarray(sums), np.asarray(counts))
 
-    def _compiled(self, key: Any, lower: Callable[[], Any]) -> Any:
+    def _compiled(self, key: Any, lower: Callable[[], Any], layout: Layout | None) -> Any:
         if key not in self._programs:
             started = time.perf_counter()
-            self._programs[key] = lower().compile()
+            with contextlib.nullcontext() if layout is None else layout.context():
+                self._programs[key] = lower().compile()
             self.compile_seconds += time.perf_counter() - started
         return self._programs[key]
 
-    def _device_tokens(self) -> Array:
+    def _device_tokens(self, layout: Layout | None) -> Array:
         if self._tokens is None:
-            self._tokens = jnp.asarray(np.asarray(self.corpus.train))
+            tokens = np.asarray(self.corpus.train)
+            self._tokens = jnp.asarray(tokens) if layout is None else layout.put(tokens)
         return self._tokens
 
-    def _held_out(self, seq_len: int) -> Array:
+    def _held_out(self, seq_len: int, layout: Layout | None) -> Array:
         if seq_len not in self._windows:
             rows = evaluate.held_out_windows(self.corpus, seq_len, self.options.eval_batch_size)
-            self._windows[seq_len] = jnp.asarray(rows)
+            self._windows[seq_len] = jnp.asarray(rows) if layout is None else layout.put(rows)
         return self._windows[seq_len]
-
-    def _lower_advance(
-        self, spec: RunSpec, state: TrainState, tokens: Array, hyper: Hyper
-    ) -> Any:
-        run = make_advance(spec.program, self.corpus)
-        return jax.jit(run, donate_argnums=0).lower(state, tokens, hyper, jnp.int32(1))
 
     def _advance_from_host(
         self, spec: RunSpec, state: TrainState, hyper: Hyper, steps: int
@@ -115,26 +148,46 @@ class Session:
 
         corpus, length, start = self.corpus, spec.model.seq_len, int(state.step)
         batches = host_loader(corpus.train, length, spec.seed, start, spec.batch_size)
-        step = make_host_step(spec.program, corpus)
+        layout = self.layout_of(spec)
+        step = make_host_step(spec.program, corpus, layout)
+        hyper = _put(layout, hyper)
         collected: list[Metrics] = []
         for _ in range(steps):
-            inputs_BT, targets_BT = (jnp.asarray(x, jnp.int32) for x in next(batches))
+            batch = next(batches)
+            if layout is None:
+                inputs_BT, targets_BT = (jnp.asarray(x, jnp.int32) for x in batch)
+            else:
+                inputs_BT, targets_BT = (layout.put_batch(x.astype(np.int32)) for x in batch)
             inputs = (state, inputs_BT, targets_BT, hyper)
-            program = self._compiled(("host", spec.program), _lowering(step, inputs))
+            lower = _lowering(step, inputs, layout)
+            program = self._compiled(("host", spec.program), lower, layout)
             state, metrics = program(*inputs)
             collected.append(metrics)
-        return state, jax.tree.map(lambda *x: jnp.stack(x), *collected)
+        stack = jnp.stack if layout is None else np.stack
+        return state, jax.tree.map(lambda *x: stack(x), *collected)
 
 
-def _lowering(function: Callable, inputs: tuple) -> Callable[[], Any]:
-    return lambda: jax.jit(function, donate_argnums=0).lower(*inputs)
+def _put(layout: Layout | None, tree: Any) -> Any:
+    return tree if layout is None else layout.put(tree)
+
+
+def _lowering(function: Callable, inputs: tuple, layout: Layout | None) -> Callable[[], Any]:
+    return lambda: _lower(function, inputs, layout)
+
+
+def _lower(function: Callable, inputs: tuple, layout: Layout | None) -> Any:
+    """Lower `(state, …) -> (state, metrics)`, the state donated and staying where it is."""
+    options: dict[str, Any] = {}
+    if layout is not None:
+        options["out_shardings"] = (state_shardings(layout, inputs[0]), layout.replicated)
+    return jax.jit(function, donate_argnums=0, **options).lower(*inputs)
 
 
 def make_advance(
-    spec: RunSpec, corpus: Corpus
+    spec: RunSpec, corpus: Corpus, layout: Layout | None = None
 ) -> Callable[[TrainState, Array, Hyper, Array], tuple[TrainState, Metrics]]:
     """Many steps in one loop, windows gathered on the device from the flat token array."""
-    train_step = make_train_step(spec, corpus.end_of_document)
+    train_step = make_train_step(spec, corpus.end_of_document, layout)
     length, batch_size = spec.model.seq_len, spec.batch_size
     count = data.num_windows(len(corpus.train), length)
 
@@ -156,10 +209,10 @@ def make_advance(
 
 
 def make_host_step(
-    spec: RunSpec, corpus: Corpus
+    spec: RunSpec, corpus: Corpus, layout: Layout | None = None
 ) -> Callable[[TrainState, Array, Array, Hyper], tuple[TrainState, Metrics]]:
     """One step on a batch that the host gathered."""
-    train_step = make_train_step(spec, corpus.end_of_document)
+    train_step = make_train_step(spec, corpus.end_of_document, layout)
 
     def step(
         state: TrainState, inputs_BT: Array, targets_BT: Array, hyper: Hyper

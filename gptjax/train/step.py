@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -11,7 +12,8 @@ from jax import Array
 
 from gptjax import models, ops
 from gptjax.optim import ascend, global_norm, learning_rate, make_optimizer, was_skipped
-from gptjax.train import noise, precision
+from gptjax.parallel import Layout
+from gptjax.train import noise, pipelined, precision
 from gptjax.train.config import RunSpec
 from gptjax.train.state import Hyper, TrainState, add_to_curve
 
@@ -66,6 +68,9 @@ def extra_metrics(spec: RunSpec) -> tuple[str, ...]:
 
 def make_batch(spec: RunSpec, inputs_BT: Array, targets_BT: Array, end_of_document: int) -> Batch:
     """Add the loss mask to a window."""
+    inputs_BT, targets_BT = (
+        nn.with_logical_constraint(x, ("batch", None)) for x in (inputs_BT, targets_BT)
+    )
     if spec.mask_end_of_document:
         mask_BT = (targets_BT != end_of_document).astype(jnp.float32)
     else:
@@ -149,9 +154,9 @@ def adversarial_shift(spec: RunSpec, params: Params, batch: Batch, end_of_docume
 
 
 def make_train_step(
-    spec: RunSpec, end_of_document: int
+    spec: RunSpec, end_of_document: int, layout: Layout | None = None
 ) -> Callable[[TrainState, Batch, Hyper], tuple[TrainState, Metrics]]:
-    """The training step of a spec; jit and sharding are applied from outside.
+    """The training step of a spec; jit is applied from outside, and `layout` where arrays live.
 
     The loss is the sum over scored tokens divided by their number in the whole batch, so that k
     micro-batches give the gradient of one batch also when they hold unequal numbers of them.
@@ -174,6 +179,11 @@ def make_train_step(
         # and float16 has to be scaled before the first narrow number.
         weight = share if scale is None else scale.value * share
 
+        if layout is not None and layout.stages > 1:
+            return *pipelined.gradient(
+                spec, layout, params, batch, end_of_document, weight
+            ), jnp.zeros(())
+
         def weigh(params: Params, batch: Batch) -> tuple[Array, Array]:
             trained, nats = losses(params, batch)
             return weight * trained, share * nats
@@ -192,6 +202,8 @@ def make_train_step(
         extra, log = _noise(spec, state.extra, squares, grads)
         if spec.optim.sam_rho > 0.0:
             grads = gradient(ascend(spec.optim, wide, grads), batch, scale)[1]
+        if layout is not None:
+            grads = layout.constrain_gradients(grads)
         rate = learning_rate(spec.optim, state.step, hyper.total, hyper.peak)
         updates, opt_state = optimizer.update(grads, state.opt_state, wide, learning_rate=rate)
         params = precision.narrow(spec, optax.apply_updates(wide, updates), hyper.seed, state.step)

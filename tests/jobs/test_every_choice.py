@@ -169,6 +169,10 @@ ELSEWHERE = {
     ("convert", "direction"): "tests/convert/test_convert_job.py",
     ("convert", "dtype"): "tests/convert/test_convert_job.py and test_huggingface.py",
     ("model", "family"): "one family so far",
+    ("config", "distributed"): "two processes: tests/parallel/test_processes.py",
+    ("mesh", "zero"): "eight devices: tests/parallel/on_eight_devices.py",
+    ("mesh", "schedule"): "eight devices: tests/parallel/on_eight_devices.py",
+    ("mesh", "sequence_parallel"): "eight devices: tests/parallel/on_eight_devices.py",
     ("train", "wandb"): "an extra; refused with a sentence where it is absent",
     ("report", "open"): "opens a browser",
 }

@@ -1,0 +1,246 @@
+"""job=compile: compile the training step for a TPU slice that is not there, and say what it costs.
+
+Needs libtpu (pip install 'gptjax[tpu]') and no TPU. Memory is the compiler's own count; FLOPs are
+counted by matrix product, because the compiler counts the body of a loop over layers once.
+"""
+
+import dataclasses
+import importlib.util
+import os
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from gptjax import build, models
+from gptjax.build import Setup
+from gptjax.errors import UserError
+from gptjax.files import write_json
+from gptjax.jobs.train import describe_run, make_spec
+from gptjax.parallel import Collective, Layout, Target, collectives, parse_target
+from gptjax.sweeps import shapes
+from gptjax.train import (
+    RunSpec,
+    init_state,
+    layout_over,
+    make_batch,
+    make_hyper,
+    make_train_step,
+    state_shardings,
+)  # fmt: skip
+
+GIB = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What a step needs on one device of a slice.
+
+    Attributes:
+      params, opt_state: bytes of the state that live on one device, counted from the shardings.
+      arguments, temporary: bytes by the compiler's count; temporary is activations, gradients and
+        what is gathered. Both 0 where the program did not fit.
+      needed: bytes in all, by the compiler.
+      flops: of one step on all devices, by matrix product.
+      traffic: collectives of one step.
+    """
+
+    params: int
+    opt_state: int
+    arguments: int
+    temporary: int
+    needed: int
+    flops: float
+    traffic: tuple[Collective, ...] = ()
+
+
+def main(setup: Setup, folder: Path) -> int:
+    """Compile, print and write `compile.json`; status 1 where the step does not fit."""
+    target = parse_target(setup.general.target)
+    spec = _spec(setup)
+    devices = topology_devices(target)
+    layout = layout_over(setup.mesh, spec, devices)
+    cost = compile_step(spec, layout)
+    print_cost(spec, layout, target, cost)
+    write_json(folder / "compile.json", _as_json(spec, layout, target, cost))
+    return 0 if cost.needed <= target.chip.memory else 1
+
+
+def _spec(setup: Setup) -> RunSpec:
+    """The run of a config; the corpus is only read where it decides the vocabulary."""
+    if models.resolve(setup.model).vocab_size == 0:
+        return _scanned(make_spec(setup, build.load_corpus(setup)))
+    model = models.resolve(setup.model)
+    models.validate(model)
+    return _scanned(describe_run(setup, model, mask_end_of_document=False))
+
+
+def _scanned(spec: RunSpec) -> RunSpec:
+    """With layers=auto as it is on an accelerator, whatever compiles it."""
+    if spec.model.layers != "auto":
+        return spec
+    return dataclasses.replace(spec, model=dataclasses.replace(spec.model, layers="scan"))
+
+
+def topology_devices(target: Target) -> Sequence[Any]:
+    """Descriptions of the devices of a slice.
+
+    Raises:
+      UserError: without libtpu.
+    """
+    if importlib.util.find_spec("libtpu") is None:
+        raise UserError(
+            f"config.target={target.name} needs the TPU compiler; pip install 'gptjax[tpu]' (no "
+            "TPU is needed)"
+        )
+    for name, value in {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost"}.items():
+        os.environ.setdefault(name, value)
+    import jax
+    from jax.experimental import topologies
+
+    jax.config.update("jax_platforms", "cpu")
+    return topologies.get_topology_desc(target.topology, platform="tpu").devices
+
+
+def compile_step(spec: RunSpec, layout: Layout) -> Cost:
+    """Compile one step for the layout's devices and read what it needs."""
+    import jax
+
+    state, shardings = abstract_state(spec, layout)
+    step = make_train_step(spec.program, 0, layout)
+
+    def one_step(state: Any, inputs_BT: Any, targets_BT: Any, hyper: Any) -> Any:
+        return step(state, make_batch(spec, inputs_BT, targets_BT, 0), hyper)
+
+    shape = (spec.batch_size, spec.model.seq_len)
+    tokens = jax.ShapeDtypeStruct(shape, "int32", sharding=layout.batch)
+    hyper = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=layout.replicated),
+        jax.eval_shape(lambda: make_hyper(spec)),
+    )
+    program = jax.jit(one_step, donate_argnums=0, out_shardings=(shardings, layout.replicated))
+    params, opt_state = _bytes_per_device(state.params), _bytes_per_device(state.opt_state)
+    flops = (
+        spec.batch_size
+        * spec.model.seq_len
+        * shapes.training_flops_per_token(spec.model, spec.optim.cost)
+    )
+    with layout.context():
+        lowered = program.lower(state, tokens, tokens, hyper)
+        try:
+            compiled = lowered.compile()
+        except jax.errors.JaxRuntimeError as error:
+            return Cost(params, opt_state, 0, 0, _needed(str(error)), flops)
+    memory: Any = compiled.memory_analysis()
+    traffic = collectives(compiled.as_text() or "", layout.mesh.shape)
+    arguments, temporary = memory.argument_size_in_bytes, memory.temp_size_in_bytes
+    needed = arguments + temporary
+    return Cost(params, opt_state, arguments, temporary, needed, flops, tuple(traffic))
+
+
+def abstract_state(spec: RunSpec, layout: Layout) -> tuple[Any, Any]:
+    """Shapes of a run's state with their shardings, and these shardings."""
+    import jax
+
+    state = jax.eval_shape(lambda: init_state(spec, jax.random.key(0)))
+    shardings = state_shardings(layout, state)
+    placed = jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, shardings
+    )
+    return placed, shardings
+
+
+def _bytes_per_device(tree: Any) -> int:
+    import jax
+    import numpy as np
+
+    def one(leaf: Any) -> int:
+        return int(np.prod(leaf.sharding.shard_shape(leaf.shape))) * leaf.dtype.itemsize
+
+    return sum(one(leaf) for leaf in jax.tree.leaves(tree))
+
+
+def _needed(message: str) -> int:
+    """The bytes that a program asked for, from the compiler's refusal.
+
+    Raises:
+      UserError: when the compiler refused for another reason.
+    """
+    found = re.search(r"Used ([0-9.]+)([KMGT])i?B? of", message) or re.search(
+        r"[Tt]otal hbm usage >= ([0-9.]+)([KMGT])", message
+    )
+    if "RESOURCE_EXHAUSTED" not in message or not found:
+        first = message.strip().splitlines()[0][:300]
+        raise UserError(f"the compiler refused this step ({first}); try another mesh")
+    return int(float(found[1]) * 1024 ** ("KMGT".index(found[2]) + 1))
+
+
+def print_cost(spec: RunSpec, layout: Layout, target: Target, cost: Cost) -> None:
+    """A table of memory and one of traffic, and the estimate of a step's time."""
+    console = Console(width=100)
+    sizes = " × ".join(f"{axis} {n}" for axis, n in layout.mesh.shape.items() if n > 1)
+    print(f"{target.name}: {target.devices} chips as {target.topology}, mesh {sizes or 'of one'}")
+    table = Table("per device", "GiB", title_justify="left", header_style="bold")
+    rows: dict[str, float] = {"parameters": cost.params, "optimizer state": cost.opt_state}
+    if cost.arguments:
+        rows["activations, gradients, buffers"] = cost.temporary
+    rows |= {"needed": cost.needed, "there is": target.chip.memory}
+    for name, size in rows.items():
+        table.add_row(name, f"{size / GIB:.2f}")
+    console.print(table)
+    fits = cost.needed <= target.chip.memory
+    print("it fits" if fits else "it does not fit; cut the state by mesh.fsdp, mesh.tensor or "
+          "mesh.pipe, the batch by train.micro_batches, or set model.remat=block")  # fmt: skip
+    _print_traffic(console, cost)
+    _print_time(spec, layout, target, cost)
+
+
+def _print_traffic(console: Console, cost: Cost) -> None:
+    sums: dict[tuple[str, str], list[float]] = defaultdict(lambda: [0, 0.0])
+    for one in cost.traffic:
+        entry = sums[one.kind, "+".join(one.axes)]
+        entry[0] += one.times
+        entry[1] += one.sent
+    if sums:
+        table = Table("collective", "axis", "a step", "MiB sent by a device", header_style="bold")
+        for (kind, axes), (times, sent) in sorted(sums.items()):
+            table.add_row(kind, axes, str(times), f"{sent / 2**20:,.1f}")
+        console.print(table)
+
+
+def _print_time(spec: RunSpec, layout: Layout, target: Target, cost: Cost) -> None:
+    times = step_seconds(spec, layout, target, cost)
+    compute, network = times["compute"], times["network"]
+    print(
+        f"{cost.flops:.3g} FLOPs a step; at the published rates {compute:.3g} s of arithmetic"
+        + (f" (pipeline's bubble {times['bubble']:.1%} included)" if times["bubble"] else "")
+        + (f", {network:.3g} s of network: between {max(compute, network):.3g} s (all hidden) and "
+           f"{compute + network:.3g} s (none) a step, utilisation at most "
+           f"{times['ideal'] / max(compute, network):.0%}" if cost.traffic else "")
+    )  # fmt: skip
+
+
+def step_seconds(spec: RunSpec, layout: Layout, target: Target, cost: Cost) -> dict[str, float]:
+    """Roofline of a step, seconds: arithmetic with and without the bubble, network."""
+    ideal = cost.flops / (target.devices * target.chip.flops)
+    bubble = layout.schedule(spec.micro_batches).bubble if layout.stages > 1 else 0.0
+    network = sum(one.sent for one in cost.traffic) / target.chip.network_rate
+    return {
+        "ideal": ideal, "compute": ideal / (1 - bubble), "bubble": bubble, "network": network,
+    }  # fmt: skip
+
+
+def _as_json(spec: RunSpec, layout: Layout, target: Target, cost: Cost) -> dict[str, Any]:
+    return {
+        "target": target.name,
+        "devices": target.devices,
+        "mesh": dict(layout.mesh.shape),
+        "memory_bytes": target.chip.memory,
+        "fits": cost.needed <= target.chip.memory,
+        "seconds": step_seconds(spec, layout, target, cost),
+        **dataclasses.asdict(cost),
+    }

@@ -1,0 +1,48 @@
+"""A decoder cut before and after its blocks, to be computed in different places."""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from gptjax import ops
+from gptjax.models import decoder
+from gptjax.models.config import ModelConfig
+from gptjax.models.parts import Norm
+
+
+@dataclasses.dataclass(frozen=True)
+class Pieces:
+    """Embedding, blocks and head of a decoder whose layers all have the same parameters.
+
+    `params` are those of the whole model; the blocks' are given apart, any number of layers.
+    """
+
+    config: ModelConfig
+
+    def embed(self, params: Any, tokens_BT: jax.Array) -> jax.Array:
+        """The input of the first block."""
+        module = decoder.Embedding(self.config, parent=None)
+        x_BTD, _ = module.apply({"params": params["embed"]}, tokens_BT)
+        return nn.with_logical_constraint(x_BTD, ("batch", "seq", "embed"))
+
+    def blocks(self, stacked: Any, x_BTD: jax.Array, segment_ids_BT: jax.Array | None) -> jax.Array:
+        """The stream after the given layers; the layer pattern begins with the first of them."""
+        depth = jax.tree.leaves(stacked)[0].shape[0]
+        config = dataclasses.replace(self.config, depth=depth)
+        layers = config.layers_of_depth
+        return decoder.run_blocks(config, {layers[0].structure: stacked}, x_BTD, segment_ids_BT)
+
+    def logits(self, params: Any, x_BTD: jax.Array) -> jax.Array:
+        """float32 logits [B, T, V] of the stream after the last block."""
+        cfg = self.config
+        if cfg.norm_place != "post":
+            normed: Any = Norm(cfg, parent=None).apply({"params": params["final_norm"]}, x_BTD)
+            x_BTD = normed
+        w_DV = params["embed"]["tokens"].T if cfg.tied_head else params["head"]
+        logits_BTV = cfg.logit_scale * ops.linear(x_BTD, w_DV, dtype=jnp.float32)
+        if cfg.logit_soft_cap:
+            logits_BTV = cfg.logit_soft_cap * jnp.tanh(logits_BTV / cfg.logit_soft_cap)
+        return nn.with_logical_constraint(logits_BTV, ("batch", "seq", "vocab"))

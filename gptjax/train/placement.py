@@ -1,0 +1,120 @@
+"""Where the arrays of a run live when there is more than one device."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from gptjax import models
+from gptjax.errors import UserError
+from gptjax.parallel import Cut, Layout, MeshConfig, check_cuts, make_mesh, resolve
+from gptjax.parallel.mesh import BATCH
+from gptjax.train.config import RunSpec
+from gptjax.train.state import TrainState
+
+
+def make_layout(
+    config: MeshConfig, spec: RunSpec, devices: Sequence[Any] | None = None
+) -> Layout | None:
+    """The mesh of a config and where it puts this run's arrays; None for one device.
+
+    Raises:
+      UserError: when the sizes do not fit the devices, or do not divide the model or the batch.
+    """
+    devices = tuple(jax.devices() if devices is None else devices)
+    sizes = resolve(config, len(devices))
+    if all(size == 1 for size in sizes.values()):
+        return None
+    return layout_over(config, spec, devices)
+
+
+def layout_over(config: MeshConfig, spec: RunSpec, devices: Sequence[Any]) -> Layout:
+    """The same for any devices, one included.
+
+    Raises:
+      UserError: as `make_layout`.
+    """
+    sizes = resolve(config, len(devices))
+    check_cuts(sizes, cuts(spec, config))
+    if sizes["pipe"] > 1:
+        _check_pipeline(config, spec, sizes["pipe"])
+    return _layout(config, spec.layout, tuple(sizes.items()), tuple(devices))
+
+
+@functools.lru_cache(maxsize=64)
+def _layout(config: MeshConfig, spec: RunSpec, sizes: tuple, devices: tuple) -> Layout:
+    return Layout(make_mesh(dict(sizes), devices), config, models.logical_axes(spec.model))
+
+
+def cuts(spec: RunSpec, config: MeshConfig) -> list[Cut]:
+    """What the axes of a mesh must divide."""
+    model = spec.model
+    found = [
+        Cut("train.batch_size", spec.batch_size, BATCH, spec.micro_batches),
+        Cut("model.num_heads", model.num_heads, ("tensor",)),
+        Cut("model.num_kv_heads", model.kv_heads, ("tensor",)),
+        Cut("model.mlp_width", model.hidden_width, ("tensor",)),
+        Cut("model.vocab_size", model.vocab_size, ("tensor",)),
+    ]
+    if config.pipe != 1:
+        found.append(Cut("model.depth", model.depth, ("pipe",), config.chunks, "chunks"))
+    if config.zero:
+        found.append(Cut("model.width", model.width, ("fsdp",)))
+    if config.sequence_parallel:
+        found.append(Cut("model.seq_len", model.seq_len, ("tensor",)))
+    return found
+
+
+def _check_pipeline(config: MeshConfig, spec: RunSpec, stages: int) -> None:
+    """What a pipeline needs besides equal stages."""
+    if len(spec.model.stacks) > 1:
+        raise UserError(
+            f"mesh.pipe={stages} needs layers with the same parameters, and this model has "
+            f"{len(spec.model.stacks)} kinds; set mesh.pipe=1"
+        )
+    if spec.model.compute_dtype == "float16":
+        raise UserError(
+            f"model.compute_dtype=float16 scales the loss, which mesh.pipe={stages} does not; set "
+            "model.compute_dtype=bfloat16, or mesh.pipe=1"
+        )
+    period = spec.model.period
+    layers = spec.model.depth // (stages * config.chunks)
+    if layers % period:
+        raise UserError(
+            f"mesh.pipe={stages} gives each stage {layers} layers in a part, and "
+            f"their pattern repeats after {period}; set model.depth="
+            f"{stages * config.chunks * period}, or another mesh.pipe"
+        )
+    if config.schedule == "interleaved" and spec.micro_batches % stages:
+        up = -(-spec.micro_batches // stages) * stages
+        raise UserError(
+            f"train.micro_batches={spec.micro_batches} is not a multiple of mesh.pipe={stages}, "
+            f"which mesh.schedule=interleaved needs; set train.micro_batches={up}, or "
+            "mesh.schedule=1f1b"
+        )
+    for name, value, off in _not_on_a_pipeline(spec):
+        if value != off:
+            raise UserError(
+                f"{name}={value} is not computed on a pipeline's stages; set {name}={off}, or "
+                "mesh.pipe=1"
+            )
+
+
+def _not_on_a_pipeline(spec: RunSpec) -> list[tuple[str, Any, Any]]:
+    """(name, value, what it must be) of settings that look at the whole model at once."""
+    train = {"z_loss": 0.0, "label_smoothing": 0.0, "loss_chunk": 0, "noise_scale": False}
+    return [
+        ("optim.adversarial_epsilon", spec.optim.adversarial_epsilon, 0.0),
+        *((f"train.{name}", getattr(spec, name, off), off) for name, off in train.items()),
+    ]
+
+
+def state_shardings(layout: Layout, state: TrainState) -> TrainState:
+    """The sharding of every leaf of a state (arrays or shapes)."""
+    return dataclasses.replace(
+        jax.tree.map(lambda leaf: layout.replicated, state),
+        params=layout.params(state.params),
+        opt_state=layout.opt_state(state.opt_state),
+    )

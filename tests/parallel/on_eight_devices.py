@@ -1,0 +1,176 @@
+"""Tests that need eight devices; test_mesh.py runs this file in a process of its own."""
+
+import json
+import os
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 8)
+
+from gptjax import data, main  # noqa: E402
+from gptjax.models import ModelConfig  # noqa: E402
+from gptjax.optim import OptimConfig  # noqa: E402
+from gptjax.parallel import MeshConfig  # noqa: E402
+from gptjax.train import (  # noqa: E402
+    Hooks,
+    Interrupted,
+    RunSpec,
+    Session,
+    TrainConfig,
+    make_hyper,
+    make_layout,
+    run,
+)  # fmt: skip
+
+REPO = Path(__file__).parents[2]
+STEPS = 3
+ONE = MeshConfig(data=1)
+
+QUICK = {
+    "zero 3 beside data": MeshConfig(data=2, fsdp=4),
+    "tensor": MeshConfig(data=1, tensor=2),
+    "2x2x2": MeshConfig(data=2, fsdp=2, tensor=2, sequence_parallel=True),
+    "pipe 2x2x2": MeshConfig(data=1, fsdp=2, pipe=2, tensor=2),
+}
+MORE = {
+    "data": MeshConfig(data=8),
+    "zero 0": MeshConfig(data=1, fsdp=8, zero=0),
+    "zero 1": MeshConfig(data=1, fsdp=8, zero=1),
+    "zero 2": MeshConfig(data=1, fsdp=8, zero=2),
+    "zero 3": MeshConfig(data=1, fsdp=8, zero=3),
+    "zero 1, data": MeshConfig(data=2, fsdp=4, zero=1),
+    "zero 2, data": MeshConfig(data=2, fsdp=4, zero=2),
+    "data, tensor": MeshConfig(data=4, tensor=2),
+    "fsdp, tensor": MeshConfig(data=1, fsdp=4, tensor=2),
+    "sequence": MeshConfig(data=1, tensor=2, sequence_parallel=True),
+    "fsdp, sequence": MeshConfig(data=1, fsdp=4, tensor=2, sequence_parallel=True),
+    "2x2x2, zero 1": MeshConfig(data=2, fsdp=2, tensor=2, zero=1),
+    "gpipe": MeshConfig(data=1, pipe=4, schedule="gpipe"),
+    "1f1b": MeshConfig(data=1, pipe=4, schedule="1f1b"),
+    "interleaved": MeshConfig(data=1, pipe=2, schedule="interleaved"),
+    "data, pipe": MeshConfig(data=2, pipe=4),
+    "data, interleaved": MeshConfig(data=4, pipe=2, schedule="interleaved"),
+    "fsdp, pipe": MeshConfig(data=1, fsdp=2, pipe=2),
+    "tensor, pipe": MeshConfig(data=1, tensor=2, pipe=2),
+    "sequence, pipe": MeshConfig(data=1, tensor=2, pipe=2, sequence_parallel=True),
+    "data, tensor, pipe": MeshConfig(data=2, tensor=2, pipe=2, schedule="gpipe"),
+}
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("text")
+    for i in range(40):
+        words = " ".join(f"word{(i * k) % 23} {k % 7}" for k in range(60))
+        (folder / f"{i}.txt").write_text(f"document {i}\n{words}\n")
+    config = data.DataConfig(
+        source="text", path=str(folder), heldout_fraction=0.2,
+        cache_dir=str(tmp_path_factory.mktemp("cache")),
+    )  # fmt: skip
+    return data.load(config, seq_len=16)
+
+
+@pytest.fixture(scope="module")
+def spec(corpus):
+    model = ModelConfig(
+        depth=4, width=32, num_heads=4, num_kv_heads=2, seq_len=16, init_scale=0.1,
+        vocab_size=-(-corpus.vocab_size // 8) * 8, layers="scan",
+    )  # fmt: skip
+    optim = OptimConfig(learning_rate=1e-2)
+    return RunSpec(model=model, optim=optim, batch_size=32, steps=6, seed=3, micro_batches=4)
+
+
+def make_session(corpus, mesh, feed="host"):
+    return Session(corpus, TrainConfig(feed=feed), lambda spec: make_layout(mesh, spec))
+
+
+def three_steps(corpus, spec, mesh):
+    session = make_session(corpus, mesh)
+    state, metrics = session.advance(spec, session.init(spec), make_hyper(spec), STEPS)
+    return state, np.asarray(metrics.loss), np.asarray(metrics.grad_norm)
+
+
+@pytest.fixture(scope="module")
+def one_device(corpus, spec):
+    return three_steps(corpus, spec, ONE)
+
+
+def assert_equal(found, wanted):
+    """Losses, norms and the optimizer's moments, which are sums of gradients."""
+    np.testing.assert_allclose(found[1], wanted[1], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(found[2], wanted[2], rtol=0, atol=1e-5)
+    pairs = zip(
+        jax.tree.leaves(found[0].opt_state), jax.tree.leaves(wanted[0].opt_state), strict=True
+    )
+    for a, b in pairs:
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_equals_one_device(corpus, spec, one_device, name):
+    assert_equal(three_steps(corpus, spec, QUICK[name]), one_device)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MORE)
+def test_every_mesh_equals_one_device(corpus, spec, one_device, name):
+    assert_equal(three_steps(corpus, spec, MORE[name]), one_device)
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_zero_cuts_what_it_says(corpus, spec, stage):
+    """Bytes that one of eight devices holds, against those of one device."""
+    mesh = MeshConfig(data=1, fsdp=8, zero=stage)
+    state = make_session(corpus, mesh).init(spec)
+
+    def share(tree):
+        leaves = jax.tree.leaves(tree)
+        held = sum(leaf.addressable_shards[0].data.nbytes for leaf in leaves)
+        return held / sum(leaf.nbytes for leaf in leaves)
+
+    # Biases that have no axis of the model's width stay whole: a tenth of a tiny model's eighth.
+    assert share(state.params) == pytest.approx(1 / 8 if stage == 3 else 1, rel=0.1)
+    assert share(state.opt_state) == pytest.approx(1 / 8 if stage >= 1 else 1, rel=0.1)
+
+
+def test_a_checkpoint_moves_to_another_mesh(corpus, spec, one_device, tmp_path):
+    calls = []
+    hooks = Hooks(stop=lambda: calls.append(1) or len(calls) == 3)
+    with pytest.raises(Interrupted):
+        run(make_session(corpus, QUICK["tensor"]), spec, tmp_path / "moved", hooks)
+    moved = run(make_session(corpus, QUICK["2x2x2"]), spec, tmp_path / "moved", Hooks())
+    straight = run(make_session(corpus, ONE), spec, tmp_path / "straight", Hooks())
+    np.testing.assert_allclose(moved.curve_losses, straight.curve_losses, atol=2e-5)
+    assert moved.evaluation.loss == pytest.approx(straight.evaluation.loss, abs=2e-5)
+
+
+def test_the_train_job_with_a_mesh(tmp_path):
+    """Batches are gathered on the devices, and the evaluation's last batch is ragged."""
+    meshes = {
+        "one": {"data": 1},
+        "eight": {"fsdp": 2, "tensor": 2, "zero": 1, "sequence_parallel": "true"},
+    }
+    results = {}
+    for name, sizes in meshes.items():
+        flags = [f"--config.mesh.{axis}={size}" for axis, size in sizes.items()]
+        assert main.main(["gptjax", *arguments(tmp_path, name), *flags]) == 0
+        results[name] = json.loads((tmp_path / name / "result.json").read_text())
+    assert results["one"]["loss"] == pytest.approx(results["eight"]["loss"], abs=2e-5)
+    assert results["one"]["params_sha256"] != results["eight"]["params_sha256"]
+
+
+def arguments(folder, name):
+    settings = {
+        "model.depth": 1, "model.width": 32, "model.num_heads": 2, "model.seq_len": 16,
+        "model.vocab_size": 258, "train.tokens": 0, "train.steps": 3, "train.batch_size": 8,
+        "train.evaluations": 1, "train.keep_best": "false", "train.tensorboard": "false",
+        "data.source": "zipf-facts", "data.zipf_tokens": 4096, "data.zipf_heldout_tokens": 2048,
+        "data.cache_dir": folder / "cache", "optim.learning_rate": 1e-2,
+        "compilation_cache": "off",
+    }  # fmt: skip
+    flags = [f"--config.{key}={value}" for key, value in settings.items()]
+    path = os.fspath(REPO / "experiments" / "train_gpt2_small.py")
+    return [f"--config={path}", f"--workdir={folder / name}", *flags]

@@ -1,0 +1,103 @@
+"""Sizes of a mesh, what is refused, and the tests on eight simulated devices."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gptjax.errors import UserError
+from gptjax.models import ModelConfig
+from gptjax.optim import OptimConfig
+from gptjax.parallel import MeshConfig, check_cuts, resolve
+from gptjax.train import RunSpec, layout_over, make_layout
+from gptjax.train.placement import cuts
+
+FOLDER = Path(__file__).parent
+
+SPEC = RunSpec(
+    model=ModelConfig(depth=2, width=48, num_heads=6, num_kv_heads=2, seq_len=16, vocab_size=257),
+    optim=OptimConfig(), batch_size=12, steps=1, micro_batches=2,
+)  # fmt: skip
+
+
+def test_sizes():
+    assert resolve(MeshConfig(), 1) == {"data": 1, "pipe": 1, "fsdp": 1, "tensor": 1}
+    assert resolve(MeshConfig(fsdp=2, tensor=2), 8) == {
+        "data": 2, "pipe": 1, "fsdp": 2, "tensor": 2,
+    }  # fmt: skip
+    assert resolve(MeshConfig(data=2), 8)["data"] == 2
+
+
+def test_one_device_has_no_mesh():
+    assert make_layout(MeshConfig(), SPEC, devices=["the only one"]) is None
+
+
+@pytest.mark.parametrize(
+    "sizes, devices, sentence",
+    [
+        ({"tensor": 3}, 8, "mesh.tensor=3 do not fit 8 devices; try mesh.tensor=2"),
+        (
+            {"data": 4, "fsdp": 4},
+            8,
+            "mesh.data=4 × mesh.fsdp=4 do not fit 8 devices; try mesh.data=2",
+        ),
+        ({"data": 2}, 1, "mesh.data=2 does not fit 1 device; try mesh.data=1"),
+        ({"fsdp": -1}, 8, "cannot both be the rest; set mesh.fsdp=1"),
+        ({"tensor": 0}, 8, "mesh.tensor=0 is no size; give 1 or more, or -1"),
+    ],
+)
+def test_what_does_not_fit_the_devices(sizes, devices, sentence):
+    with pytest.raises(UserError, match=sentence):
+        resolve(MeshConfig(**sizes), devices)
+
+
+@pytest.mark.parametrize(
+    "mesh, sentence",
+    [
+        (
+            MeshConfig(data=4),
+            r"train.batch_size=12 \(in micro-batches of 6\) is not a multiple of mesh.data=4; "
+            "set train.batch_size=16, or mesh.data=3",
+        ),
+        (MeshConfig(pipe=4), "model.depth=2 is not .* mesh.pipe=4; .*depth=4, or mesh.pipe=2"),
+        (
+            MeshConfig(pipe=2, schedule="interleaved"),
+            r"model.depth=2 \(in chunks of 1\) .* mesh.pipe=2; set model.depth=4, or mesh.pipe=1",
+        ),
+        (MeshConfig(tensor=4), "model.num_heads=6 is not .* mesh.tensor=4; .*=8, or mesh.tensor=3"),
+        (MeshConfig(tensor=6), "model.num_kv_heads=2 .* mesh.tensor=6; .*=6, or mesh.tensor=2"),
+        (MeshConfig(tensor=2), "model.vocab_size=257 .* mesh.tensor=2; .*=258, or mesh.tensor=1"),
+    ],
+)
+def test_what_does_not_divide_the_model(mesh, sentence):
+    sizes = resolve(mesh, mesh.pipe * mesh.tensor * max(1, mesh.data))
+    with pytest.raises(UserError, match=sentence):
+        check_cuts(sizes, cuts(SPEC, mesh))
+
+
+def on_eight_devices(*arguments):
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "on_eight_devices.py", *arguments]
+    fast_compile = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    environment = {**os.environ, "XLA_FLAGS": fast_compile}
+    done = subprocess.run(command, cwd=FOLDER, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    return done.stdout
+
+
+def test_on_eight_devices():
+    assert "passed" in on_eight_devices()
+
+
+@pytest.mark.slow
+def test_every_mesh_on_eight_devices():
+    assert "passed" in on_eight_devices("-m", "slow")
+
+
+def test_interleaving_wants_whole_rounds():
+    spec = dataclasses.replace(SPEC, batch_size=9, micro_batches=3)
+    spec = dataclasses.replace(spec, model=dataclasses.replace(spec.model, depth=4))
+    with pytest.raises(UserError, match=r"micro_batches=3 is not a .*mesh.pipe=2.*micro_batches=4"):
+        layout_over(MeshConfig(data=1, pipe=2, schedule="interleaved"), spec, ["a", "b"])

@@ -1,0 +1,89 @@
+"""Real processes on the loopback address against one process."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).parents[2]
+SETTINGS = {
+    "model.depth": 2, "model.width": 32, "model.num_heads": 2, "model.seq_len": 16,
+    "model.vocab_size": 258, "train.tokens": 0, "train.steps": 40, "train.batch_size": 8,
+    "train.evaluations": 2, "train.keep_best": "false", "train.tensorboard": "false",
+    "train.feed": "host", "data.source": "zipf-facts", "data.zipf_tokens": 4096,
+    "data.zipf_heldout_tokens": 2048, "optim.learning_rate": 1e-2, "compilation_cache": "off",
+    "device": "cpu",
+}  # fmt: skip
+
+
+def start(folder, count, devices, **settings):
+    """`count` processes of one run with `devices` devices each."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    settings = {**SETTINGS, "data.cache_dir": folder / "cache", **settings}
+    flags = [f"--config.{key}={value}" for key, value in settings.items()]
+    command = [sys.executable, "-m", "gptjax.main", "--config=experiments/train_gpt2_small.py",
+               f"--workdir={folder / 'run'}", *flags]  # fmt: skip
+    found = []
+    for process in range(count):
+        environment = {**os.environ, "JAX_NUM_CPU_DEVICES": str(devices), "XLA_FLAGS": ""}
+        if count > 1:
+            environment |= {
+                "GPTJAX_COORDINATOR": f"127.0.0.1:{port}", "GPTJAX_PROCESSES": str(count),
+                "GPTJAX_PROCESS": str(process),
+            }  # fmt: skip
+            command[-1:] = [flags[-1], "--config.distributed=true"]
+        log = open(folder / f"{process}.log", "a")  # noqa: SIM115
+        found.append(
+            subprocess.Popen(command, cwd=REPO, env=environment, stdout=log, stderr=log, text=True)
+        )
+    return found
+
+
+def finish(folder, processes, status=0):
+    done = [process.wait(timeout=300) for process in processes]
+    logs = "".join(path.read_text()[-3000:] for path in folder.glob("*.log"))
+    assert done == [status] * len(done), logs
+
+
+def result(folder):
+    return json.loads((folder / "run" / "result.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def one_process(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("one")
+    finish(folder, start(folder, 1, 1))
+    return result(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count, mesh", [(2, {"mesh.fsdp": 2}), (4, {"mesh.tensor": 2})])
+def test_processes_equal_one(one_process, tmp_path, count, mesh):
+    finish(tmp_path, start(tmp_path, count, 1, **mesh))
+    assert result(tmp_path)["loss"] == pytest.approx(one_process["loss"], abs=1e-4)
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    steps = [json.loads(line)["step"] for line in lines if "train/loss_nats" in line]
+    assert steps == list(range(1, 41))  # written once
+
+
+@pytest.mark.slow
+def test_a_stopped_run_goes_on_with_another_number_of_processes(one_process, tmp_path):
+    processes = start(tmp_path, 2, 2, **{"mesh.fsdp": 4, "train.steps": 40})
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    while not (metrics.exists() and metrics.read_text().count("loss_nats") >= 2):
+        assert all(process.poll() is None for process in processes), (
+            (tmp_path / "0.log").read_text()[-3000:]
+        )
+        time.sleep(0.05)
+    processes[1].send_signal(signal.SIGTERM)
+    finish(tmp_path, processes, status=75)
+    finish(tmp_path, start(tmp_path, 1, 2, **{"mesh.tensor": 2}))
+    assert result(tmp_path)["loss"] == pytest.approx(one_process["loss"], abs=1e-4)
