@@ -1,11 +1,13 @@
 """Wall time of the default sweep from a cold start, warm, and finished; its share of compiling.
 
-    python benchmarks/default_sweep.py
+    python benchmarks/default_sweep.py [--keep=DIR] [overrides of the experiment]
 
 cold: no token cache, no compiled programs. warm: both there, another workdir. again: the same
-command once more on a finished workdir. About 25 minutes on two cores.
+command once more on a finished workdir. About a quarter of an hour on two cores. `--keep` leaves the
+workdirs in a folder.
 """
 
+import contextlib
 import csv
 import os
 import subprocess
@@ -19,27 +21,31 @@ PHASES = ("compile", "train", "evaluate", "checkpoint")
 
 
 def main() -> None:
-    extra = sys.argv[1:]
-    with tempfile.TemporaryDirectory() as root:
+    keep = [word.removeprefix("--keep=") for word in sys.argv[1:] if word.startswith("--keep=")]
+    extra = [word for word in sys.argv[1:] if not word.startswith("--keep=")]
+    with contextlib.nullcontext(keep[0]) if keep else tempfile.TemporaryDirectory() as root:
         environment = {**os.environ, "GPTJAX_CACHE": f"{root}/cache"}
         for name, workdir in (("cold", "a"), ("warm", "b"), ("again", "b")):
             started = time.perf_counter()
             command = [*COMMAND, f"--workdir={root}/{workdir}", *extra]
             subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
             wall = time.perf_counter() - started
-            print(f"{name}: {wall:.0f} s{'' if name == 'again' else shares(Path(root, workdir))}")
+            found = "" if name == "again" else shares(Path(root, workdir), wall)
+            print(f"{name}: {wall:.0f} s{found}", flush=True)
 
 
-def shares(workdir: Path) -> str:
-    """Seconds of each phase over all workers, and compiling as a share of them."""
+def shares(workdir: Path, wall: float) -> str:
+    """Seconds of each phase over all workers, and what share of the wall time they are."""
     with open(workdir / "timing.csv") as file:
         rows = list(csv.DictReader(file))
     spent = {phase: sum(float(row[phase]) for row in rows) for phase in PHASES}
     flops = sum(float(row["flops_per_s"]) * float(row["train"]) for row in rows)
     text = ", ".join(f"{phase} {seconds:.0f} s" for phase, seconds in spent.items())
     total = sum(spent.values())
+    outside = 1 - (spent["train"] + spent["evaluate"]) / (wall * len({r["worker"] for r in rows}))
     return (
         f"; of {total:.0f} worker seconds: {text}; compiling {spent['compile'] / total:.1%}; "
+        f"{outside:.1%} of the wall time outside compiled steps and evaluations; "
         f"{flops / spent['train']:.3g} FLOP/s a worker"
     )
 
