@@ -3,8 +3,8 @@
     python benchmarks/default_sweep.py [--keep=DIR] [overrides of the experiment]
 
 cold: no token cache, no compiled programs. warm: both there, another workdir. again: the same
-command once more on a finished workdir. About a quarter of an hour on two cores. `--keep` leaves the
-workdirs in a folder.
+command once more on a finished workdir. About a quarter of an hour on two cores. `--keep` leaves
+the workdirs in a folder.
 """
 
 import contextlib
