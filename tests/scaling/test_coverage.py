@@ -56,10 +56,10 @@ def covered(truth, found):
     return [found[name].low <= value <= found[name].high for name, value in truth.items()]
 
 
-def judge(label, truth, hits, low=LOW):
+def judge(label, truth, hits, low=LOW, high=HIGH):
     shares = dict(zip(truth, np.mean(hits, axis=0).tolist(), strict=True))
     print(f"\n{label}, {len(hits)} tables: " + ", ".join(f"{n} {s:.3f}" for n, s in shares.items()))
-    assert all(low <= share <= HIGH for share in shares.values()), shares
+    assert all(low <= share <= high for share in shares.values()), shares
 
 
 @pytest.mark.slow
@@ -96,30 +96,4 @@ def test_intervals_of_a_small_sweep_cover_the_truth(kind):
         best = law.optimum(1e21)
         found = {**law.params, "N_opt": best.params, "L_opt": best.loss}
         hits.append(covered(truth, found))
-    judge(f"35 runs, {kind}", truth, hits)
-
-
-def trunk_table(seed, trunks=12, forks=6, shared=0.003, own=0.001):
-    """Sizes with forked decays: the runs of a trunk share most of their luck."""
-    rng = np.random.default_rng([seed, 7])
-    size = np.repeat(np.geomspace(1e7, 1e9, trunks), forks)
-    data = np.tile(np.geomspace(1e9, 3e10, forks), trunks)
-    luck = np.repeat(shared * rng.standard_normal(trunks), forks)
-    loss = chinchilla_loss(size, data) * np.exp(luck + own * rng.standard_normal(len(size)))
-    trunk = [f"trunk-{i // forks}" for i in range(len(size))]
-    return {"params": size, "tokens": data, "loss": loss, "trunk": trunk}
-
-
-@pytest.mark.slow
-def test_intervals_cover_the_truth_when_runs_share_a_trunk():
-    truth, hits, naive = sweep_truth(), [], []
-    for seed in range(TABLES):
-        table = trunk_table(seed)
-        for group_by, where in (("auto", hits), ("run", naive)):
-            law = scaling.fit(table, starts=8, resamples=RESAMPLES, group_by=group_by)
-            best = law.optimum(1e21)
-            found = {**law.params, "N_opt": best.params, "L_opt": best.loss}
-            where.append(covered(truth, found))
-    print("\nas if runs were independent:", dict(zip(truth, np.mean(naive, axis=0), strict=True)))
-    assert np.mean(naive, axis=0).min() < LOW - 0.05  # why trunks are drawn whole
-    judge("12 trunks of 6 runs", truth, hits)
+    judge(f"35 runs, {kind}", truth, hits, low=0.90, high=0.99)

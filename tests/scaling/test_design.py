@@ -53,35 +53,6 @@ def test_the_design_is_narrower_than_the_isoflop_grid_at_equal_compute(quantity)
     assert ours < 0.85 * grid
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("quantity", design.QUANTITIES)
-def test_printed_intervals_are_narrower_than_the_isoflop_grids_at_equal_compute(quantity):
-    """200 repetitions of both designs, each fitted as users fit: widths and coverage."""
-    budget, params, tokens = isoflop_grid(budgets=7, sizes=6)  # the default sweep's grid
-    plan = design.first_plan(
-        scaling.form_named("chinchilla"), TRUTH, COST, TARGET, budget.sum(), noise=NOISE,
-        quantity=quantity, cheapest=budget.min() / 4, dearest=budget.max(), most=len(params),
-    )  # fmt: skip
-    assert plan.flops.sum() <= budget.sum() * (1 + 1e-9) and len(plan.params) <= len(params)
-    best = optimum.two_power_params(TRUTH, TARGET, COST)
-    exact = {"loss": chinchilla_loss(best, COST.tokens(TARGET, best)), "log_params": best}
-    widths, hits = {}, {}
-    for name, cells in {"grid": (params, tokens), "design": (plan.params, plan.tokens)}.items():
-        found = []
-        for seed in range(200):
-            noise = np.exp(NOISE * np.random.default_rng([seed, 3]).standard_normal(len(cells[0])))
-            table = {"cell": [f"run {i}" for i in range(len(noise))], "params": cells[0],
-                     "tokens": cells[1], "loss": chinchilla_loss(*cells) * noise}  # fmt: skip
-            top = scaling.fit(table, starts=8, resamples=300).optimum(TARGET)
-            found.append(top.loss if quantity == "loss" else top.params)
-        widths[name] = np.median([np.log(one.high / one.low) for one in found])
-        hits[name] = np.mean([one.low <= exact[quantity] <= one.high for one in found])
-    ratio = widths["design"] / widths["grid"]
-    print(f"\n{quantity}: median width {widths}, ratio {ratio:.2f}, coverage {hits}")
-    assert ratio < 0.85
-    assert min(hits.values()) > 0.9
-
-
 def test_the_promise_after_the_runs_is_kept():
     law = scaling.fit(runs_table(noise=NOISE), resamples=0, loss_kind="squares_log")
     plan = design.run_next(law, TARGET, float(law.runs.flops.sum()))
