@@ -43,9 +43,7 @@ def read_attributes(attributes: Mapping[str, Any]) -> tuple[Family, ModelConfig]
       UserError: for an unknown family, and for any attribute that the table does not know.
     """
     family = _family(attributes)
-    unread = IGNORED | set(family.silent)
-    left = {name: value for name, value in attributes.items() if name not in unread}
-    left = family.prepare(left)
+    left = {name: value for name, value in attributes.items() if name not in IGNORED}
     fields: dict[str, Any] = dict(family.always)
     for row in family.attributes:
         fields[row.ours] = _read(row, left.pop(row.theirs, row.default), family)
@@ -137,8 +135,6 @@ def _is_plain_scale(config: ModelConfig) -> bool:
 
 _RESOLVED: dict[str, Callable[[ModelConfig], Any]] = {
     "attention_scale": lambda config: config.attention_scale or config.head_width**-0.5,
-    "expert_width": lambda config: config.expert_hidden_width,
-    "value_dim": lambda config: config.value_width,
 }
 
 
@@ -187,9 +183,8 @@ def _same(given: Any, wanted: Any) -> bool:
 def _check_expressible(family: Family, config: ModelConfig) -> None:
     """Whether every field is in the table or has the family's value."""
     free = {row.ours for row in family.attributes} | NOT_THE_FUNCTION
-    free |= set(family.unused)
     free |= ROPE_FIELDS if family.rope else set()
-    free |= LAYER_FIELDS if family.layers not in ("global", "none") else set()
+    free |= LAYER_FIELDS if family.layers != "global" else set()
     wanted = dataclasses.asdict(
         canonical(
             dataclasses.replace(
@@ -309,12 +304,7 @@ def _write_above(config: ModelConfig) -> dict[str, Any]:
     }
 
 
-def _read_none(attributes: dict[str, Any], depth: int) -> dict[str, Any]:
-    return {}
-
-
 LAYERS: dict[str, tuple[Callable, Callable]] = {
-    "none": (_read_none, _write_global),
     "global": (_read_global, _write_global),
     "every": (_read_every, _write_every),
     "alternate": (_read_alternate, _write_alternate),

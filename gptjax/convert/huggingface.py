@@ -172,12 +172,7 @@ def _sources(
         yield (), family.prefix + row.name, row
         return
     for j, i in enumerate(_layers(config, path)):
-        name = family.prefix + row.name.replace("{i}", str(i))
-        if "{e}" not in name:
-            yield (j,), name, row
-            continue
-        for e in range(shapes[path][1]):
-            yield (j, e), name.replace("{e}", str(e)), row
+        yield (j,), family.prefix + row.name.replace("{i}", str(i)), row
 
 
 def _inner(config: ModelConfig, path: str) -> str:
@@ -216,8 +211,6 @@ def _split(
         if array.size != int(np.prod(shapes[0], dtype=np.int64)):
             raise _wrong_shape(name, array.shape, shapes[0])
         return [array.reshape(shapes[0])]
-    if tensor.squeezed and array.ndim == 3:
-        array = array[:, 0]
     matrix = array.T if tensor.transposed else array
     if wanted is not None and matrix.shape != wanted:
         raise _wrong_shape(name, matrix.shape, wanted)
@@ -248,8 +241,7 @@ def _join(parts: list[np.ndarray], tensor: Tensor) -> np.ndarray:
             for part in parts
         ]  # fmt: skip
         matrix = np.concatenate(flat, axis=-1)
-    matrix = np.ascontiguousarray(matrix.T) if tensor.transposed else matrix
-    return matrix[:, None] if tensor.squeezed else matrix
+    return np.ascontiguousarray(matrix.T) if tensor.transposed else matrix
 
 
 def _wrong_shape(name: str, got: tuple[int, ...], wanted: tuple[int, ...]) -> UserError:
