@@ -1,6 +1,6 @@
 """What training keeps in memory, table by table.
 
-    python benchmarks/memory.py [optimizers]
+    python benchmarks/memory.py [optimizers] [remat] [attention] [loss]
 
 `optimizers`: bytes of optimizer state per parameter, counted from the arrays that `init` makes for
 GPT-2 small (shapes only, nothing is allocated), and the temporary bytes per parameter that the
@@ -8,14 +8,18 @@ compiler plans for one update of a 13-million-parameter model, its gradients (4 
 """
 
 import dataclasses
+import functools
+import math
 import sys
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from gptjax import models
+from gptjax import models, ops
 from gptjax.optim import OPTIMIZERS, OptimConfig, make_optimizer
 
 MEDIUM = models.ModelConfig(
@@ -69,12 +73,141 @@ def optimizers() -> None:
         print(f"| {name} | {whole:.3f} | {inside:.3f} | {temporary:.2f} |")
 
 
-TABLES: dict[str, Callable[[], None]] = {"optimizers": optimizers}
+DEPTHS, POLICIES = (4, 16, 36, 64), ("none", "dots", "block", "sqrt")
+TIMED_DEPTH = 16
+CONTEXTS = (1024, 2048, 4096, 8192, 16384)
+FIGURES = Path(__file__).parents[1] / "docs" / "figures"
+
+
+def remat() -> None:
+    """Temporary bytes of one gradient by depth, and time at one depth, for every policy."""
+    shape = models.ModelConfig(
+        width=128, num_heads=4, vocab_size=256, seq_len=128, layers="scan", positions="rotary"
+    )
+    found: dict[str, list[float]] = {policy: [] for policy in POLICIES}
+    times: dict[str, float] = {}
+    for depth in DEPTHS:
+        programs = {}
+        for policy in POLICIES:
+            config = dataclasses.replace(shape, depth=depth, remat=policy)
+            ids = jnp.zeros((16, 128), jnp.int32)
+            params = jax.jit(functools.partial(models.init, config))(jax.random.key(0))
+            slope = jax.jit(jax.grad(functools.partial(_model_loss, config)))
+            programs[policy] = (slope.lower(params, ids).compile(), (params, ids))
+            found[policy].append(temporary_mib(programs[policy][0]))
+        if depth == TIMED_DEPTH:
+            times = seconds_of(programs)
+    print("| depth | " + " | ".join(POLICIES) + " |\n|---|" + "---|" * len(POLICIES))
+    for row, depth in enumerate(DEPTHS):
+        print(f"| {depth} | " + " | ".join(f"{found[p][row]:.1f}" for p in POLICIES) + " |")
+    ratios = (f"{times[policy] / times['none']:.2f}" for policy in POLICIES)
+    print(f"| time, depth {TIMED_DEPTH} | " + " | ".join(ratios) + " |")
+    _draw("memory_depth", "blocks", DEPTHS, found)
+
+
+def _model_loss(config: models.ModelConfig, params, ids) -> jax.Array:
+    logits = models.apply(config, params, ids)
+    return jnp.mean(ops.cross_entropy(logits, ids))
+
+
+def attention() -> None:
+    """Temporary bytes and time of attention's gradient by context: 1 sequence, 4 heads of 64."""
+    paths = {"dense": ops.attention, "blockwise": ops.blockwise_attention}
+    found: dict[str, list[float]] = {name: [] for name in paths}
+    print(
+        "| context | dense, MiB | blockwise, MiB | dense, ms | blockwise, ms |\n" + "|---" * 5 + "|"
+    )
+    for T in CONTEXTS:
+        programs = {}
+        one = [jax.random.normal(jax.random.key(i), (1, T, 4, 64)) for i in range(4)]
+        for name, path in paths.items():
+            slope = jax.jit(lambda q, k, v, g, path=path: jax.vjp(path, q, k, v)[1](g))
+            programs[name] = (slope.lower(*one).compile(), one)
+            found[name].append(temporary_mib(programs[name][0]))
+        row = [f"{found[name][-1]:.1f}" for name in paths]
+        if T <= 4096:
+            times = seconds_of(programs)
+            row += [f"{times[name] * 1e3:.0f}" for name in paths]
+        print(f"| {T:,} | " + " | ".join([*row, *["–"] * (4 - len(row))]) + " |", flush=True)
+    _draw("memory_context", "context, tokens", CONTEXTS, found)
+
+
+def loss() -> None:
+    """Temporary bytes at a vocabulary of 128k and a context of 4,096; time at 32k and 2,048."""
+    chunks = (0, 128, 256, 512, 1024)
+    programs: dict[str, tuple] = {}
+    print(
+        "| tokens at once | MiB, 4,096 × 131,072 | time over plain, 2,048 × 32,768 |\n|---|---|---|"
+    )
+    sizes = []
+    for chunk in chunks:
+        big = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in _loss_inputs(4096, 131_072)]
+        slope = jax.jit(jax.grad(functools.partial(_head_loss, chunk), (0, 1)))
+        sizes.append(temporary_mib(slope.lower(*big).compile()))
+        small = _loss_inputs(2048, 32_768)
+        programs[str(chunk)] = (slope.lower(*small).compile(), small)
+    times = seconds_of(programs)
+    for chunk, mib in zip(chunks, sizes, strict=True):
+        print(f"| {chunk or 'all'} | {mib:.0f} | {times[str(chunk)] / times['0']:.2f} |")
+
+
+def _loss_inputs(tokens: int, vocabulary: int, width: int = 256) -> list[jax.Array]:
+    return [
+        jnp.ones((1, tokens, width)), jnp.ones((width, vocabulary)),
+        jnp.zeros((1, tokens), jnp.int32),
+    ]  # fmt: skip
+
+
+def _head_loss(chunk: int, x_BTD, w_DV, ids_BT) -> jax.Array:
+    if chunk:
+        return ops.chunked_cross_entropy(x_BTD, w_DV, ids_BT, jnp.ones(ids_BT.shape), chunk=chunk)[
+            0
+        ]
+    return jnp.sum(ops.cross_entropy(ops.linear(x_BTD, w_DV, dtype=jnp.float32), ids_BT))
+
+
+def temporary_mib(program) -> float:
+    """What a compiled program holds beside its inputs and outputs."""
+    return program.memory_analysis().temp_size_in_bytes / 2**20
+
+
+def seconds_of(programs: dict[str, tuple], rounds: int = 5) -> dict[str, float]:
+    """The shortest of a few runs of each, taken in turns."""
+    times: dict[str, list[float]] = {name: [] for name in programs}
+    for _ in range(rounds + 1):
+        for name, (program, inputs) in programs.items():
+            started = time.perf_counter()
+            jax.block_until_ready(program(*inputs))
+            times[name].append(time.perf_counter() - started)
+    return {name: min(values[1:]) for name, values in times.items()}
+
+
+def _draw(name: str, label: str, x: tuple[int, ...], lines: dict[str, list[float]]) -> None:
+    """Bytes against x on log axes, the slope of each line's last two points in the legend."""
+    from gptjax.report import style
+
+    figure, ax = style.new_figure()
+    colours = style.palette(len(lines))
+    with style.drawing():
+        for i, (key, y) in enumerate(lines.items()):
+            slope = math.log(y[-1] / y[-2]) / math.log(x[-1] / x[-2])
+            ax.plot(x, y, "o-", color=colours[i], label=f"{key}, slope {slope:.2f}")
+        ax.set_xlabel(label)
+        ax.set_ylabel("temporary memory, MiB")
+        ax.legend()
+        for which in ("x", "y"):
+            style.log_axis(ax, which, "count")
+    style.save(figure, FIGURES, name, ("png",), 160)
+
+
+TABLES: dict[str, Callable[[], None]] = {
+    "optimizers": optimizers, "remat": remat, "attention": attention, "loss": loss,
+}  # fmt: skip
 
 
 def main() -> None:
     for name in sys.argv[1:] or TABLES:
-        print(f"\n{name}: bytes per parameter")
+        print(f"\n{name}")
         TABLES[name]()
 
 

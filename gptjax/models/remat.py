@@ -1,9 +1,9 @@
 """What of a forward pass is kept for the backward pass, and what is computed again.
 
 With L blocks, A bytes of activations inside one and a residual stream of X bytes: `none` keeps L·A,
-`block` L·X + A (one forward pass more), `sqrt` about 2·√L·X + A (two more: Chen et al., 2016,
-section 4.3, with the segments' blocks recomputed too), `dots` the products with parameters (no
-product is done again but attention's), `offload` the same in the host's memory.
+`block` L·X + A (one forward pass more), `sqrt` √L·(X + A) (Chen et al., 2016, section 4.3; `block`
+keeps less below about (A/X)² blocks), `dots` the products with parameters (no product is done again
+but attention's), `offload` the same in the host's memory.
 """
 
 import functools
@@ -14,12 +14,18 @@ from typing import Any
 import flax.linen as nn
 import jax
 
+from gptjax.ops.linear import PRODUCT
+
+_policies = jax.checkpoint_policies
 _KEPT: dict[str, Any] = {
     "block": None,
     "sqrt": None,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    "offload": jax.checkpoint_policies.offload_dot_with_no_batch_dims("device", "pinned_host"),
-}
+    "dots": _policies.save_only_these_names(PRODUCT),
+    "offload": _policies.save_and_offload_only_these_names(
+        names_which_can_be_saved=[], names_which_can_be_offloaded=[PRODUCT],
+        offload_src="device", offload_dst="pinned_host",
+    ),
+}  # fmt: skip
 
 
 def recomputed(policy: str, block: Callable) -> Callable:

@@ -5,7 +5,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
+
+PRODUCT = "product"
+"""The name by which rematerialisation may keep what this module computes."""
 
 
 def linear(
@@ -25,7 +29,7 @@ def linear(
     >>> linear(jnp.array([1.0, 2.0]), jnp.eye(2), jnp.array([0.5, 0.0])).tolist()
     [1.5, 2.0]
     """
-    y = _matmul(jnp.dtype(dtype or x.dtype), x, w_DF)
+    y = checkpoint_name(_matmul(jnp.dtype(dtype or x.dtype), x, w_DF), PRODUCT)
     return y if b_F is None else _add_bias(y, b_F)
 
 
