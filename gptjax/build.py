@@ -9,6 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from gptjax import data, models, optim
+from gptjax.convert.config import ConvertConfig
 from gptjax.data import Corpus, cache
 from gptjax.data.config import DataConfig
 from gptjax.errors import UserError, nearest
@@ -24,7 +25,7 @@ from gptjax.sweeps.config import SweepConfig
 from gptjax.train import TrainConfig
 
 JOBS = ("sweep", "plan", "work", "fit", "report", "train", "fit_table", "predict", "compare",
-        "compile")  # fmt: skip
+        "convert", "compile")  # fmt: skip
 
 ONE_RUN = ("train", "compare", "compile")
 """Jobs whose run is described by the `train` section."""
@@ -66,6 +67,7 @@ class Setup:
     mesh: MeshConfig
     sweep: SweepConfig
     compare: CompareConfig
+    convert: ConvertConfig
     fit: FitConfig
     report: ReportConfig
     machine: MachineConfig
@@ -79,6 +81,7 @@ SECTIONS: dict[str, type] = {
     "mesh": MeshConfig,
     "sweep": SweepConfig,
     "compare": CompareConfig,
+    "convert": ConvertConfig,
     "fit": FitConfig,
     "report": ReportConfig,
     "machine": MachineConfig,
@@ -177,6 +180,11 @@ def _check_together(setup: Setup) -> None:
         raise UserError(
             "train.steps=0 and train.tokens=0 give the run no length; set one of them, for "
             "example --config.train.tokens=10000000"
+        )
+    if setup.general.job == "convert" and not setup.convert.folder:
+        raise UserError(
+            "convert.folder='' names no folder; give --config.convert.folder=DIR with the "
+            "config.json and safetensors to read, or where to write them"
         )
     if setup.general.job == "fit_table" and not setup.general.table:
         raise UserError("config.table='' names no table; give --config.table=FILE.csv")
