@@ -58,3 +58,8 @@ def test_memory_of_segments_grows_with_the_root_of_depth():
     assert sixteen < 2.1 * four  # √16 = 2·√4; without policy it is 4 times
     blocks = (temporary_bytes(16, "block") - temporary_bytes(4, "block")) / stream
     assert 11.5 < blocks < 12.5  # each of 12 more blocks keeps one stream
+
+
+def test_products_are_kept_between_nothing_and_everything():
+    none, dots, block = (temporary_bytes(4, policy) for policy in ("none", "dots", "block"))
+    assert none > 1.5 * dots and dots > 1.5 * block
