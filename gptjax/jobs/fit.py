@@ -126,7 +126,7 @@ def spent_by_bundle(timing: scaling.Table) -> list[dict[str, Any]]:
     """
     bundles, workers = timing.text("bundle"), timing.text("worker")
     width, ended, seconds = (timing.numbers(name) for name in ("width", "ended", "seconds"))
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name in dict.fromkeys(bundles):
         mine = bundles == name
         rows.append(
