@@ -124,8 +124,8 @@ PLANNED = {
         "sweep.plan": "grid", "sweep.widths": "(16,32)", "sweep.tokens": "(1e6,2e6)",
         "sweep.rule": "fixed", "sweep.depth_rule": "fixed", "data.source": "python_stdlib",
     },
-    "demo_trunk": {"sweep.rule": "demo_trunk", "sweep.plan": "isoflop"},
-    "kaplan": {"sweep.rule": "kaplan", "data.source": "python-stdlib"},
+    "demo_trunk": {"sweep.rule": "demo_trunk", "sweep.share_trunks": True},
+    "kaplan": {"sweep.rule": "kaplan", "sweep.share_trunks": False, "data.source": "python-stdlib"},
     "deepseek": {"sweep.rule": "deepseek"},
     "ranks": {
         "data.source": "text", "data.heldout_fraction": 0.2, "model.seq_len": 16,
