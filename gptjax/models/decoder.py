@@ -97,7 +97,8 @@ class Attention(nn.Module):
         w_DNH = parameter(self, name, (D, heads, H), axes, hidden_init(cfg))
         b_NH = bias_at(self, "qkv", f"{name}_bias", (heads, H), (axis, "head_dim"))
         y = ops.linear(x_BTD, w_DNH.reshape(D, -1), None if b_NH is None else b_NH.reshape(-1))
-        return y.reshape(*x_BTD.shape[:2], heads, H)
+        y_BTNH = y.reshape(*x_BTD.shape[:2], heads, H)
+        return nn.with_logical_constraint(y_BTNH, ("batch", None, axis, None))
 
 
 class FeedForward(nn.Module):
