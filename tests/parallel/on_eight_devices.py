@@ -1,5 +1,6 @@
 """Tests that need eight devices; test_mesh.py runs this file in a process of its own."""
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 jax.config.update("jax_num_cpu_devices", 8)
 
 from gptjax import data, main  # noqa: E402
+from gptjax.jobs.compile import compile_step  # noqa: E402
 from gptjax.models import ModelConfig  # noqa: E402
 from gptjax.optim import OptimConfig  # noqa: E402
 from gptjax.parallel import MeshConfig  # noqa: E402
@@ -20,10 +22,11 @@ from gptjax.train import (  # noqa: E402
     RunSpec,
     Session,
     TrainConfig,
+    layout_over,
     make_hyper,
     make_layout,
     run,
-)  # fmt: skip
+)
 
 REPO = Path(__file__).parents[2]
 STEPS = 3
@@ -134,6 +137,21 @@ def test_zero_cuts_what_it_says(corpus, spec, stage):
     # Biases that have no axis of the model's width stay whole: a tenth of a tiny model's eighth.
     assert share(state.params) == pytest.approx(1 / 8 if stage == 3 else 1, rel=0.1)
     assert share(state.opt_state) == pytest.approx(1 / 8 if stage >= 1 else 1, rel=0.1)
+
+
+@pytest.mark.slow
+def test_what_1f1b_keeps_does_not_grow_with_the_micro_batches(spec):
+    """Compiled bytes: gpipe keeps the stream of every micro-batch, 1f1b of at most one a stage."""
+
+    def temporary(schedule, parts):
+        mesh = MeshConfig(data=1, pipe=4, schedule=schedule)
+        run = dataclasses.replace(spec, batch_size=4 * parts, micro_batches=parts)
+        return compile_step(run, layout_over(mesh, run, jax.devices()[:4])).temporary
+
+    stream = 4 * spec.model.seq_len * spec.model.width * 4
+    grown = {name: temporary(name, 16) - temporary(name, 4) for name in ("gpipe", "1f1b")}
+    assert grown["gpipe"] >= 12 * stream
+    assert abs(grown["1f1b"]) < 4 * stream
 
 
 def test_a_checkpoint_moves_to_another_mesh(corpus, spec, one_device, tmp_path):
