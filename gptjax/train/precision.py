@@ -54,6 +54,24 @@ def next_scale(scale: LossScale, finite: Array, interval: int) -> LossScale:
     )
 
 
+def guard(
+    spec: RunSpec, scale: LossScale, grads: Any, loss: Array, new: Any, old: Any
+) -> tuple[Any, Array, LossScale]:
+    """What an update leaves behind where a gradient may overflow.
+
+    Args:
+      new, old: parameters and optimizer state after the update, and before it.
+
+    Returns:
+      `new`, or `old` after an overflow; 1 where the step was left out, float32; the next scale.
+    """
+    finite = all_finite(grads)
+    kept = choose(finite, new, old)
+    # A loss that is not finite is no overflow of the gradient: no scale helps it.
+    skipped = (~finite & jnp.isfinite(loss)).astype(jnp.float32)
+    return kept, skipped, next_scale(scale, finite, spec.loss_scale_interval)
+
+
 def all_finite(tree: Any) -> Array:
     """Whether every number of every array is finite."""
     each = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]

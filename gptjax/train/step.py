@@ -209,12 +209,10 @@ def make_train_step(
         params = precision.narrow(spec, optax.apply_updates(wide, updates), hyper.seed, state.step)
         skipped = was_skipped(spec.optim, opt_state).astype(jnp.float32)
         if scale is not None:
-            finite = precision.all_finite(grads)
-            params = precision.choose(finite, params, state.params)
-            opt_state = precision.choose(finite, opt_state, state.opt_state)
-            # A loss that is not finite is no overflow of the gradient: no scale helps it.
-            skipped = jnp.maximum(skipped, (~finite & jnp.isfinite(loss)).astype(jnp.float32))
-            scale = precision.next_scale(scale, finite, spec.loss_scale_interval)
+            (params, opt_state), overflowed, scale = precision.guard(
+                spec, scale, grads, loss, (params, opt_state), (state.params, state.opt_state)
+            )
+            skipped = jnp.maximum(skipped, overflowed)
             extra = {**extra, "loss_scale": scale}
             log["optim/loss_scale"] = scale.value
             log["optim/overflows"] = scale.skips.astype(jnp.float32)
