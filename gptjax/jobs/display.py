@@ -62,8 +62,10 @@ class Display:
                 self._done.add(cell.id)
         shares = dict.fromkeys(self._done, 1.0)
         for state in running:
-            found, added = self._added[state["cell"]]
-            shares.setdefault(state["cell"], max(0.0, (state["step"] - found) / added))
+            for name in (state["cell"], *state["beside"]):
+                found, added = self._added[name]
+                share = (state["step"] - found) / added
+                shares.setdefault(name, min(max(share, 0.0), 1.0))
         done = sum(self._flops[name] * share for name, share in shares.items())
         left = self._seconds_left(shares)
         if self._live:

@@ -1,5 +1,6 @@
 """job=plan: print which cells a sweep would train, and stop."""
 
+import dataclasses
 import importlib.util
 import os
 import sys
@@ -16,6 +17,8 @@ from gptjax.data import Corpus
 from gptjax.jobs.train import make_spec
 from gptjax.scaling import walltime
 from gptjax.sweeps import Bundle, Cell, Member, shapes, timing
+
+STACK_ON_ACCELERATORS = 16
 
 
 def main(setup: Setup, folder: Path) -> int:
@@ -47,7 +50,8 @@ def make_members(setup: Setup, corpus: Corpus) -> list[Member]:
 
 def make_bundles(setup: Setup, cells: Sequence[Cell]) -> list[Bundle]:
     """The cells as workers take them."""
-    return sweeps.make_bundles(setup.sweep, setup.train, cells)
+    stack = setup.sweep.stack or (1 if only_cpu(setup) else STACK_ON_ACCELERATORS)
+    return sweeps.make_bundles(dataclasses.replace(setup.sweep, stack=stack), setup.train, cells)
 
 
 def worker_count(setup: Setup, work: Sequence[Any]) -> int:
@@ -92,6 +96,8 @@ def print_plan(setup: Setup, cells: Sequence[Cell]) -> float:
     total = timing.predicted_total(bundles, reference, workers)
     flops, trained = sum(cell.flops for cell in cells), sum(b.total_flops for b in bundles)
     shared = f", {trained:.3g} of them trained (lengths share trunks)" if trained < flops else ""
+    widest = max((len(bundle.cells) for bundle in bundles if bundle.stacked), default=0)
+    shared += f", up to {widest} side by side" if widest else ""
     line = (
         f"{len(cells)} cells, {flops:.3g} FLOPs in all{shared}; predicted {duration(total)} on "
         f"{workers} {'process' if workers == 1 else 'processes'} of this machine's cores"

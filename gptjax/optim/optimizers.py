@@ -22,9 +22,10 @@ arXiv:2502.16982, section 2.2), so that both are used with learning rates of one
 def make_optimizer(config: OptimConfig) -> optax.GradientTransformationExtraArgs:
     """The chain clip → base → decoupled decay → learning rate, and what is wrapped around it.
 
-    `update(grads, state, params, learning_rate=η)` returns what is added to the parameters. η is
-    an argument, so that it can be a traced number and runs with other learning rates or lengths
-    share the compiled program.
+    `update(grads, state, params, learning_rate=η, weight_decay=λ)` returns what is added to the
+    parameters. η and λ are arguments, so that they can be traced numbers and runs with others, or
+    of other lengths, share the compiled program; without λ it is the config's. A config without
+    decay has none whatever λ is.
     """
     step = _schedule_free(config) if config.name == "schedule_free" else _descent(config)
     clip = [clip_by_global_norm(config.clip_norm)] if config.clip_norm > 0.0 else []
@@ -40,9 +41,28 @@ def _descent(config: OptimConfig) -> optax.GradientTransformationExtraArgs:
     """−η·multiplier·(base's update + decay·parameter)."""
     parts = [_BASES[config.name](config)]
     if config.weight_decay > 0.0:
-        mask = lambda params: decay_mask(params, config.no_decay)  # noqa: E731
-        parts.append(optax.add_decayed_weights(config.weight_decay, mask=mask))
+        parts.append(_decay_weights(config))
     return optax.chain(*parts, _scale_by_learning_rate(config))
+
+
+def _decay_weights(config: OptimConfig) -> optax.GradientTransformationExtraArgs:
+    """optax.add_decayed_weights with a decay that may be traced."""
+
+    def update(
+        updates: Params,
+        state: Any,
+        params: Params = None,
+        *,
+        weight_decay: Any = config.weight_decay,
+        **extra: Any,
+    ) -> tuple[Params, Any]:
+        decayed = decay_mask(params, config.no_decay)
+        added = jax.tree.map(
+            lambda u, p, yes: u + weight_decay * p if yes else u, updates, params, decayed
+        )
+        return added, state
+
+    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 
 
 def _scale_by_learning_rate(config: OptimConfig) -> optax.GradientTransformationExtraArgs:

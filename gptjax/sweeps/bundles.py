@@ -1,34 +1,44 @@
-"""Bundles: cells that a worker takes together, because they begin with the same updates.
+"""Bundles: cells that a worker takes together, because one saves work for the other.
 
 Runs of one trunk (`RunSpec.trunk`) agree bit for bit until the learning rate of the shorter one
 begins to fall. A bundle trains that beginning once and forks a copy off for each cell, so sharing
 changes what a sweep costs and not one bit of its records.
+
+Runs of one program (`RunSpec.program`) differ in numbers that the program takes as inputs: seed,
+learning rate, weight decay, initial scale, length. They can be stacked: one program trains them
+side by side, which fills a device that one small run leaves idle. Their numbers then equal those of
+separate runs to float tolerance, so the stack is part of a sweep's config.
 """
 
 import dataclasses
 from collections.abc import Sequence
 
+from gptjax.files import digest
+from gptjax.sweeps import shapes
 from gptjax.sweeps.config import SweepConfig
 from gptjax.sweeps.plan import Cell
-from gptjax.train import TrainConfig
+from gptjax.train import RunSpec, TrainConfig
 
 
 @dataclasses.dataclass(frozen=True)
 class Bundle:
-    """Cells that one worker trains one after another, the shortest first.
+    """Cells that one worker trains, the shortest first.
 
     Attributes:
       name: what is claimed.
-      cells: at least one; with more, all have one trunk.
+      cells: at least one.
+      stacked: whether they are trained side by side; with more than one cell that are not, all
+        have one trunk.
     """
 
     name: str
     cells: tuple[Cell, ...]
+    stacked: bool = False
 
     @property
     def shares(self) -> bool:
         """Whether there is a trunk to fork from."""
-        return len(self.cells) > 1
+        return len(self.cells) > 1 and not self.stacked
 
     @property
     def total_flops(self) -> float:
@@ -54,14 +64,43 @@ class Bundle:
 
 
 def make_bundles(sweep: SweepConfig, train: TrainConfig, cells: Sequence[Cell]) -> list[Bundle]:
-    """The cells by trunk; a cell without one, or with evaluations on its way, is alone."""
+    """The cells by trunk, and those that are alone with theirs by program.
+
+    A cell with evaluations on its way takes no part in a trunk.
+    """
     groups: dict[str, list[Cell]] = {}
     sharing = sweep.share_trunks and train.evaluations == 1
     for cell in cells:
         trunk = cell.run.trunk if sharing else ""
         groups.setdefault(f"trunk-{trunk}" if trunk else cell.id, []).append(cell)
+    shared = [Bundle(name, _ordered(group)) for name, group in groups.items() if len(group) > 1]
+    alone = [group[0] for group in groups.values() if len(group) == 1]
+    return shared + _stacks(sweep, alone)
+
+
+def _stacks(sweep: SweepConfig, cells: Sequence[Cell]) -> list[Bundle]:
+    """The cells in stacks of `stack_size`, those of like length together."""
+    programs: dict[RunSpec, list[Cell]] = {}
+    for cell in cells:
+        programs.setdefault(cell.run.program, []).append(cell)
     bundles = []
-    for name, members in groups.items():
-        ordered = tuple(sorted(members, key=lambda cell: (cell.run.steps, cell.id)))
-        bundles.append(Bundle(name, ordered))
+    for group in programs.values():
+        ordered, size = _ordered(group), stack_size(sweep, group[0].run)
+        for first in range(0, len(ordered), size):
+            members = ordered[first : first + size]
+            if len(members) == 1:
+                bundles.append(Bundle(members[0].id, members))
+            else:
+                name = f"stack-{digest([cell.id for cell in members])}"
+                bundles.append(Bundle(name, members, stacked=True))
     return bundles
+
+
+def stack_size(sweep: SweepConfig, run: RunSpec) -> int:
+    """Cells of this program that are trained side by side: `sweep.stack`, if they fit."""
+    fitting = int(sweep.stack_gb * 2**30 / shapes.training_bytes(run))
+    return max(1, min(sweep.stack, fitting))
+
+
+def _ordered(cells: Sequence[Cell]) -> tuple[Cell, ...]:
+    return tuple(sorted(cells, key=lambda cell: (cell.run.steps, cell.id)))

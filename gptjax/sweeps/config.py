@@ -47,6 +47,16 @@ class SweepConfig:
         "cells that differ only in length train their common beginning once; it takes "
         "optim.warmup_steps and a schedule of wsd, constant or inverse_sqrt",
     )
+    stack: int = setting(
+        0,
+        "cells that differ only in seed, learning rate, weight decay, initial scale or length are "
+        "trained side by side in one program, at most so many; 0 = 1 on CPU, where it does not "
+        "pay, 16 elsewhere",
+        minimum=0,
+    )
+    stack_gb: float = setting(
+        8.0, "GiB that the cells side by side may hold, by an estimate from above", above=0.0
+    )
     workers: int = setting(
         0, "processes on this machine; 0 = one a CPU core, or one an accelerator", minimum=0
     )

@@ -38,6 +38,11 @@ def record_path(workdir: Path, cell: Cell) -> Path:
     return workdir / "records" / f"{cell.id}.json"
 
 
+def has_record(workdir: Path, cell: Cell) -> bool:
+    """Whether the cell is done or known to fail."""
+    return record_path(workdir, cell).exists()
+
+
 def describe(cell: Cell) -> dict[str, Any]:
     """What is known of a cell before it runs, under the column names of `runs.csv`."""
     run, model = cell.run, cell.run.model
@@ -137,7 +142,7 @@ def read_records(workdir: Path, cells: Iterable[Cell]) -> list[dict[str, Any]]:
 
 def open_cells(workdir: Path, cells: Iterable[Cell]) -> list[Cell]:
     """The cells that have no record yet."""
-    return [cell for cell in cells if not record_path(workdir, cell).exists()]
+    return [cell for cell in cells if not has_record(workdir, cell)]
 
 
 def write_tables(workdir: Path, cells: Sequence[Cell]) -> None:

@@ -7,6 +7,7 @@ from gptjax import models, ops
 from gptjax.models import Layer, ModelConfig, ParamCount
 from gptjax.scaling import flops
 from gptjax.sweeps.config import SweepConfig
+from gptjax.train import RunSpec
 
 
 def with_width(model: ModelConfig, sweep: SweepConfig, width: int) -> ModelConfig:
@@ -108,6 +109,22 @@ def training_flops_per_token(model: ModelConfig, cost: float = 1.0) -> float:
         seq_len=model.seq_len,
         vocab_size=model.vocab_size,
     )
+
+
+def training_bytes(run: RunSpec) -> float:
+    """Bytes that a training step holds, estimated from above.
+
+    Parameters, gradients and two moments in float32; activations as Korthikanti et al. 2022
+    (arXiv:2205.05198, section 4.1) count them, s·b·h·(34 + 5·a·s/h) bytes a layer in 16 bits, twice
+    that here; the logits with their gradient and one copy; half as much again for what else the
+    compiler keeps.
+    """
+    model = run.model
+    tokens = run.batch_size / run.micro_batches * model.seq_len
+    scores = 5.0 * model.num_heads * model.seq_len
+    layers = 2.0 * tokens * model.depth * (34.0 * model.width + scores)
+    logits = 12.0 * tokens * model.vocab_size
+    return 16.0 * counts(model).total + 1.5 * (layers + logits)
 
 
 def _other_flops(model: ModelConfig) -> float:

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import shutil
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,9 +22,11 @@ from gptjax.train import (
     Progress,
     RunResult,
     Session,
+    StackHooks,
     TrainState,
     grow_trunk,
     run,
+    run_stack,
 )
 
 POLL_SECONDS = 0.5
@@ -103,6 +106,7 @@ class Status:
             {
                 "claim": bundle.name,
                 "cell": cell.id,
+                "beside": [one.id for one in bundle.cells if bundle.stacked and one is not cell],
                 "width": cell.run.model.width,
                 "budget": cell.budget,
                 **dataclasses.asdict(progress),
@@ -117,7 +121,10 @@ class Status:
 
 
 class _Taken:
-    """A claimed bundle on its way: the trunk grows from fork to fork, each cell runs to its end."""
+    """A claimed bundle on its way: the trunk grows from fork to fork, each cell runs to its end.
+
+    Stacked cells run side by side; one that diverges there is tried again by itself.
+    """
 
     def __init__(
         self,
@@ -137,8 +144,10 @@ class _Taken:
 
     def train(self) -> None:
         """Train every cell of the bundle that has no record."""
+        if self._bundle.stacked:
+            self._train_stack()
         for cell in self._bundle.cells:
-            if not records.record_path(self._workdir, cell).exists():
+            if not records.has_record(self._workdir, cell):
                 self._do(cell)
         shutil.rmtree(self._trunk_folder, ignore_errors=True)
 
@@ -148,13 +157,30 @@ class _Taken:
         if isinstance(outcome, str):
             records.write_failed(self._workdir, cell, outcome)
         else:
-            entropy = self._session.corpus.entropy_nats
-            worker = self._options.name
-            records.write_done(
-                self._workdir, cell, outcome,
-                entropy=entropy, worker=worker, bundle=self._bundle.name,
-            )  # fmt: skip
+            self._record(cell, outcome)
         shutil.rmtree(self._folder(cell), ignore_errors=True)
+
+    def _record(self, cell: Cell, result: RunResult) -> None:
+        records.write_done(
+            self._workdir, cell, result,
+            entropy=self._session.corpus.entropy_nats,
+            worker=self._options.name, bundle=self._bundle.name,
+        )  # fmt: skip
+
+    def _train_stack(self) -> None:
+        """Train the cells side by side; those that diverge, or all without room, get no record."""
+        cells = self._bundle.cells
+        done = [i for i, cell in enumerate(cells) if records.has_record(self._workdir, cell)]
+        hooks = StackHooks(
+            run=self._hooks(cells[-1]),
+            finished=lambda i, result: self._record(cells[i], result),
+            diverged=lambda i, error: None,
+        )
+        folder = self._workdir / "cells" / self._bundle.name
+        try:
+            run_stack(self._session, [cell.run for cell in cells], folder, hooks, done)
+        except (MemoryError, jax.errors.JaxRuntimeError) as error:
+            print(f"the stack is given up: {memory_reason(error)}", file=sys.stderr)
 
     def _attempts(self, cell: Cell) -> RunResult | str:
         """The result, or the reason why there is none."""

@@ -6,6 +6,7 @@ from gptjax.train.interrupt import EXIT_RESUMABLE, Interrupted, StopFlag, stop_o
 from gptjax.train.loop import Diverged, Fork, Hooks, Progress, RunResult, grow_trunk, run
 from gptjax.train.placement import layout_over, make_layout, state_shardings
 from gptjax.train.session import Session
+from gptjax.train.stack import StackHooks, run_stack
 from gptjax.train.state import Hyper, TrainState, init_state, make_hyper
 from gptjax.train.step import Batch, Metrics, make_batch, make_train_step
 from gptjax.train.width import transfer_width
@@ -24,6 +25,7 @@ __all__ = [
     "RunResult",
     "RunSpec",
     "Session",
+    "StackHooks",
     "StopFlag",
     "TrainConfig",
     "TrainState",
@@ -35,6 +37,7 @@ __all__ = [
     "make_layout",
     "make_train_step",
     "run",
+    "run_stack",
     "state_shardings",
     "stop_on_signal",
     "transfer_width",

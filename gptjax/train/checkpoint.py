@@ -43,6 +43,10 @@ class Checkpointer:
             return None
         return self._read("last", like)
 
+    def latest(self) -> int | None:
+        """The step of the latest complete checkpoint; raises as `restore`."""
+        return self._manager("last").latest_step() if self._check_owner() else None
+
     def restore_best(self, like: TrainState) -> TrainState | None:
         """The checkpoint with the lowest held-out loss, or None."""
         return self._read("best", like) if self._check_owner() else None
@@ -114,7 +118,7 @@ class Checkpointer:
         if is_first() and not owner.exists():
             write_json(owner, {"identity": self._identity})
         manager = self._manager(kind)
-        step = int(state.step)
+        step = int(np.max(state.step))  # one for all members of a stack
         if step in manager.all_steps():
             return
         # The next compiled call reuses (donates) these buffers while Orbax is still writing, and

@@ -129,12 +129,19 @@ class RunSpec:
     @property
     def program(self) -> "RunSpec":
         """The same spec with every traced number set to a constant: specs that agree here share
-        one compiled program."""
-        optim = dataclasses.replace(self.optim, learning_rate=1.0)
-        return dataclasses.replace(self, optim=optim, steps=1, seed=0)
+        one compiled program, and can be stacked."""
+        decay = 1.0 if self.optim.weight_decay > 0.0 else 0.0
+        optim = dataclasses.replace(self.optim, learning_rate=1.0, weight_decay=decay)
+        model = dataclasses.replace(self.model, init_scale=1.0, hidden_init_scale=0.0)
+        return dataclasses.replace(self, model=model, optim=optim, steps=1, seed=0)
 
     @property
     def layout(self) -> "RunSpec":
-        """The same with the batch set to a constant too: specs that agree here share the programs
-        for initialisation and evaluation."""
+        """The same with the batch set to a constant too: specs that agree here share the program
+        for evaluation."""
         return dataclasses.replace(self.program, batch_size=1, micro_batches=1)
+
+    @property
+    def origin(self) -> "RunSpec":
+        """What the initial state is a function of, with the seed set to a constant."""
+        return dataclasses.replace(self.layout, model=self.model)

@@ -189,18 +189,8 @@ class _Run:
         finally:
             self.checkpoints.close()
         self.seconds["compile"] = self.session.compile_seconds - compiled_before
-        steps, losses = read_curve(self.spec, np.asarray(state.curve))
-        return RunResult(
-            evaluation=score,
-            history=tuple(self.history),
-            curve_steps=tuple(steps),
-            curve_losses=tuple(losses),
-            params_digest=params_digest(state.params),
-            skipped_steps=int(skipped_steps(state.opt_state)) + _overflows(state),
-            updates=self.updates,
-            seconds=self.seconds,
-            noise_scale_tokens=_noise_scale(self.spec, state),
-        )
+        history = tuple(self.history)
+        return make_result(self.spec, state, score, history, self.updates, self.seconds)
 
     def _start(self, start: Callable[[], TrainState] | None) -> TrainState:
         state = self.session.init(self.spec)
@@ -282,6 +272,29 @@ class _Run:
         result = action()
         self.seconds[phase] += time.perf_counter() - started
         return result
+
+
+def make_result(
+    spec: RunSpec,
+    state: TrainState,
+    score: Evaluation,
+    history: tuple[tuple[int, float], ...],
+    updates: int,
+    seconds: dict[str, float],
+) -> RunResult:
+    """The result of a run whose last state and score these are."""
+    steps, losses = read_curve(spec, np.asarray(state.curve))
+    return RunResult(
+        evaluation=score,
+        history=history,
+        curve_steps=tuple(steps),
+        curve_losses=tuple(losses),
+        params_digest=params_digest(state.params),
+        skipped_steps=int(skipped_steps(state.opt_state)) + _overflows(state),
+        updates=updates,
+        seconds=seconds,
+        noise_scale_tokens=_noise_scale(spec, state),
+    )
 
 
 def _overflows(state: TrainState) -> int:

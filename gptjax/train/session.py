@@ -61,8 +61,8 @@ class Session:
         if layout is not None:
             return self._init_on(layout, spec)
         program = self._compiled(
-            ("init", spec.layout),
-            lambda: jax.jit(lambda key: init_state(spec.layout, key)).lower(jax.random.key(0)),
+            ("init", spec.origin),
+            lambda: jax.jit(lambda key: init_state(spec.origin, key)).lower(jax.random.key(0)),
             None,
         )
         return program(jax.random.key(spec.seed))
@@ -71,12 +71,12 @@ class Session:
         """The same bits, each part made where it lives."""
 
         def fresh(seed: Array) -> TrainState:
-            return init_state(spec.layout, jax.random.key(seed))
+            return init_state(spec.origin, jax.random.key(seed))
 
         seed = layout.put(np.uint32(spec.seed))
         shardings = state_shardings(layout, jax.eval_shape(fresh, seed))
         program = self._compiled(
-            ("init", spec.layout),
+            ("init", spec.origin),
             lambda: jax.jit(fresh, out_shardings=shardings).lower(seed),
             layout,
         )
@@ -101,6 +101,22 @@ class Session:
             )
             return program(*inputs)
         return self._advance_from_host(spec, state, hyper, steps)
+
+    def advance_stack(
+        self, spec: RunSpec, state: TrainState, hyper: Hyper, steps: int
+    ) -> tuple[TrainState, Metrics]:
+        """`advance` for runs of one program: every leaf of `state` and `hyper` is [members, …].
+
+        Batches are gathered on the device, whatever `on_device` says.
+        """
+        inputs = (state, self._device_tokens(None), hyper, jnp.int32(steps))
+
+        def lower() -> Any:
+            advance = make_advance(spec.program, self.corpus)
+            return _lower(jax.vmap(advance, in_axes=(0, None, 0, None)), inputs, None)
+
+        key = ("stack", state.step.shape[0], spec.program)
+        return self._compiled(key, lower, None)(*inputs)
 
     def evaluate(self, spec: RunSpec, params: Any) -> evaluate.Evaluation:
         """Score `params` on every complete held-out window."""

@@ -59,11 +59,13 @@ class Hyper:
 
     Attributes:
       peak: largest learning rate, float32.
+      decay: weight decay, float32.
       total: updates of the whole run, int32.
       seed: seed of the data order, uint32.
     """
 
     peak: Array
+    decay: Array
     total: Array
     seed: Array
 
@@ -93,6 +95,7 @@ def make_hyper(spec: RunSpec) -> Hyper:
     """The traced inputs that belong to a spec."""
     return Hyper(
         peak=jnp.float32(spec.optim.learning_rate),
+        decay=jnp.float32(spec.optim.weight_decay),
         total=jnp.int32(spec.steps),
         seed=jnp.uint32(spec.seed),
     )

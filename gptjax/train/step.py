@@ -205,7 +205,9 @@ def make_train_step(
         if layout is not None:
             grads = layout.constrain_gradients(grads)
         rate = learning_rate(spec.optim, state.step, hyper.total, hyper.peak)
-        updates, opt_state = optimizer.update(grads, state.opt_state, wide, learning_rate=rate)
+        updates, opt_state = optimizer.update(
+            grads, state.opt_state, wide, learning_rate=rate, weight_decay=hyper.decay
+        )
         params = precision.narrow(spec, optax.apply_updates(wide, updates), hyper.seed, state.step)
         skipped = was_skipped(spec.optim, opt_state).astype(jnp.float32)
         if scale is not None:

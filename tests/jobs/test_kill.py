@@ -104,12 +104,13 @@ def same_bytes(a: Path, b: Path) -> None:
             assert file.read_bytes() == other.read_bytes(), f"{file.name} differs"
 
 
-def check(place: Path, kills: int, seed: int) -> None:
-    straight, broken = place / f"straight{kills}", place / f"broken{kills}"
-    finish(arguments(place, straight))
-    hits = run_with_kills(arguments(place, broken), broken, kills, seed)
+def check(place: Path, kills: int, seed: int, name: str = "", **overrides) -> None:
+    straight, broken = place / f"straight{name}{kills}", place / f"broken{name}{kills}"
+    finish(arguments(place, straight, **overrides))
+    command = arguments(place, broken, **overrides)
+    hits = run_with_kills(command, broken, kills, seed)
     assert hits >= 1, "every kill came too late to interrupt anything"
-    finish(arguments(place, broken))
+    finish(command)
     same_bytes(straight, broken)
 
 
@@ -122,6 +123,35 @@ def test_killed_and_started_again_gives_the_same_bytes(place):
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the processes under /proc")
 def test_twenty_kills_give_the_same_bytes(place):
     check(place, kills=20, seed=2)
+
+
+STACKED = {
+    "optim.schedule": "cosine", "optim.warmup_steps": 0, "sweep.seeds": "(0,1)", "sweep.stack": 3,
+}  # fmt: skip
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the processes under /proc")
+def test_stacked_cells_survive_kills_and_equal_separate_ones(place):
+    """Of each width two seeds and two lengths, four cells of which three are side by side."""
+    check(place, 1, 3, "stacked", **STACKED)
+    apart = place / "one-by-one"
+    assert "side by side" not in finish(arguments(place, apart, **{**STACKED, "sweep.stack": 1}))
+    tables = [list(csv.DictReader((folder / "runs.csv").open()))
+              for folder in (place / "straightstacked1", apart)]  # fmt: skip
+    assert len(tables[0]) == 12
+    for stacked, own in zip(*tables, strict=True):
+        assert stacked["cell"] == own["cell"] and stacked["status"] == own["status"] == "done"
+        # Training multiplies the differences in the last digits.
+        assert float(stacked["loss"]) == pytest.approx(float(own["loss"]), rel=1e-3)
+    bundles = [row["bundle"] for row in csv.DictReader(
+        (place / "straightstacked1" / "timing.csv").open())]  # fmt: skip
+    assert sorted(bundles.count(bundle) for bundle in set(bundles)) == [1, 1, 1, 3, 3, 3]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the processes under /proc")
+def test_stacked_cells_survive_ten_kills(place):
+    check(place, 10, 4, "stacked", **STACKED)
 
 
 def test_sigterm_saves_and_says_that_it_continues(place):

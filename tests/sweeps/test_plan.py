@@ -11,6 +11,7 @@ from gptjax.optim import OptimConfig
 from gptjax.sweeps import RULES, Scale, SweepConfig, make_bundles, make_plan, shapes, timing
 from gptjax.sweeps.config import RULES as RULE_NAMES
 from gptjax.train import TrainConfig
+from gptjax.train.memory import step_bytes
 
 MODEL = ModelConfig(depth=3, width=32, num_heads=2, seq_len=64, vocab_size=257, use_bias=False)
 
@@ -212,3 +213,41 @@ def test_a_rate_that_looks_ahead_has_no_trunk(optim):
 
 def test_sharing_can_be_switched_off():
     assert [len(bundle.cells) for bundle in trunk_plan(share_trunks=False)] == [1] * 6
+
+
+def stack_plan(model=MODEL, **changes):
+    sweep = SweepConfig(
+        plan="grid", widths=(16, 32), tokens=(2e5, 4e5), rule="fixed", width_step=8,
+        seeds=(0, 1, 2), **changes,
+    )  # fmt: skip
+    train = TrainConfig(batch_size=8)
+    return make_bundles(sweep, train, make_plan(sweep, model, OptimConfig(), train, "corpus"))
+
+
+def test_cells_of_one_program_are_stacked_by_length():
+    assert all(not bundle.stacked for bundle in stack_plan(stack=1))
+    bundles = stack_plan(stack=4)
+    assert sorted(len(bundle.cells) for bundle in bundles) == [2, 2, 4, 4]
+    for bundle in bundles:
+        assert bundle.stacked and not bundle.shares
+        assert len({cell.run.program for cell in bundle.cells}) == 1
+        assert bundle.updates == tuple(cell.run.steps for cell in bundle.cells)
+        steps = [cell.run.steps for cell in bundle.cells]
+        assert steps == sorted(steps)
+    assert len({bundle.name for bundle in bundles}) == 4
+
+
+def test_a_stack_is_no_larger_than_its_memory():
+    run = stack_plan(stack=1)[0].cells[0].run
+    three = 3.5 * shapes.training_bytes(run) / 2**30
+    sizes = [len(b.cells) for b in stack_plan(stack=6, stack_gb=three) if b.cells[0].run == run]
+    assert sizes == [3]
+    assert all(not bundle.stacked for bundle in stack_plan(stack=6, stack_gb=1e-9))
+
+
+@pytest.mark.parametrize("width", [32, 128])
+def test_the_estimate_of_memory_is_above_the_compilers(width):
+    model = dataclasses.replace(MODEL, width=width, num_heads=width // 16)
+    run = stack_plan(model, stack=1)[-1].cells[0].run
+    compiled = step_bytes(run)[0]
+    assert compiled < shapes.training_bytes(run) < 4 * compiled

@@ -1,0 +1,254 @@
+"""Several runs of one program side by side: stacked on a leading axis and mapped with `vmap`."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gptjax.files import digest, read_json, write_json
+from gptjax.optim import eval_params
+from gptjax.train.checkpoint import Checkpointer
+from gptjax.train.config import RunSpec
+from gptjax.train.interrupt import Interrupted
+from gptjax.train.loop import (
+    CALL_SECONDS,
+    Diverged,
+    Hooks,
+    Progress,
+    RunResult,
+    evaluation_steps,
+    make_result,
+)
+from gptjax.train.session import MAX_STEPS_PER_CALL, Session
+from gptjax.train.state import Hyper, TrainState, make_hyper
+
+PHASES = ("compile", "train", "evaluate", "checkpoint")
+
+
+@dataclasses.dataclass(frozen=True)
+class StackHooks:
+    """What the caller hears of the members, by their place in the stack.
+
+    Attributes:
+      run: progress of the longest member, and stop, as for one run.
+      finished: a member came to its end.
+      diverged: a member's loss is not finite; the others go on, their numbers untouched.
+    """
+
+    run: Hooks
+    finished: Callable[[int, RunResult], None]
+    diverged: Callable[[int, Diverged], None]
+
+
+def run_stack(
+    session: Session,
+    specs: Sequence[RunSpec],
+    directory: Path,
+    hooks: StackHooks,
+    settled: Collection[int] = (),
+) -> None:
+    """Train specs of one program to their ends, from the stack's last checkpoint if there is one.
+
+    A member's numbers equal those of a run of its own to float tolerance, and do not depend on
+    when the stack was interrupted. Members whose end has come leave when half of the stack can
+    leave with them, so that at most half of the work is for nobody.
+
+    Args:
+      specs: agree in `program`.
+      settled: members of which the caller wants to hear no more.
+
+    Raises:
+      Interrupted: after `hooks.run.stop` said so; the state is saved.
+      UserError: when the folder belongs to another stack or cannot be written.
+    """
+    _Stack(session, specs, directory, hooks, settled).to_the_end()
+
+
+def members_after(ends: Sequence[int], steps: int) -> tuple[int, ...]:
+    """Members in the stack after so many steps: ended ones leave when they are half of it.
+
+    >>> members_after([10, 20, 20, 30], 10), members_after([10, 20, 20, 30], 20)
+    ((0, 1, 2, 3), (3,))
+    """
+    inside = tuple(range(len(ends)))
+    for end in sorted(set(ends)):
+        left = tuple(member for member in inside if ends[member] > end)
+        if end <= steps and 2 * len(left) <= len(inside):
+            inside = left
+    return inside
+
+
+def stacked(trees: Sequence[Any]) -> Any:
+    """Pytrees of one structure as one, each leaf [len(trees), …]."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def taken(tree: Any, places: int | Sequence[int]) -> Any:
+    """The given places of a stack."""
+    chosen = places if isinstance(places, int) else np.asarray(places)
+    return jax.tree.map(lambda leaf: leaf[chosen], tree)
+
+
+class _Stack:
+    """The mutable surroundings of a stack; its state is one TrainState with a leading axis."""
+
+    def __init__(
+        self,
+        session: Session,
+        specs: Sequence[RunSpec],
+        directory: Path,
+        hooks: StackHooks,
+        settled: Collection[int],
+    ) -> None:
+        self.session, self.specs, self.hooks = session, specs, hooks
+        self.settled = set(settled)
+        self.ends = [spec.steps for spec in specs]
+        evaluations = session.options.evaluations
+        self.marks = [evaluation_steps(spec.steps, evaluations) for spec in specs]
+        identity = digest([spec.identity for spec in specs])
+        self.checkpoints = Checkpointer(
+            directory / "checkpoints",
+            f"{identity}-{session.corpus.fingerprint}",
+            keep_last=session.options.keep_last,
+            keep_best=False,
+        )
+        self.history_path = directory / "history.json"
+        self.history: list[tuple[int, int, float]] = []  # member, step, held-out loss
+        self.seconds = [dict.fromkeys(PHASES, 0.0) for _ in specs]
+        self.hypers: dict[tuple[int, ...], Hyper] = {}
+        self.begun_at = 0
+        self.seconds_per_step = 0.0
+        self.saved_at = time.monotonic()
+
+    def to_the_end(self) -> None:
+        """Train, evaluate and tell."""
+        try:
+            step, state = self._start()
+            while set(self._open(step)) - self.settled:
+                self._stop_or_save(step, state)
+                step, state = self._advance(step, state)
+        finally:
+            self.checkpoints.close()
+
+    def _start(self) -> tuple[int, TrainState]:
+        step = self.checkpoints.latest()
+        if step is None:
+            return 0, stacked([self.session.init(spec) for spec in self.specs])
+        members = members_after(self.ends, step)
+        like = stacked([self.session.init(self.specs[member]) for member in members])
+        state = self._timed("checkpoint", members, lambda: self.checkpoints.restore(like))
+        self.begun_at = step
+        if self.history_path.exists():
+            self.history = [
+                (int(member), int(at), float(loss))
+                for member, at, loss in read_json(self.history_path)
+                if at <= step
+            ]
+        return step, state
+
+    def _open(self, step: int) -> list[int]:
+        """Members that have steps to do."""
+        return [member for member, end in enumerate(self.ends) if end > step]
+
+    def _advance(self, step: int, state: TrainState) -> tuple[int, TrainState]:
+        """One compiled call, and what is due after it."""
+        members, waiting = members_after(self.ends, step), self._open(step)
+        mark = min(mark for i in waiting for mark in self.marks[i] if mark > step)
+        steps = min(mark - step, self._call_length())
+        state = self._call(step, state, self._hyper_of(members), steps)
+        step += steps
+        for place, member in enumerate(members):
+            if member in waiting and member not in self.settled and step in self.marks[member]:
+                self._score(member, step, taken(state, place))
+        staying = members_after(self.ends, step)
+        if staying and staying != members:
+            state = taken(state, [members.index(member) for member in staying])
+        return step, state
+
+    def _call(self, step: int, state: TrainState, hyper: Hyper, steps: int) -> TrainState:
+        waiting, members = self._open(step), members_after(self.ends, step)
+        longest = max(waiting, key=lambda member: self.ends[member])
+        compiled = self.session.compile_seconds
+        started = time.perf_counter()
+        state, metrics = self.session.advance_stack(self.specs[0], state, hyper, steps)
+        losses = np.asarray(metrics.loss)[:, :steps]  # blocks until the call has ended
+        compiling = self.session.compile_seconds - compiled
+        spent = time.perf_counter() - started - compiling
+        self.seconds_per_step = spent / steps
+        self._spend("compile", waiting, compiling)
+        self._spend("train", waiting, spent)
+        fine = np.isfinite(losses) | (np.asarray(metrics.skipped)[:, :steps] > 0)
+        for place, member in enumerate(members):
+            if member in waiting and member not in self.settled and not fine[place].all():
+                bad = int(np.argmin(fine[place]))
+                loss = losses[place, bad]
+                self._lose(member, f"the training loss is {loss} at step {step + bad}")
+        place = members.index(longest)
+        values = (metrics.loss, metrics.grad_norm, metrics.learning_rate)
+        loss, norm, rate = (float(np.asarray(value)[place, steps - 1]) for value in values)
+        end = self.ends[longest]
+        self.hooks.run.progress(
+            Progress(step + steps, end, loss, norm, rate, self.seconds_per_step)
+        )
+        return state
+
+    def _score(self, member: int, step: int, state: TrainState) -> None:
+        """Evaluate a member at one of its marks; at the last one it is finished."""
+        spec, compiled = self.specs[member], self.session.compile_seconds
+        started = time.perf_counter()
+        score = self.session.evaluate(spec, eval_params(state.opt_state, state.params))
+        compiling = self.session.compile_seconds - compiled
+        self._spend("compile", [member], compiling)
+        self._spend("evaluate", [member], time.perf_counter() - started - compiling)
+        if not np.isfinite(score.loss):
+            self._lose(member, f"the held-out loss is {score.loss} after step {step}")
+            return
+        self.history.append((member, step, score.loss))
+        if len(self.marks[member]) > 1:
+            write_json(self.history_path, self.history)
+        if step == spec.steps:
+            history = tuple((at, loss) for whose, at, loss in self.history if whose == member)
+            updates = step - self.begun_at
+            result = make_result(spec, state, score, history, updates, self.seconds[member])
+            self.settled.add(member)
+            self.hooks.finished(member, result)
+
+    def _lose(self, member: int, reason: str) -> None:
+        self.settled.add(member)
+        self.hooks.diverged(member, Diverged(reason))
+
+    def _hyper_of(self, members: tuple[int, ...]) -> Hyper:
+        if members not in self.hypers:
+            self.hypers[members] = stacked([make_hyper(self.specs[member]) for member in members])
+        return self.hypers[members]
+
+    def _call_length(self) -> int:
+        if self.seconds_per_step == 0.0:
+            return 1
+        return int(np.clip(CALL_SECONDS / self.seconds_per_step, 1, MAX_STEPS_PER_CALL))
+
+    def _stop_or_save(self, step: int, state: TrainState) -> None:
+        waiting = self._open(step)
+        if self.hooks.run.stop():
+            self._timed("checkpoint", waiting, lambda: self.checkpoints.save(state, wait=True))
+            raise Interrupted(f"stopped after step {step} of {max(self.ends)}")
+        interval = self.session.options.checkpoint_seconds
+        if interval > 0.0 and time.monotonic() - self.saved_at > interval:
+            self._timed("checkpoint", waiting, lambda: self.checkpoints.save(state))
+            self.saved_at = time.monotonic()
+
+    def _timed(self, phase: str, members: Sequence[int], action: Callable[[], Any]) -> Any:
+        started = time.perf_counter()
+        result = action()
+        self._spend(phase, members, time.perf_counter() - started)
+        return result
+
+    def _spend(self, phase: str, members: Sequence[int], seconds: float) -> None:
+        """Each of the members bears an equal part."""
+        for member in members:
+            self.seconds[member][phase] += seconds / len(members)
