@@ -30,6 +30,7 @@ from gptjax.train import (
     RunResult,
     RunSpec,
     Session,
+    growth,
     make_layout,
     run,
     stop_on_signal,
@@ -91,13 +92,15 @@ def describe_run(setup: Setup, model: ModelConfig, mask_end_of_document: bool) -
     model, optim = transfer_width(model, setup.optim)
     per_step = train.batch_size * model.seq_len
     steps = train.steps or max(1, round(train.tokens / per_step))
-    return RunSpec.of(
+    spec = RunSpec.of(
         train,
         model=model,
         optim=optim,
         steps=steps,
         mask_end_of_document=mask_end_of_document,
     )
+    growth.check(spec)
+    return spec
 
 
 class Log:
@@ -233,9 +236,11 @@ def _headline(spec: RunSpec, platform: str, layout: Layout | None) -> str:
     flops = spec.tokens * _flops_per_token(spec)
     attention = kernels.describe(model, segmented=spec.document_attention)
     gradients = f" ({spec.optim.cost:.3g} gradients a step)" if spec.optim.cost > 1.0 else ""
+    updates = growth.updates(spec)
+    more = f" ({updates:,} updates)" if updates > spec.steps else ""
     return (
-        f"{count.total:,} parameters ({count.non_embedding:,} without embeddings), "
-        f"{spec.tokens:,} tokens in {spec.steps:,} steps of {spec.batch_size} × {model.seq_len}, "
+        f"{count.total:,} parameters ({count.non_embedding:,} without embeddings), {spec.tokens:,} "
+        f"tokens in {spec.steps:,} steps{more} of {spec.batch_size} × {model.seq_len}, "
         f"{flops:.3g} FLOPs{gradients}, on {_devices(platform, layout)}; "
         f"attention: {attention}, remat: {model.remat}"
     )

@@ -97,7 +97,12 @@ def _stacks(sweep: SweepConfig, cells: Sequence[Cell]) -> list[Bundle]:
 
 
 def stack_size(sweep: SweepConfig, run: RunSpec) -> int:
-    """Cells of this program that are trained side by side: `sweep.stack`, if they fit."""
+    """Cells of this program that are trained side by side: `sweep.stack`, if they fit.
+
+    Not where the batch grows: its stages are branches, and a stack would compute them all.
+    """
+    if run.batch_doublings:
+        return 1
     fitting = int(sweep.stack_gb * 2**30 / shapes.training_bytes(run))
     return max(1, min(sweep.stack, fitting))
 

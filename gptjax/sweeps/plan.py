@@ -11,7 +11,7 @@ from gptjax.optim import OptimConfig
 from gptjax.sweeps import shapes
 from gptjax.sweeps.config import SweepConfig
 from gptjax.sweeps.rules import RULES, Scale, optimum_of_demo
-from gptjax.train import RunSpec, TrainConfig, transfer_width
+from gptjax.train import RunSpec, TrainConfig, growth, transfer_width
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +91,7 @@ def make_run(
         optim, learning_rate=rate * sweep.learning_rate_scale, warmup_steps=warmup
     )
     model, optim = transfer_width(model, optim)
-    return RunSpec.of(
+    run = RunSpec.of(
         train,
         model=model,
         optim=optim,
@@ -100,6 +100,8 @@ def make_run(
         seed=seed,
         mask_end_of_document=mask_end_of_document,
     )
+    growth.check(run)
+    return run
 
 
 def expected_optimum(sweep: SweepConfig, flops: float) -> float:

@@ -20,6 +20,13 @@ class TrainConfig:
     micro_batches: int = setting(
         1, "parts a batch is computed in, one after another, to save memory", minimum=1
     )
+    batch_doublings: int = setting(
+        0, "times that the batch doubles until it is batch_size; 0 = it is so from the start",
+        minimum=0, maximum=16,
+    )  # fmt: skip
+    batch_warmup_tokens: int = setting(
+        0, "tokens over which it does so, with equally many updates of each size", minimum=0
+    )
     memory_gb: float = setting(
         0.0, "GiB that a training step may hold, for model.remat=auto", minimum=0.0
     )
@@ -84,6 +91,8 @@ class RunSpec:
     steps: int
     seed: int = 0
     micro_batches: int = 1
+    batch_doublings: int = 0
+    batch_warmup_tokens: int = 0
     document_attention: bool = False
     mask_end_of_document: bool = False
     param_dtype: str = "float32"
@@ -139,7 +148,9 @@ class RunSpec:
     def layout(self) -> "RunSpec":
         """The same with the batch set to a constant too: specs that agree here share the program
         for evaluation."""
-        return dataclasses.replace(self.program, batch_size=1, micro_batches=1)
+        return dataclasses.replace(
+            self.program, batch_size=1, micro_batches=1, batch_doublings=0, batch_warmup_tokens=0
+        )
 
     @property
     def origin(self) -> "RunSpec":

@@ -90,11 +90,16 @@ def widen(spec: RunSpec, params: Params) -> Params:
     return jax.tree.map(lambda p: p.astype(jnp.float32), params)
 
 
-def narrow(spec: RunSpec, params: Params, seed: Array, step: Array) -> Params:
-    """The parameters to keep: rounded at random, by a key that seed and step determine."""
+def rounding_key(seed: Array, step: Array, part: Array | None) -> Array:
+    """The key of one update's rounding; `part` numbers the updates of a step that has several."""
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(ROUNDING), seed), step)
+    return key if part is None else jax.random.fold_in(key, part)
+
+
+def narrow(spec: RunSpec, params: Params, key: Array) -> Params:
+    """The parameters to keep, rounded at random."""
     if spec.param_dtype == "float32":
         return params
-    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(ROUNDING), seed), step)
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(key, len(leaves))
     return jax.tree.unflatten(

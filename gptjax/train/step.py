@@ -13,7 +13,7 @@ from jax import Array
 from gptjax import models, ops
 from gptjax.optim import ascend, global_norm, learning_rate, make_optimizer, was_skipped
 from gptjax.parallel import Layout
-from gptjax.train import noise, pipelined, precision
+from gptjax.train import growth, noise, pipelined, precision
 from gptjax.train.config import RunSpec
 from gptjax.train.state import Hyper, TrainState, add_to_curve
 
@@ -160,7 +160,62 @@ def make_train_step(
 
     The loss is the sum over scored tokens divided by their number in the whole batch, so that k
     micro-batches give the gradient of one batch also when they hold unequal numbers of them.
+
+    While the batch is still growing a step goes through its batch in several updates, so that
+    step and tokens stay in proportion, and whatever is a function of the step with them.
     """
+    stages = [
+        _updates(stage, spec.batch_size // stage.batch_size, end_of_document, layout)
+        for stage in growth.stages(spec)
+    ]
+    ends = growth.ends(spec)
+
+    def train_step(state: TrainState, batch: Batch, hyper: Hyper) -> tuple[TrainState, Metrics]:
+        if len(stages) == 1:
+            state, metrics = stages[0](state, batch, hyper)
+        else:
+            stage = jnp.sum(state.step >= jnp.asarray(ends, jnp.int32))
+            state, metrics = jax.lax.switch(stage, stages, state, batch, hyper)
+        curve = add_to_curve(state.curve, state.step, metrics.loss)
+        return dataclasses.replace(state, step=state.step + 1, curve=curve), metrics
+
+    return train_step
+
+
+def _updates(
+    spec: RunSpec, count: int, end_of_document: int, layout: Layout | None
+) -> Callable[[TrainState, Batch, Hyper], tuple[TrainState, Metrics]]:
+    """The updates of one step; `spec` has the batch size of one of them. The step stays."""
+    update = _make_update(spec, end_of_document, layout)
+    if count == 1:
+        return lambda state, batch, hyper: update(state, batch, hyper, None)
+
+    def updates(state: TrainState, batch: Batch, hyper: Hyper) -> tuple[TrainState, Metrics]:
+        def one(state: TrainState, part: tuple[Array, Batch]) -> tuple[TrainState, Metrics]:
+            return update(state, part[1], hyper, (part[0], count))
+
+        parts = jax.tree.map(lambda x: split_batch(x, count), batch)
+        state, each = jax.lax.scan(one, state, (jnp.arange(count), parts))
+        mean = jax.tree.map(jnp.mean, each)
+        last = jax.tree.map(lambda x: x[-1], each)
+        return state, dataclasses.replace(
+            mean, learning_rate=last.learning_rate, skipped=jnp.max(each.skipped), extra=last.extra
+        )
+
+    return updates
+
+
+def split_batch(x: Array, parts: int) -> Array:
+    """[B, …] as [parts, B/parts, …], each part over all devices."""
+    split = x.reshape(parts, x.shape[0] // parts, *x.shape[1:])
+    return nn.with_logical_constraint(split, (None, "batch", *(None,) * (x.ndim - 1)))
+
+
+def _make_update(
+    spec: RunSpec, end_of_document: int, layout: Layout | None
+) -> Callable[[TrainState, Batch, Hyper, tuple[Array, int] | None], tuple[TrainState, Metrics]]:
+    """One update of parameters and optimizer; the last argument is (number of the part, parts)
+    where a step has several."""
     optimizer = make_optimizer(spec.optim)
     estimates = spec.noise_scale and spec.micro_batches > 1
 
@@ -195,7 +250,9 @@ def make_train_step(
             grads = jax.tree.map(lambda grad: grad * (1.0 / scale.value), grads)
         return loss, grads, squares / jnp.square(weight)
 
-    def train_step(state: TrainState, batch: Batch, hyper: Hyper) -> tuple[TrainState, Metrics]:
+    def update(
+        state: TrainState, batch: Batch, hyper: Hyper, part: tuple[Array, int] | None
+    ) -> tuple[TrainState, Metrics]:
         scale = state.extra.get("loss_scale")
         wide = precision.widen(spec, state.params)
         loss, grads, squares = gradient(wide, batch, scale)
@@ -204,11 +261,13 @@ def make_train_step(
             grads = gradient(ascend(spec.optim, wide, grads), batch, scale)[1]
         if layout is not None:
             grads = layout.constrain_gradients(grads)
-        rate = learning_rate(spec.optim, state.step, hyper.total, hyper.peak)
+        step = state.step if part is None else state.step + (part[0] + 1.0) / part[1] - 1.0
+        rate = learning_rate(spec.optim, step, hyper.total, hyper.peak)
         updates, opt_state = optimizer.update(
             grads, state.opt_state, wide, learning_rate=rate, weight_decay=hyper.decay
         )
-        params = precision.narrow(spec, optax.apply_updates(wide, updates), hyper.seed, state.step)
+        key = precision.rounding_key(hyper.seed, state.step, None if part is None else part[0])
+        params = precision.narrow(spec, optax.apply_updates(wide, updates), key)
         skipped = was_skipped(spec.optim, opt_state).astype(jnp.float32)
         if scale is not None:
             (params, opt_state), overflowed, scale = precision.guard(
@@ -218,11 +277,10 @@ def make_train_step(
             extra = {**extra, "loss_scale": scale}
             log["optim/loss_scale"] = scale.value
             log["optim/overflows"] = scale.skips.astype(jnp.float32)
-        curve = add_to_curve(state.curve, state.step, loss)
-        new_state = TrainState(params, opt_state, state.step + 1, curve, extra)
+        new_state = TrainState(params, opt_state, state.step, state.curve, extra)
         return new_state, Metrics(loss, global_norm(grads), rate, skipped, log)
 
-    return train_step
+    return update
 
 
 def _noise(

@@ -52,6 +52,7 @@ TRAINED = {
         "model.num_heads": 4, "model.num_kv_heads": 2, "model.remat": "block",
         "optim.schedule": "inverse_sqrt", "optim.name": "lion", "train.feed": "host",
         "train.micro_batches": 2, "train.document_attention": True, "model.attention_impl": "dense",
+        "train.batch_doublings": 1, "train.batch_warmup_tokens": 128,
     },
     "d": {
         "data.source": "zipf-facts", "model.seq_len": 16, "data.mask_end_of_document": False,
