@@ -124,7 +124,8 @@ class Workers:
         """Start a replacement, or record the cell as failed when it has crashed too often."""
         claims = sweeps.Claims(self._folder, stale_seconds=self._setup.sweep.claim_seconds)
         name_of_claim = next(iter(claims.held_by(pid)), "")
-        (self._folder / "progress" / f"{name}.json").unlink(missing_ok=True)
+        for progress in (self._folder / "progress").glob(f"{name}.*json"):
+            progress.unlink(missing_ok=True)
         bundle = next((one for one in self._bundles if one.name == name_of_claim), None)
         left = records.open_cells(self._folder, bundle.cells) if bundle else []
         culprit = left[0].id if left else ""

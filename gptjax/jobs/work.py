@@ -39,7 +39,9 @@ def main(setup, folder: Path) -> int:
 
 
 def work(folder: Path, name: str) -> int:
-    """Train the open bundles of a folder in this process; returns the exit status."""
+    """Train the open bundles of a folder on this process's devices; returns the exit status."""
+    import jax
+
     from gptjax import build, sweeps
     from gptjax.jobs import plan, workdir
     from gptjax.jobs.devices import start_backend
@@ -56,7 +58,10 @@ def work(folder: Path, name: str) -> int:
             name=name, attempts=setup.sweep.attempts, claim_seconds=setup.sweep.claim_seconds
         )
         try:
-            sweeps.work(folder, bundles, Session(corpus, setup.train), options, stop)
+            sweeps.work_on_devices(
+                folder, bundles, lambda: Session(corpus, setup.train), options, stop,
+                jax.local_devices(),
+            )  # fmt: skip
         except Interrupted:
             return EXIT_RESUMABLE
         return EXIT_RESUMABLE if stop() else 0

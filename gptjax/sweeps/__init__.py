@@ -7,7 +7,7 @@ from gptjax.sweeps.config import SweepConfig
 from gptjax.sweeps.plan import Cell, make_plan, make_run
 from gptjax.sweeps.records import read_records, record_path, write_tables
 from gptjax.sweeps.rules import RULES, Rule, Scale
-from gptjax.sweeps.worker import WorkerOptions, forget_dead, work
+from gptjax.sweeps.worker import WorkerOptions, forget_dead, work, work_on_devices
 
 __all__ = [
     "RULES",
@@ -28,5 +28,6 @@ __all__ = [
     "read_records",
     "record_path",
     "work",
+    "work_on_devices",
     "write_tables",
 ]

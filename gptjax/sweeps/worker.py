@@ -1,9 +1,11 @@
 """A worker: takes bundles of a plan one after another until every cell has a record."""
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import shutil
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,6 +21,7 @@ from gptjax.sweeps.plan import Cell
 from gptjax.train import (
     Diverged,
     Hooks,
+    Interrupted,
     Progress,
     RunResult,
     Session,
@@ -78,6 +81,40 @@ def work(
                 time.sleep(POLL_SECONDS)
     finally:
         status.clear()
+
+
+def work_on_devices(
+    workdir: Path,
+    bundles: Sequence[Bundle],
+    sessions: Callable[[], Session],
+    options: WorkerOptions,
+    stop: Callable[[], bool],
+    devices: Sequence[jax.Device],
+) -> None:
+    """`work` on every device at once, each in a thread with a session of its own.
+
+    An error on one device stops the others after their current call, which save as when they are
+    told to stop, and is raised then.
+    """
+    if len(devices) == 1:
+        work(workdir, bundles, sessions(), options, stop)
+        return
+    failed = threading.Event()
+
+    def on(number: int) -> None:
+        mine = dataclasses.replace(options, name=f"{options.name}.{number}")
+        try:
+            with jax.default_device(devices[number]):
+                work(workdir, bundles, sessions(), mine, lambda: stop() or failed.is_set())
+        except BaseException:
+            failed.set()
+            raise
+
+    with concurrent.futures.ThreadPoolExecutor(len(devices)) as pool:
+        started = [pool.submit(on, number) for number in range(len(devices))]
+    errors = [error for future in started if (error := future.exception()) is not None]
+    if errors:
+        raise min(errors, key=lambda error: isinstance(error, Interrupted))
 
 
 def forget_dead(workdir: Path, claim_seconds: float) -> None:

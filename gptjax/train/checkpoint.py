@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,11 @@ from gptjax.errors import UserError
 from gptjax.files import read_json, write_json
 from gptjax.parallel.processes import is_first
 from gptjax.train.state import TrainState
+
+
+ONE_SAVE = threading.Lock()
+"""Orbax numbers the saves of a process, and two that begin at one time get each other's number and
+wait for ever."""
 
 
 class Checkpointer:
@@ -124,7 +130,7 @@ class Checkpointer:
         # The next compiled call reuses (donates) these buffers while Orbax is still writing, and
         # on CPU Orbax does not copy them: give it copies.
         copies = jax.tree.map(lambda x: x.copy(), state)
-        with self._storing():
+        with self._storing(), ONE_SAVE:
             manager.save(step, args=ocp.args.StandardSave(copies), metrics=metrics)
 
     @contextlib.contextmanager

@@ -205,6 +205,31 @@ def test_done_sweep_ends_without_training(place):
     assert before == {path: path.stat().st_mtime_ns for path in (workdir / "records").iterdir()}
 
 
+@pytest.mark.slow
+def test_one_process_trains_on_all_its_devices(place):
+    """Eight cells on eight simulated devices: all at one time, with the numbers of one device."""
+    workdir, alone = place / "devices", place / "one-device"
+    settings = {
+        "sweep.workers": 1, "sweep.share_trunks": False, "sweep.budgets": "(1e9,2e9)",
+        "sweep.widths": "(8,12,16,24)", "optim.learning_rate": 2e-3, "train.checkpoint_seconds": 5,
+    }  # fmt: skip
+    finish(arguments(place, alone, **settings))
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    done = subprocess.run(
+        arguments(place, workdir, **settings), env={**os.environ, **flags}, capture_output=True,
+        text=True, timeout=400,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = list(csv.DictReader((workdir / "timing.csv").open()))
+    assert len(rows) == len({row["worker"] for row in rows}) == 8
+    starts = [float(row["ended"]) - float(row["seconds"]) for row in rows]
+    assert max(starts) < min(float(row["ended"]) for row in rows), "they were not at one time"
+    tables = [list(csv.DictReader((folder / "runs.csv").open())) for folder in (workdir, alone)]
+    for here, there in zip(*tables, strict=True):
+        assert here["cell"] == there["cell"]
+        assert float(here["loss"]) == pytest.approx(float(there["loss"]), rel=1e-3)
+
+
 def wait_for_worker(workdir: Path) -> int:
     """The process number of a worker that holds a cell."""
     deadline = time.monotonic() + 120
