@@ -25,7 +25,7 @@ from gptjax.sweeps.config import SweepConfig
 from gptjax.train import TrainConfig
 
 JOBS = ("sweep", "plan", "work", "fit", "report", "train", "fit_table", "predict", "compare",
-        "convert", "compile")  # fmt: skip
+        "convert", "compile", "tune")  # fmt: skip
 
 ONE_RUN = ("train", "compare", "compile")
 """Jobs whose run is described by the `train` section."""

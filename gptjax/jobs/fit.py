@@ -14,7 +14,7 @@ from gptjax import build, report, scaling, sweeps
 from gptjax.build import Setup
 from gptjax.errors import UserError, nearest
 from gptjax.files import digest, read_json, write_json
-from gptjax.jobs import plan, workdir
+from gptjax.jobs import plan, tuned, workdir
 from gptjax.sweeps import Cell
 
 PHASES = ("compile", "train", "evaluate", "checkpoint")
@@ -22,6 +22,7 @@ PHASES = ("compile", "train", "evaluate", "checkpoint")
 
 def main(setup: Setup, folder: Path) -> int:
     """Refit what is there with the `fit` section of the config."""
+    setup = tuned.resolved(setup, folder)
     made_by = workdir.saved_setup(folder)
     workdir.check_same(setup, folder)
     cells = plan.make_cells(made_by, build.load_corpus(made_by))
@@ -111,6 +112,8 @@ def facts(setup: Setup, folder: Path) -> dict[str, Any]:
         found["timing"] = spent_by_bundle(scaling.Table.read(timing))
         spent = plan.duration(sum(sum(row["seconds"].values()) for row in found["timing"]))
         found["worker time"] = f"{spent} of worker time"
+    if (folder / "tune.json").exists():
+        found["tuning"] = f"tuned: {read_json(folder / 'tune.json')['sentence']}"
     corpus = folder / "corpus.json"
     if corpus.exists():
         known = read_json(corpus)

@@ -16,15 +16,18 @@ from gptjax.build import Setup
 from gptjax.data import Corpus
 from gptjax.jobs.train import make_spec
 from gptjax.scaling import walltime
-from gptjax.sweeps import Bundle, Cell, Member, shapes, timing
+from gptjax.sweeps import Bundle, Cell, Member, Trial, shapes, timing
 
 STACK_ON_ACCELERATORS = 16
 
 
 def main(setup: Setup, folder: Path) -> int:
     """Print the plan; nothing is trained and nothing is written but the token cache."""
-    cells = make_cells(setup, build.load_corpus(setup))
-    print_plan(setup, cells)
+    corpus = build.load_corpus(setup)
+    print_plan(setup, make_cells(setup, corpus))
+    if setup.sweep.tune:
+        runs = len(make_trials(setup, corpus))
+        print(f"before them {runs} runs tune the learning rate (--config.job=tune), more if needed")
     return 0
 
 
@@ -32,6 +35,8 @@ def make_cells(setup: Setup, corpus: Corpus) -> list[Cell]:
     """The cells of a config on a corpus."""
     if setup.general.job == "compare":
         return [member.cell for member in make_members(setup, corpus)]
+    if setup.general.job == "tune":
+        return [trial.cell for trial in make_trials(setup, corpus)]
     return sweeps.make_plan(
         setup.sweep,
         build.make_model(setup, corpus),
@@ -46,6 +51,14 @@ def make_members(setup: Setup, corpus: Corpus) -> list[Member]:
     """The runs of a comparison on a corpus."""
     base = make_spec(setup, corpus)
     return sweeps.make_comparison(setup.compare, base, corpus.fingerprint)
+
+
+def make_trials(setup: Setup, corpus: Corpus) -> list[Trial]:
+    """The runs of a tuning on a corpus."""
+    return sweeps.make_trials(
+        setup.sweep, build.make_model(setup, corpus), setup.optim, setup.train,
+        corpus.fingerprint, mask_end_of_document=corpus.mask_end_of_document,
+    )  # fmt: skip
 
 
 def make_bundles(setup: Setup, cells: Sequence[Cell]) -> list[Bundle]:

@@ -13,7 +13,7 @@ from gptjax.build import Setup
 from gptjax.data import Corpus
 from gptjax.errors import UserError
 from gptjax.files import write_json
-from gptjax.jobs import fit, plan, workdir
+from gptjax.jobs import fit, plan, tuned, workdir
 from gptjax.jobs.display import Display
 from gptjax.sweeps import Bundle, Cell, records
 from gptjax.train import EXIT_RESUMABLE, stop_on_signal
@@ -25,6 +25,13 @@ USER_ERROR_STATUS = 2
 def main(setup: Setup, folder: Path) -> int:
     """Run the whole journey; started again, it does what is missing."""
     corpus = build.load_corpus(setup)
+    if setup.sweep.tune:
+        from gptjax.jobs import tune  # which trains with the workers below
+
+        found = tune.find(setup, folder, corpus)
+        if isinstance(found, int):
+            return found
+        setup = tuned.applied(setup, found)
     cells = plan.make_cells(setup, corpus)
     workdir.open_workdir(setup, folder)
     write_json(folder / "corpus.json", corpus_facts(setup, corpus))

@@ -29,10 +29,11 @@ def die_with_parent() -> None:
 def main(setup, folder: Path) -> int:
     """Start this machine's workers on the cells of `folder`; ends when all have records."""
     from gptjax import build
-    from gptjax.jobs import plan, sweep, workdir
+    from gptjax.jobs import plan, sweep, tuned, workdir
     from gptjax.train import stop_on_signal
 
-    workdir.check_same(setup, _existing(folder))
+    setup = tuned.resolved(setup, _existing(folder))
+    workdir.check_same(setup, folder)
     cells = plan.make_cells(setup, build.load_corpus(setup))
     with stop_on_signal() as stop:
         return sweep.Workers(setup, folder, cells).run(stop)

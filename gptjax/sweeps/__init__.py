@@ -5,8 +5,9 @@ from gptjax.sweeps.claims import Claims
 from gptjax.sweeps.compare import CompareConfig, Member, make_comparison
 from gptjax.sweeps.config import SweepConfig
 from gptjax.sweeps.plan import Cell, make_plan, make_run
-from gptjax.sweeps.records import read_records, record_path, write_tables
+from gptjax.sweeps.records import open_cells, read_records, record_path, write_tables
 from gptjax.sweeps.rules import RULES, Rule, Scale
+from gptjax.sweeps.tuning import Trial, Tuned, make_trials
 from gptjax.sweeps.worker import WorkerOptions, forget_dead, work, work_on_devices
 
 __all__ = [
@@ -19,12 +20,16 @@ __all__ = [
     "Rule",
     "Scale",
     "SweepConfig",
+    "Trial",
+    "Tuned",
     "WorkerOptions",
     "forget_dead",
     "make_bundles",
     "make_comparison",
     "make_plan",
     "make_run",
+    "make_trials",
+    "open_cells",
     "read_records",
     "record_path",
     "work",

@@ -41,7 +41,31 @@ class SweepConfig:
         "demo", "batch size and learning rate as functions of size and tokens", choices=RULES
     )
     learning_rate_scale: float = setting(1.0, "multiplies the rule's learning rate", above=0.0)
+    learning_rate_exponent: float = setting(
+        0.0, "it also changes with size as (N / sweep.learning_rate_params) to this power"
+    )
+    learning_rate_params: float = setting(
+        1e6, "size (non-embedding + head) at which sweep.learning_rate_scale holds", above=0.0
+    )
     batch_scale: float = setting(1.0, "multiplies the rule's batch size", above=0.0)
+    tune: bool = setting(
+        False,
+        "before the sweep, find the best learning rate of its smallest sizes, and correct the rule "
+        "by a power law through them; job=tune does that alone",
+    )
+    tune_sizes: int = setting(4, "how many of the smallest sizes are tuned", minimum=1)
+    tune_factors: tuple[float, ...] = setting(
+        (0.25, 0.5, 1.0, 2.0, 4.0),
+        "factors of the rule's learning rate, evenly spaced in the logarithm; widened where the "
+        "best lies at an edge",
+        above=0.0,
+    )
+    tune_batches: tuple[float, ...] = setting(
+        (1.0,), "factors of the rule's batch size; the best is kept", above=0.0
+    )
+    tune_b2: tuple[float, ...] = setting(
+        (), "values of optim.b2, of which the best is kept; () = optim.b2", minimum=0.0, below=1.0
+    )
     share_trunks: bool = setting(
         True,
         "cells that differ only in length train their common beginning once; it takes "

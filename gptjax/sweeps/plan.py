@@ -50,9 +50,8 @@ def make_plan(
     Raises:
       UserError: for a plan from which no law can be identified, or whose cells cannot be trained.
     """
-    pairs = _isoflop(sweep, model, optim.cost) if sweep.plan == "isoflop" else _grid(sweep, model)
     cells = []
-    for budget, shape, tokens in pairs:
+    for budget, shape, tokens in sized(sweep, model, optim.cost):
         for seed in sweep.seeds:
             run = make_run(
                 sweep, shape, optim, train, tokens, seed, mask_end_of_document=mask_end_of_document
@@ -60,6 +59,13 @@ def make_plan(
             cells.append(Cell(run=run, corpus=corpus, budget=budget))
     _check_identifiable(sweep, cells)
     return cells
+
+
+def sized(
+    sweep: SweepConfig, model: ModelConfig, cost: float
+) -> list[tuple[float, ModelConfig, float]]:
+    """(budget, shape, tokens) of every cell, seeds aside; `cost` as `OptimConfig.cost`."""
+    return _isoflop(sweep, model, cost) if sweep.plan == "isoflop" else _grid(sweep, model)
 
 
 def make_run(
@@ -87,9 +93,11 @@ def make_run(
     warmup = optim.warmup_steps
     if rule.warmup_tokens is not None:
         warmup = max(1, round(rule.warmup_tokens(scale) / per_step))
-    optim = dataclasses.replace(
-        optim, learning_rate=rate * sweep.learning_rate_scale, warmup_steps=warmup
-    )
+    rate *= sweep.learning_rate_scale
+    if sweep.learning_rate_exponent:
+        relative = scale.params_with_head / sweep.learning_rate_params
+        rate = _round_digits(rate * relative**sweep.learning_rate_exponent)
+    optim = dataclasses.replace(optim, learning_rate=rate, warmup_steps=warmup)
     model, optim = transfer_width(model, optim)
     run = RunSpec.of(
         train,

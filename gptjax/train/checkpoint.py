@@ -18,7 +18,6 @@ from gptjax.files import read_json, write_json
 from gptjax.parallel.processes import is_first
 from gptjax.train.state import TrainState
 
-
 ONE_SAVE = threading.Lock()
 """Orbax numbers the saves of a process, and two that begin at one time get each other's number and
 wait for ever."""

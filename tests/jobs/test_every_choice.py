@@ -174,6 +174,7 @@ ELSEWHERE = {
     ("mesh", "zero"): "eight devices: tests/parallel/on_eight_devices.py",
     ("mesh", "schedule"): "eight devices: tests/parallel/on_eight_devices.py",
     ("mesh", "sequence_parallel"): "eight devices: tests/parallel/on_eight_devices.py",
+    ("sweep", "tune"): "tests/jobs/test_tune.py",
     ("train", "wandb"): "an extra; refused with a sentence where it is absent",
     ("report", "open"): "opens a browser",
 }

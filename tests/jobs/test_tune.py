@@ -1,0 +1,55 @@
+"""Tuning through a config: alone, before a sweep, and found again by the jobs after it."""
+
+import csv
+import html
+import json
+
+import pytest
+from test_kill import arguments, finish, place  # noqa: F401
+
+from gptjax.main import main
+
+TUNED = {
+    "sweep.tune": True, "sweep.tune_sizes": 3, "sweep.tune_factors": "(1,2,4,8,16)",
+    "optim.learning_rate": 1e-3, "sweep.budgets": "(1e9,2e9)", "train.checkpoint_seconds": 60,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tuned(place):  # noqa: F811
+    """A finished sweep that tuned first, the flags that made it and what it printed."""
+    workdir = place / "tuned"
+    command = arguments(place, workdir, **TUNED)
+    return workdir, ["gptjax", *command[3:]], finish(command)
+
+
+def test_a_sweep_trains_with_the_rates_that_its_tuning_found(tuned):
+    workdir, _, output = tuned
+    found = json.loads((workdir / "tune.json").read_text())
+    assert found["sentence"] in " ".join(output.split()) and "tuning: 15 runs at 3 sizes" in output
+    factor, low, high = found["factor"]
+    # A rate of 1e-3 is far too low for such models; losses of every run of the tuning are kept.
+    assert low <= factor <= high and factor > 2.0
+    rows = list(csv.DictReader((workdir / "runs.csv").open()))
+    exponent = found["exponent"][0] if found["uses_exponent"] else 0.0
+    for row in rows:
+        size = float(row["params_non_embedding_with_head"])
+        wanted = 1e-3 * factor * (size / found["params"]) ** exponent
+        assert float(row["learning_rate"]) == pytest.approx(wanted, rel=0.01)
+    assert found["sentence"] in html.unescape((workdir / "report.html").read_text())
+
+
+def test_the_jobs_after_it_find_the_tuning(tuned, capsys):
+    workdir, flags, _ = tuned
+    records = sorted((workdir / "records").iterdir())
+    for job in ("sweep", "fit", "work", "tune"):
+        assert main([*flags, f"--config.job={job}"]) == 0
+    output = capsys.readouterr().out
+    assert "tuning: 15 runs" not in output and "--config.sweep.learning_rate_scale=" in output
+    assert sorted((workdir / "records").iterdir()) == records
+
+
+def test_the_plan_says_that_it_would_tune(tuned, capsys):
+    _, flags, _ = tuned
+    assert main([*flags, "--config.job=plan"]) == 0
+    assert "before them 15 runs tune the learning rate" in capsys.readouterr().out
