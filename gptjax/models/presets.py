@@ -1,6 +1,8 @@
 """Published models as data. Sources are named beside each table."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 from gptjax.errors import UserError, nearest
 from gptjax.models.config import ModelConfig
@@ -42,12 +44,13 @@ _LLAMA_COMMON = ModelConfig(
 )
 
 # Touvron et al., "LLaMA" (2023), table 2; "Llama 2" (2023), table 1 and the released
-# configurations; AI@Meta, "The Llama 3 Herd of Models" (2024), table 3.
+# configurations; AI@Meta, "The Llama 3 Herd of Models" (2024), table 3. Of the first LLaMA only
+# 65B was released with an epsilon of 1e-5.
 _LLAMA = {  # name: (depth, width, num_heads, num_kv_heads, mlp_width, vocab, context, base, eps)
     "llama-7b": (32, 4096, 32, 32, 11008, 32000, 2048, 1e4, 1e-6),
     "llama-13b": (40, 5120, 40, 40, 13824, 32000, 2048, 1e4, 1e-6),
     "llama-33b": (60, 6656, 52, 52, 17920, 32000, 2048, 1e4, 1e-6),
-    "llama-65b": (80, 8192, 64, 64, 22016, 32000, 2048, 1e4, 1e-6),
+    "llama-65b": (80, 8192, 64, 64, 22016, 32000, 2048, 1e4, 1e-5),
     "llama2-7b": (32, 4096, 32, 32, 11008, 32000, 4096, 1e4, 1e-5),
     "llama2-13b": (40, 5120, 40, 40, 13824, 32000, 4096, 1e4, 1e-5),
     "llama2-70b": (80, 8192, 64, 8, 28672, 32000, 4096, 1e4, 1e-5),
@@ -55,12 +58,16 @@ _LLAMA = {  # name: (depth, width, num_heads, num_kv_heads, mlp_width, vocab, co
     "llama3-70b": (80, 8192, 64, 8, 28672, 128256, 8192, 5e5, 1e-5),
 }
 # Llama 3.1 and 3.2: the same with frequencies stretched from 8,192 to 131,072 positions.
-_LLAMA31 = {  # as above, without context, base and eps, and (rope_factor, tied head)
-    "llama3.1-8b": (32, 4096, 32, 8, 14336, 128256, 8.0, False),
-    "llama3.1-70b": (80, 8192, 64, 8, 28672, 128256, 8.0, False),
-    "llama3.1-405b": (126, 16384, 128, 8, 53248, 128256, 8.0, False),
-    "llama3.2-1b": (16, 2048, 32, 8, 8192, 128256, 32.0, True),
-    "llama3.2-3b": (28, 3072, 24, 8, 8192, 128256, 32.0, True),
+_LLAMA31_COMMON = dataclasses.replace(
+    _LLAMA_COMMON, vocab_size=128256, seq_len=131072, rope_base=5e5, rope_scaling="llama3",
+    rope_trained_len=8192, rope_slow=1.0, rope_fast=4.0,
+)  # fmt: skip
+_LLAMA31 = {  # name: (depth, width, num_heads, num_kv_heads, mlp_width, rope_factor, tied head)
+    "llama3.1-8b": (32, 4096, 32, 8, 14336, 8.0, False),
+    "llama3.1-70b": (80, 8192, 64, 8, 28672, 8.0, False),
+    "llama3.1-405b": (126, 16384, 128, 8, 53248, 8.0, False),
+    "llama3.2-1b": (16, 2048, 32, 8, 8192, 32.0, True),
+    "llama3.2-3b": (28, 3072, 24, 8, 8192, 32.0, True),
 }
 
 # Radford et al., "Improving Language Understanding by Generative Pre-Training" (2018), section
@@ -114,6 +121,9 @@ _GEMMA2 = {  # name: (depth, width, num_heads, num_kv_heads, head_dim, mlp_width
 
 # Abdin et al., "Phi-3 Technical Report" (2024), and the released 4k configurations. Phi-3-small
 # is missing: its block-sparse attention and gated activation are not built.
+_PHI3_COMMON = dataclasses.replace(
+    _LLAMA_COMMON, vocab_size=32064, seq_len=4096, layer_pattern=("local",), window=2047
+)
 _PHI3 = {  # name: (depth, width, num_heads, num_kv_heads, mlp_width)
     "phi3-mini": (32, 3072, 32, 32, 8192),
     "phi3-medium": (40, 5120, 40, 10, 17920),
@@ -171,93 +181,36 @@ _MAMBA_COMMON = ModelConfig(
 )  # fmt: skip
 
 
+SHAPE = ("depth", "width", "num_heads")
+GROUPED = (*SHAPE, "num_kv_heads", "mlp_width")
+
+# (what a family has in common, the fields of its table, the table)
+_TABLES: tuple[tuple[ModelConfig, tuple[str, ...], Mapping[str, tuple]], ...] = (
+    (_GPT2_COMMON, SHAPE, _GPT2),
+    (dataclasses.replace(_GPT2_COMMON, seq_len=2048), (*SHAPE, "head_dim"), _GPT3),
+    (
+        _LLAMA_COMMON,
+        (*GROUPED, "vocab_size", "seq_len", "rope_base", "norm_eps"),
+        _LLAMA,
+    ),
+    (_LLAMA31_COMMON, (*GROUPED, "rope_factor", "tied_head"), _LLAMA31),
+    (_QWEN25_COMMON, (*GROUPED, "vocab_size", "seq_len", "tied_head"), _QWEN25),
+    (
+        _GEMMA2_COMMON,
+        (*SHAPE, "num_kv_heads", "head_dim", "mlp_width", "attention_scale"),
+        _GEMMA2,
+    ),
+    (_PHI3_COMMON, GROUPED, _PHI3),
+    (_MAMBA_COMMON, ("depth", "width"), _MAMBA),
+)
+
+
 def _build() -> dict[str, ModelConfig]:
-    presets = {}
-    for name, (depth, width, heads) in _GPT2.items():
-        presets[name] = dataclasses.replace(
-            _GPT2_COMMON, preset=name, depth=depth, width=width, num_heads=heads
-        )
-    for name, (depth, width, heads, head_dim) in _GPT3.items():
-        presets[name] = dataclasses.replace(
-            _GPT2_COMMON,
-            preset=name,
-            depth=depth,
-            width=width,
-            num_heads=heads,
-            head_dim=head_dim,
-            seq_len=2048,
-        )
-    for name, (depth, width, heads, kv, mlp, vocab, context, base, eps) in _LLAMA.items():
-        presets[name] = dataclasses.replace(
-            _LLAMA_COMMON,
-            preset=name,
-            depth=depth,
-            width=width,
-            num_heads=heads,
-            num_kv_heads=kv,
-            mlp_width=mlp,
-            vocab_size=vocab,
-            seq_len=context,
-            rope_base=base,
-            norm_eps=eps,
-        )
-    for name, (depth, width, heads, kv, mlp, vocab, factor, tied) in _LLAMA31.items():
-        presets[name] = dataclasses.replace(
-            _LLAMA_COMMON,
-            depth=depth,
-            width=width,
-            num_heads=heads,
-            num_kv_heads=kv,
-            mlp_width=mlp,
-            vocab_size=vocab,
-            seq_len=131072,
-            rope_base=5e5,
-            rope_scaling="llama3",
-            rope_factor=factor,
-            rope_trained_len=8192,
-            rope_slow=1.0,
-            rope_fast=4.0,
-            tied_head=tied,
-        )
-    for name, (depth, width, heads, kv, mlp, vocab, context, tied) in _QWEN25.items():
-        presets[name] = dataclasses.replace(
-            _QWEN25_COMMON,
-            depth=depth,
-            width=width,
-            num_heads=heads,
-            num_kv_heads=kv,
-            mlp_width=mlp,
-            vocab_size=vocab,
-            seq_len=context,
-            tied_head=tied,
-        )
-    for name, (depth, width, heads, kv, head, mlp, scale) in _GEMMA2.items():
-        presets[name] = dataclasses.replace(
-            _GEMMA2_COMMON,
-            depth=depth,
-            width=width,
-            num_heads=heads,
-            num_kv_heads=kv,
-            head_dim=head,
-            mlp_width=mlp,
-            attention_scale=scale,
-        )
-    for name, (depth, width, heads, kv, mlp) in _PHI3.items():
-        presets[name] = dataclasses.replace(
-            _LLAMA_COMMON,
-            depth=depth,
-            width=width,
-            num_heads=heads,
-            num_kv_heads=kv,
-            mlp_width=mlp,
-            vocab_size=32064,
-            seq_len=4096,
-            layer_pattern=("local",),
-            window=2047,
-        )
-    for name, (depth, width) in _MAMBA.items():
-        presets[name] = dataclasses.replace(_MAMBA_COMMON, depth=depth, width=width)
-    presets |= {"gpt1": _GPT1, **_MISTRAL, **_COMMAND, **_MIXTRAL, **_DEEPSEEK}
+    presets = {"gpt1": _GPT1, **_MISTRAL, **_COMMAND, **_MIXTRAL, **_DEEPSEEK}
+    for common, fields, table in _TABLES:
+        for name, row in table.items():
+            changes: dict[str, Any] = dict(zip(fields, row, strict=True))
+            presets[name] = dataclasses.replace(common, **changes)
     return {name: dataclasses.replace(model, preset=name) for name, model in presets.items()}
 
 
