@@ -3,8 +3,9 @@
     python -m gptjax.main --config=experiments/optimizer_comparison.py
 
 No download, no accelerator. Each optimizer is trained at three learning rates a factor of three
-apart with two seeds, and shown at the rate with the lowest mean loss; a rate at the edge of its
-grid is marked so in the table.
+apart with two seeds, its six runs side by side in one program, and shown at the rate with the
+lowest mean loss; a rate at the edge of its grid is marked so in the table. A time is the share of a
+run in that of its program.
 """
 
 from ml_collections import ConfigDict
@@ -35,4 +36,5 @@ def get_config() -> ConfigDict:
         "sam over adamw: name=adamw sam_rho=0.05 learning_rate=1e-2",
     )
     config.compare.seeds = (0, 1)
+    config.sweep.stack = 6
     return config

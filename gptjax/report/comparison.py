@@ -91,7 +91,10 @@ def draw_tokens(ax: Axes, shown: Sequence[Variant]) -> None:
 
 
 def draw_time(ax: Axes, shown: Sequence[Variant]) -> None:
-    """The same against training time, compilation and evaluation left out."""
+    """The same against training time, compilation and evaluation left out.
+
+    For runs that were trained side by side it is their share of the time.
+    """
     places = [variant.seconds * variant.tokens / variant.tokens[-1] for variant in shown]
     _draw(ax, shown, places)
     ax.set_xlabel("training time (seconds)")
