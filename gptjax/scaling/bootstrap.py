@@ -1,11 +1,13 @@
 """Intervals: refits of resampled tables, all in the one vectorised program.
 
-Two ways. `runs` draws runs with replacement (or trunks, or curves: whatever shares its luck), as
-Hoffmann et al. do; it needs many of them: from 35 runs it gives intervals that are too wide.
-`wild` keeps every run and redraws its scatter from the residuals, inflated for leverage, with a
-random multiplier that runs of one trunk share (Wu 1986; Cameron, Gelbach and Miller 2008); it works
-from a dozen runs or trunks on. Percentiles are widened for the degrees of freedom that the fit used
-up (Hesterberg 2015, "expanded percentile"). The coverage of both is measured in the tests.
+Three ways. `runs` draws runs with replacement (or trunks, or curves: whatever shares its luck), as
+Hoffmann et al. do; it needs many of them: with 20 a parameter its intervals are still too wide.
+`wild` keeps every run and redraws its scatter from all runs' residuals, inflated for leverage, with
+random signs (Wu 1986); it works from a dozen runs on. `shared` does so where runs share a trunk:
+it redraws the luck of each trunk and each run's own, with variances estimated from the residuals
+and drawn from what is left unknown about them, since a dozen trunks say little about theirs. The
+percentiles of the first two are widened for the degrees of freedom that the fit used up (Hesterberg
+2015, "expanded percentile"). tests/scaling/test_coverage.py measures the coverage of all three.
 """
 
 import dataclasses
@@ -18,9 +20,10 @@ from gptjax.scaling import engine
 from gptjax.scaling.engine import Problem
 
 SMOOTHING = 1 / 3  # width of the noise added to redrawn residuals, in their own spread
-WEBB = np.sqrt([0.5, 1.0, 1.5])
-WEBB = np.concatenate([-WEBB, WEBB])  # multipliers for few groups (Webb 2023)
-RUNS_PER_PARAMETER = 20  # fewer groups than this for each parameter: wild
+NEARBY = 8.0  # how many times wider delta begins in a refit
+RUNS_PER_PARAMETER = 40  # from so many groups for each parameter on, they are drawn themselves
+FEWEST = 3.0  # degrees of freedom below which a variance is not drawn wider still
+SETTLED = 1e9  # degrees of freedom of resamples that hold the doubt about the variances themselves
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +49,7 @@ class Resamples:
     Attributes:
       theta: (R, p) of those that converged.
       failed: how many did not.
-      kind: 'runs' or 'wild'.
+      kind: 'runs', 'wild' or 'shared'.
       group_by: what was drawn together.
       freedom: groups minus parameters.
       groups: how many groups were drawn from.
@@ -63,10 +66,18 @@ class Resamples:
     def __len__(self) -> int:
         return len(self.theta)
 
+    @property
+    def tail_freedom(self) -> float:
+        """Degrees of freedom for which percentiles of the resamples have to be widened."""
+        return SETTLED if self.kind == "shared" else float(self.freedom)
 
-def choose_kind(groups: int, parameters: int) -> str:
-    """'runs' where there are enough of them to draw from, else 'wild'."""
-    return "runs" if groups >= RUNS_PER_PARAMETER * parameters else "wild"
+
+def choose_kind(group: np.ndarray, parameters: int) -> str:
+    """'runs' where there are enough of them to draw from, else 'wild', or 'shared' with trunks."""
+    groups = len(np.unique(group))
+    if groups >= RUNS_PER_PARAMETER * parameters:
+        return "runs"
+    return "shared" if groups < len(group) else "wild"
 
 
 def group_weights(group: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
@@ -95,23 +106,6 @@ def adjusted_residuals(problem: Problem, theta: np.ndarray) -> np.ndarray:
     return -residual / np.sqrt(1 - leverage(matrix, problem.weights))
 
 
-def block_adjusted_residuals(problem: Problem, theta: np.ndarray, group: np.ndarray) -> np.ndarray:
-    """Observed minus predicted, each group's block times (I - H_gg)^-1/2, (n,).
-
-    What a group's shared luck did to the fit is hidden from its own residuals; this is the
-    correction of Bell and McCaffrey (2002) for few groups.
-    """
-    residual, matrix = engine.jacobian(problem, theta)
-    root = _hat_root(matrix, problem.weights)
-    adjusted = np.empty_like(residual)
-    for one in np.unique(group):
-        rows = np.flatnonzero(group == one)
-        sizes, vectors = np.linalg.eigh(root[rows] @ root[rows].T)
-        stretch = 1 / np.sqrt(1 - np.clip(sizes, 0.0, 0.99))
-        adjusted[rows] = -vectors @ (stretch * (vectors.T @ residual[rows]))
-    return adjusted
-
-
 def resample(
     problem: Problem,
     theta: np.ndarray,
@@ -128,44 +122,105 @@ def resample(
       problem, theta: the fit and its optimum.
       group: (n,) indices of what is drawn together, 0 to G-1.
       count, seed: how many, and the seed of the draws.
-      kind: 'runs', 'wild', or 'auto' for whichever suits the number of groups.
+      kind: 'runs', 'wild', 'shared', or 'auto' for whichever suits the groups.
     """
-    groups = len(np.unique(group))
-    kind = choose_kind(groups, len(theta)) if kind == "auto" else kind
-    rng = np.random.default_rng([seed, 1])
+    kind = choose_kind(group, len(theta)) if kind == "auto" else kind
+    weights, target = redraw(problem, theta, group, count=count, seed=seed, kind=kind)
     starts = np.repeat(theta[None], count, axis=0)
-    freedom = max(groups, len(theta) + 1) - len(theta)
+    solution = engine.solve(problem, starts, weights=weights, target=target, widen=NEARBY)
+    return collect(solution, group, kind=kind, group_by=group_by, seed=seed)
+
+
+def redraw(
+    problem: Problem, theta: np.ndarray, group: np.ndarray, *, count: int, seed: int, kind: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Weights and observed (log) losses of `count` resampled tables, (count, n) each."""
+    rng = np.random.default_rng([seed, 1])
     if kind == "runs":
         weights = group_weights(group, count, rng) * problem.weights
-        target = None
-    else:
-        noise = _noise(problem, theta, group, count, rng)
-        target, weights = _fitted(problem, theta) + noise, None
-    solution = engine.solve(problem, starts, weights=weights, target=target, widen=8.0)
+        return weights, np.broadcast_to(problem.target, weights.shape)
+    noise = _shared_noise if kind == "shared" else _noise
+    target = _fitted(problem, theta) + noise(problem, theta, group, count, rng)
+    return np.broadcast_to(problem.weights, target.shape), target
+
+
+def collect(
+    solution: engine.Solution, group: np.ndarray, *, kind: str, group_by: str, seed: int
+) -> Resamples:
+    """The resamples among solved lanes: those that converged, and how many did not."""
     good = solution.converged & np.all(np.isfinite(solution.theta), axis=1)
-    return Resamples(
-        solution.theta[good], int(count - good.sum()), kind, group_by, freedom, groups, seed
-    )
+    groups, parameters = len(np.unique(group)), solution.theta.shape[1]
+    freedom = max(groups, parameters + 1) - parameters
+    failed = int(len(good) - good.sum())
+    return Resamples(solution.theta[good], failed, kind, group_by, freedom, groups, seed)
 
 
 def _noise(
     problem: Problem, theta: np.ndarray, group: np.ndarray, count: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """Noise for `count` tables, (count, n).
+    """Noise for `count` tables, (count, n): draws from all runs' residuals with random signs.
 
-    Runs on their own draw from all runs' residuals, smoothed by a third of their spread: an
-    absolute-value fit passes through p of the runs, and their zeros would feign precision. Runs
-    that share a trunk keep their own residuals and are multiplied together, by Webb's six points.
+    Smoothed by a third of their spread: an absolute-value fit passes through p of the runs, and
+    their zeros would feign precision.
     """
-    groups, runs = len(np.unique(group)), len(problem.loss)
-    if groups < runs:
-        adjusted = block_adjusted_residuals(problem, theta, group)
-        return rng.choice(WEBB, size=(count, groups))[:, group] * adjusted
     adjusted = adjusted_residuals(problem, theta)
-    size = (count, runs)
+    size = (count, len(adjusted))
     smooth = SMOOTHING * np.sqrt(np.mean(adjusted**2)) * rng.standard_normal(size)
-    signs = rng.choice([-1.0, 1.0], size=(count, groups))[:, group]
+    signs = rng.choice([-1.0, 1.0], size=size)
     return signs * rng.choice(adjusted, size=size) + smooth
+
+
+def _shared_noise(
+    problem: Problem, theta: np.ndarray, group: np.ndarray, count: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Noise for `count` tables, (count, n): one draw a group and one a run.
+
+    Each table draws both variances too, as degrees of freedom over chi-squared times the estimate:
+    percentiles are then as wide as Student's t for whatever mixture a quantity depends on.
+    """
+    groups, runs = int(group.max()) + 1, len(group)
+    shared, own = variances(problem, theta, group)
+    sizes = [
+        np.sqrt(part.value * part.freedom / rng.chisquare(part.freedom, (count, 1)))
+        for part in (shared, own)
+    ]
+    luck = sizes[0] * rng.standard_normal((count, groups))
+    rest = sizes[1] * rng.standard_normal((count, runs)) / np.sqrt(problem.weights)
+    return luck[:, group] + rest
+
+
+@dataclasses.dataclass(frozen=True)
+class Variance:
+    """An estimated variance and the degrees of freedom that it rests on."""
+
+    value: float
+    freedom: float
+
+
+def variances(problem: Problem, theta: np.ndarray, group: np.ndarray) -> tuple[Variance, Variance]:
+    """Of the luck that the runs of a group share, and of each run's own.
+
+    Sums of squares of the residuals between and within groups are set to their expectations under
+    the linearised fit (Henderson's method; the degrees of freedom are Satterthwaite's).
+    """
+    residual, matrix = engine.jacobian(problem, theta)
+    root = np.sqrt(problem.weights)
+    hat = _hat_root(matrix, problem.weights)
+    left = np.eye(len(residual)) - hat @ hat.T
+    member = np.eye(int(group.max()) + 1)[group] * root[:, None]
+    between = member @ np.linalg.pinv(member)
+    projections = (between, np.eye(len(residual)) - between)
+    parts = [left @ projection @ left for projection in projections]
+    scaled = root * residual
+    squares = [float(scaled @ projection @ scaled) for projection in projections]
+    expected = [[np.sum(part * (member @ member.T)), np.trace(part)] for part in parts]
+    found = np.linalg.lstsq(np.array(expected), np.array(squares), rcond=1e-9)[0]
+    freedom = [np.trace(part) ** 2 / max(np.sum(part * part), 1e-300) for part in parts]
+    shared, own = (
+        Variance(max(float(value), 0.0), max(float(count), FEWEST))
+        for value, count in zip(found, freedom, strict=True)
+    )
+    return shared, own
 
 
 def _fitted(problem: Problem, theta: np.ndarray) -> np.ndarray:
@@ -201,12 +256,16 @@ def expanded_tail(confidence: float, freedom: float, *, shrunk: bool) -> float:
 def interval(
     value: float, samples: np.ndarray, confidence: float, freedom: float, *, shrunk: bool = False
 ) -> Interval:
-    """Expanded-percentile interval around `value` from resampled values, (R,)."""
+    """Expanded-percentile interval around `value` from resampled values, (R,).
+
+    The k-th smallest of R stands for the share k / (R + 1), so that few resamples
+    do not shorten it.
+    """
     samples = samples[np.isfinite(samples)]
     if len(samples) < 20:
         return Interval(float(value))
     tail = expanded_tail(confidence, freedom, shrunk=shrunk)
-    low, high = np.quantile(samples, [tail, 1 - tail])
+    low, high = np.quantile(samples, [tail, 1 - tail], method="weibull")
     return Interval(float(value), float(low), float(high), float(np.std(samples)))
 
 
@@ -216,5 +275,6 @@ def band(samples: np.ndarray, confidence: float, freedom: float) -> tuple[np.nda
         missing = np.full(samples.shape[1:], np.nan)
         return missing, missing
     tail = expanded_tail(confidence, freedom, shrunk=False)
-    low, high = np.nanquantile(np.where(np.isfinite(samples), samples, np.nan), [tail, 1 - tail], 0)
+    samples = np.where(np.isfinite(samples), samples, np.nan)
+    low, high = np.nanquantile(samples, [tail, 1 - tail], 0, method="weibull")
     return low, high

@@ -40,7 +40,7 @@ def _(result: Fit, table: Runs, flops: np.ndarray) -> dict[str, Any]:
         "covariance": {"names": [p.name for p in form.fitted], "matrix": result.covariance},
         "coordinates": {
             "theta": result.theta, "centres": result.problem.centres, "tied": form.tied,
-            "freedom": again.freedom, "noise": float(np.sqrt(np.mean(result.noise**2))),
+            "freedom": again.tail_freedom, "noise": float(np.sqrt(np.mean(result.noise**2))),
         },
         "objective": proof.objective,
         "loss_kind": result.config.loss_kind, "delta": result.config.delta,
@@ -147,7 +147,7 @@ def _(result: Fit, flops: np.ndarray) -> dict[str, Any]:
         engine.predict(result.form, lanes, {n: v[1] for n, v in both.items()}),
     )
     for name, (value, samples) in both.items():
-        low, high = bootstrap.band(samples, result.config.confidence, result.resamples.freedom)
+        low, high = bootstrap.band(samples, result.config.confidence, result.resamples.tail_freedom)
         lines |= {name: value, f"{name}_low": low, f"{name}_high": high}
     return lines
 

@@ -147,9 +147,8 @@ def first_plan(
     dearest = dearest or allowance / 5
     candidates = candidate_grid(cost, cheapest or allowance / 1000, dearest, ratios=ratios)
     centres = {
-        column: float(np.mean(np.log(getattr(candidates, column))))
-        for parameter in form.parameters for column, _, _ in parameter.scale
-    }  # fmt: skip
+        column: float(np.mean(np.log(getattr(candidates, column)))) for column in form.centred
+    }
     theta = engine.theta_of(form, guess, centres)
     information = np.eye(len(theta)) / PRIOR**2
     return _plan(

@@ -57,8 +57,7 @@ class Problem:
     @functools.cached_property
     def centres(self) -> dict[str, float]:
         """Mean log of every column that has one."""
-        used = {c for p in self.form.parameters for c, _, _ in p.scale}
-        return {c: float(np.mean(np.log(self.columns[c]))) for c in sorted(used)}
+        return {c: float(np.mean(np.log(self.columns[c]))) for c in self.form.centred}
 
     @property
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
@@ -111,6 +110,10 @@ def values_of(form: Form, theta: Any, centres: Any, xp: Any = jnp) -> dict[str, 
     for parameter in (p for p in form.parameters if p.scale and p.name in raw):
         shift = sum(s * exponent_of(natural, power) * centres[c] for c, power, s in parameter.scale)
         natural[parameter.name] = xp.exp(raw[parameter.name] + shift)
+    for factor, bend, shift, column in form.bent:
+        tilt, level, power = raw[factor], raw[shift], raw[bend]
+        natural[factor] = tilt / power * xp.exp(-power * centres[column])
+        natural[shift] = level - tilt / power
     return {name: natural[name] for name in form.names}
 
 
@@ -122,6 +125,10 @@ def exponent_of(values: Any, name: str) -> Any:
 def theta_of(form: Form, values: dict[str, Any], centres: dict[str, float]) -> np.ndarray:
     """Fitted coordinates from natural values: the inverse of `values_of`."""
     columns = []
+    values = dict(values)
+    for factor, bend, shift, column in form.bent:
+        top = values[factor] * np.exp(values[bend] * centres[column])
+        values |= {factor: top * values[bend], shift: values[shift] + top}
     for parameter in form.fitted:
         value = np.asarray(values[parameter.name], dtype=np.float64)
         if parameter.positive:

@@ -135,7 +135,7 @@ class Fit:
 
     def interval(self, value: Any, samples: np.ndarray) -> Interval:
         """The interval of any number computed from resampled parameters."""
-        freedom = self.resamples.freedom
+        freedom = self.resamples.tail_freedom
         return bootstrap.interval(float(value), samples, self.config.confidence, freedom)
 
     def predict(
@@ -160,7 +160,7 @@ class Fit:
         samples = self._predict_samples(flat)
         if noise:
             samples = self._add_noise(samples)
-        low, high = bootstrap.band(samples, self.config.confidence, self.resamples.freedom)
+        low, high = bootstrap.band(samples, self.config.confidence, self.resamples.tail_freedom)
         low, high = (np.broadcast_to(end, value.shape) for end in (low, high))
         return tuple(float(v[0]) if shape == () else v.reshape(shape) for v in (value, low, high))  # type: ignore[return-value]
 
@@ -317,10 +317,12 @@ def fit_runs(runs: Runs, form: Form, config: FitConfig, *, quick: bool = False) 
         raise UserError(f"{form.name} could not be evaluated at any start; check the table's units")
     best = int(np.nanargmin(solution.objective))
     theta = solution.theta[best]
-    theta = theta if quick else _nearby(problem, theta, config)
+    if not quick:
+        near = engine.solve(problem, around(theta, config), widen=1.0)
+        theta = near.theta[int(np.nanargmin(near.objective))]
     polished = engine.solve(problem, theta[None], widen=1.0, tolerance=0.0)
     theta = polished.theta[0]
-    certificate = _certificate(problem, solution, polished, best)
+    certificate = certify(problem, solution, polished, best)
     resamples = bootstrap.resample(
         problem, theta, runs.group, count=config.resamples, seed=config.seed, group_by=runs.group_by
     )
@@ -337,8 +339,8 @@ def fit_runs(runs: Runs, form: Form, config: FitConfig, *, quick: bool = False) 
     )  # fmt: skip
 
 
-def _nearby(problem: Problem, theta: np.ndarray, config: FitConfig) -> np.ndarray:
-    """The best of `theta` and what Newton reaches from around it at the target delta.
+def around(theta: np.ndarray, config: FitConfig) -> np.ndarray:
+    """Starts for a search near `theta` at the target delta, `theta` itself first, (M, p).
 
     Shrinking delta leads all starts down one path; where the objective has several minima at the
     end of it (seen with Muennighoff's form), the path may miss the lowest.
@@ -348,11 +350,11 @@ def _nearby(problem: Problem, theta: np.ndarray, config: FitConfig) -> np.ndarra
     widths = np.geomspace(0.01, 1.0, lanes)[:, None]
     starts = theta + widths * rng.standard_normal((lanes, len(theta)))
     starts[0] = theta
-    solution = engine.solve(problem, starts, widen=1.0)
-    return solution.theta[int(np.nanargmin(solution.objective))]
+    return starts
 
 
-def _certificate(problem: Problem, solution: Any, polished: Any, best: int) -> Certificate:
+def certify(problem: Problem, solution: Any, polished: Any, best: int) -> Certificate:
+    """Evidence from all starts' `solution` and the best one's, polished."""
     objective = float(polished.objective[0])
     # An exact fit has an objective of rounding errors only: compare above that floor.
     floor = 1e-20 * float(np.sum(problem.weights))

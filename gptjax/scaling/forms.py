@@ -94,6 +94,10 @@ class Form:
       loose: columns that may be zero, or the same in every run.
       of_loss: what is predicted is a loss, so that a budget has an optimum; not a score or a rate.
       two_powers: the compute-optimal split has the closed form of A N^-alpha + B D^-beta.
+      curves: (a, g, b, column) of every a X^g + b; fitted as its level b + a X0^g and its tilt
+        a g X0^g at the column's geometric mean X0 (Box and Cox 1964): a, g and b trade against
+        each other along a bent valley, and g may pass through zero. Starts of a and b are then
+        ranges of the tilt and the level.
       ties, held: parameters forced equal to another, or held at a value; see `tie` and `fix`.
     """
 
@@ -110,6 +114,7 @@ class Form:
     units: str = "loss in nats per token"
     differs: str = ""
     two_powers: bool = False
+    curves: tuple[tuple[str, str, str, str], ...] = ()
     held: tuple[tuple[str, float], ...] = ()
 
     @property
@@ -135,6 +140,18 @@ class Form:
         return tuple(
             p for p in self.parameters if p.name not in self.tied and p.name not in self.constants
         )
+
+    @property
+    def bent(self) -> tuple[tuple[str, str, str, str], ...]:
+        """The curves none of whose parameters is fixed or tied."""
+        apart = {*self.tied, *self.tied.values(), *self.constants}
+        return tuple(curve for curve in self.curves if apart.isdisjoint(curve[:3]))
+
+    @property
+    def centred(self) -> tuple[str, ...]:
+        """Columns whose geometric mean the coordinates need."""
+        used = {column for p in self.parameters for column, _, _ in p.scale}
+        return tuple(sorted(used | {column for _, _, _, column in self.curves}))
 
     def fix(self, **constants: float) -> "Form":
         """The same form with some parameters held at known values."""

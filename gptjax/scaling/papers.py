@@ -207,21 +207,24 @@ def _farseer_loss(p: Values, x: Values) -> Any:
     return floor + factor * power(x["tokens"], -exp(p["b1"] + p["a1"] * exp(p["alpha"] * size)))
 
 
+BENDS = ("alpha", "beta", "gamma")
+
 FARSEER = Form(
     name="farseer",
     equation="L = exp(a3 N^gamma + b3) + exp(a2 N^beta + b2) D^-exp(a1 N^alpha + b1)",
     columns=("params", "tokens"),
     parameters=(
-        free("a1", (0.0, 0.1)),
-        free("b1", (-1.6, -0.8)),
-        free("alpha", (0.02, 0.15), 2.0),
-        free("a2", (0.0, 0.1)),
-        free("b2", (4.0, 8.0)),
-        free("beta", (0.02, 0.15), 2.0),
-        free("a3", (-0.1, -0.01)),
-        free("b3", (0.5, 1.5)),
-        free("gamma", (0.02, 0.15), 2.0),
+        free("a1", (-0.15, 0.15)),
+        free("b1", (-2.0, -0.5)),
+        free("alpha", (-0.3, 0.3), 2.0),
+        free("a2", (-1.0, 0.5)),
+        free("b2", (2.0, 16.0)),
+        free("beta", (-0.3, 0.3), 2.0),
+        free("a3", (-0.15, 0.05)),
+        free("b3", (-1.0, 1.2)),
+        free("gamma", (-0.3, 0.3), 2.0),
     ),
+    curves=tuple((f"a{i}", bend, f"b{i}", "params") for i, bend in enumerate(BENDS, 1)),
     loss=_farseer_loss,
     paper="Li et al. 2025 (Farseer), arXiv:2506.10972, equation 6",
     units="loss in nats per token",

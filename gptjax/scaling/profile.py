@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from gptjax.scaling.fit import Fit
 
 POINTS = 12  # held values on each side of the estimate
+# Share of the objective below which a step cannot change a verdict: evidence is some 4/n of it.
+VERDICT = 1e-4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +33,8 @@ class Profile:
     Attributes:
       name: the parameter.
       values: held values, increasing, the estimate among them; of a parameter that multiplies a
-        power of a column, its value times that power at the middle of the data.
+        power of a column, its value times that power at the middle of the data; of one in a curve
+        a X^g + b, the curve's tilt or level there.
       rise: the likelihood-ratio statistic there; 0 at the estimate.
       limit: what it must exceed to be evidence against a value, at the fit's confidence.
       low, high: where it does; 0 or -infinity, and infinity, where it never does.
@@ -115,10 +118,17 @@ def evidence(confidence: float, freedom: float) -> float:
     return bootstrap.t_quantile(0.5 + confidence / 2, freedom) ** 2
 
 
-def rises(problem: Problem, theta: np.ndarray, index: np.ndarray, held: np.ndarray) -> np.ndarray:
+def rises(
+    problem: Problem,
+    theta: np.ndarray,
+    index: np.ndarray,
+    held: np.ndarray,
+    tolerance: float = engine.TOLERANCE,
+) -> np.ndarray:
     """The statistic with coordinate index[i] held at held[i], (M,), in one vectorised search.
 
-    Each is searched from the optimum and from the linearised valley floor through it.
+    Each is searched from the optimum and from the linearised valley floor through it, until a step
+    promises less than `tolerance` of the objective.
     """
     lanes = np.arange(len(held))
     residual, matrix = engine.jacobian(problem, theta)
@@ -132,8 +142,9 @@ def rises(problem: Problem, theta: np.ndarray, index: np.ndarray, held: np.ndarr
     mask = np.zeros_like(direct, bool)
     mask[lanes, index] = True
     both = engine.solve(
-        problem, np.concatenate(starts), held=np.concatenate([mask, mask]), widen=64.0
-    )
+        problem, np.concatenate(starts), held=np.concatenate([mask, mask]), widen=64.0,
+        tolerance=tolerance,
+    )  # fmt: skip
     cost = np.nanmin(np.stack(np.split(both.objective, 2)), axis=0, initial=np.inf)
     best = engine.objective(problem, theta[None], problem.weights[None], problem.target[None])[0]
     return np.maximum(cost - best, 0.0) * _unit(problem, residual, len(theta))
@@ -165,7 +176,7 @@ def unbounded(problem: Problem, theta: np.ndarray, confidence: float) -> list[tu
     fitted = problem.form.fitted
     low, high = problem.bounds
     index = np.tile(np.arange(len(fitted)), 2)
-    rise = rises(problem, theta, index, np.concatenate([low, high]))
+    rise = rises(problem, theta, index, np.concatenate([low, high]), VERDICT)
     limit = evidence(confidence, len(problem.loss) - len(theta))
     sides = np.repeat(["below", "above"], len(fitted))
     return [

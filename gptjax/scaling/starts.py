@@ -43,6 +43,10 @@ def _drawn(problem: Problem, count: int, seed: int) -> np.ndarray:
             for column, power, sign in parameter.scale:
                 shift = np.exp(sign * engine.exponent_of(values, power) * problem.centres[column])
                 values[parameter.name] = values[parameter.name] * shift
+    for factor, bend, shift, column in form.bent:  # drawn as tilt and level at the centre
+        tilt, power = values[factor], values[bend]
+        values[shift] = values[shift] - tilt / power
+        values[factor] = tilt / power * np.exp(-power * problem.centres[column])
     if linear:
         values |= _solve_linear(problem, form, linear, values, rng)
     low, high = problem.bounds

@@ -25,14 +25,23 @@ SUMS = {
     "lr_sum": np.tile(np.geomspace(1, 100, 10), 2),
     "lr_annealed": np.r_[np.zeros(10), np.linspace(0, 8, 10)],
 }
-SHARE = np.linspace(0, 1, 1000)
+SHARE = np.linspace(0, 1, 4000)
 SCHEDULES = (
     0.55 + 0.45 * np.cos(np.pi * SHARE),
-    np.where(SHARE < 0.7, 1.0, 0.1 ** (3 * (SHARE - 0.7))),
+    np.where(SHARE < 0.7, 1.0, 0.1 ** ((SHARE - 0.7) / 0.3)),
+    *(np.where(SHARE < 0.3, 1.0, level) for level in (0.5, 0.2, 0.05)),
 )
-STEPS_SEEN = np.round(np.geomspace(20, 1000, 32)).astype(int)
+STEPS_SEEN = np.round(np.geomspace(40, 4000, 12)).astype(int)
 CURVES = [scaling.multi_power_columns(rates, STEPS_SEEN) for rates in SCHEDULES]
 CURVES = {name: np.concatenate([curve[name] for curve in CURVES]) for name in CURVES[0]}
+WIDE_ND = {
+    name: column.ravel()
+    for name, column in zip(
+        ("params", "tokens"),
+        np.meshgrid(np.geomspace(1e6, 1e11, 11), np.geomspace(1e8, 1e13, 11)),
+        strict=True,
+    )
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +53,6 @@ class Case:
       far: where the law is extrapolated to, when it has no optimum.
       kind: the loss kind.
       noise: of a run, in what the loss kind measures.
-      trade: the parameters trade against each other; only predictions are judged.
     """
 
     columns: dict
@@ -52,7 +60,6 @@ class Case:
     far: dict = dataclasses.field(default_factory=dict)
     kind: str = "huber_log"
     noise: float = 0.003
-    trade: bool = False
 
 
 # Every form of the library has a row here.
@@ -81,10 +88,10 @@ CONTRACT = {
     ),
     "gadre": Case(ND, {"E": 1.508, "a": 90, "b": 190, "x": 0.2425}),
     "farseer": Case(
-        ND,
-        {"a1": 0.02, "b1": -1.3, "alpha": 0.1, "a2": 0.03, "b2": 5.0, "beta": 0.09, "a3": -0.02,
-         "b3": 0.9, "gamma": 0.1},
-        trade=True,
+        WIDE_ND,
+        {"a1": -0.12, "b1": 0.4, "alpha": 0.12, "a2": 88.0, "b2": -5.3, "beta": -0.1, "a3": -0.02,
+         "b3": 0.8, "gamma": 0.17},
+        noise=0.001,
     ),
     "moe": Case(
         EXPERTS,
@@ -116,6 +123,7 @@ CONTRACT = {
         CURVES,
         {"L0": 2.6, "A": 1.5, "alpha": 0.45, "B": 0.4, "C": 0.4, "beta": 0.5, "gamma": 0.6},
         {name: column[-1] for name, column in CURVES.items()},
+        noise=0.0003,
     ),
 }  # fmt: skip
 

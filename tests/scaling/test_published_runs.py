@@ -1,8 +1,11 @@
 """Optima that others found on published runs."""
 
+import itertools
+
 import numpy as np
 import pytest
 from known_runs import published
+from scipy import optimize
 
 from gptjax import scaling
 from gptjax.scaling import engine
@@ -52,23 +55,64 @@ GADRE = {
     "rpj": {"E": 1.837, "x": 0.2729},
     "rw_original": {"E": 1.735, "x": 0.2544},
 }
-WORST = {"c4_original": 0.043, "rpj": 0.0073, "rw_original": 0.0162}
+# Of the predicted loss at 6.9B; the law is as told, and yet the error is below one percent for
+# RedPajama only, the case that the paper shows.
+ERROR_7B = {"c4_original": 0.0430, "rpj": 0.0073, "rw_original": 0.0162}
+
+
+def five_runs(dataset):
+    """The runs of one training set and which of them the paper fits."""
+    config = scaling.FitConfig(column_loss="loss_c4_val", where=f"dataset_name={dataset}")
+    runs = scaling.prepare(published("gadre/runs.csv"), config)
+    ratio, small = runs.columns["tok_mult"], runs.params < 5e8
+    return runs, (np.isclose(ratio, 20) & small) | ((runs.params < 2e7) & (ratio == 320))
+
+
+def scipy_gadre(params, tokens, loss):
+    """The authors' least squares by another optimizer: E, a, b, x of the best of their starts."""
+
+    def residual(p, n=params, d=tokens):
+        return p[0] + p[1] * n ** -p[3] + p[2] * 6 ** (-p[3] / 2) * d ** -p[3] - loss
+
+    grid = itertools.product((0.0, 1.0, 2.0), (1e2, 1e3), (1e2, 1e3), (0.1, 0.3))
+    found = [
+        optimize.least_squares(residual, start, x_scale="jac", max_nfev=4000) for start in grid
+    ]
+    return min(found, key=lambda one: one.cost).x
 
 
 @pytest.mark.parametrize("dataset", GADRE)
 def test_gadre_predicts_large_runs_from_the_five_small_ones_of_the_paper(dataset):
-    config = scaling.FitConfig(column_loss="loss_c4_val", where=f"dataset_name={dataset}")
-    runs = scaling.prepare(published("gadre/runs.csv"), config)
-    ratio, small = runs.columns["tok_mult"], runs.params < 5e8
-    five = (np.isclose(ratio, 20) & small) | ((runs.params < 2e7) & (ratio == 320))
+    runs, five = five_runs(dataset)
+    assert five.sum() == 5
     law = scaling.fit(runs.take(five), "gadre", loss_kind="squares", resamples=0)
     for name, value in GADRE[dataset].items():
         assert law.values[name] == pytest.approx(value, abs=6e-4), name
-    large = runs.params > 1e9
-    error = np.abs(law.predict(runs.params[large], runs.tokens[large])[0] / runs.loss[large] - 1)
-    # Below one percent everywhere for RedPajama, the paper's case; not at 7B for the others.
-    assert error.max() == pytest.approx(WORST[dataset], abs=5e-4)
-    assert np.all(error[(ratio[large] == 20) & (runs.params[large] < 2e9)] < 0.01)
+    error = np.abs(law.predict(runs.params, runs.tokens)[0] / runs.loss - 1)
+    ratio = runs.columns["tok_mult"]
+    assert error[(runs.params > 6e9) & (ratio == 20)] == pytest.approx(ERROR_7B[dataset], abs=2e-4)
+    assert error[(runs.params > 1e9) & (runs.params < 2e9) & (ratio == 20)] < 0.01
+    assert dataset != "rpj" or np.all(error[runs.params > 1e9] < 0.01)
+
+
+@pytest.mark.parametrize("dataset", GADRE)
+def test_the_error_of_gadre_at_7b_is_that_of_the_published_protocol(dataset):
+    """SciPy gives the same law from the same five runs: no other fit of them predicts better."""
+    runs, five = five_runs(dataset)
+    theirs = scipy_gadre(runs.params[five], runs.tokens[five], runs.loss[five])
+    values = dict(zip(("E", "a", "b", "x"), theirs, strict=True))
+    largest = int(np.argmax(runs.params))
+    at = {"params": runs.params[largest], "tokens": runs.tokens[largest]}
+    predicted = float(engine.predict(scaling.form_named("gadre"), values, at))
+    error = predicted / runs.loss[largest] - 1
+    assert abs(error) == pytest.approx(ERROR_7B[dataset], abs=2e-4)
+    # C4's own 7B run is worse than its small runs promise, also with the 1.4B run in the fit.
+    if dataset == "c4_original":
+        more = five | ((runs.params > 1e9) & (runs.params < 2e9) & (runs.columns["tok_mult"] == 20))
+        theirs = scipy_gadre(runs.params[more], runs.tokens[more], runs.loss[more])
+        values = dict(zip(("E", "a", "b", "x"), theirs, strict=True))
+        again = float(engine.predict(scaling.form_named("gadre"), values, at))
+        assert again / runs.loss[largest] - 1 == pytest.approx(-0.030, abs=1e-3)
 
 
 def test_muennighoff_has_a_better_optimum_than_the_published_one_in_a_flat_valley():
