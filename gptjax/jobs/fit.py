@@ -151,3 +151,5 @@ def print_answer(laws: dict[str, Any]) -> None:
     console.print(report.answer_table(laws))
     if laws.get("emergence"):
         console.print(laws["emergence"]["sentence"], highlight=False)
+    for entry in laws.get("settings_laws") or []:
+        console.print(entry["sentence"], highlight=False)

@@ -199,6 +199,7 @@ def _trust_section(laws: Json) -> str:
         tables.drift_table(laws),
         tables.other_laws_table(laws),
         f"<p>{escape(words.threshold(laws))}</p>" if words.threshold(laws) else "",
+        *(f"<p>{escape(sentence)}</p>" for sentence in words.settings(laws)),
     ]
     return _section("Can this fit be trusted?", "".join(parts), "trust")
 

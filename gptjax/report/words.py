@@ -91,6 +91,12 @@ def threshold(laws: Json) -> str:
     return str(part(laws, "emergence").get("sentence") or "")
 
 
+def settings(laws: Json) -> list[str]:
+    """One sentence a setting whose best value was asked for."""
+    found = [str(entry.get("sentence") or "") for entry in laws.get("settings_laws") or []]
+    return [sentence for sentence in found if sentence]
+
+
 def curves_claim(laws: Json, curves: int) -> str:
     edge = part(laws, "laws", "envelope", "curve_points")
     loss, flops = series(edge, "loss"), series(edge, "flops")

@@ -70,6 +70,11 @@ class FitConfig:
     next_quantity: str = setting(
         "loss", "whose interval that plan shrinks", choices=("loss", "log_params")
     )
+    settings: tuple[str, ...] = setting(
+        (),
+        "columns, such as learning_rate, whose best value at each N and D is fitted as K N^a D^b; "
+        "the other laws then use the best run of each N and D",
+    )
     column_params: str = setting("", "column that holds N, where the table is not ours")
     column_tokens: str = setting("", "column that holds D, where the table is not ours")
     column_loss: str = setting("", "column that holds the loss, where the table is not ours")

@@ -100,6 +100,11 @@ def objective_unit(problem: Problem) -> float:
 
 def values_of(form: Form, theta: Any, centres: Any, xp: Any = jnp) -> dict[str, Any]:
     """Named natural values from fitted coordinates; the last axis of `theta` is the parameter."""
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        return _natural(form, theta, centres, xp)
+
+
+def _natural(form: Form, theta: Any, centres: Any, xp: Any) -> dict[str, Any]:
     raw = {p.name: theta[..., i] for i, p in enumerate(form.fitted)}
     raw |= {name: raw[other] for name, other in form.tied.items() if other in raw}
     natural: dict[str, Any] = dict(form.constants)

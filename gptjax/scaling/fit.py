@@ -23,6 +23,7 @@ SAME_RATIO = 0.99995  # correlation of log N and log D above which they are one 
 ILL_CONDITIONED = 1e5
 AGREE = 1e-6
 QUICK_STARTS = 16
+FARTHEST = 1e24  # no size, count or rate of a run is larger; FLOPs have a limit of their own
 
 
 @dataclasses.dataclass(frozen=True)
@@ -275,10 +276,7 @@ def check_runs(runs: Runs, form: Form) -> None:
     for column in form.columns:
         if column not in runs.columns:
             raise UserError(f"{form.name} reads the column {column}, which the table lacks")
-        values = runs.columns[column]
-        if not np.all(np.isfinite(values)):
-            row = int(np.flatnonzero(~np.isfinite(values))[0])
-            raise UserError(f"{column} of {runs.cell[row]} is missing; {form.name} needs it")
+        _check_column(runs, form, column)
     telling = tuple(column for column in form.columns if column not in form.loose)
     require(runs, form.name, len(form.fitted) + 1, telling)
     if {"params", "tokens"} <= set(form.columns):
@@ -288,6 +286,20 @@ def check_runs(runs: Runs, form: Form) -> None:
             raise UserError(
                 f"tokens follow params in every run (tokens per parameter {low:.3g} to "
                 f"{high:.3g}), so {form.name} cannot tell size from data; add runs at another ratio"
+            )
+
+
+def _check_column(runs: Runs, form: Form, column: str) -> None:
+    """One sentence for the first value of a column that `form` cannot take."""
+    for cell, value in zip(runs.cell, runs.columns[column], strict=True):
+        if np.isnan(value):
+            raise UserError(f"{column} of {cell} is missing; {form.name} needs it")
+        if not abs(value) <= FARTHEST and column != "flops":
+            raise UserError(f"{column}={value:g} of {cell} is beyond {FARTHEST:g}; check its unit")
+        if value <= 0 and column not in form.loose:
+            raise UserError(
+                f"{column}={value:g} of {cell} must be above zero for {form.name}; remove the row "
+                "or correct it"
             )
 
 

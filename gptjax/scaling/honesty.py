@@ -11,6 +11,7 @@ from gptjax.scaling.config import PARAMS_CONVENTIONS, FitConfig
 from gptjax.scaling.fit import Fit, check_runs, fit_runs
 from gptjax.scaling.forms import Form
 from gptjax.scaling.holdout import hold_out, without_decades, without_largest
+from gptjax.scaling.hyperparameters import best_of_each
 from gptjax.scaling.registry import form_named
 from gptjax.scaling.runs import Runs, prepare
 from gptjax.scaling.table import as_table
@@ -141,7 +142,7 @@ def convention_table(table: Any, form: Form, config: FitConfig) -> list[dict[str
 def _convention_row(table: Any, form: Form, config: FitConfig) -> dict[str, Any]:
     row: dict[str, Any] = {"params": config.params_convention, "flops": config.flops_convention}
     try:
-        runs = prepare(table, config)
+        runs = best_of_each(prepare(table, config), config.settings)
         check_runs(runs, form)
         law = fit_runs(runs, form, config, quick=True)
     except UserError as error:

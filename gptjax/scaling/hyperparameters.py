@@ -15,7 +15,7 @@ import numpy as np
 from gptjax.errors import UserError
 from gptjax.scaling.config import FitConfig
 from gptjax.scaling.fit import Fit, fit
-from gptjax.scaling.runs import Runs, prepare
+from gptjax.scaling.runs import LeftOut, Runs, prepare
 
 POINTS = 4  # fewest values of a setting; three make a parabola and leave nothing to judge it by
 NEAR = 8.0  # values farther than this factor from the minimum are dropped: the loss is no parabola
@@ -136,6 +136,66 @@ def best_settings(
         _best({name: float(column[rows[0]]) for name, column in keys.items()}, part, scatter)
         for rows, part in zip(groups, parts, strict=True)
     ]
+
+
+def best_of_each(runs: Runs, settings: tuple[str, ...]) -> Runs:
+    """The run of least loss among those of equal params and tokens; the others with the reason."""
+    if not settings:
+        return runs
+    groups = _groups({"params": runs.params, "tokens": runs.tokens})
+    best = [int(rows[np.argmin(runs.loss[rows])]) for rows in groups]
+    beaten = [
+        LeftOut(runs.cell[row], f"{runs.cell[kept]} has the same N and D and a better "
+                f"{' and '.join(settings)}")
+        for rows, kept in zip(groups, best, strict=True) for row in rows if row != kept
+    ]  # fmt: skip
+    keep = np.isin(np.arange(len(runs)), best)
+    return dataclasses.replace(runs.take(keep), left_out=(*runs.left_out, *beaten))
+
+
+def setting_laws(table: Any, config: FitConfig, at: tuple[float, float] | None) -> list[dict]:
+    """The `settings` block of laws.json: for each of `fit.settings` its law, or why there is none.
+
+    Args:
+      table: all runs.
+      config: `settings` names the columns; each is judged at the best of the others.
+      at: params and tokens at which the law is read, where they are known.
+    """
+    entries = []
+    for setting in config.settings:
+        nested = tuple(other for other in config.settings if other != setting)
+        entry: dict[str, Any] = {"setting": setting, "nested": nested}
+        try:
+            found = setting_law(table, setting, nested=nested, config=config)
+            entries.append(entry | _describe(found, at))
+        except UserError as error:
+            entries.append(entry | {"sentence": f"No law of the best {setting}: {error}."})
+    return entries
+
+
+def _describe(found: SettingLaw, at: tuple[float, float] | None) -> dict[str, Any]:
+    law, name = found.law, found.setting.replace("_", " ")
+    sentence = (
+        f"The best {name} follows K N^a D^b with a = {law.params['a']} and b = {law.params['b']}, "
+        f"from {len(found.used)} of {len(found.best)} groups of equal N and D"
+    )
+    entry: dict[str, Any] = {
+        "equation": law.form.equation, "paper": law.form.paper,
+        "params": {
+            key: {"value": one.value, "low": one.low, "high": one.high, "stderr": one.stderr}
+            for key, one in law.params.items()
+        },
+        "best": [dataclasses.asdict(one) for one in found.best],
+        "doubts": list(law.warnings),
+    }  # fmt: skip
+    if at is not None:
+        value, low, high = law.predict(*at, noise=False)
+        entry["at"] = {"params": at[0], "tokens": at[1], "value": value, "low": low, "high": high}
+        sentence += (
+            f"; at {at[0]:.3g} parameters and {at[1]:.3g} tokens it is {value:.3g} "
+            f"[{low:.3g}, {high:.3g}]"
+        )
+    return entry | {"sentence": sentence + "."}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from gptjax.errors import UserError
-from gptjax.scaling import describe, design, emergence, honesty
+from gptjax.scaling import describe, design, emergence, honesty, hyperparameters
 from gptjax.scaling.config import FitConfig
 from gptjax.scaling.envelope import fit_envelope
 from gptjax.scaling.fit import Fit, fit
@@ -37,7 +37,8 @@ def fit_laws(runs: Any, curves: Any = None, config: FitConfig | None = None) -> 
     """
     config = config or FitConfig()
     config = dataclasses.replace(config, forms=with_rivals(config.forms))
-    table = prepare(runs, config, _needs(config))
+    every = prepare(runs, config, _needs(config))
+    table = hyperparameters.best_of_each(every, config.settings)
     require(table, "a scaling law", 3)
     warnings, refused = list(table.warnings), []
     laws: dict[str, Any] = {}
@@ -70,7 +71,12 @@ def fit_laws(runs: Any, curves: Any = None, config: FitConfig | None = None) -> 
         "drift": [],
         "run_next": None,
         "emergence": _emergence(results),
+        "settings_laws": [],
     }
+    if config.settings:
+        first = content["prediction"][:1]
+        at = (first[0]["params"], first[0]["tokens"]) if first else None
+        content["settings_laws"] = hyperparameters.setting_laws(runs, config, at)
     if config.diagnostics and parametric is not None:
         target = content["prediction"][0]["flops"]
         forms = tuple(dict.fromkeys((*config.compare, *config.forms)))
@@ -101,9 +107,9 @@ def with_rivals(forms: tuple[str, ...]) -> tuple[str, ...]:
 
 def _needs(config: FitConfig) -> tuple[str, ...]:
     """The columns that the laws read."""
-    if config.approaches:
-        return ("params", "tokens")
-    return tuple(dict.fromkeys(c for name in config.forms for c in form_named(name).columns))
+    always = ("params", "tokens") if config.approaches else ()
+    read = (column for name in config.forms for column in form_named(name).columns)
+    return tuple(dict.fromkeys((*always, *read)))
 
 
 def _emergence(results: dict[str, Any]) -> dict[str, Any] | None:

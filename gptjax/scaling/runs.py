@@ -89,9 +89,12 @@ def prepare(
     """
     config = config or FitConfig()
     table, left_out = _drop(as_table(table), config)
-    table = _stand_in(table, config, needs)
+    given, table = table, _stand_in(table, config, needs)
     names = _column_names(table, config)
     values = {what: table.numbers(name) for what, name in names.items() if name}
+    for name in needs:
+        if name in table:
+            table.numbers(name)  # raises at the first text
     for what, array in values.items():
         _check(table, names[what], what, array, raw=not config.loss_kind.endswith("_log"))
     warnings: list[str] = []
@@ -99,13 +102,16 @@ def prepare(
         if config.flops_convention == "exact" and {"params", "tokens"} <= set(needs):
             warnings.append("the table has no column of FLOPs, so C = 6 N D is used")
         values["flops"] = 6.0 * values["params"] * values["tokens"]
+    columns = _others(table, values)
+    if "flops" not in names and set(table.columns) != set(given.columns):
+        del columns["flops"]  # of stand-ins: no form may read it
     group, group_by = _groups(table, config)
     runs = Runs(
         cell=_cells(table),
         params=values["params"], tokens=values["tokens"], flops=values["flops"],
         loss=values["loss"], stderr=_stderr(table),
         budget=_budgets(table, values["flops"], config), group=group,
-        columns=_others(table, values), left_out=tuple(left_out),
+        columns=columns, left_out=tuple(left_out),
         warnings=tuple(warnings), group_by=group_by,
     )  # fmt: skip
     return _cut(runs, config, needs)

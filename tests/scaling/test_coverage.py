@@ -15,7 +15,7 @@ from gptjax import scaling
 from gptjax.scaling import engine, optimum
 
 TABLES = 600  # one share has a standard error of .9 points
-RESAMPLES = 400
+RESAMPLES = 200
 BEYOND = 30.0  # the optimum is extrapolated to this multiple of the largest budget
 LOW, HIGH = 0.92, 0.98
 

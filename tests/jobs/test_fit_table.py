@@ -1,0 +1,148 @@
+"""job=fit_table: whatever is wrong with a table is one sentence, for every form; settings too."""
+
+import csv
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gptjax import scaling
+from gptjax.main import main
+
+REPO = Path(__file__).parents[2]
+sys.path.insert(0, str(REPO / "tests" / "scaling"))
+
+from known_forms import CONTRACT, clean_loss  # noqa: E402
+
+QUICK = ("--config.fit.starts=8", "--config.fit.diagnostics=False", "--config.report.formats=png",
+         "--config.report.dpi=50")  # fmt: skip
+
+
+def write(path, table):
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(table)
+        writer.writerows(zip(*table.values(), strict=True))
+
+
+def fit_table(tmp_path, table, *flags):
+    write(tmp_path / "runs.csv", table)
+    return main([
+        "gptjax", f"--config={REPO / 'experiments' / 'fit_table.py'}",
+        f"--config.table={tmp_path / 'runs.csv'}", f"--workdir={tmp_path / 'run'}", *QUICK, *flags,
+    ])  # fmt: skip
+
+
+def good(name):
+    """At most forty rows of a form's table, as lists."""
+    case, loss = CONTRACT[name], clean_loss(name)
+    keep = np.linspace(0, len(loss) - 1, min(len(loss), 40)).astype(int)
+    table = {key: np.asarray(column, float)[keep].tolist() for key, column in case.columns.items()}
+    return table | {"target": loss[keep].tolist()}
+
+
+def put(column, value):
+    """A table with one impossible value."""
+
+    def spoil(table, size):
+        table["target" if column == "loss" else size][1] = value
+        return table
+
+    return spoil
+
+
+def every(column, change):
+    def spoil(table, size):
+        name = "target" if column == "loss" else size
+        table[name] = [change(value, table[name]) for value in table[name]]
+        return table
+
+    return spoil
+
+
+BAD = {
+    "one row": lambda table, size: {name: column[:1] for name, column in table.items()},
+    "no row": lambda table, size: {name: [] for name in table},
+    "one run again and again": lambda table, size: {n: c[:1] * 9 for n, c in table.items()},
+    "one size": every("size", lambda value, column: column[0]),
+    "constant loss": every("loss", lambda value, column: 3.0),
+    "zero size": put("size", 0.0),
+    "negative size": put("size", -1e6),
+    "infinite size": put("size", "inf"),
+    "missing size": put("size", ""),
+    "text in a size": put("size", "12 million"),
+    "size times 1e30": every("size", lambda value, column: value * 1e30),
+    "no column": lambda table, size: {n: c for n, c in table.items() if n != size},
+    "negative loss": put("loss", -3.0),
+    "infinite loss": put("loss", "inf"),
+    "missing loss": put("loss", "nan"),
+    "text in a loss": put("loss", "3.1.2"),
+    "loss times 1e30": every("loss", lambda value, column: value * 1e30),
+}
+
+
+@pytest.mark.parametrize("name", CONTRACT)
+def test_a_bad_table_is_one_sentence_for_every_form(tmp_path, capsys, name):
+    form, kind = scaling.form_named(name), CONTRACT[name].kind
+    size = next(column for column in form.columns if column not in form.loose)
+    flags = ("--config.fit.approaches=", f"--config.forms={name}", "--config.fit.resamples=0",
+             "--config.fit.column_loss=target", f"--config.fit.loss_kind={kind}")  # fmt: skip
+    bad = BAD | ({} if kind == "squares" else {"zero loss": put("loss", 0.0)})
+    for what, spoil in bad.items():
+        assert fit_table(tmp_path, spoil(good(name), size), *flags) == 2, what
+        said = capsys.readouterr().err
+        assert said.startswith("gptjax: ") and said.count("\n") == 1 and len(said) > 40, said
+        assert not (tmp_path / "run" / "laws.json").exists(), what
+
+
+def sweep_of_rates(noise=1e-3):
+    """Nine sizes and token counts, seven learning rates at each."""
+    size, data, step = (
+        x.ravel() for x in np.meshgrid(
+            np.geomspace(1e6, 1e8, 3), np.geomspace(1e8, 1e10, 3), np.geomspace(0.4, 2.5, 7)
+        )
+    )  # fmt: skip
+    best = 0.6 * size**-0.28 * data**0.08
+    loss = 1.7 + 400 * size**-0.34 + 1200 * data**-0.36 + 0.05 * np.log(step) ** 2
+    loss = loss + noise * np.random.default_rng(0).standard_normal(len(loss))
+    return {"params": size, "tokens": data, "learning_rate": best * step, "loss": loss}
+
+
+def test_the_best_learning_rate_is_a_law_from_a_config(tmp_path, capsys):
+    flags = ("--config.fit.approaches=parametric", "--config.fit.settings=learning_rate",
+             "--config.fit.resamples=100")  # fmt: skip
+    assert fit_table(tmp_path, sweep_of_rates(), *flags) == 0
+    laws = json.loads((tmp_path / "run" / "laws.json").read_text())
+    (found,) = laws["settings_laws"]
+    assert found["params"]["a"]["low"] < -0.28 < found["params"]["a"]["high"]
+    assert found["params"]["b"]["low"] < 0.08 < found["params"]["b"]["high"]
+    assert len([one for one in found["best"] if not one["reason"]]) == 9
+    at = found["at"]
+    assert at["low"] < 0.6 * at["params"] ** -0.28 * at["tokens"] ** 0.08 < at["high"]
+    # The law of the loss uses the best run of each size and tokens; the others are named.
+    assert laws["data"]["n_used"] == 9 and len(laws["left_out"]) == 54
+    assert "better learning_rate" in laws["left_out"][0]["reason"]
+    assert "The best learning rate follows" in capsys.readouterr().out.replace("\n", " ")
+    assert "The best learning rate follows" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_a_setting_that_was_not_swept_is_said_so(tmp_path, capsys):
+    table = sweep_of_rates()
+    table = {name: column[3::7] for name, column in table.items()}
+    table["batch_size"] = np.full(9, 64.0)
+    flags = ("--config.fit.approaches=parametric", "--config.fit.settings=batch_size",
+             "--config.fit.resamples=0")  # fmt: skip
+    assert fit_table(tmp_path, table, *flags) == 0
+    assert "No law of the best batch_size" in capsys.readouterr().out
+
+
+def test_the_critical_batch_is_a_law_from_a_config(tmp_path):
+    batch = np.geomspace(1e4, 1e7, 9)
+    steps = 2e3 * (1 + 3e5 / batch) * np.exp(0.01 * np.cos(7 * np.arange(9)))
+    flags = ("--config.fit.approaches=", "--config.forms=critical_batch",
+             "--config.fit.column_loss=steps", "--config.fit.resamples=200")  # fmt: skip
+    assert fit_table(tmp_path, {"batch": batch, "steps": steps}, *flags) == 0
+    law = json.loads((tmp_path / "run" / "laws.json").read_text())["laws"]["critical_batch"]
+    assert law["params"]["B_crit"]["low"] < 3e5 < law["params"]["B_crit"]["high"]
