@@ -57,6 +57,7 @@ def table(
         kind = ' class="text wrap"' if i in text_columns else ""
         return f"<{tag}{kind}>{content}</{tag}>"
 
+    wide = ' class="wide"' if len(head) > 7 else ""  # intervals go under their values
     title = escape(caption) + (f'<span class="note">{note}</span>' if note else "")
     header = "".join(cell("th", i, name) for i, name in enumerate(head))
     body = "".join(
@@ -64,8 +65,8 @@ def table(
         for row in rows
     )
     return (
-        f'<div class="scroll"><table><caption>{title}</caption><thead><tr>{header}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
+        f'<div class="scroll"><table{wide}><caption>{title}</caption>'
+        f"<thead><tr>{header}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 
 
@@ -252,7 +253,10 @@ def runs_table(
 
     Returns the table, and a sentence part that names the settings which all runs share.
     """
-    rows = table_rows(columns) or [dict(row) for row in laws.get("runs") or []]
+    fitted = {str(row.get("cell")): dict(row) for row in laws.get("runs") or []}
+    # A table of one's own may call its columns by other names than the laws do.
+    rows = [{**row, **fitted.get(str(row["cell"]), {})} for row in table_rows(columns)]
+    rows = rows or list(fitted.values())
     shown, same = _split_columns(rows)
     residuals = {
         str(row.get("cell")): real(row.get("log_residual"))
@@ -289,7 +293,7 @@ def _run_row(row: Json, shown: Sequence[str], scene: Scene, residuals: Mapping[s
     cell = str(row.get("cell"))
     run = scene.by_cell.get(cell)
     failed = str(row.get("status") or "done") != "done"
-    status = "failed" if failed else "left out" if run and not run.used else "in the fit"
+    status = "failed" if failed else "in the fit" if run and run.used else "left out"
     reason = escape(str(row.get("reason") or "")) if failed else ""
     colour = f"var(--b{run.shade})" if run else "var(--grid)"
     swatch = f'<i class="swatch" style="background:{colour}"></i>'

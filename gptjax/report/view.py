@@ -193,12 +193,17 @@ def _hover_text(row: Json, detail: Json, reason: str) -> str:
 
 
 def table_rows(table: Mapping[str, Sequence[Any]] | None) -> list[dict[str, Any]]:
-    """The rows of a table given as columns."""
+    """The rows of a table given as columns; a run without a name is called by its row."""
     if not table:
         return []
     names = list(table)
     columns = [list(table[name]) for name in names]
-    return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
+    rows = [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
+    label = next((name for name in ("cell", "name", "run") if name in table), None)
+    return [
+        {**row, "cell": row[label] if label else f"row {number}"}
+        for number, row in enumerate(rows, start=1)
+    ]
 
 
 def curves_by_cell(

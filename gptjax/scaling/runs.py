@@ -15,6 +15,7 @@ from gptjax.scaling.table import Table, as_table
 
 # Beyond these a unit is wrong: no model, corpus or budget on Earth is near.
 LIMITS = {"params": 1e18, "tokens": 1e21, "flops": 1e36, "loss": 1e4}
+NAMES = ("cell", "name", "run")  # columns that may hold the name of a run
 UNIFORM = 1e-6  # relative spread under which a column counts as constant
 
 
@@ -88,7 +89,7 @@ def prepare(
       UserError: for a missing column, text or an impossible number in one, or no usable run.
     """
     config = config or FitConfig()
-    table, left_out = _drop(as_table(table), config)
+    table, left_out = _drop(_named(as_table(table)), config)
     given, table = table, _stand_in(table, config, needs)
     names = _column_names(table, config)
     values = {what: table.numbers(name) for what, name in names.items() if name}
@@ -115,6 +116,13 @@ def prepare(
         warnings=tuple(warnings), group_by=group_by,
     )  # fmt: skip
     return _cut(runs, config, needs)
+
+
+def _named(table: Table) -> Table:
+    """With a column of names where the table has none, before any row is dropped."""
+    if len(table) == 0 or any(name in table for name in NAMES):
+        return table
+    return Table({**table.columns, "cell": _cells(table)}, table.name)
 
 
 def _drop(table: Table, config: FitConfig) -> tuple[Table, list[LeftOut]]:
@@ -207,7 +215,7 @@ def _check(table: Table, column: str, what: str, values: np.ndarray, *, raw: boo
 
 
 def _cells(table: Table) -> np.ndarray:
-    for name in ("cell", "name", "run"):
+    for name in NAMES:
         if name in table:
             return np.array([str(value) for value in table.text(name)], dtype=object)
     return np.array([f"row {i + 1}" for i in range(len(table))], dtype=object)

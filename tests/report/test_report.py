@@ -340,6 +340,18 @@ def test_a_sigmoid_is_shown_with_what_its_smooth_rival_says(sweep, tmp_path, tex
     assert "No threshold is shown" in report.answer(laws)
 
 
+def test_a_table_of_ones_own_names_its_runs_by_their_rows(sweep, tmp_path, text_only):
+    laws = copy.deepcopy(sweep[0])
+    laws["runs"] = [{**row, "cell": f"row {i + 1}"} for i, row in enumerate(laws["runs"][:3])]
+    columns = {"N": [1e6, 2e6, 3e6, 4e6], "nats": [3.0, 2.9, 2.8, 2.7]}
+    words = report.build(
+        tmp_path, columns, None, laws, report.ReportConfig(formats=("png",), dpi=40), title="x"
+    ).read_text()
+    rows = words[words.index("The runs</h2>") :]
+    assert rows.count("in the fit") == 3 and rows.count(">left out<") == 1
+    assert "<code>row 4</code>" in rows and "None" not in rows
+
+
 def test_laws_without_an_optimum_are_named_and_their_numbers_given(sweep, tmp_path, text_only):
     laws = copy.deepcopy(sweep[0])
     laws["laws"] = {"smooth": {"equation": "s", "params": {"top": known_sweep.interval(0.9)}}}

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from known_runs import TRUTH, chinchilla_loss, isoflop_grid, runs_table
+from many_tables import fit_many
 
 from gptjax import scaling
 from gptjax.errors import UserError
@@ -51,6 +52,46 @@ def test_the_design_is_narrower_than_the_isoflop_grid_at_equal_compute(quantity)
     ours = spread(plan.params, plan.tokens)[quantity]
     print(f"{quantity}: grid {grid:.4f}, design {ours:.4f}, {ours / grid:.0%}")
     assert ours < 0.85 * grid
+
+
+REPETITIONS = 200
+DEFAULT_GRID = {"budgets": 7, "sizes": 6}  # as experiments/chinchilla_sweep.py lays it out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("quantity", design.QUANTITIES)
+def test_printed_intervals_are_narrower_than_the_default_grids_at_equal_compute(quantity):
+    """Both designs simulated and fitted as users fit: the widths that they would be shown.
+
+    pytest -m slow tests/scaling/test_design.py -s
+    """
+    budget, params, tokens = isoflop_grid(**DEFAULT_GRID)
+    plan = design.first_plan(
+        scaling.form_named("chinchilla"), TRUTH, COST, TARGET, budget.sum(), noise=NOISE,
+        quantity=quantity, cheapest=budget.min() / 4, dearest=budget.max(), most=len(params),
+    )  # fmt: skip
+    assert plan.flops.sum() <= budget.sum() * (1 + 1e-9) and len(plan.params) <= len(params)
+    best = optimum.two_power_params(TRUTH, TARGET, COST)
+    exact = {"loss": chinchilla_loss(best, COST.tokens(TARGET, best)), "log_params": best}
+    widths, covered = {}, {}
+    for name, cells in {"grid": (params, tokens), "plan": (plan.params, plan.tokens)}.items():
+        noise = np.random.default_rng(3).standard_normal((REPETITIONS, len(cells[0])))
+        losses = chinchilla_loss(*cells) * np.exp(NOISE * noise)
+        table = {"cell": [f"run {i}" for i in range(len(cells[0]))], "params": cells[0],
+                 "tokens": cells[1]}  # fmt: skip
+        laws = fit_many(table, losses, starts=8, resamples=300)
+        tops = [law.optimum(TARGET) for law in laws]
+        found = [top.loss if quantity == "loss" else top.params for top in tops]
+        widths[name] = np.array([np.log(one.high / one.low) for one in found])
+        covered[name] = np.mean([one.low <= exact[quantity] <= one.high for one in found])
+    medians = {name: float(np.median(width)) for name, width in widths.items()}
+    ratio, narrower = medians["plan"] / medians["grid"], np.mean(widths["plan"] < widths["grid"])
+    print(
+        f"\n{quantity}: {len(plan.params)} runs against {len(params)}; median width of ln "
+        f"{medians}, ratio {ratio:.2f}; narrower in {narrower:.0%}; coverage {covered}"
+    )
+    assert ratio < 0.85
+    assert min(covered.values()) > 0.9
 
 
 def test_the_promise_after_the_runs_is_kept():
