@@ -228,7 +228,8 @@ FARSEER = Form(
     loss=_farseer_loss,
     paper="Li et al. 2025 (Farseer), arXiv:2506.10972, equation 6",
     units="loss in nats per token",
-    differs="nine parameters that trade against each other: read predictions, not parameters",
+    differs="nine parameters: an IsoFLOP grid does not determine them; read predictions, or run a "
+    "wide grid of sizes and tokens",
 )
 
 
