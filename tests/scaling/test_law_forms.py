@@ -41,3 +41,16 @@ def test_starts_are_finite_and_inside_and_coordinates_invert(name):
     assert starts.shape == (32, len(form.parameters))
     assert np.all(np.isfinite(starts)) and np.all((starts >= low) & (starts <= high))
     assert form.equation and form.paper and form.units
+
+
+def test_a_curve_with_a_fixed_parameter_keeps_the_plain_coordinates_of_the_others():
+    case, form = CONTRACT["farseer"], scaling.form_named("farseer")
+    held = form.fix(gamma=case.truth["gamma"]).tie(beta="alpha")
+    assert [curve[0] for curve in held.bent] == []
+    assert [curve[0] for curve in form.fix(gamma=-0.15).bent] == ["a1", "a2"]
+    centres = {"params": 18.0}
+    values = {**case.truth, "beta": case.truth["alpha"]}
+    theta = engine.theta_of(held, values, centres)
+    assert theta[[p.name for p in held.fitted].index("a3")] == case.truth["a3"]
+    again = engine.values_of(held, theta, centres, np)
+    assert {k: float(v) for k, v in again.items()} == pytest.approx(values, rel=1e-12)
