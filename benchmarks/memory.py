@@ -10,6 +10,7 @@ compiler plans for one update of a 13-million-parameter model, its gradients (4 
 import dataclasses
 import functools
 import math
+import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -73,41 +74,65 @@ def optimizers() -> None:
         print(f"| {name} | {whole:.3f} | {inside:.3f} | {temporary:.2f} |")
 
 
-DEPTHS, POLICIES = (4, 16, 36, 64), ("none", "dots", "block", "sqrt")
+DEPTHS, POLICIES = (1, 4, 16, 64, 256), ("none", "dots", "block", "sqrt")
 TIMED_DEPTH = 16
 CONTEXTS = (1024, 2048, 4096, 8192, 16384)
 FIGURES = Path(__file__).parents[1] / "docs" / "figures"
 
 
 def remat() -> None:
-    """Temporary bytes of one gradient by depth, and time at one depth, for every policy."""
+    """Temporary bytes of one gradient by depth, time at one depth, and bytes a parameter."""
     shape = models.ModelConfig(
-        width=128, num_heads=4, vocab_size=256, seq_len=128, layers="scan", positions="rotary"
-    )
+        width=64, num_heads=2, vocab_size=64, seq_len=32, layers="scan", positions="rotary",
+        mlp="relu", norm="rmsnorm", use_bias=False,
+    )  # fmt: skip
     found: dict[str, list[float]] = {policy: [] for policy in POLICIES}
-    times: dict[str, float] = {}
     for depth in DEPTHS:
-        programs = {}
         for policy in POLICIES:
             config = dataclasses.replace(shape, depth=depth, remat=policy)
-            ids = jnp.zeros((16, 128), jnp.int32)
-            params = jax.jit(functools.partial(models.init, config))(jax.random.key(0))
-            slope = jax.jit(jax.grad(functools.partial(_model_loss, config)))
-            programs[policy] = (slope.lower(params, ids).compile(), (params, ids))
-            found[policy].append(temporary_mib(programs[policy][0]))
-        if depth == TIMED_DEPTH:
-            times = seconds_of(programs)
-    print("| depth | " + " | ".join(POLICIES) + " |\n|---|" + "---|" * len(POLICIES))
+            found[policy].append(temporary_mib(_gradient_of(config, 128)))
+    print("| blocks | " + " | ".join(POLICIES) + " |\n|---|" + "---|" * len(POLICIES))
     for row, depth in enumerate(DEPTHS):
         print(f"| {depth} | " + " | ".join(f"{found[p][row]:.1f}" for p in POLICIES) + " |")
+    programs = {}
+    for policy in POLICIES:
+        config = dataclasses.replace(shape, depth=TIMED_DEPTH, remat=policy)
+        params = jax.jit(functools.partial(models.init, config))(jax.random.key(0))
+        ids = jnp.zeros((128, shape.seq_len), jnp.int32)
+        programs[policy] = (_gradient_of(config, 128), (params, ids))
+    times = seconds_of(programs)
     ratios = (f"{times[policy] / times['none']:.2f}" for policy in POLICIES)
-    print(f"| time, depth {TIMED_DEPTH} | " + " | ".join(ratios) + " |")
-    _draw("memory_depth", "blocks", DEPTHS, found)
+    print(f"| time, {TIMED_DEPTH} blocks | " + " | ".join(ratios) + " |")
+    small = dataclasses.replace(models.preset("gpt2"), vocab_size=50257, layers="scan")
+    each = []
+    for policy in POLICIES:
+        config = dataclasses.replace(small, remat=policy)
+        program = _gradient_of(config, 4, _chunked_model_loss)
+        each.append(temporary_mib(program) * 2**20 / size(shapes_of(config)))
+    print("| bytes a parameter, GPT-2 small, 4 × 1,024 tokens | "
+          + " | ".join(f"{one:.1f}" for one in each) + " |")  # fmt: skip
+    _draw("memory_depth", "blocks", DEPTHS[1:], {
+        policy: [mib - values[0] for mib in values[1:]] for policy, values in found.items()
+    }, "temporary memory beyond one block's, MiB")  # fmt: skip
+
+
+def _chunked_model_loss(config: models.ModelConfig, params, ids) -> jax.Array:
+    x_BTD, w_DV = models.features(config, params, ids)
+    return ops.chunked_cross_entropy(x_BTD, w_DV, ids, jnp.ones(ids.shape), chunk=512)[0]
 
 
 def _model_loss(config: models.ModelConfig, params, ids) -> jax.Array:
     logits = models.apply(config, params, ids)
     return jnp.mean(ops.cross_entropy(logits, ids))
+
+
+def _gradient_of(
+    config: models.ModelConfig, batch: int, loss: Callable[..., jax.Array] = _model_loss
+) -> Any:
+    """The compiled gradient of the loss of `batch` sequences."""
+    ids = jax.ShapeDtypeStruct((batch, config.seq_len), jnp.int32)
+    slope = jax.jit(jax.grad(functools.partial(loss, config)))
+    return slope.lower(shapes_of(config), ids).compile()
 
 
 def attention() -> None:
@@ -133,22 +158,17 @@ def attention() -> None:
 
 
 def loss() -> None:
-    """Temporary bytes at a vocabulary of 128k and a context of 4,096; time at 32k and 2,048."""
-    chunks = (0, 128, 256, 512, 1024)
-    programs: dict[str, tuple] = {}
-    print(
-        "| tokens at once | MiB, 4,096 × 131,072 | time over plain, 2,048 × 32,768 |\n|---|---|---|"
-    )
-    sizes = []
-    for chunk in chunks:
-        big = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in _loss_inputs(4096, 131_072)]
+    """Temporary bytes and time at a vocabulary of 128k and a context of 4,096."""
+    inputs = _loss_inputs(4096, 131_072)
+    programs = {}
+    for chunk in (0, 128, 256, 512):
         slope = jax.jit(jax.grad(functools.partial(_head_loss, chunk), (0, 1)))
-        sizes.append(temporary_mib(slope.lower(*big).compile()))
-        small = _loss_inputs(2048, 32_768)
-        programs[str(chunk)] = (slope.lower(*small).compile(), small)
-    times = seconds_of(programs)
-    for chunk, mib in zip(chunks, sizes, strict=True):
-        print(f"| {chunk or 'all'} | {mib:.0f} | {times[str(chunk)] / times['0']:.2f} |")
+        programs[str(chunk or "all")] = (slope.lower(*inputs).compile(), inputs)
+    times = seconds_of(programs, rounds=3)
+    print("| tokens at once | MiB | s | over plain |\n|---|---|---|---|")
+    for name, (program, _) in programs.items():
+        mib, ratio = temporary_mib(program), times[name] / times["all"]
+        print(f"| {name} | {mib:.0f} | {times[name]:.2f} | {ratio:.2f} |")
 
 
 def _loss_inputs(tokens: int, vocabulary: int, width: int = 256) -> list[jax.Array]:
@@ -172,17 +192,20 @@ def temporary_mib(program) -> float:
 
 
 def seconds_of(programs: dict[str, tuple], rounds: int = 5) -> dict[str, float]:
-    """The shortest of a few runs of each, taken in turns."""
+    """The median of a few runs of each, taken in turns."""
     times: dict[str, list[float]] = {name: [] for name in programs}
     for _ in range(rounds + 1):
         for name, (program, inputs) in programs.items():
             started = time.perf_counter()
             jax.block_until_ready(program(*inputs))
             times[name].append(time.perf_counter() - started)
-    return {name: min(values[1:]) for name, values in times.items()}
+    return {name: statistics.median(values[1:]) for name, values in times.items()}
 
 
-def _draw(name: str, label: str, x: tuple[int, ...], lines: dict[str, list[float]]) -> None:
+def _draw(
+    name: str, label: str, x: tuple[int, ...], lines: dict[str, list[float]],
+    y_label: str = "temporary memory, MiB",
+) -> None:
     """Bytes against x on log axes, the slope of each line's last two points in the legend."""
     from gptjax.report import style
 
@@ -193,7 +216,7 @@ def _draw(name: str, label: str, x: tuple[int, ...], lines: dict[str, list[float
             slope = math.log(y[-1] / y[-2]) / math.log(x[-1] / x[-2])
             ax.plot(x, y, "o-", color=colours[i], label=f"{key}, slope {slope:.2f}")
         ax.set_xlabel(label)
-        ax.set_ylabel("temporary memory, MiB")
+        ax.set_ylabel(y_label)
         ax.legend()
         for which in ("x", "y"):
             style.log_axis(ax, which, "count")

@@ -30,7 +30,13 @@ from gptjax.models.parts import (
     parameter,
     residual_init,
 )
-from gptjax.models.remat import in_segments, recomputed, recomputed_module, segment_length
+from gptjax.models.remat import (
+    in_segments,
+    recomputed,
+    recomputed_module,
+    scan_in_segments,
+    segment_length,
+)
 from gptjax.models.rotation import rotate
 
 
@@ -325,9 +331,14 @@ def _feed_forward_size(config: ModelConfig) -> int:
 
 
 def unrolled(config: ModelConfig) -> bool:
-    """Whether the blocks are unrolled: asked for, or 'auto' on CPU, where a scan costs time."""
+    """Whether the blocks are unrolled: asked for, or 'auto' on CPU, where a scan costs time.
+
+    Not where something is computed again: XLA's CPU compiler finds that unrolled blocks compute
+    the same twice, and keeps it.
+    """
     if config.layers == "auto":
-        return jax.default_backend() == "cpu" and config.depth <= 24
+        shallow = config.depth <= 24 and config.remat == "none"
+        return jax.default_backend() == "cpu" and shallow
     return config.layers == "unroll"
 
 
@@ -385,10 +396,9 @@ def _scanned_by_period(
 ) -> jax.Array:
     """Unroll the layers before the pattern, scan over its periods, unroll what is left.
 
-    A step of the scan takes as many periods as a segment that is recomputed has.
+    Under `sqrt` the scan is one over segments, each a scan over its periods.
     """
-    segment = segment_length(config.remat, config.depth, period=config.period)
-    period = segment or config.period
+    period = config.period
     start = config.dense_layers
     whole = (len(layers) - start) // period
     end = start + whole * period
@@ -401,7 +411,10 @@ def _scanned_by_period(
             return leaf[:first]
         if number == 2:
             return leaf[last:]
-        return leaf[first:last].reshape(whole, (last - first) // whole, *leaf.shape[1:])
+        each = (last - first) // whole
+        # Without an axis of length one, for which XLA copies all parameters first.
+        by_period = (whole,) if each == 1 else (whole, each)
+        return leaf[first:last].reshape(*by_period, *leaf.shape[1:])
 
     def parts(number: int, which: tuple[Layer, ...]) -> dict[str, Any]:
         return {
@@ -411,13 +424,16 @@ def _scanned_by_period(
 
     def body(x_BTD: jax.Array, slices: Any) -> tuple[jax.Array, None]:
         one = layers[start : start + period]
-        return _unrolled(config, one, slices, x_BTD, segment_ids_BT), None
+        stacked = {
+            name: slices[name] if count > 1 else jax.tree.map(lambda leaf: leaf[None], slices[name])
+            for name, count in _counts(one).items()
+        }
+        return _unrolled(config, one, stacked, x_BTD, segment_ids_BT), None
 
     x_BTD = _unrolled(config, layers[:start], parts(0, layers[:start]), x_BTD, segment_ids_BT)
-    if segment:
-        body = jax.checkpoint(body, prevent_cse=False)
     if whole:
-        x_BTD, _ = jax.lax.scan(body, x_BTD, parts(1, layers[start:end]))
+        length = segment_length(config.remat, config.depth, period=period) // period
+        x_BTD = scan_in_segments(body, x_BTD, parts(1, layers[start:end]), length)
     return _unrolled(config, layers[end:], parts(2, layers[end:]), x_BTD, segment_ids_BT)
 
 

@@ -1,9 +1,12 @@
 """What of a forward pass is kept for the backward pass, and what is computed again.
 
 With L blocks, A bytes of activations inside one and a residual stream of X bytes: `none` keeps L·A,
-`block` L·X + A (one forward pass more), `sqrt` √L·(X + A) (Chen et al., 2016, section 4.3; `block`
-keeps less below about (A/X)² blocks), `dots` the products with parameters (no product is done again
-but attention's), `offload` the same in the host's memory.
+`block` L·X + A (one forward pass more), `sqrt` 2·√L·X + A (two forward passes more: segments are
+computed again, and inside one its blocks; Chen et al., 2016, section 4.3), `dots` the products with
+parameters (no product is done again but attention's), `offload` the same in the host's memory.
+
+XLA's CPU compiler finds that unrolled blocks compute the same twice and keeps it; loops it leaves
+alone. So these numbers are those of scanned blocks there.
 """
 
 import functools
@@ -63,4 +66,29 @@ def in_segments(
         some = slice(start, start + length)
         segment = jax.checkpoint(functools.partial(apply, layers[some]))
         x_BTD = segment(params[some], x_BTD)
+    return x_BTD
+
+
+def scan_in_segments(
+    body: Callable[[jax.Array, Any], tuple[jax.Array, None]],
+    x_BTD: jax.Array,
+    slices: Any,
+    length: int,
+) -> jax.Array:
+    """x after a scan of `body` over `slices`, at once or in segments of so many slices.
+
+    A segment is recomputed as a whole: then it has the streams between its own slices, and all
+    others have nothing but their inputs.
+    """
+    count = jax.tree.leaves(slices)[0].shape[0]
+    segments = count // length if length else 0
+    cut = segments * length
+    if segments:
+        inside = jax.tree.map(
+            lambda leaf: leaf[:cut].reshape(segments, length, *leaf.shape[1:]), slices
+        )
+        segment = jax.checkpoint(functools.partial(jax.lax.scan, body), prevent_cse=False)
+        x_BTD, _ = jax.lax.scan(lambda x, some: (segment(x, some)[0], None), x_BTD, inside)
+    if cut < count:
+        x_BTD, _ = jax.lax.scan(body, x_BTD, jax.tree.map(lambda leaf: leaf[cut:], slices))
     return x_BTD

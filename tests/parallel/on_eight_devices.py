@@ -165,6 +165,53 @@ def test_a_checkpoint_moves_to_another_mesh(corpus, spec, one_device, tmp_path):
     assert moved.evaluation.loss == pytest.approx(straight.evaluation.loss, abs=2e-5)
 
 
+OPTIMIZERS = {
+    "adam8bit": {"name": "adam8bit"},
+    "muon": {"name": "muon"},
+    "lion": {"name": "lion", "learning_rate": 1e-3},
+    "adafactor": {"name": "adafactor", "learning_rate": 1e-1},
+    "schedule_free": {"name": "schedule_free", "schedule": "constant"},
+    "sgd": {"name": "sgd"},
+    "sam": {"sam_rho": 0.1},
+    "wrapped": {"ema_decay": 0.9, "skip_not_finite": 2, "adversarial_epsilon": 0.1},
+}
+EVERY = [
+    pytest.param(name, marks=[] if name == "adam8bit" else pytest.mark.slow)
+    for name in OPTIMIZERS
+]
+CUT = MeshConfig(data=1, fsdp=2)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_every_optimizer_is_cut_and_moves(corpus, spec, name, tmp_path):
+    """Losses of one device, half of the state on each of two, and the rest on another mesh."""
+    optim = OptimConfig(**{"learning_rate": 1e-2, **OPTIMIZERS[name]})
+    spec = dataclasses.replace(spec, optim=optim)
+    state, losses, norms = three_steps(corpus, spec, CUT)
+    _, expected, expected_norms = three_steps(corpus, spec, ONE)
+    # A rounded moment or a sign may flip where two sums differ in their last bit.
+    np.testing.assert_allclose(losses, expected, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(norms, expected_norms, rtol=1e-3, atol=1e-4)
+    leaves = [leaf for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim]
+    held = sum(leaf.addressable_shards[0].data.nbytes for leaf in leaves)
+    assert held < 0.55 * sum(leaf.nbytes for leaf in leaves)
+
+    calls = []
+    hooks = Hooks(stop=lambda: calls.append(1) or len(calls) == 2)
+    with pytest.raises(Interrupted):
+        run(make_session(corpus, CUT), spec, tmp_path, hooks)
+    moved = run(make_session(corpus, QUICK["tensor"]), spec, tmp_path, Hooks())
+    np.testing.assert_allclose(moved.curve_losses[:3], expected, rtol=0, atol=1e-4)
+    assert moved.updates < spec.steps
+
+
+@pytest.mark.slow
+def test_a_growing_batch_on_a_mesh(corpus, spec):
+    tokens = 2 * spec.batch_size * spec.model.seq_len
+    spec = dataclasses.replace(spec, batch_doublings=2, batch_warmup_tokens=tokens)
+    assert_equal(three_steps(corpus, spec, CUT), three_steps(corpus, spec, ONE))
+
+
 def test_the_train_job_with_a_mesh(tmp_path):
     """Batches are gathered on the devices, and the evaluation's last batch is ragged."""
     meshes = {
