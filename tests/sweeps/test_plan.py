@@ -237,6 +237,24 @@ def test_cells_of_one_program_are_stacked_by_length():
     assert len({bundle.name for bundle in bundles}) == 4
 
 
+def test_a_growing_batch_changes_no_cells_cost():
+    sweep = SweepConfig(plan="grid", widths=(16, 32), tokens=(2e5, 4e5), rule="fixed", stack=4)
+    plain, grown = (
+        make_plan(sweep, MODEL, OptimConfig(), train, "corpus")
+        for train in (
+            TrainConfig(batch_size=8),
+            TrainConfig(batch_size=8, batch_doublings=2, batch_warmup_tokens=50_000),
+        )
+    )
+    for one, two in zip(plain, grown, strict=True):
+        assert (one.run.tokens, one.flops) == (two.run.tokens, two.flops) and one.id != two.id
+    bundles = make_bundles(sweep, TrainConfig(), grown)
+    assert len(bundles) == len(grown) and not any(bundle.stacked for bundle in bundles)
+    train = TrainConfig(batch_size=12, batch_doublings=3, batch_warmup_tokens=50_000)
+    with pytest.raises(UserError, match=r"batch_size=12 cannot be .* set train.batch_size=16"):
+        make_plan(sweep, MODEL, OptimConfig(), train, "corpus")
+
+
 def test_a_stack_is_no_larger_than_its_memory():
     run = stack_plan(stack=1)[0].cells[0].run
     three = 3.5 * shapes.training_bytes(run) / 2**30
