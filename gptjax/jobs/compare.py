@@ -10,11 +10,9 @@ from gptjax import build
 from gptjax.build import Setup
 from gptjax.data import Corpus
 from gptjax.files import read_json, write_json
-from gptjax.jobs import plan, workdir
-from gptjax.jobs.sweep import Workers, corpus_facts
+from gptjax.jobs import plan, sweep, workdir
 from gptjax.report import comparison
-from gptjax.sweeps import Member, record_path, write_tables
-from gptjax.train import stop_on_signal
+from gptjax.sweeps import Member, record_path, records, write_tables
 
 
 def main(setup: Setup, folder: Path) -> int:
@@ -22,12 +20,14 @@ def main(setup: Setup, folder: Path) -> int:
     corpus = build.load_corpus(setup)
     members = plan.make_members(setup, corpus)
     cells = [member.cell for member in members]
+    left = records.open_cells(folder, cells)
+    if left:
+        sweep.reach_engine(setup)
     workdir.open_workdir(setup, folder)
-    write_json(folder / "corpus.json", corpus_facts(setup, corpus))
-    if any(not record_path(folder, cell).exists() for cell in cells):
+    write_json(folder / "corpus.json", sweep.corpus_facts(setup, corpus))
+    if left:
         plan.print_plan(setup, cells)
-        with stop_on_signal() as stop:
-            status = Workers(setup, folder, cells).run(stop)
+        status = sweep.train(setup, folder, cells)
         if status != 0:
             return status
     write_tables(folder, cells)

@@ -7,13 +7,14 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from gptjax import build, sweeps
 from gptjax.build import Setup
 from gptjax.data import Corpus
 from gptjax.errors import UserError
 from gptjax.files import write_json
-from gptjax.jobs import fit, plan, tuned, workdir
+from gptjax.jobs import fit, plan, ray_tasks, tuned, workdir
 from gptjax.jobs.display import Display
 from gptjax.sweeps import Bundle, Cell, records
 from gptjax.train import EXIT_RESUMABLE, stop_on_signal
@@ -33,19 +34,46 @@ def main(setup: Setup, folder: Path) -> int:
             return found
         setup = tuned.applied(setup, found)
     cells = plan.make_cells(setup, corpus)
+    left = records.open_cells(folder, cells)
+    if left:
+        reach_engine(setup)
     workdir.open_workdir(setup, folder)
     write_json(folder / "corpus.json", corpus_facts(setup, corpus))
-    left = [cell for cell in cells if not records.record_path(folder, cell).exists()]
     if left:
         plan.print_plan(setup, cells)
-        with stop_on_signal() as stop:
-            status = Workers(setup, folder, cells).run(stop)
+        status = train(setup, folder, cells)
         if status != 0:
             return status
     else:
         print(f"all {len(cells)} cells are done in {folder}")
     fit.fit_and_report(setup, folder, cells, reuse=not left)
     return 0
+
+
+def reach_engine(setup: Setup) -> None:
+    """Refuse an engine that is not there, before anything is written."""
+    if setup.sweep.engine == "ray":
+        ray_tasks.connect(setup)
+
+
+def train(setup: Setup, folder: Path, cells: Sequence[Cell]) -> int:
+    """Train every cell without a record by the engine of the config; returns the exit status."""
+    if setup.sweep.engine == "local":
+        return train_here(setup, folder, cells)
+    return _keep_going(ray_tasks.Tasks(setup, folder, cells))
+
+
+def train_here(setup: Setup, folder: Path, cells: Sequence[Cell]) -> int:
+    """The same by processes of this machine."""
+    return _keep_going(Workers(setup, folder, cells))
+
+
+def _keep_going(engine: Any) -> int:
+    with stop_on_signal() as stop:
+        status = engine.run(stop)
+    if status == EXIT_RESUMABLE:
+        print("stopped; the same command continues from here", file=sys.stderr)
+    return status
 
 
 def corpus_facts(setup: Setup, corpus: Corpus) -> dict[str, str]:
@@ -112,8 +140,7 @@ class Workers:
     def _pin(self, index: int) -> list[str]:
         if not plan.only_cpu(self._setup):
             return []
-        cores = plan.available_cores()
-        return [f"--core={cores[index % len(cores)]}"]
+        return [f"--core={index}"]
 
     def _reap(self) -> None:
         """Notice workers that ended: done, a user's error, or a crash that is tried again."""
@@ -164,7 +191,6 @@ class Workers:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-        print("stopped; the same command continues from here", file=sys.stderr)
         return EXIT_RESUMABLE
 
 

@@ -10,10 +10,8 @@ from gptjax import build
 from gptjax.build import Setup
 from gptjax.data import Corpus
 from gptjax.files import read_json, write_json
-from gptjax.jobs import plan, workdir
-from gptjax.jobs.sweep import Workers
+from gptjax.jobs import plan, sweep, workdir
 from gptjax.sweeps import Trial, Tuned, open_cells, record_path, tuning
-from gptjax.train import stop_on_signal
 
 
 def main(setup: Setup, folder: Path) -> int:
@@ -68,12 +66,14 @@ def find(setup: Setup, folder: Path, corpus: Corpus) -> Tuned | int:
 
 def _train(setup: Setup, folder: Path, trials: list[Trial]) -> int:
     cells = [trial.cell for trial in trials]
+    left = open_cells(folder, cells)
+    if left:
+        sweep.reach_engine(setup)
     workdir.open_workdir(setup, folder)
-    if not open_cells(folder, cells):
+    if not left:
         return 0
     print(f"tuning: {len(cells)} runs at {len({trial.params for trial in trials})} sizes")
-    with stop_on_signal() as stop:
-        return Workers(setup, folder, cells).run(stop)
+    return sweep.train(setup, folder, cells)
 
 
 def show(tuned: Tuned) -> None:

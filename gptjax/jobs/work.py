@@ -5,19 +5,42 @@ Also the process that `job=sweep` starts for each core: python -m gptjax.jobs.wo
 
 import argparse
 import ctypes
+import fcntl
 import os
 import signal
 import sys
+import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 
-def pin(core: int | None) -> None:
+def pin(preferred: int | None) -> None:
     """Keep this process on one core, so that the runtime starts one thread and not one a core.
 
-    Results must not depend on how many threads a matrix product is split over.
+    Results must not depend on how many threads a matrix product is split over. The core is one that
+    no other process of gptjax holds, `preferred` of those there are if possible; it is held by a
+    file lock that ends with the process.
     """
-    if core is not None and hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {core})
+    if preferred is None or not hasattr(os, "sched_setaffinity"):
+        return
+    cores = sorted(os.sched_getaffinity(0))
+    first = preferred % len(cores)
+    ordered = [*cores[first:], *cores[:first]]
+    free = (core for core in ordered if _lock_core(core))
+    os.sched_setaffinity(0, {next(free, ordered[0])})
+
+
+def _lock_core(core: int) -> bool:
+    """Whether the core is ours now; the descriptor stays open."""
+    place = Path(tempfile.gettempdir(), f"gptjax-cores-{os.getuid()}")
+    try:
+        place.mkdir(exist_ok=True)
+        descriptor = os.open(place / str(core), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def die_with_parent() -> None:
@@ -30,42 +53,60 @@ def main(setup, folder: Path) -> int:
     """Start this machine's workers on the cells of `folder`; ends when all have records."""
     from gptjax import build
     from gptjax.jobs import plan, sweep, tuned, workdir
-    from gptjax.train import stop_on_signal
 
     setup = tuned.resolved(setup, _existing(folder))
     workdir.check_same(setup, folder)
     cells = plan.make_cells(setup, build.load_corpus(setup))
-    with stop_on_signal() as stop:
-        return sweep.Workers(setup, folder, cells).run(stop)
+    return sweep.train_here(setup, folder, cells)
 
 
 def work(folder: Path, name: str) -> int:
     """Train the open bundles of a folder on this process's devices; returns the exit status."""
-    import jax
+    from gptjax.train import stop_on_signal
 
-    from gptjax import build, sweeps
+    with stop_on_signal() as stop:
+        setup, bundles, make_session = prepare(folder)
+        return train(setup, folder, name, bundles, make_session, stop)
+
+
+def prepare(folder: Path) -> tuple[Any, list, Callable[[], Any]]:
+    """Start JAX; the setup that made a folder, its bundles (longest first), a maker of Sessions."""
+    from gptjax import build
     from gptjax.jobs import plan, workdir
     from gptjax.jobs.devices import start_backend
     from gptjax.sweeps import timing
-    from gptjax.train import EXIT_RESUMABLE, Interrupted, Session, stop_on_signal
+    from gptjax.train import Session
 
     setup = workdir.saved_setup(folder)
-    with stop_on_signal() as stop:
-        start_backend(setup)
-        build.enable_compilation_cache(setup)
-        corpus = build.load_corpus(setup)
-        bundles = timing.longest_first(plan.make_bundles(setup, plan.make_cells(setup, corpus)))
-        options = sweeps.WorkerOptions(
-            name=name, attempts=setup.sweep.attempts, claim_seconds=setup.sweep.claim_seconds
-        )
-        try:
-            sweeps.work_on_devices(
-                folder, bundles, lambda: Session(corpus, setup.train), options, stop,
-                jax.local_devices(),
-            )  # fmt: skip
-        except Interrupted:
-            return EXIT_RESUMABLE
-        return EXIT_RESUMABLE if stop() else 0
+    start_backend(setup)
+    build.enable_compilation_cache(setup)
+    corpus = build.load_corpus(setup)
+    bundles = timing.longest_first(plan.make_bundles(setup, plan.make_cells(setup, corpus)))
+    return setup, bundles, lambda: Session(corpus, setup.train)
+
+
+def train(
+    setup: Any,
+    folder: Path,
+    name: str,
+    bundles: Sequence,
+    make_session: Callable[[], Any],
+    stop: Callable[[], bool],
+) -> int:
+    """Train what is open of these bundles; returns the exit status."""
+    import jax
+
+    from gptjax import sweeps
+    from gptjax.train import EXIT_RESUMABLE, Interrupted
+
+    options = sweeps.WorkerOptions(
+        name=name, attempts=setup.sweep.attempts, claim_seconds=setup.sweep.claim_seconds
+    )
+    try:
+        sweeps.work_on_devices(folder, bundles, make_session, options, stop, jax.local_devices())
+    except Interrupted:
+        return EXIT_RESUMABLE
+    return EXIT_RESUMABLE if stop() else 0
 
 
 def _existing(folder: Path) -> Path:

@@ -13,7 +13,10 @@ EXECUTION_ONLY = {
         "feed", "device_data_gb", "checkpoint_seconds", "keep_last", "keep_best", "log_seconds",
         "tensorboard", "wandb",
     },
-    "sweep": {"workers", "attempts", "claim_seconds", "price_per_device_hour"},
+    "sweep": {
+        "engine", "address", "task_cpus", "task_devices", "workers", "attempts", "claim_seconds",
+        "price_per_device_hour",
+    },
 }  # fmt: skip
 """Settings that change no result, and so may differ when a folder is opened again."""
 

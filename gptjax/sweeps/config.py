@@ -7,6 +7,7 @@ from gptjax.fields import setting
 PLANS = ("isoflop", "grid")
 DEPTH_RULES = ("fixed", "aspect")
 RULES = ("demo", "demo_trunk", "fixed", "kaplan", "deepseek", "step_law")
+ENGINES = ("local", "ray")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +81,23 @@ class SweepConfig:
     )
     stack_gb: float = setting(
         8.0, "GiB that the cells side by side may hold, by an estimate from above", above=0.0
+    )
+    engine: str = setting(
+        "local",
+        "what trains the bundles: processes of this machine, or tasks of a Ray cluster (extra "
+        "gptjax[ray])",
+        choices=ENGINES,
+    )
+    address: str = setting(
+        "auto",
+        "cluster of sweep.engine=ray: HOST:PORT; auto = RAY_ADDRESS or the one that runs on this "
+        "machine; local = one started for this sweep",
+    )
+    task_cpus: float = setting(1.0, "CPUs that Ray reserves for a bundle", minimum=0.0)
+    task_devices: float = setting(
+        0.0,
+        "accelerators that Ray reserves for a bundle: GPUs, or TPU chips if config.device=tpu",
+        minimum=0.0,
     )
     workers: int = setting(
         0, "processes on this machine; 0 = one a CPU core, or one an accelerator", minimum=0

@@ -29,7 +29,7 @@ RUN_COLUMNS = (
 CURVE_COLUMNS = ("cell", "step", "tokens", "flops", "loss")
 TIMING_COLUMNS = (
     "cell", "worker", "seconds", "compile", "train", "evaluate", "checkpoint", "flops_per_s",
-    "bundle", "width", "ended",
+    "bundle", "width", "ended", "updates",
 )  # fmt: skip
 
 
@@ -116,6 +116,7 @@ def write_done(
         "bundle": bundle or cell.id,
         "width": cell.run.model.width,
         "ended": time.time(),
+        "updates": result.updates,
     }
     write_json(workdir / "timing" / f"{cell.id}.json", timing)
     write_json(record_path(workdir, cell), record)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from gptjax import build
-from gptjax.jobs import workdir
+from gptjax.jobs import ray_tasks, workdir
 from gptjax.jobs.experiment import load, override
 from gptjax.main import main
 
@@ -291,6 +291,22 @@ def test_refused(here, capsys, name):
         assert hint in sentence
     assert output.out == ""
     assert tree(here) == before
+
+
+@pytest.mark.parametrize("installed", [False, True])
+def test_no_ray(folder, capsys, monkeypatch, installed):
+    """Ray is not installed, or nothing answers where its cluster should be."""
+    monkeypatch.chdir(folder)
+    if installed:
+        pytest.importorskip("ray", reason="Ray is not installed: pip install 'gptjax[ray]'")
+        hint = "sweep.address=127.0.0.1:9 has no Ray cluster that answers"
+    else:
+        monkeypatch.setattr(ray_tasks.importlib.util, "find_spec", lambda name: None)
+        hint = "sweep.engine=ray needs Ray; pip install 'gptjax[ray]' or set sweep.engine=local"
+    before = tree(folder)
+    assert main(["gptjax", *sweep("sweep.engine=ray", "sweep.address=127.0.0.1:9")]) == 2
+    assert hint in one_sentence(capsys.readouterr().err)
+    assert tree(folder) == before
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])

@@ -120,12 +120,17 @@ BUILT = {
 }  # fmt: skip
 
 PLANNED = {
-    "isoflop": {"sweep.plan": "isoflop", "sweep.depth_rule": "aspect", "sweep.rule": "demo"},
+    "isoflop": {
+        "sweep.plan": "isoflop", "sweep.depth_rule": "aspect", "sweep.rule": "demo",
+        "sweep.engine": "local",
+    },
     "grid": {
         "sweep.plan": "grid", "sweep.widths": "(16,32)", "sweep.tokens": "(1e6,2e6)",
         "sweep.rule": "fixed", "sweep.depth_rule": "fixed", "data.source": "python_stdlib",
     },
-    "demo_trunk": {"sweep.rule": "demo_trunk", "sweep.share_trunks": True},
+    "demo_trunk": {
+        "sweep.rule": "demo_trunk", "sweep.share_trunks": True, "sweep.engine": "ray",
+    },
     "kaplan": {"sweep.rule": "kaplan", "sweep.share_trunks": False, "data.source": "python-stdlib"},
     "deepseek": {"sweep.rule": "deepseek"},
     "ranks": {

@@ -130,12 +130,43 @@ def test_slurm_runs_one_command_on_all_nodes(recorders):
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("status, queued_again", [(75, True), (2, False)])
-def test_slurm_queues_again_only_what_is_saved(recorders, status, queued_again):
+def test_slurm_array_shares_a_folder(recorders, tmp_path):
+    """The first task runs the command, the others join its folder."""
+    recorders("srun")
+    (tmp_path / "config.json").touch()
+    task = {"SLURM_ARRAY_TASK_MIN": "3", "SLURM_CPUS_PER_TASK": "4"}
+    for number in ("3", "4"):
+        done = launch(
+            "slurm_array.sbatch", *FLAGS, f"--workdir={tmp_path}", path=recorders.path,
+            GPTJAX_PYTHON="py", SLURM_ARRAY_TASK_ID=number, **task,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    command = ["srun", "--kill-on-bad-exit=1", "py", "-m", "gptjax.main", *FLAGS,
+               f"--workdir={tmp_path}", "--config.sweep.workers=4"]  # fmt: skip
+    assert recorders.calls() == [command, [*command, "--config.job=work"]]
+
+
+def test_slurm_array_leaves_devices_to_the_worker(recorders, tmp_path):
+    recorders("srun")
+    launch(
+        "slurm_array.sbatch", *FLAGS, f"--workdir={tmp_path}", path=recorders.path,
+        SLURM_GPUS_PER_TASK="1",
+    )  # fmt: skip
+    assert "--config.sweep.workers" not in " ".join(recorders.calls()[0])
+
+
+@pytest.mark.parametrize("script, job", [("slurm.sbatch", "7"), ("slurm_array.sbatch", "6_1")])
+@pytest.mark.parametrize(
+    "status, state, queued_again",
+    [(75, "RUNNING", True), (75, "COMPLETING", False), (2, "RUNNING", False)],
+)
+def test_slurm_queues_again_only_what_is_saved(recorders, script, job, status, state, queued_again):
     recorders("srun", f"sys.exit({status})")
-    recorders("scontrol")
-    done = launch("slurm.sbatch", *FLAGS, path=recorders.path, SLURM_JOB_ID="7")
-    assert (["scontrol", "requeue", "7"] in recorders.calls()) == queued_again
+    recorders("scontrol", f"print('JobId=7 JobState={state} Reason=None')")
+    variables = {"SLURM_JOB_ID": "7", "SLURM_ARRAY_JOB_ID": "6", "SLURM_ARRAY_TASK_ID": "1"}
+    variables["SLURM_ARRAY_TASK_MIN"] = "1"
+    done = launch(script, *FLAGS, "--workdir=w", path=recorders.path, **variables)
+    assert (["scontrol", "requeue", job] in recorders.calls()) == queued_again
     assert done.returncode == (0 if queued_again else status)
 
 
@@ -157,6 +188,7 @@ def test_a_dry_run_calls_nothing(recorders, script, options):
         ("gke.sh", ["--nam=big"], "--nam=big is not an option"),
         ("gke.sh", [*GKE, "--chips=5", "--", "x"], "32 chips, no multiple of --chips=5"),
         ("slurm.sbatch", [], "no flags for gptjax"),
+        ("slurm_array.sbatch", FLAGS, "--workdir is missing"),
     ],
 )
 def test_what_is_missing_is_said(script, arguments, sentence):
@@ -168,6 +200,7 @@ def test_what_is_missing_is_said(script, arguments, sentence):
 def test_shellcheck():
     if shutil.which("shellcheck") is None:
         pytest.skip("shellcheck is not installed")
-    scripts = [*LAUNCH.glob("*.sh"), LAUNCH / "slurm.sbatch"]
+    here = Path(__file__).parent
+    scripts = [*LAUNCH.glob("*.sh"), *LAUNCH.glob("*.sbatch"), *here.glob("*.sh")]
     done = subprocess.run(["shellcheck", *scripts], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
