@@ -26,6 +26,13 @@ pytestmark = [
 LONG = {"sweep.budgets": "(3e10,6e10)", "train.checkpoint_seconds": 0.5}
 
 
+@pytest.fixture(scope="module")
+def straight(place):  # noqa: F811
+    """The sweep by processes of this machine, never interrupted."""
+    finish(arguments(place, place / "straight", **LONG))
+    return place / "straight"
+
+
 @pytest.fixture
 def cluster():
     """Two nodes of one CPU each, with processes of their own on this machine."""
@@ -83,10 +90,9 @@ def worker(workdir: Path, cell: str) -> int:
     return int(timing["worker"].split("-")[-2])
 
 
-def test_a_lost_node_changes_no_byte(place, cluster):  # noqa: F811
+def test_a_lost_node_changes_no_byte(place, straight, cluster):  # noqa: F811
     """Its bundle is continued on the other node, from the last checkpoint and not from zero."""
-    straight, broken = place / "straight", place / "broken"
-    finish(arguments(place, straight, **LONG))
+    broken = place / "broken"
     settings = {**LONG, "sweep.engine": "ray", "sweep.address": cluster.address}
     process = subprocess.Popen(
         arguments(place, broken, **settings), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -104,7 +110,7 @@ def test_a_lost_node_changes_no_byte(place, cluster):  # noqa: F811
     assert 0 < updates(broken, cell) < updates(straight, cell)
 
 
-def test_sigterm_saves_and_the_same_command_continues(place):  # noqa: F811
+def test_sigterm_saves_and_the_same_command_continues(place, straight):  # noqa: F811
     workdir = place / "stopped"
     settings = {**LONG, "sweep.engine": "ray", "sweep.address": "local"}
     command = arguments(place, workdir, **settings)
@@ -118,7 +124,7 @@ def test_sigterm_saves_and_the_same_command_continues(place):  # noqa: F811
     assert "the same command continues" in errors and "Traceback" not in errors
     assert max(saved_step(folder) for folder in (workdir / "cells").iterdir()) > 0
     finish(command)
-    same_bytes(place / "straight", workdir)
+    same_bytes(straight, workdir)
 
 
 def test_a_cell_whose_task_is_killed_is_failed_and_the_rest_is_done(place):  # noqa: F811
