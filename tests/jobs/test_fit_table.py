@@ -94,6 +94,8 @@ def test_a_bad_table_is_one_sentence_for_every_form(tmp_path, capsys, name):
         assert fit_table(tmp_path, spoil(good(name), size), *flags) == 2, what
         said = capsys.readouterr().err
         assert said.startswith("gptjax: ") and said.count("\n") == 1 and len(said) > 40, said
+        if what in ("zero size", "negative size"):
+            assert size in said and "above zero" in said, said
         assert not (tmp_path / "run" / "laws.json").exists(), what
 
 

@@ -5,6 +5,7 @@ import pytest
 
 from gptjax import scaling
 from gptjax.errors import UserError
+from gptjax.scaling.hyperparameters import best_of_each
 
 RATE = {"K": 0.6, "a": -0.28, "b": 0.08}
 BATCH = {"K": 0.05, "a": 0.12, "b": 0.35}
@@ -80,3 +81,14 @@ def test_a_hill_a_missing_column_and_no_sweep_at_all_are_one_sentence():
         scaling.setting_law(table, "warmup")
     with pytest.raises(UserError, match="1 values near the minimum"):
         scaling.setting_law({**table, "learning_rate": np.full(len(table["loss"]), 1e-3)})
+
+
+def test_the_best_run_of_each_size_and_tokens_is_kept():
+    table = {
+        "params": [1e6, 1e6, 1e6, 2e6, 2e6], "tokens": [1e8] * 5,
+        "learning_rate": [1e-3, 2e-3, 4e-3, 1e-3, 2e-3], "loss": [3.2, 3.0, 3.1, 2.9, 2.95],
+    }  # fmt: skip
+    runs = scaling.prepare(table, scaling.FitConfig())
+    kept = best_of_each(runs, ("learning_rate",))
+    assert kept.loss.tolist() == [3.0, 2.9]
+    assert len(kept.left_out) == 3 and len(best_of_each(runs, ())) == 5
