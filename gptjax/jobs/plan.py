@@ -19,6 +19,8 @@ from gptjax.scaling import walltime
 from gptjax.sweeps import Bundle, Cell, Member, Trial, shapes, timing
 
 STACK_ON_ACCELERATORS = 16
+LANE_SHOWN = 12
+"""Bundles of a worker that a plan names."""
 
 
 def main(setup: Setup, folder: Path) -> int:
@@ -97,6 +99,8 @@ def print_plan(setup: Setup, cells: Sequence[Cell]) -> float:
     reference = timing.reference_rate()
     bundles = make_bundles(setup, cells)
     workers = worker_count(setup, bundles)
+    lanes = timing.schedule(bundles, reference, workers)
+    total = max(lane.finish for lane in lanes)
     seconds = timing.predicted_by_cell(bundles, reference)
     table = Table(title=f"Plan: {len(cells)} cells", title_justify="left", header_style="bold")
     for name in ("budget", "width", "depth", "params", "no embed", "+ head", "tokens", "batch",
@@ -106,7 +110,6 @@ def print_plan(setup: Setup, cells: Sequence[Cell]) -> float:
         table.add_row(*_row(cell, seconds[cell.id]))
     console = Console(width=None if sys.stdout.isatty() else 130)
     console.print(table)
-    total = timing.predicted_total(bundles, reference, workers)
     flops, trained = sum(cell.flops for cell in cells), sum(b.total_flops for b in bundles)
     shared = f", {trained:.3g} of them trained (lengths share trunks)" if trained < flops else ""
     widest = max((len(bundle.cells) for bundle in bundles if bundle.stacked), default=0)
@@ -119,9 +122,23 @@ def print_plan(setup: Setup, cells: Sequence[Cell]) -> float:
     if price:
         line += f", {price * total / 3600:.2f} at {price:g} a device-hour"
     console.print(line, highlight=False)
+    for number, lane in enumerate(lanes):
+        console.print(f"  process {number}: {_lane(lane)}", highlight=False)
     if setup.machine.flops_per_s:
         console.print(_elsewhere(setup, cells), highlight=False)
     return total
+
+
+def _lane(lane: timing.Lane) -> str:
+    """A worker's bundles in their order, by width, and when it ends."""
+    shown = [
+        f"{bundle.cells[0].run.model.width}"
+        + (f" ({len(bundle.cells)} cells)" if len(bundle.cells) > 1 else "")
+        for bundle in lane.bundles[:LANE_SHOWN]
+    ]
+    more = len(lane.bundles) - len(shown)
+    rest = f", {more} more" if more else ""
+    return f"widths {', '.join(shown)}{rest}; ends after {duration(lane.finish)}"
 
 
 def _elsewhere(setup: Setup, cells: Sequence[Cell]) -> str:

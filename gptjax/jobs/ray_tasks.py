@@ -83,13 +83,14 @@ class Order:
       folder: the sweep's, as all nodes see it.
       bundle: its name.
       cells: their identities, in the order of the bundle.
-      stacked: see Bundle.
+      shares, stacked: see Bundle.
       pinned: whether the process keeps to one core.
     """
 
     folder: str
     bundle: str
     cells: tuple[str, ...]
+    shares: bool
     stacked: bool
     pinned: bool
 
@@ -134,6 +135,7 @@ class Tasks:
                 folder=os.fspath(self._folder),
                 bundle=bundle.name,
                 cells=tuple(cell.id for cell in bundle.cells),
+                shares=bundle.shares,
                 stacked=bundle.stacked,
                 pinned=plan.only_cpu(self._setup),
             )
@@ -195,7 +197,8 @@ def train_bundle(order: Order) -> int:
             f"data.source={setup.data.source} gives other tokens on node {node} than where the "
             "sweep was started; give all nodes the same files and the same Python"
         )
-    bundle = Bundle(order.bundle, tuple(cells[name] for name in order.cells), order.stacked)
+    own = tuple(cells[name] for name in order.cells)
+    bundle = Bundle(order.bundle, own, shares=order.shares, stacked=order.stacked)
     with stop_on_signal() as stop:
         worker = f"{node}-{os.getpid()}-ray"
         return work.train(setup, Path(order.folder), worker, [bundle], lambda: session, stop)

@@ -27,18 +27,14 @@ class Bundle:
     Attributes:
       name: what is claimed.
       cells: at least one.
-      stacked: whether they are trained side by side; with more than one cell that are not, all
-        have one trunk.
+      shares: whether all have one trunk, and leave it one after the other.
+      stacked: whether they, or what is left of them after the trunk, are trained side by side.
     """
 
     name: str
     cells: tuple[Cell, ...]
+    shares: bool = False
     stacked: bool = False
-
-    @property
-    def shares(self) -> bool:
-        """Whether there is a trunk to fork from."""
-        return len(self.cells) > 1 and not self.stacked
 
     @property
     def total_flops(self) -> float:
@@ -66,14 +62,19 @@ class Bundle:
 def make_bundles(sweep: SweepConfig, train: TrainConfig, cells: Sequence[Cell]) -> list[Bundle]:
     """The cells by trunk, and those that are alone with theirs by program.
 
-    A cell with evaluations on its way takes no part in a trunk.
+    A cell with evaluations on its way takes no part in a trunk. The branches of a trunk are stacked
+    where a stack has room for all of them.
     """
     groups: dict[str, list[Cell]] = {}
     sharing = sweep.share_trunks and train.evaluations == 1
     for cell in cells:
         trunk = cell.run.trunk if sharing else ""
         groups.setdefault(f"trunk-{trunk}" if trunk else cell.id, []).append(cell)
-    shared = [Bundle(name, _ordered(group)) for name, group in groups.items() if len(group) > 1]
+    shared = [
+        Bundle(name, _ordered(group), shares=True, stacked=_fits(sweep, group))
+        for name, group in groups.items()
+        if len(group) > 1
+    ]
     alone = [group[0] for group in groups.values() if len(group) == 1]
     return shared + _stacks(sweep, alone)
 
@@ -94,6 +95,11 @@ def _stacks(sweep: SweepConfig, cells: Sequence[Cell]) -> list[Bundle]:
                 name = f"stack-{digest([cell.id for cell in members])}"
                 bundles.append(Bundle(name, members, stacked=True))
     return bundles
+
+
+def _fits(sweep: SweepConfig, group: Sequence[Cell]) -> bool:
+    """Whether one stack has room for all."""
+    return len(group) <= stack_size(sweep, group[0].run)
 
 
 def stack_size(sweep: SweepConfig, run: RunSpec) -> int:

@@ -75,8 +75,8 @@ class SweepConfig:
     stack: int = setting(
         0,
         "cells that differ only in seed, learning rate, weight decay, initial scale or length are "
-        "trained side by side in one program, at most so many; 0 = 1 on CPU, where it does not "
-        "pay, 16 elsewhere",
+        "trained side by side in one program, and so are the branches of a trunk, at most so many; "
+        "0 = 1 on CPU, where it does not pay, 16 elsewhere",
         minimum=0,
     )
     stack_gb: float = setting(

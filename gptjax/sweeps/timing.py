@@ -1,5 +1,6 @@
 """How long cells will take: a model of the step time, and a schedule of cells over workers."""
 
+import dataclasses
 import time
 from collections.abc import Sequence
 
@@ -53,20 +54,35 @@ def predicted_by_cell(bundles: Sequence[Bundle], reference: float) -> dict[str, 
     }
 
 
-def predicted_total(bundles: Sequence[Bundle], reference: float, workers: int) -> float:
-    """Wall seconds of a sweep: longest first onto the worker that is free, compiling included."""
-    finish = [0.0] * max(1, workers)
-    compiled: list[set] = [set() for _ in finish]
+@dataclasses.dataclass(frozen=True)
+class Lane:
+    """What one worker is predicted to train, in this order, and the seconds when it ends."""
+
+    bundles: tuple[Bundle, ...] = ()
+    finish: float = 0.0
+
+
+def schedule(bundles: Sequence[Bundle], reference: float, workers: int) -> list[Lane]:
+    """Longest first onto the worker that is free, compiling included; one lane a worker.
+
+    Args:
+      reference: FLOP/s, `reference_rate`.
+    """
+    lanes = [Lane()] * max(1, workers)
+    compiled: list[set] = [set() for _ in lanes]
     seconds = predicted_by_cell(bundles, reference)
     for bundle in longest_first(bundles):
-        i = finish.index(min(finish))
-        for cell in bundle.cells:
-            program = cell.run.program
-            if program not in compiled[i]:
-                compiled[i].add(program)
-                finish[i] += COMPILE_SECONDS
-            finish[i] += seconds[cell.id]
-    return max(finish)
+        i = min(range(len(lanes)), key=lambda lane: lanes[lane].finish)
+        new = {cell.run.program for cell in bundle.cells} - compiled[i]
+        compiled[i] |= new
+        spent = COMPILE_SECONDS * len(new) + sum(seconds[cell.id] for cell in bundle.cells)
+        lanes[i] = Lane((*lanes[i].bundles, bundle), lanes[i].finish + spent)
+    return lanes
+
+
+def predicted_total(bundles: Sequence[Bundle], reference: float, workers: int) -> float:
+    """Wall seconds of a sweep: when the last worker ends."""
+    return max(lane.finish for lane in schedule(bundles, reference, workers))
 
 
 def longest_first(bundles: Sequence[Bundle]) -> list[Bundle]:

@@ -19,7 +19,10 @@ from gptjax.sweeps.bundles import Bundle
 from gptjax.sweeps.claims import Claims
 from gptjax.sweeps.plan import Cell
 from gptjax.train import (
+    Branches,
+    Checkpointer,
     Diverged,
+    Fork,
     Hooks,
     Interrupted,
     Progress,
@@ -176,8 +179,7 @@ class _Taken:
         self._options, self._status, self._stop = options, status, stop
         self._trunk_folder = workdir / "cells" / bundle.name
         self._state: TrainState | None = None
-        self._trunk_updates = 0
-        self._trunk_seconds: dict[str, float] = {}
+        self._grown: dict[str, tuple[int, dict[str, float]]] = {}  # updates and seconds of a trunk
 
     def train(self) -> None:
         """Train every cell of the bundle that has no record."""
@@ -199,7 +201,7 @@ class _Taken:
 
     def _record(self, cell: Cell, result: RunResult) -> None:
         records.write_done(
-            self._workdir, cell, result,
+            self._workdir, cell, self._with_trunk(cell, result),
             entropy=self._session.corpus.entropy_nats,
             worker=self._options.name, bundle=self._bundle.name,
         )  # fmt: skip
@@ -213,9 +215,15 @@ class _Taken:
             finished=lambda i, result: self._record(cells[i], result),
             diverged=lambda i, error: None,
         )
-        folder = self._workdir / "cells" / self._bundle.name
+        folder = self._trunk_folder / "stack"
+        runs = [cell.run for cell in cells]
+        branches = None
+        if self._bundle.shares:
+            branches = Branches([run.shared_steps for run in runs], self._forks)
         try:
-            run_stack(self._session, [cell.run for cell in cells], folder, hooks, done)
+            run_stack(self._session, runs, folder, hooks, done, branches)
+        except Diverged:  # the trunk, for all; each cell by itself says so
+            shutil.rmtree(self._trunk_folder, ignore_errors=True)
         except (MemoryError, jax.errors.JaxRuntimeError) as error:
             print(f"the stack is given up: {memory_reason(error)}", file=sys.stderr)
 
@@ -233,18 +241,26 @@ class _Taken:
         return reason
 
     def _run(self, cell: Cell) -> RunResult:
-        self._trunk_updates, self._trunk_seconds = 0, {}
+        self._grown.pop(cell.id, None)
         start = (lambda: self._fork(cell)) if self._bundle.shares else None
-        result = run(self._session, cell.run, self._folder(cell), self._hooks(cell), start)
-        seconds = {
-            phase: spent + self._trunk_seconds.get(phase, 0.0)
-            for phase, spent in result.seconds.items()
-        }
-        updates = result.updates + self._trunk_updates
-        return dataclasses.replace(result, seconds=seconds, updates=updates)
+        return run(self._session, cell.run, self._folder(cell), self._hooks(cell), start)
+
+    def _with_trunk(self, cell: Cell, result: RunResult) -> RunResult:
+        """The result with what it took to grow the trunk to where the cell leaves it."""
+        if cell.id not in self._grown:
+            return result
+        updates, trunk = self._grown[cell.id]
+        seconds = {phase: spent + trunk.get(phase, 0.0) for phase, spent in result.seconds.items()}
+        return dataclasses.replace(result, seconds=seconds, updates=result.updates + updates)
 
     def _fork(self, cell: Cell) -> TrainState:
         """The state at the end of what the cell shares; the trunk stays there."""
+        fork = self._grow(cell)
+        if fork is None:  # a cell that was added to the plan after its trunk had passed by
+            return self._session.init(cell.run)
+        return copied(fork.state)
+
+    def _grow(self, cell: Cell) -> Fork | None:
         state, self._state = self._state, None  # used up, also when the trunk diverges
         try:
             fork = grow_trunk(
@@ -253,11 +269,34 @@ class _Taken:
         except Diverged:
             shutil.rmtree(self._trunk_folder, ignore_errors=True)
             raise
-        if fork is None:  # a cell that was added to the plan after its trunk had passed by
-            return self._session.init(cell.run)
-        self._trunk_updates, self._trunk_seconds = fork.updates, fork.seconds
-        self._state = fork.state
-        return jax.tree.map(lambda leaf: leaf.copy(), fork.state)
+        if fork is not None:
+            self._grown[cell.id] = fork.updates, fork.seconds
+            self._state = fork.state
+        return fork
+
+    def _forks(self) -> list[TrainState]:
+        """The states in which all cells leave the trunk; each is kept on disk until the stack has
+        them, so that a worker that was killed finds them again."""
+        return [self._saved_fork(cell) for cell in self._bundle.cells]
+
+    def _saved_fork(self, cell: Cell) -> TrainState:
+        saved = Checkpointer(
+            self._trunk_folder / "forks" / str(cell.run.shared_steps),
+            f"{cell.run.trunk}-{self._session.corpus.fingerprint}", keep_last=1, keep_best=False,
+        )  # fmt: skip
+        try:
+            state = saved.restore(self._session.init(cell.run))
+            if state is not None:
+                return state
+            fork = self._grow(cell)
+            if fork is None:  # cells trained one after another here before
+                shutil.rmtree(self._trunk_folder / "checkpoints", ignore_errors=True)
+                fork = self._grow(cell)
+            assert fork is not None, "a trunk that begins anew passes every fork"
+            saved.save(fork.state, wait=True)
+            return copied(fork.state)
+        finally:
+            saved.close()
 
     def _hooks(self, cell: Cell) -> Hooks:
         return Hooks(
@@ -268,6 +307,11 @@ class _Taken:
     def _folder(self, cell: Cell) -> Path:
         # Beside the trunk's folder, which has the bundle's name.
         return self._workdir / "cells" / cell.id
+
+
+def copied(state: TrainState) -> TrainState:
+    """The same numbers in memory of their own: a step uses up the state that it is given."""
+    return jax.tree.map(lambda leaf: leaf.copy(), state)
 
 
 def memory_reason(error: Any) -> str:

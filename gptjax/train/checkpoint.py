@@ -56,16 +56,19 @@ class Checkpointer:
         """The checkpoint with the lowest held-out loss, or None."""
         return self._read("best", like) if self._check_owner() else None
 
-    def save(self, state: TrainState, *, wait: bool = False) -> None:
-        """Start saving `state`; with `wait`, return once it is committed."""
-        self._save("last", state, None)
+    def save(self, state: TrainState, *, wait: bool = False, step: int | None = None) -> None:
+        """Start saving `state`; with `wait`, return once it is committed.
+
+        `step` is what `latest` will say, by default that of the state.
+        """
+        self._save("last", state, None, int(state.step) if step is None else step)
         if wait:
             self.wait()
 
     def save_best(self, state: TrainState, loss: float) -> None:
         """Offer `state` as the best; kept when `loss` is the lowest so far."""
         if self._keep_best and np.isfinite(loss):
-            self._save("best", state, {"loss": float(loss)})
+            self._save("best", state, {"loss": float(loss)}, int(state.step))
 
     def wait(self) -> None:
         """Block until every started save is committed.
@@ -116,14 +119,15 @@ class Checkpointer:
             self._managers[kind] = ocp.CheckpointManager(self._directory / kind, options=options)
         return self._managers[kind]
 
-    def _save(self, kind: str, state: TrainState, metrics: dict[str, float] | None) -> None:
+    def _save(
+        self, kind: str, state: TrainState, metrics: dict[str, float] | None, step: int
+    ) -> None:
         import orbax.checkpoint as ocp
 
         owner = self._directory / "run.json"
         if is_first() and not owner.exists():
             write_json(owner, {"identity": self._identity})
         manager = self._manager(kind)
-        step = int(np.max(state.step))  # one for all members of a stack
         if step in manager.all_steps():
             return
         # The next compiled call reuses (donates) these buffers while Orbax is still writing, and

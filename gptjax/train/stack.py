@@ -45,12 +45,26 @@ class StackHooks:
     diverged: Callable[[int, Diverged], None]
 
 
+@dataclasses.dataclass(frozen=True)
+class Branches:
+    """Where the members of a stack begin.
+
+    Attributes:
+      starts: updates that each has behind it.
+      states: gives their states, which are used up; not called where a checkpoint has them.
+    """
+
+    starts: Sequence[int]
+    states: Callable[[], Sequence[TrainState]]
+
+
 def run_stack(
     session: Session,
     specs: Sequence[RunSpec],
     directory: Path,
     hooks: StackHooks,
     settled: Collection[int] = (),
+    branches: "Branches | None" = None,
 ) -> None:
     """Train specs of one program to their ends, from the stack's last checkpoint if there is one.
 
@@ -61,12 +75,16 @@ def run_stack(
     Args:
       specs: agree in `program`.
       settled: members of which the caller wants to hear no more.
+      branches: where the members leave a trunk; from their initial states by default.
 
     Raises:
       Interrupted: after `hooks.run.stop` said so; the state is saved.
       UserError: when the folder belongs to another stack or cannot be written.
     """
-    _Stack(session, specs, directory, hooks, settled).to_the_end()
+    branches = branches or Branches(
+        [0] * len(specs), lambda: [session.init(spec) for spec in specs]
+    )
+    _Stack(session, specs, directory, hooks, settled, branches).to_the_end()
 
 
 def members_after(ends: Sequence[int], steps: int) -> tuple[int, ...]:
@@ -95,7 +113,10 @@ def taken(tree: Any, places: int | Sequence[int]) -> Any:
 
 
 class _Stack:
-    """The mutable surroundings of a stack; its state is one TrainState with a leading axis."""
+    """The mutable surroundings of a stack; its state is one TrainState with a leading axis.
+
+    Steps here count from where the stack began.
+    """
 
     def __init__(
         self,
@@ -104,12 +125,17 @@ class _Stack:
         directory: Path,
         hooks: StackHooks,
         settled: Collection[int],
+        branches: Branches,
     ) -> None:
         self.session, self.specs, self.hooks = session, specs, hooks
         self.settled = set(settled)
-        self.ends = [spec.steps for spec in specs]
+        self.branches = branches
+        self.ends = [spec.steps - start for spec, start in self._with_starts()]
         evaluations = session.options.evaluations
-        self.marks = [evaluation_steps(spec.steps, evaluations) for spec in specs]
+        self.marks = [
+            [mark - start for mark in evaluation_steps(spec.steps, evaluations) if mark > start]
+            for spec, start in self._with_starts()
+        ]
         identity = digest([spec.identity for spec in specs])
         self.checkpoints = Checkpointer(
             directory / "checkpoints",
@@ -138,7 +164,10 @@ class _Stack:
     def _start(self) -> tuple[int, TrainState]:
         step = self.checkpoints.latest()
         if step is None:
-            return 0, stacked([self.session.init(spec) for spec in self.specs])
+            state = stacked(self.branches.states())
+            if any(self.branches.starts):  # the trunk is not trained again
+                self.checkpoints.save(state, step=0, wait=True)
+            return 0, state
         members = members_after(self.ends, step)
         like = stacked([self.session.init(self.specs[member]) for member in members])
         state = self._timed("checkpoint", members, lambda: self.checkpoints.restore(like))
@@ -147,9 +176,12 @@ class _Stack:
             self.history = [
                 (int(member), int(at), float(loss))
                 for member, at, loss in read_json(self.history_path)
-                if at <= step
+                if at <= self.branches.starts[int(member)] + step
             ]
         return step, state
+
+    def _with_starts(self) -> list[tuple[RunSpec, int]]:
+        return list(zip(self.specs, self.branches.starts, strict=True))
 
     def _open(self, step: int) -> list[int]:
         """Members that have steps to do."""
@@ -187,31 +219,31 @@ class _Stack:
             if member in waiting and member not in self.settled and not fine[place].all():
                 bad = int(np.argmin(fine[place]))
                 loss = losses[place, bad]
-                self._lose(member, f"the training loss is {loss} at step {step + bad}")
+                at = self.branches.starts[member] + step + bad
+                self._lose(member, f"the training loss is {loss} at step {at}")
         place = members.index(longest)
         values = (metrics.loss, metrics.grad_norm, metrics.learning_rate)
         loss, norm, rate = (float(np.asarray(value)[place, steps - 1]) for value in values)
-        end = self.ends[longest]
-        self.hooks.run.progress(
-            Progress(step + steps, end, loss, norm, rate, self.seconds_per_step)
-        )
+        done, end = self.branches.starts[longest] + step + steps, self.specs[longest].steps
+        self.hooks.run.progress(Progress(done, end, loss, norm, rate, self.seconds_per_step))
         return state
 
     def _score(self, member: int, step: int, state: TrainState) -> None:
         """Evaluate a member at one of its marks; at the last one it is finished."""
         spec, compiled = self.specs[member], self.session.compile_seconds
+        at = self.branches.starts[member] + step
         started = time.perf_counter()
         score = self.session.evaluate(spec, eval_params(state.opt_state, state.params))
         compiling = self.session.compile_seconds - compiled
         self._spend("compile", [member], compiling)
         self._spend("evaluate", [member], time.perf_counter() - started - compiling)
         if not np.isfinite(score.loss):
-            self._lose(member, f"the held-out loss is {score.loss} after step {step}")
+            self._lose(member, f"the held-out loss is {score.loss} after step {at}")
             return
-        self.history.append((member, step, score.loss))
+        self.history.append((member, at, score.loss))
         if len(self.marks[member]) > 1:
             write_json(self.history_path, self.history)
-        if step == spec.steps:
+        if at == spec.steps:
             history = tuple((at, loss) for whose, at, loss in self.history if whose == member)
             updates = step - self.begun_at
             result = make_result(spec, state, score, history, updates, self.seconds[member])
@@ -235,12 +267,18 @@ class _Stack:
     def _stop_or_save(self, step: int, state: TrainState) -> None:
         waiting = self._open(step)
         if self.hooks.run.stop():
-            self._timed("checkpoint", waiting, lambda: self.checkpoints.save(state, wait=True))
+            self._save(waiting, step, state, wait=True)
             raise Interrupted(f"stopped after step {step} of {max(self.ends)}")
         interval = self.session.options.checkpoint_seconds
         if interval > 0.0 and time.monotonic() - self.saved_at > interval:
-            self._timed("checkpoint", waiting, lambda: self.checkpoints.save(state))
+            self._save(waiting, step, state)
             self.saved_at = time.monotonic()
+
+    def _save(
+        self, waiting: Sequence[int], step: int, state: TrainState, *, wait: bool = False
+    ) -> None:
+        save = self.checkpoints.save
+        self._timed("checkpoint", waiting, lambda: save(state, step=step, wait=wait))
 
     def _timed(self, phase: str, members: Sequence[int], action: Callable[[], Any]) -> Any:
         started = time.perf_counter()

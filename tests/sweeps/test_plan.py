@@ -162,6 +162,11 @@ def test_predicted_time_grows_with_work_and_falls_with_workers():
     assert one / 2 <= two < one
     flops = [bundle.total_flops for bundle in timing.longest_first(bundles)]
     assert flops == sorted(flops, reverse=True)
+    lanes = timing.schedule(bundles, 1e10, 2)
+    assert sorted(b.name for lane in lanes for b in lane.bundles) == sorted(b.name for b in bundles)
+    assert max(lane.finish for lane in lanes) == two
+    last = min(lane.bundles[-1].total_flops for lane in lanes)
+    assert last == flops[-1]  # the cheapest is left for the end
 
 
 def trunk_plan(**changes):
