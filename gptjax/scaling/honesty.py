@@ -1,6 +1,7 @@
 """What a reviewer would ask: would other runs, other counting, another form say the same?"""
 
 import dataclasses
+import functools
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from gptjax.scaling.hyperparameters import best_of_each
 from gptjax.scaling.registry import form_named
 from gptjax.scaling.runs import Runs, prepare
 from gptjax.scaling.table import as_table
+from gptjax.scaling.together import together
 
 SPLITS = {"third_decade": 1 / 3, "half_decade": 0.5}
 RESAMPLES = 200  # enough for a table of checks
@@ -40,18 +42,22 @@ def scores(runs: Runs, forms: tuple[str, ...], config: FitConfig) -> list[dict[s
     config = dataclasses.replace(config, resamples=min(config.resamples, RESAMPLES))
     masks = _masks(runs)
     seed_noise = noise_floor(runs)
-    rows = []
-    for split, keep in masks.items():
-        part: list[dict[str, Any]] = []
-        for name in forms:
-            try:
-                held = hold_out(runs, form_named(name), keep, config)
-            except UserError as error:
-                part.append({"split": split, "form": name, "reason": str(error)})
-                continue
-            part.append({"split": split, "form": name, **_score(held, seed_noise)})
-        rows += sorted(part, key=lambda row: -row.get("log_likelihood", -np.inf))
-    return rows
+    places = [(split, name) for split in masks for name in forms]
+    held = together(
+        [
+            functools.partial(hold_out, runs, form_named(name), masks[split], config)
+            for split, name in places
+        ]
+    )
+    rows = [
+        {"split": split, "form": name}
+        | ({"reason": str(one)} if isinstance(one, UserError) else _score(one, seed_noise))
+        for (split, name), one in zip(places, held, strict=True)
+    ]
+    order = list(masks)
+    return sorted(
+        rows, key=lambda row: (order.index(row["split"]), -row.get("log_likelihood", -np.inf))
+    )
 
 
 def _masks(runs: Runs) -> dict[str, np.ndarray]:

@@ -16,6 +16,7 @@ from gptjax.scaling.isoflop import IsoFlop, fit_isoflop
 from gptjax.scaling.optimum import Cost, cost_of
 from gptjax.scaling.registry import form_named
 from gptjax.scaling.runs import Runs, prepare, require
+from gptjax.scaling.together import together
 
 SCHEMA = 1
 LINE_POINTS = 60
@@ -44,12 +45,15 @@ def fit_laws(runs: Any, curves: Any = None, config: FitConfig | None = None) -> 
     laws: dict[str, Any] = {}
     results: dict[str, Any] = {}
     flops = line_flops(table, config)
-    for name, make in _makers(table, curves, config).items():
-        try:
-            results[name] = make()
-        except UserError as error:
-            refused.append(f"{name}: {error}")
+    makers = _makers(table, curves, config)
+    checks = _checks(runs, table, config) if "chinchilla_parametric" in makers else {}
+    found = together([*makers.values(), *checks.values()])
+    checked = dict(zip(checks, found[len(makers) :], strict=True))
+    for name, result in zip(makers, found, strict=False):
+        if isinstance(result, UserError):
+            refused.append(f"{name}: {result}")
             continue
+        results[name] = result
         laws[name] = describe.law(results[name], table, flops)
         warnings += [w for w in getattr(results[name], "warnings", ()) if w not in warnings]
     warnings += refused
@@ -79,11 +83,10 @@ def fit_laws(runs: Any, curves: Any = None, config: FitConfig | None = None) -> 
         content["settings_laws"] = hyperparameters.setting_laws(runs, config, at)
     if config.diagnostics and parametric is not None:
         target = content["prediction"][0]["flops"]
-        forms = tuple(dict.fromkeys((*config.compare, *config.forms)))
-        content["scores"] = honesty.scores(table, forms, config)
+        content["scores"] = _unless_refused(checked["scores"])
         content["drift"] = honesty.drift(table, parametric, target)
         content["run_next"] = _run_next(parametric, target, config)
-        content["conventions"]["table"] = honesty.convention_table(runs, parametric.form, config)
+        content["conventions"]["table"] = _unless_refused(checked["conventions"])
     return plain(content)
 
 
@@ -136,6 +139,24 @@ def _makers(table: Runs, curves: Any, config: FitConfig) -> dict[str, Any]:
         key = "chinchilla_parametric" if name == "chinchilla" else name
         makers[key] = lambda name=name: fit(table, name, config=config)
     return makers
+
+
+def _checks(runs: Any, table: Runs, config: FitConfig) -> dict[str, Any]:
+    """What a reviewer asks and does not need the laws for."""
+    if not config.diagnostics:
+        return {}
+    forms = tuple(dict.fromkeys((*config.compare, *config.forms)))
+    form = form_named("chinchilla")
+    return {
+        "scores": lambda: honesty.scores(table, forms, config),
+        "conventions": lambda: honesty.convention_table(runs, form, config),
+    }
+
+
+def _unless_refused(result: Any) -> Any:
+    if isinstance(result, UserError):
+        raise result
+    return result
 
 
 def line_flops(table: Runs, config: FitConfig) -> np.ndarray:

@@ -1,0 +1,36 @@
+"""Fits that do not depend on each other, at the same time."""
+
+import concurrent.futures
+import contextvars
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from gptjax.errors import UserError
+
+
+def together(calls: Sequence[Callable[[], Any]]) -> list[Any]:
+    """The results of calls in their order, a thread for each core; a UserError is a result too.
+
+    A fit waits for compiled programs most of its time, with Python's lock released. Its numbers do
+    not depend on what runs beside it.
+
+    Raises:
+      Exception: what a call raised, but for a UserError.
+    """
+
+    def outcome(call: Callable[[], Any]) -> Any:
+        try:
+            return call()
+        except UserError as error:
+            return error
+
+    with concurrent.futures.ThreadPoolExecutor(_cores()) as pool:
+        futures = [pool.submit(contextvars.copy_context().run, outcome, call) for call in calls]
+        return [future.result() for future in futures]
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
