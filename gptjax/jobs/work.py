@@ -100,8 +100,9 @@ def train(
     from gptjax.train import EXIT_RESUMABLE, Interrupted
 
     options = sweeps.WorkerOptions(
-        name=name, attempts=setup.sweep.attempts, claim_seconds=setup.sweep.claim_seconds
-    )
+        name=name, attempts=setup.sweep.attempts, claim_seconds=setup.sweep.claim_seconds,
+        compile_ahead=jax.default_backend() != "cpu",
+    )  # fmt: skip
     try:
         sweeps.work_on_devices(folder, bundles, make_session, options, stop, jax.local_devices())
     except Interrupted:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from gptjax.files import read_json, write_json
 from gptjax.sweeps import records
@@ -46,12 +47,15 @@ class WorkerOptions:
       name: shown in the progress display and in `timing/`.
       attempts: tries of a cell that diverges before it is recorded as failed.
       claim_seconds: see Claims.
+      compile_ahead: compile the programs of the bundle that comes next, in a thread, while one
+        trains. On a CPU the core that compiles is a core that does not train.
       wait_for_others: stay until the bundles that others hold are done, to take over if they die.
     """
 
     name: str
     attempts: int
     claim_seconds: float
+    compile_ahead: bool = False
     wait_for_others: bool = True
 
 
@@ -70,11 +74,15 @@ def work(
     """
     claims = Claims(workdir, stale_seconds=options.claim_seconds)
     status = Status(workdir, options.name)
+    ahead = _Ahead(session)
     try:
         while True:
             left = [bundle for bundle in bundles if records.open_cells(workdir, bundle.cells)]
             taken = next((bundle for bundle in left if claims.take(bundle.name)), None)
             if taken is not None:
+                later = (one for one in left if one is not taken and claims.free(one.name))
+                if options.compile_ahead and (following := next(later, None)) is not None:
+                    ahead.compile(following)
                 with claims.holding(taken.name):
                     _Taken(workdir, taken, session, options, status, stop).train()
             elif not left or not options.wait_for_others or stop():
@@ -84,6 +92,29 @@ def work(
                 time.sleep(POLL_SECONDS)
     finally:
         status.clear()
+        ahead.close()
+
+
+class _Ahead:
+    """A thread that compiles for a bundle that nobody has begun."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._device = next(iter(jnp.zeros(()).devices()))  # each thread has its own default
+        self._pool = concurrent.futures.ThreadPoolExecutor(1)
+
+    def compile(self, bundle: Bundle) -> None:
+        """Begin; what goes wrong is left for the run itself to meet."""
+        members = len(bundle.cells) if bundle.stacked else 1
+        self._pool.submit(self._compile, bundle.cells[0], members)
+
+    def _compile(self, cell: Cell, members: int) -> None:
+        with jax.default_device(self._device):
+            self._session.compile_ahead(cell.run, members)
+
+    def close(self) -> None:
+        """Drop what has not begun; what has begun cannot be interrupted."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
 
 def work_on_devices(

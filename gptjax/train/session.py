@@ -1,6 +1,7 @@
 """Programs and data that runs of one process share: compiled once, uploaded once."""
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -12,11 +13,13 @@ from jax import Array
 
 from gptjax import data
 from gptjax.data import Corpus
+from gptjax.optim import eval_params
 from gptjax.parallel import Layout
 from gptjax.train import evaluate
 from gptjax.train.config import RunSpec, TrainConfig
 from gptjax.train.placement import state_shardings
-from gptjax.train.state import Hyper, TrainState, init_state
+from gptjax.train.programs import Programs
+from gptjax.train.state import Hyper, TrainState, init_state, make_hyper
 from gptjax.train.step import Metrics, make_batch, make_train_step
 
 MAX_STEPS_PER_CALL = 512
@@ -42,7 +45,8 @@ class Session:
         self.options = options
         self.layout_of = layout_of
         self.compile_seconds = 0.0
-        self._programs: dict[Any, Any] = {}
+        self._programs = Programs()
+        self._ahead = threading.local()
         self._tokens: Array | None = None
         self._windows: dict[int, Array] = {}
 
@@ -54,19 +58,44 @@ class Session:
             self.options.feed == "auto" and size <= self.options.device_data_gb
         )
 
+    def compile_ahead(self, spec: RunSpec, members: int = 1) -> None:
+        """Compile what a run of `spec`, or a stack of so many, will need; for a thread of its own.
+
+        The time does not count as `compile_seconds`. Runs on a mesh, or with batches from the host,
+        compile when they begin.
+        """
+        if self.layout_of(spec) is not None or not self.on_device:
+            return
+        self._ahead.here = True
+        state = jax.eval_shape(lambda key: init_state(spec.origin, key), jax.random.key(0))
+        self._init_program(spec)
+        hyper, params = make_hyper(spec), eval_params(state.opt_state, state.params)
+        tokens, steps = self._device_tokens(None), jnp.int32(1)
+        if members == 1:
+            self._advance_program(spec, (state, tokens, hyper, steps), None)
+        else:
+            state, hyper = jax.tree.map(
+                lambda leaf: jax.ShapeDtypeStruct((members, *leaf.shape), leaf.dtype),
+                (state, hyper),
+            )
+            self._stack_program(spec, (state, tokens, hyper, steps))
+        self._evaluate_program(spec, params, self._held_out(spec.model.seq_len, None), None)
+
     def init(self, spec: RunSpec) -> TrainState:
         """The initial state of a run."""
         layout = self.layout_of(spec)
 
         if layout is not None:
             return self._init_on(layout, spec)
-        program = self._compiled(
+        return self._init_program(spec)(jax.random.key(spec.seed))
+
+    def _init_program(self, spec: RunSpec) -> Any:
+        return self._compiled(
             ("init", spec.origin),
             lambda: jax.jit(lambda key: init_state(spec.origin, key)).lower(jax.random.key(0)),
             None,
             quickly=True,
         )
-        return program(jax.random.key(spec.seed))
 
     def _init_on(self, layout: Layout, spec: RunSpec) -> TrainState:
         """The same bits, each part made where it lives."""
@@ -95,13 +124,15 @@ class Session:
         if self.on_device:
             tokens = self._device_tokens(layout)
             inputs = (state, tokens, *_put(layout, (hyper, jnp.int32(steps))))
-            program = self._compiled(
-                ("advance", spec.program),
-                lambda: _lower(make_advance(spec.program, self.corpus, layout), inputs, layout),
-                layout,
-            )
-            return program(*inputs)
+            return self._advance_program(spec, inputs, layout)(*inputs)
         return self._advance_from_host(spec, state, hyper, steps)
+
+    def _advance_program(self, spec: RunSpec, inputs: tuple, layout: Layout | None) -> Any:
+        return self._compiled(
+            ("advance", spec.program),
+            lambda: _lower(make_advance(spec.program, self.corpus, layout), inputs, layout),
+            layout,
+        )
 
     def advance_stack(
         self, spec: RunSpec, state: TrainState, hyper: Hyper, steps: int
@@ -111,45 +142,54 @@ class Session:
         Batches are gathered on the device, whatever `on_device` says.
         """
         inputs = (state, self._device_tokens(None), hyper, jnp.int32(steps))
+        return self._stack_program(spec, inputs)(*inputs)
 
+    def _stack_program(self, spec: RunSpec, inputs: tuple) -> Any:
         def lower() -> Any:
             advance = make_advance(spec.program, self.corpus)
             return _lower(jax.vmap(advance, in_axes=(0, None, 0, None)), inputs, None)
 
-        key = ("stack", state.step.shape[0], spec.program)
-        return self._compiled(key, lower, None)(*inputs)
+        return self._compiled(("stack", inputs[0].step.shape[0], spec.program), lower, None)
 
     def evaluate(self, spec: RunSpec, params: Any) -> evaluate.Evaluation:
         """Score `params` on every complete held-out window."""
         layout = self.layout_of(spec)
         windows = self._held_out(spec.model.seq_len, layout)
+        program = self._evaluate_program(spec, params, windows, layout)
+        sums, counts = program(params, windows)
+        return evaluate.summarise(spec, self.corpus, np.asarray(sums), np.asarray(counts))
 
+    def _evaluate_program(
+        self, spec: RunSpec, params: Any, windows: Array, layout: Layout | None
+    ) -> Any:
         def program_of(params: Any, windows: Array) -> tuple[Array, Array]:
             return evaluate.window_losses(
                 spec.layout, self.corpus.end_of_document, params, windows
             )
 
         options: dict[str, Any] = {} if layout is None else {"out_shardings": layout.replicated}
-        program = self._compiled(
+        return self._compiled(
             ("evaluate", spec.layout),
             lambda: jax.jit(program_of, **options).lower(params, windows),
             layout,
         )
-        sums, counts = program(params, windows)
-        return evaluate.summarise(spec, self.corpus, np.asarray(sums), np.asarray(counts))
 
     def _compiled(
         self, key: Any, lower: Callable[[], Any], layout: Layout | None, *, quickly: bool = False
     ) -> Any:
-        if key not in self._programs:
-            started = time.perf_counter()
+        started = time.perf_counter()
+
+        def make() -> Any:
             # A program that runs once: on a CPU half of the time to compile it, the same bits.
             cheap = quickly and jax.default_backend() == "cpu"
             options = {"xla_backend_optimization_level": 1} if cheap else None
             with contextlib.nullcontext() if layout is None else layout.context():
-                self._programs[key] = lower().compile(compiler_options=options)
+                return lower().compile(compiler_options=options)
+
+        program = self._programs.get(key, make)
+        if not getattr(self._ahead, "here", False):
             self.compile_seconds += time.perf_counter() - started
-        return self._programs[key]
+        return program
 
     def _device_tokens(self, layout: Layout | None) -> Array:
         if self._tokens is None:

@@ -154,6 +154,30 @@ def test_known_entropy_replaces_the_noise_of_the_sample(tmp_path, monkeypatch):
     assert record["loss_plain"] == 0.93
 
 
+def test_a_worker_compiles_ahead_for_the_bundle_that_is_free(tmp_path, monkeypatch):
+    asked, trained = [], []
+
+    class Compiling(FakeSession):
+        def compile_ahead(self, run, members):
+            asked.append((run.seed, members, len(trained)))
+
+    def train(session, run, *rest):
+        trained.append(run.seed)
+        time.sleep(0.05)  # the thread has its turn
+        return result()
+
+    monkeypatch.setattr(worker, "run", train)
+    cells = [cell(seed) for seed in range(4)]
+    assert Claims(tmp_path, stale_seconds=10.0).take(cells[2].id)  # somebody else's
+    options = WorkerOptions(
+        name="w", attempts=1, claim_seconds=10.0, compile_ahead=True, wait_for_others=False
+    )
+    work(tmp_path, [alone(one) for one in cells], Compiling(), options, lambda: False)
+    assert trained == [0, 1, 3]
+    assert [entry[:2] for entry in asked] == [(1, 1), (3, 1)]
+    assert all(behind <= place + 1 for place, (_, _, behind) in enumerate(asked))
+
+
 def test_curves_carry_tokens_and_flops(tmp_path, monkeypatch):
     one = cell(0)
     run_worker(tmp_path, [one], monkeypatch, lambda *a: result())
