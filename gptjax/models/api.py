@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from gptjax.errors import UserError
 from gptjax.models.config import ModelConfig, validate
 from gptjax.models.decoder import Decoder, sizes
+from gptjax.models.experts import Routing
 
 Params = Any  # nested dict of float32 arrays
 
@@ -51,7 +52,7 @@ def apply(
     segment_ids_BT: jax.Array | None = None,
     shift_BTD: jax.Array | None = None,
 ) -> jax.Array:
-    """float32 logits [B, T, V] of the token that follows each position.
+    """float32 logits [B, T, V] of the token that follows each position, outside of training.
 
     Args:
       tokens_BT: token ids, T at most config.seq_len where positions are learned.
@@ -61,10 +62,9 @@ def apply(
     Raises:
       UserError: where the input is longer than the positions that the model learns.
     """
-    _check_length(config, tokens_BT.shape[1])
-    variables = {"params": params}
-    logits_BTV: Any = _module(config).apply(variables, tokens_BT, segment_ids_BT, shift_BTD)
-    return logits_BTV
+    return forward(
+        config.at_rest, params, tokens_BT, segment_ids_BT=segment_ids_BT, shift_BTD=shift_BTD
+    )[0]
 
 
 def features(
@@ -79,9 +79,37 @@ def features(
 
     For losses that do not build the logits; arguments and errors are those of `apply`.
     """
+    return forward(
+        config.at_rest,
+        params,
+        tokens_BT,
+        segment_ids_BT=segment_ids_BT,
+        shift_BTD=shift_BTD,
+        features=True,
+    )[0]
+
+
+def forward(
+    config: ModelConfig,
+    params: Params,
+    tokens_BT: jax.Array,
+    *,
+    segment_ids_BT: jax.Array | None = None,
+    shift_BTD: jax.Array | None = None,
+    seeds_B: jax.Array | None = None,
+    features: bool = False,
+) -> tuple[Any, Routing | None]:
+    """The logits of `apply`, or the features, as in training; and what the routers did, if any.
+
+    Experts have the capacity of the config, and their routers its noise. Other arguments and errors
+    are those of `apply`.
+
+    Args:
+      seeds_B: uint32, one for each sequence, of the noise; without them there is none.
+    """
     _check_length(config, tokens_BT.shape[1])
-    variables, inputs = {"params": params}, (tokens_BT, segment_ids_BT, shift_BTD)
-    found: Any = _module(config).apply(variables, *inputs, features=True)
+    variables, inputs = {"params": params}, (tokens_BT, segment_ids_BT, shift_BTD, seeds_B)
+    found: Any = _module(config).apply(variables, *inputs, features=features)
     return found
 
 

@@ -30,6 +30,13 @@ class Layer:
         return f"{self.mixer_name}_{self.mlp}"
 
 
+TRAINS_ROUTERS = (
+    "router_noise", "capacity_factor", "balance_loss", "router_z_loss", "importance_loss",
+    "load_loss",
+)  # fmt: skip
+"""Settings that act on experts in training only."""
+
+
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
     """A decoder-only transformer. `validate` checks what one field cannot know of another."""
@@ -159,6 +166,33 @@ class ModelConfig:
     router_scale: float = setting(1.0, "multiplies the weights (DeepSeek-V2: 16)", above=0.0)
     router_groups: int = setting(1, "groups of experts; a token looks into few", minimum=1)
     router_top_groups: int = setting(1, "groups that a token looks into", minimum=1)
+    router_noise: bool = setting(
+        False, "learned noise on the router's logits in training (Shazeer 2017)"
+    )
+    capacity_factor: float = setting(
+        0.0,
+        "slots of an expert in a training sequence, over an even share of its choices; what does "
+        "not fit is dropped (Switch: 1.25); 0: no limit",
+        minimum=0.0,
+    )
+    balance_loss: float = setting(
+        0.0, "weight of E·Σ f·P in the training loss, each layer (Switch: 0.01)", minimum=0.0
+    )
+    router_z_loss: float = setting(
+        0.0, "weight of (log Σ exp logit)² of the routers (ST-MoE: 0.001)", minimum=0.0
+    )
+    importance_loss: float = setting(
+        0.0, "weight of CV² of the experts' summed weights (Shazeer 2017: 0.1)", minimum=0.0
+    )
+    load_loss: float = setting(
+        0.0, "weight of CV² of the experts' expected loads, with noise (the same: 0.1)", minimum=0.0
+    )
+    balance_over: str = setting(
+        "batch",
+        "tokens over which experts shall be even: those of a micro-batch (Switch), or of each "
+        "sequence (DeepSeek-V2)",
+        choices=("batch", "sequence"),
+    )
     kv_rank: int = setting(
         0, "multi-head latent attention: width of the cached vector; 0: ordinary heads", minimum=0
     )
@@ -272,6 +306,11 @@ class ModelConfig:
         names = dict.fromkeys(layer.structure for layer in layers)
         return {name: tuple(x for x in layers if x.structure == name) for name in names}
 
+    @property
+    def at_rest(self) -> "ModelConfig":
+        """The model outside of training: no noise, and no token dropped."""
+        return dataclasses.replace(self, router_noise=False, capacity_factor=0.0, load_loss=0.0)
+
     def has_bias(self, place: str) -> bool:
         """Whether there are biases at `place`, one of `bias_places`."""
         return self.use_bias and place in self.bias_places
@@ -340,7 +379,9 @@ def _check_experts(config: ModelConfig) -> None:
             f"{config.mlp_pattern}; set both or neither"
         )
     if not used:
+        _check_no_router(config)
         return
+    _check_router(config)
     if config.experts_per_token > config.num_experts:
         raise UserError(
             f"model.experts_per_token={config.experts_per_token} is more than model.num_experts="
@@ -356,6 +397,26 @@ def _check_experts(config: ModelConfig) -> None:
         raise UserError(
             "model.bias_places has mlp, and experts have no biases; set model.use_bias=false or "
             "leave mlp out"
+        )
+
+
+def _check_no_router(config: ModelConfig) -> None:
+    for name in TRAINS_ROUTERS:
+        if getattr(config, name):
+            raise UserError(
+                f"model.{name}={getattr(config, name)} has no experts to act on; set it to 0, or "
+                "model.mlp_pattern=('experts',) and model.num_experts"
+            )
+
+
+def _check_router(config: ModelConfig) -> None:
+    """The load loss compares a choice with the next one, by noise."""
+    estimable = config.router_noise and config.experts_per_token < config.num_experts
+    if config.load_loss and not (estimable and config.router_groups == 1):
+        raise UserError(
+            f"model.load_loss={config.load_loss:g} needs noise and a choice among all experts; set "
+            "model.router_noise=true, model.experts_per_token below model.num_experts and "
+            "model.router_groups=1, or model.load_loss=0"
         )
 
 

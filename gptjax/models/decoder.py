@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from gptjax import ops
 from gptjax.models.config import Layer, ModelConfig
-from gptjax.models.experts import Experts, experts_size
+from gptjax.models.experts import ROUTING, Experts, Routing, experts_size
 from gptjax.models.kernels import attend
 from gptjax.models.latent import LatentAttention, latent_size
 from gptjax.models.mamba import Mamba, mamba_size
@@ -142,7 +142,10 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x_BTD: jax.Array, segment_ids_BT: jax.Array | None
+        self,
+        x_BTD: jax.Array,
+        segment_ids_BT: jax.Array | None,
+        seeds_B: jax.Array | None = None,
     ) -> tuple[jax.Array, None]:
         cfg, layer = self.config, self.layer
         mixer = _mixer(cfg, layer)(cfg, layer.mixer, name=layer.mixer_name)
@@ -153,7 +156,7 @@ class Block(nn.Module):
 
         if layer.mlp == "none":
             return add(x_BTD, mixer(norm1(x_BTD), segment_ids_BT)), None
-        feed_forward = _FEED_FORWARDS[layer.mlp](cfg, name="mlp")
+        feed_forward = _feed_forward(cfg, layer, seeds_B)
         norm2 = Norm(cfg, name="mlp_norm") if cfg.block != "parallel_shared_norm" else norm1
         if cfg.block != "sequential":
             h_BTD = norm1(x_BTD)
@@ -173,7 +176,10 @@ class Block(nn.Module):
         return nn.with_logical_constraint(x_BTD, ("batch", "seq", "embed")), None
 
 
-_FEED_FORWARDS: dict[str, Any] = {"dense": FeedForward, "experts": Experts}
+def _feed_forward(config: ModelConfig, layer: Layer, seeds_B: jax.Array | None) -> Any:
+    if layer.mlp == "experts":
+        return functools.partial(Experts(config, name="mlp"), seeds_B=seeds_B)
+    return FeedForward(config, name="mlp")
 
 
 def _mixer(config: ModelConfig, layer: Layer) -> Any:
@@ -248,24 +254,27 @@ class Decoder(nn.Module):
         tokens_BT: jax.Array,
         segment_ids_BT: jax.Array | None = None,
         shift_BTD: jax.Array | None = None,
+        seeds_B: jax.Array | None = None,
         *,
         features: bool = False,
-    ) -> Any:
-        """float32 logits [B, T, V]; with `features` what the head multiplies, and its matrix."""
-        cfg = self.config
+    ) -> tuple[Any, Routing | None]:
+        """float32 logits [B, T, V]; with `features` what the head multiplies, and its matrix.
+
+        Beside them what the routers did, where there are any.
+        """
+        cfg, routing = self.config, None
         x_BTD, w_VD = Embedding(cfg, name="embed")(tokens_BT)
         if shift_BTD is not None:
             x_BTD = x_BTD + shift_BTD.astype(x_BTD.dtype)
         x_BTD = nn.with_logical_constraint(x_BTD, ("batch", "seq", "embed"))
-        alike = len(set(cfg.layers_of_depth)) == 1
         if self.is_initializing() and len(cfg.stacks) > 1:
             x_BTD = Stacks(cfg, name="blocks")(x_BTD, segment_ids_BT)
-        elif self.is_initializing() or (alike and not unrolled(cfg) and cfg.remat != "sqrt"):
+        elif self.is_initializing() or _is_one_scan(cfg):
             x_BTD, _ = _scan(cfg, cfg.layers_of_depth, "blocks")(x_BTD, segment_ids_BT)
         else:
             blocks = nn.unbox(self.variables["params"]["blocks"])
             stacks = blocks if len(cfg.stacks) > 1 else dict.fromkeys(cfg.stacks, blocks)
-            x_BTD = run_blocks(cfg, stacks, x_BTD, segment_ids_BT)
+            x_BTD, routing = run_blocks(cfg, stacks, x_BTD, segment_ids_BT, seeds_B)
         if cfg.norm_place != "post":
             x_BTD = Norm(cfg, name="final_norm")(x_BTD)
         if not cfg.tied_head:
@@ -275,13 +284,13 @@ class Decoder(nn.Module):
         else:
             w_DV = w_VD.T
         if features:
-            return x_BTD, w_DV
+            return (x_BTD, w_DV), routing
         logits_BTV = ops.linear(x_BTD, w_DV, dtype=jnp.float32)
         if cfg.logit_scale != 1.0:
             logits_BTV = logits_BTV * cfg.logit_scale
         if cfg.logit_soft_cap:
             logits_BTV = cfg.logit_soft_cap * jnp.tanh(logits_BTV / cfg.logit_soft_cap)
-        return nn.with_logical_constraint(logits_BTV, ("batch", "seq", "vocab"))
+        return nn.with_logical_constraint(logits_BTV, ("batch", "seq", "vocab")), routing
 
 
 def sizes(config: ModelConfig, *, active: bool = False) -> tuple[int, int]:
@@ -342,15 +351,44 @@ def unrolled(config: ModelConfig) -> bool:
     return config.layers == "unroll"
 
 
+def _is_one_scan(config: ModelConfig) -> bool:
+    """Whether one linen scan runs all blocks: alike, and without anything to report."""
+    alike = len(set(config.layers_of_depth)) == 1 and not config.num_experts
+    return alike and not unrolled(config) and config.remat != "sqrt"
+
+
 def run_blocks(
     config: ModelConfig,
     stacks: dict[str, Any],
     x_BTD: jax.Array,
     segment_ids_BT: jax.Array | None,
-) -> jax.Array:
-    """The stream after all layers of `config`, whose parameters are stacked by structure."""
+    seeds_B: jax.Array | None = None,
+) -> tuple[jax.Array, Routing | None]:
+    """The stream after all layers of `config`, whose parameters are stacked by structure.
+
+    Args:
+      seeds_B: uint32, one for each sequence, of the routers' noise.
+
+    Returns:
+      Beside the stream what the routers did, in the order of the layers; None without routers.
+    """
     run = _unrolled_in_segments if unrolled(config) else _scanned_by_period
-    return run(config, config.layers_of_depth, stacks, x_BTD, segment_ids_BT)
+    inputs = {name: {"params": stack} for name, stack in stacks.items()}
+    if seeds_B is not None:
+        for name in inputs:
+            inputs[name]["seeds"] = _seeds_of_layers(config, name, seeds_B)
+    return run(config, config.layers_of_depth, inputs, x_BTD, segment_ids_BT)
+
+
+def _seeds_of_layers(config: ModelConfig, structure: str, seeds_B: jax.Array) -> jax.Array:
+    """[layers of the structure, B] uint32."""
+    layers = config.layers_of_depth
+    numbers = jnp.array([i for i, layer in enumerate(layers) if layer.structure == structure])
+
+    def of(number: jax.Array, seed: jax.Array) -> jax.Array:
+        return jax.random.bits(jax.random.fold_in(jax.random.key(seed), number))
+
+    return jax.vmap(lambda number: jax.vmap(functools.partial(of, number))(seeds_B))(numbers)
 
 
 def _unrolled(
@@ -361,7 +399,7 @@ def _unrolled(
     segment_ids_BT: jax.Array | None,
     *,
     segment: int = 0,
-) -> jax.Array:
+) -> tuple[jax.Array, Routing | None]:
     """Apply `layers` one by one, each to the next slice of its stack of parameters.
 
     With `segment`, so many at a time are recomputed in the backward pass.
@@ -374,15 +412,26 @@ def _unrolled(
         slices[name] = iter([jax.tree.unflatten(tree, layer) for layer in each])
     own = [next(slices[layer.structure]) for layer in layers]
 
-    def in_turn(some: tuple[Layer, ...], params: Any, x_BTD: jax.Array) -> jax.Array:
+    def in_turn(some: tuple[Layer, ...], params: Any, x_BTD: jax.Array) -> tuple[jax.Array, list]:
+        found = []
         for layer, one in zip(some, params, strict=True):
-            x_BTD = _block_of(config, layer)(one, x_BTD, segment_ids_BT)
-        return x_BTD
+            x_BTD, routing = _block_of(config, layer)(one, x_BTD, segment_ids_BT)
+            found.append(routing)
+        return x_BTD, found
 
-    return in_segments(in_turn, layers, own, x_BTD, segment)
+    x_BTD, found = in_segments(in_turn, layers, own, x_BTD, segment)
+    return x_BTD, _joined(found)
 
 
-def _unrolled_in_segments(config: ModelConfig, layers: tuple[Layer, ...], *rest: Any) -> jax.Array:
+def _joined(found: list[Routing | None]) -> Routing | None:
+    """What the routers of one layer after another did."""
+    real = [routing for routing in found if routing is not None]
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *real) if real else None
+
+
+def _unrolled_in_segments(
+    config: ModelConfig, layers: tuple[Layer, ...], *rest: Any
+) -> tuple[jax.Array, Routing | None]:
     segment = segment_length(config.remat, len(layers))
     return _unrolled(config, layers, *rest, segment=segment)
 
@@ -393,7 +442,7 @@ def _scanned_by_period(
     stacks: dict[str, Any],
     x_BTD: jax.Array,
     segment_ids_BT: jax.Array | None,
-) -> jax.Array:
+) -> tuple[jax.Array, Routing | None]:
     """Unroll the layers before the pattern, scan over its periods, unroll what is left.
 
     Under `sqrt` the scan is one over segments, each a scan over its periods.
@@ -422,19 +471,25 @@ def _scanned_by_period(
             for name in _counts(which)
         }
 
-    def body(x_BTD: jax.Array, slices: Any) -> tuple[jax.Array, None]:
+    def body(x_BTD: jax.Array, slices: Any) -> tuple[jax.Array, Routing | None]:
         one = layers[start : start + period]
         stacked = {
             name: slices[name] if count > 1 else jax.tree.map(lambda leaf: leaf[None], slices[name])
             for name, count in _counts(one).items()
         }
-        return _unrolled(config, one, stacked, x_BTD, segment_ids_BT), None
+        return _unrolled(config, one, stacked, x_BTD, segment_ids_BT)
 
-    x_BTD = _unrolled(config, layers[:start], parts(0, layers[:start]), x_BTD, segment_ids_BT)
+    def some(number: int, x_BTD: jax.Array) -> tuple[jax.Array, Routing | None]:
+        which = layers[:start] if number == 0 else layers[end:]
+        return _unrolled(config, which, parts(number, which), x_BTD, segment_ids_BT)
+
+    x_BTD, before = some(0, x_BTD)
+    within: list[Routing | None] = []
     if whole:
         length = segment_length(config.remat, config.depth, period=period) // period
-        x_BTD = scan_in_segments(body, x_BTD, parts(1, layers[start:end]), length)
-    return _unrolled(config, layers[end:], parts(2, layers[end:]), x_BTD, segment_ids_BT)
+        x_BTD, within = scan_in_segments(body, x_BTD, parts(1, layers[start:end]), length)
+    x_BTD, after = some(2, x_BTD)
+    return x_BTD, _joined([before, *within, after])
 
 
 def _counts(layers: tuple[Layer, ...]) -> dict[str, int]:
@@ -444,10 +499,21 @@ def _counts(layers: tuple[Layer, ...]) -> dict[str, int]:
 
 
 def _block_of(config: ModelConfig, layer: Layer) -> Any:
-    """(parameters of one block, x, segments) -> x, recomputed in the backward pass if so set."""
+    """(parameters and seeds of one block, x, segments) -> (x, what its router did).
 
-    def block(params: Any, x_BTD: jax.Array, segment_ids_BT: jax.Array | None) -> jax.Array:
+    Recomputed in the backward pass if so set.
+    """
+    collection, name = ROUTING
+
+    def block(
+        one: dict[str, Any], x_BTD: jax.Array, segment_ids_BT: jax.Array | None
+    ) -> tuple[jax.Array, Routing | None]:
         module = Block(config, layer, parent=None)
-        return module.apply({"params": params}, x_BTD, segment_ids_BT)[0]
+        inputs = (x_BTD, segment_ids_BT, one.get("seeds"))
+        (x_BTD, _), sown = module.apply({"params": one["params"]}, *inputs, mutable=[collection])
+        if layer.mlp != "experts":
+            return x_BTD, None
+        (routing,) = sown[collection]["mlp"][name]
+        return x_BTD, jax.tree.map(lambda leaf: leaf[None], routing)
 
     return recomputed(config.remat, block)

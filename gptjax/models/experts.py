@@ -1,6 +1,6 @@
 """The feed-forward as a mixture of experts."""
 
-from typing import Any
+import dataclasses
 
 import flax.linen as nn
 import jax
@@ -10,6 +10,42 @@ from gptjax import ops
 from gptjax.models.config import ModelConfig
 from gptjax.models.parts import hidden_init, parameter, residual_init
 
+ROUTING = "intermediates", "routing"
+"""Collection and name under which a mixture sows its Routing."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Routing:
+    """What routers did with a batch; every leaf has a leading axis of layers.
+
+    All are means over sequences or tokens: those of a batch are the means of its micro-batches'.
+
+    Attributes:
+      losses: before their weights, under the names of the settings that weigh them.
+      share_E: share of the choices that each expert got, dropped ones counted.
+      dropped: share of the choices beyond their expert's capacity.
+    """
+
+    losses: dict[str, jax.Array]
+    share_E: jax.Array
+    dropped: jax.Array
+
+
+def loss_names(config: ModelConfig) -> tuple[str, ...]:
+    """The losses of `Routing`."""
+    names = ("balance_loss", "router_z_loss", "importance_loss")
+    estimates_load = config.router_noise and config.experts_per_token < config.num_experts
+    return (*names, "load_loss") if estimates_load else names
+
+
+def router_penalty(config: ModelConfig, routing: Routing | None) -> jax.Array | float:
+    """What the routers add to the training loss: the weighted losses, summed over layers."""
+    if routing is None:
+        return 0.0
+    weighed = [name for name in loss_names(config) if getattr(config, name)]
+    return sum((getattr(config, name) * routing.losses[name].sum() for name in weighed), 0.0)
+
 
 class Experts(nn.Module):
     """A router over the config's experts, and shared experts that every token passes."""
@@ -17,20 +53,86 @@ class Experts(nn.Module):
     config: ModelConfig
 
     @nn.compact
-    def __call__(self, x_BTD: jax.Array) -> jax.Array:
+    def __call__(self, x_BTD: jax.Array, seeds_B: jax.Array | None = None) -> jax.Array:
+        """The sum of the experts' outputs.
+
+        Args:
+          seeds_B: one for each sequence, of the router's noise; without it there is none.
+        """
         cfg = self.config
-        D, E, F = cfg.width, cfg.num_experts, cfg.expert_hidden_width
-        activation, gated = ops.FEED_FORWARD[cfg.mlp]
-        x_MD = x_BTD.reshape(-1, D)
-        w_DE = parameter(self, "router", (D, E), ("embed", "experts"), hidden_init(cfg))
+        clean_BTE, noisy_BTE, spread_BTE = self._logits(x_BTD, seeds_B)
+        weights_BTk, experts_BTk = self._route(noisy_BTE)
+        y_BTD, dropped = self._mix(x_BTD, weights_BTk, experts_BTk)
+        losses = self._losses(clean_BTE, noisy_BTE, spread_BTE, weights_BTk, experts_BTk)
+        share_E = ops.expert_share(experts_BTk, cfg.num_experts).mean(axis=0)
+        self.sow(*ROUTING, Routing(losses, share_E, dropped))
+        if cfg.shared_experts:
+            y_BTD = y_BTD + self._shared(x_BTD)
+        return y_BTD
+
+    def _logits(self, x_BTD: jax.Array, seeds_B: jax.Array | None) -> tuple[jax.Array, ...]:
+        """Router logits without and with noise, and the noise's spread, float32.
+
+        Noise as Shazeer et al., "Outrageously Large Neural Networks" (2017), equation 4, with the
+        0.01 that their released code adds to its spread.
+        """
+        cfg = self.config
+        x_BTD, shape = x_BTD.astype(jnp.float32), (cfg.width, cfg.num_experts)
+        axes = ("embed", "experts_routed")
+        clean_BTE = x_BTD @ parameter(self, "router", shape, axes, hidden_init(cfg))
+        if not cfg.router_noise:
+            return clean_BTE, clean_BTE, clean_BTE
+        w_DE = parameter(self, "router_noise", shape, axes, nn.initializers.zeros)
+        spread_BTE = jax.nn.softplus(x_BTD @ w_DE) + 0.01
+        if seeds_B is None:
+            return clean_BTE, clean_BTE, spread_BTE
+        draw = jax.vmap(lambda seed: jax.random.normal(jax.random.key(seed), clean_BTE.shape[1:]))
+        return clean_BTE, clean_BTE + spread_BTE * draw(seeds_B), spread_BTE
+
+    def _route(self, logits_BTE: jax.Array) -> tuple[jax.Array, jax.Array]:
+        cfg, shape = self.config, (*logits_BTE.shape[:2], -1)
         weights_Mk, experts_Mk = ops.route(
-            x_MD.astype(jnp.float32) @ w_DE,
+            logits_BTE.reshape(-1, cfg.num_experts),
             cfg.experts_per_token,
             renormalise=cfg.router == "renormalised",
             scale=cfg.router_scale,
             groups=cfg.router_groups,
             top_groups=cfg.router_top_groups,
         )
+        return weights_Mk.reshape(shape), experts_Mk.reshape(shape)
+
+    def _losses(
+        self,
+        clean_BTE: jax.Array,
+        noisy_BTE: jax.Array,
+        spread_BTE: jax.Array,
+        weights_BTk: jax.Array,
+        experts_BTk: jax.Array,
+    ) -> dict[str, jax.Array]:
+        cfg = self.config
+
+        def grouped(x: jax.Array) -> jax.Array:
+            return x if cfg.balance_over == "sequence" else x.reshape(1, -1, x.shape[-1])
+
+        clean, noisy, spread, weights, experts = map(
+            grouped, (clean_BTE, noisy_BTE, spread_BTE, weights_BTk, experts_BTk)
+        )
+        found = {
+            "balance_loss": ops.balance_loss(noisy, experts),
+            "router_z_loss": ops.router_z_loss(clean),
+            "importance_loss": ops.importance_loss(weights, experts, cfg.num_experts),
+        }
+        if "load_loss" in loss_names(cfg):
+            found["load_loss"] = ops.load_loss(clean, noisy, spread, cfg.experts_per_token)
+        return found
+
+    def _mix(
+        self, x_BTD: jax.Array, weights_BTk: jax.Array, experts_BTk: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """(weighted sum over each token's experts, share of the choices that were dropped)."""
+        cfg = self.config
+        D, E, F, k = cfg.width, cfg.num_experts, cfg.expert_hidden_width, cfg.experts_per_token
+        activation, gated = ops.FEED_FORWARD[cfg.mlp]
         axes = ("experts", "embed", "mlp")
         up_EDF = parameter(self, "experts_up", (E, D, F), axes, hidden_init(cfg))
         gate_EDF = None
@@ -38,17 +140,23 @@ class Experts(nn.Module):
             gate_EDF = parameter(self, "experts_gate", (E, D, F), axes, hidden_init(cfg))
         axes = ("experts", "mlp", "embed")
         down_EFD = parameter(self, "experts_down", (E, F, D), axes, residual_init(cfg))
-        y_MD = ops.mix_experts(
-            x_MD, weights_Mk, experts_Mk, up_EDF, gate_EDF, down_EFD, activation
-        )
-        y_BTD = y_MD.reshape(x_BTD.shape)
-        if cfg.shared_experts:
-            y_BTD = y_BTD + self._shared(x_BTD, activation, gated)
-        return y_BTD
+        if not cfg.capacity_factor:
+            x_MD, weights_Mk = x_BTD.reshape(-1, D), weights_BTk.reshape(-1, k)
+            y_MD = ops.mix_experts(
+                x_MD, weights_Mk, experts_BTk.reshape(-1, k), up_EDF, gate_EDF, down_EFD, activation
+            )
+            return y_MD.reshape(x_BTD.shape), jnp.zeros(())
+        C = ops.expert_capacity(cfg.capacity_factor, x_BTD.shape[1], k, E)
+        slot_BTk = ops.assign_slots(experts_BTk, E, C)
+        x_BECD = _to_experts(ops.dispatch(x_BTD, slot_BTk, E, C))
+        y_BECD = ops.apply_experts(x_BECD, up_EDF, gate_EDF, down_EFD, activation)
+        dropped = jnp.mean(slot_BTk == E * C, dtype=jnp.float32)
+        return ops.combine(_to_tokens(y_BECD), slot_BTk, weights_BTk), dropped
 
-    def _shared(self, x_BTD: jax.Array, activation: Any, gated: bool) -> jax.Array:
+    def _shared(self, x_BTD: jax.Array) -> jax.Array:
         cfg = self.config
         D, F = cfg.width, cfg.shared_experts * cfg.expert_hidden_width
+        activation, gated = ops.FEED_FORWARD[cfg.mlp]
 
         def up(name: str) -> jax.Array:
             w_DF = parameter(self, name, (D, F), ("embed", "mlp"), hidden_init(cfg))
@@ -60,9 +168,22 @@ class Experts(nn.Module):
         return ops.linear(h_BTF, w_FD)
 
 
+def _to_experts(x_BECD: jax.Array) -> jax.Array:
+    """Slots cut by sequence, then cut by expert where the mesh cuts experts: an all-to-all."""
+    x_BECD = nn.with_logical_constraint(x_BECD, ("batch", None, None, None))
+    return nn.with_logical_constraint(x_BECD, ("dispatched", "experts", None, None))
+
+
+def _to_tokens(y_BECD: jax.Array) -> jax.Array:
+    """The way back."""
+    y_BECD = nn.with_logical_constraint(y_BECD, ("dispatched", "experts", None, None))
+    return nn.with_logical_constraint(y_BECD, ("batch", None, None, None))
+
+
 def experts_size(config: ModelConfig, *, active: bool = False) -> int:
     """Parameters of one mixture; with `active`, those that one token multiplies."""
     D, F = config.width, config.expert_hidden_width
     matrices = 3 if ops.FEED_FORWARD[config.mlp][1] else 2
     count = config.experts_per_token if active else config.num_experts
-    return D * config.num_experts + matrices * D * F * (count + config.shared_experts)
+    routers = D * config.num_experts * (1 + config.router_noise)
+    return routers + matrices * D * F * (count + config.shared_experts)

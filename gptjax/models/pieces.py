@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from gptjax import ops
 from gptjax.models import decoder
 from gptjax.models.config import ModelConfig
+from gptjax.models.experts import Routing
 from gptjax.models.parts import Norm
 
 
@@ -28,8 +29,13 @@ class Pieces:
         x_BTD, _ = module.apply({"params": params["embed"]}, tokens_BT)
         return nn.with_logical_constraint(x_BTD, ("batch", "seq", "embed"))
 
-    def blocks(self, stacked: Any, x_BTD: jax.Array, segment_ids_BT: jax.Array | None) -> jax.Array:
-        """The stream after the given layers; the layer pattern begins with the first of them."""
+    def blocks(
+        self, stacked: Any, x_BTD: jax.Array, segment_ids_BT: jax.Array | None
+    ) -> tuple[jax.Array, Routing | None]:
+        """The stream after the given layers, and what their routers did.
+
+        The layer pattern begins with the first of the given layers.
+        """
         depth = jax.tree.leaves(stacked)[0].shape[0]
         config = dataclasses.replace(self.config, depth=depth)
         layers = config.layers_of_depth

@@ -155,7 +155,8 @@ _MIXTRAL = {
     ),
 }  # fmt: skip
 
-# DeepSeek-AI, "DeepSeek-V2" (2024), section 3.1.2; V2.5 has the same shape and configuration.
+# DeepSeek-AI, "DeepSeek-V2" (2024), section 3.1.2; V2.5 has the same shape and configuration. Of
+# its three balance losses the one over experts is built.
 _DEEPSEEK = {
     "deepseek-v2.5": dataclasses.replace(
         _LLAMA_COMMON, depth=60, width=5120, num_heads=128, head_dim=128, mlp_width=12288,
@@ -164,6 +165,7 @@ _DEEPSEEK = {
         rope_trained_len=4096, rope_mscale=1.0, rope_mscale_all_dim=1.0, mlp_pattern=("experts",),
         dense_layers=1, num_experts=160, experts_per_token=6, expert_width=1536, shared_experts=2,
         router="softmax", router_scale=16.0, router_groups=8, router_top_groups=3,
+        balance_loss=0.003, balance_over="sequence",
     ),
 }  # fmt: skip
 

@@ -53,33 +53,40 @@ def segment_length(policy: str, depth: int, *, period: int = 1) -> int:
 
 
 def in_segments(
-    apply: Callable[[Any, Any, jax.Array], jax.Array],
+    apply: Callable[[Any, Any, jax.Array], tuple[jax.Array, list]],
     layers: tuple,
     params: list,
     x_BTD: jax.Array,
     length: int,
-) -> jax.Array:
-    """x after `apply(some layers, their parameters, x)`, at once or segment by segment."""
+) -> tuple[jax.Array, list]:
+    """x after `apply(some layers, their parameters, x)`, at once or segment by segment.
+
+    Beside it the list of what the layers report.
+    """
     if not length:
         return apply(layers, params, x_BTD)
+    reports: list = []
     for start in range(0, len(layers), length):
         some = slice(start, start + length)
         segment = jax.checkpoint(functools.partial(apply, layers[some]))
-        x_BTD = segment(params[some], x_BTD)
-    return x_BTD
+        x_BTD, found = segment(params[some], x_BTD)
+        reports += found
+    return x_BTD, reports
 
 
 def scan_in_segments(
-    body: Callable[[jax.Array, Any], tuple[jax.Array, None]],
+    body: Callable[[jax.Array, Any], tuple[jax.Array, Any]],
     x_BTD: jax.Array,
     slices: Any,
     length: int,
-) -> jax.Array:
+) -> tuple[jax.Array, list]:
     """x after a scan of `body` over `slices`, at once or in segments of so many slices.
 
     A segment is recomputed as a whole: then it has the streams between its own slices, and all
-    others have nothing but their inputs.
+    others have nothing but their inputs. Beside it what the slices report, in a list of one or two
+    trees whose leaves have the slices' reports one after another on their first axis.
     """
+    reports = []
     count = jax.tree.leaves(slices)[0].shape[0]
     segments = count // length if length else 0
     cut = segments * length
@@ -88,7 +95,9 @@ def scan_in_segments(
             lambda leaf: leaf[:cut].reshape(segments, length, *leaf.shape[1:]), slices
         )
         segment = jax.checkpoint(functools.partial(jax.lax.scan, body), prevent_cse=False)
-        x_BTD, _ = jax.lax.scan(lambda x, some: (segment(x, some)[0], None), x_BTD, inside)
+        x_BTD, found = jax.lax.scan(segment, x_BTD, inside)
+        reports.append(jax.tree.map(lambda y: y.reshape(-1, *y.shape[3:]), found))
     if cut < count:
-        x_BTD, _ = jax.lax.scan(body, x_BTD, jax.tree.map(lambda leaf: leaf[cut:], slices))
-    return x_BTD
+        x_BTD, found = jax.lax.scan(body, x_BTD, jax.tree.map(lambda leaf: leaf[cut:], slices))
+        reports.append(jax.tree.map(lambda y: y.reshape(-1, *y.shape[2:]), found))
+    return x_BTD, reports

@@ -4,6 +4,13 @@ from gptjax.ops.activations import FEED_FORWARD, gelu, gelu_tanh, relu, swish
 from gptjax.ops.attention import attention
 from gptjax.ops.blockwise_attention import blockwise_attention
 from gptjax.ops.chunked_loss import Head, chunked_cross_entropy
+from gptjax.ops.expert_slots import (
+    apply_experts,
+    assign_slots,
+    combine,
+    dispatch,
+    expert_capacity,
+)
 from gptjax.ops.experts import mix_experts, route
 from gptjax.ops.fused_attention import cudnn_attention, splash_attention
 from gptjax.ops.linear import linear
@@ -13,6 +20,13 @@ from gptjax.ops.norms import layer_norm, rms_norm
 from gptjax.ops.positions import rotary, sinusoids
 from gptjax.ops.rope_scaling import ROPE_SCALINGS, RopeScaling
 from gptjax.ops.rounding import stochastic_round
+from gptjax.ops.router_losses import (
+    balance_loss,
+    expert_share,
+    importance_loss,
+    load_loss,
+    router_z_loss,
+)
 from gptjax.ops.selective_scan import causal_convolution, selective_scan, selective_step
 
 __all__ = [
@@ -21,16 +35,25 @@ __all__ = [
     "Head",
     "RopeScaling",
     "alibi_slopes",
+    "apply_experts",
+    "assign_slots",
     "attention",
+    "balance_loss",
     "blockwise_attention",
     "causal_convolution",
     "chunked_cross_entropy",
+    "combine",
     "cross_entropy",
     "cudnn_attention",
+    "dispatch",
+    "expert_capacity",
+    "expert_share",
     "gelu",
     "gelu_tanh",
+    "importance_loss",
     "layer_norm",
     "linear",
+    "load_loss",
     "masked_attention",
     "mix_experts",
     "penalised_cross_entropy",
@@ -38,6 +61,7 @@ __all__ = [
     "rms_norm",
     "rotary",
     "route",
+    "router_z_loss",
     "selective_scan",
     "selective_step",
     "sinusoids",

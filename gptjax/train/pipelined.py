@@ -30,7 +30,7 @@ def gradient(
         segments_BT = None
         if spec.document_attention:
             segments_BT = jnp.cumsum(micro.inputs_BT == end_of_document, axis=1)
-        return pieces.blocks(layers, x_BTD, segments_BT)
+        return pieces.blocks(layers, x_BTD, segments_BT)[0]
 
     def loss(rest: Params, x_BTD: Array, micro: Any) -> Array:
         nats_BT = _cross_entropy(pieces.logits(rest, x_BTD), micro.targets_BT)

@@ -75,6 +75,11 @@ def _check_pipeline(config: MeshConfig, spec: RunSpec, stages: int) -> None:
             f"mesh.pipe={stages} needs layers with the same parameters, and this model has "
             f"{len(spec.model.stacks)} kinds; set mesh.pipe=1"
         )
+    if spec.model.num_experts:
+        raise UserError(
+            f"model.num_experts={spec.model.num_experts} has routers, whose losses mesh.pipe="
+            f"{stages} does not collect; set mesh.pipe=1"
+        )
     if spec.model.compute_dtype == "float16":
         raise UserError(
             f"model.compute_dtype=float16 scales the loss, which mesh.pipe={stages} does not; set "

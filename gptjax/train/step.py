@@ -13,7 +13,7 @@ from jax import Array
 from gptjax import models, ops
 from gptjax.optim import ascend, global_norm, learning_rate, make_optimizer, was_skipped
 from gptjax.parallel import Layout
-from gptjax.train import growth, noise, pipelined, precision
+from gptjax.train import growth, noise, pipelined, precision, routing
 from gptjax.train.config import RunSpec
 from gptjax.train.state import Hyper, TrainState, add_to_curve
 
@@ -26,12 +26,13 @@ class Batch:
     """Token windows: `targets_BT[b, t]` follows `inputs_BT[b, t]`.
 
     `mask_BT` is 1 where the target is scored and 0 at padding and, if so configured, at
-    end-of-document targets.
+    end-of-document targets. `seeds_B` are those of the routers' noise, where there is any.
     """
 
     inputs_BT: Array
     targets_BT: Array
     mask_BT: Array
+    seeds_B: Array | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -63,7 +64,7 @@ def extra_metrics(spec: RunSpec) -> tuple[str, ...]:
         names += ("optim/loss_scale", "optim/overflows")
     if spec.noise_scale:
         names += ("optim/noise_trace", "optim/noise_square", "optim/noise_scale_tokens")
-    return names
+    return names + routing.metric_names(spec.model)
 
 
 def make_batch(spec: RunSpec, inputs_BT: Array, targets_BT: Array, end_of_document: int) -> Batch:
@@ -85,10 +86,11 @@ def token_losses(
     end_of_document: int,
     shift_BTD: Array | None = None,
 ) -> Array:
-    """Masked negative log-likelihood of each target, nats, [B, T] float32.
+    """Masked negative log-likelihood of each target, nats, [B, T] float32, outside of training.
 
     `shift_BTD` is added to the embedded tokens.
     """
+    spec = dataclasses.replace(spec, model=spec.model.at_rest)
     return _losses(spec, params, batch, end_of_document, shift_BTD)[1]
 
 
@@ -98,42 +100,52 @@ def training_losses(
     batch: Batch,
     end_of_document: int,
     shift_BTD: Array | None = None,
-) -> tuple[Array, Array]:
-    """(what is minimised, plain nats), both summed over the scored tokens.
+) -> tuple[Array, Array, models.Routing | None]:
+    """(what is minimised, plain nats), both summed over the scored tokens; what the routers did.
 
-    They differ by z-loss and label smoothing. Only the first has a derivative.
+    The sums differ by z-loss and label smoothing, and only the first has a derivative. What routers
+    are trained on besides is `models.router_penalty` of the last.
     """
-    trained, nats_BT = _losses(spec, params, batch, end_of_document, shift_BTD)
-    return jnp.sum(trained), jnp.sum(nats_BT)
+    trained, nats_BT, routed = _losses(spec, params, batch, end_of_document, shift_BTD)
+    return jnp.sum(trained), jnp.sum(nats_BT), routed
 
 
 def _losses(
     spec: RunSpec, params: Params, batch: Batch, end_of_document: int, shift_BTD: Array | None
-) -> tuple[Array, Array]:
-    """(what is minimised, by token or summed already; plain nats by token)."""
+) -> tuple[Array, Array, models.Routing | None]:
+    """(what is minimised, by token or summed already; plain nats by token; what routers did)."""
     segments_BT = None
     if spec.document_attention:
         segments_BT = jnp.cumsum(batch.inputs_BT == end_of_document, axis=1)
-    inputs = {"segment_ids_BT": segments_BT, "shift_BTD": shift_BTD}
+    found, routed = models.forward(
+        spec.model,
+        params,
+        batch.inputs_BT,
+        segment_ids_BT=segments_BT,
+        shift_BTD=shift_BTD,
+        seeds_B=batch.seeds_B,
+        features=spec.loss_chunk > 0,
+    )
     if spec.loss_chunk:
-        x_BTD, w_DV = models.features(spec.model, params, batch.inputs_BT, **inputs)
+        x_BTD, w_DV = found
         head = ops.Head(
             logit_scale=spec.model.logit_scale,
             logit_soft_cap=spec.model.logit_soft_cap,
             z_loss=spec.z_loss,
             label_smoothing=spec.label_smoothing,
         )
-        return ops.chunked_cross_entropy(
+        both = ops.chunked_cross_entropy(
             x_BTD, w_DV, batch.targets_BT, batch.mask_BT, chunk=spec.loss_chunk, head=head
         )
-    logits_BTV = models.apply(spec.model, params, batch.inputs_BT, **inputs)
-    return ops.penalised_cross_entropy(
-        logits_BTV,
-        batch.targets_BT,
-        batch.mask_BT,
-        z_loss=spec.z_loss,
-        label_smoothing=spec.label_smoothing,
-    )
+    else:
+        both = ops.penalised_cross_entropy(
+            found,
+            batch.targets_BT,
+            batch.mask_BT,
+            z_loss=spec.z_loss,
+            label_smoothing=spec.label_smoothing,
+        )
+    return *both, routed
 
 
 def adversarial_shift(spec: RunSpec, params: Params, batch: Batch, end_of_document: int) -> Array:
@@ -171,6 +183,9 @@ def make_train_step(
     ends = growth.ends(spec)
 
     def train_step(state: TrainState, batch: Batch, hyper: Hyper) -> tuple[TrainState, Metrics]:
+        if spec.model.router_noise:
+            seeds_B = routing.noise_seeds(hyper.seed, state.step, spec.batch_size)
+            batch = dataclasses.replace(batch, seeds_B=seeds_B)
         if len(stages) == 1:
             state, metrics = stages[0](state, batch, hyper)
         else:
@@ -219,7 +234,7 @@ def _make_update(
     optimizer = make_optimizer(spec.optim)
     estimates = spec.noise_scale and spec.micro_batches > 1
 
-    def losses(params: Params, batch: Batch) -> tuple[Array, Array]:
+    def losses(params: Params, batch: Batch) -> tuple[Array, Array, models.Routing | None]:
         shift_BTD = None
         if spec.optim.adversarial_epsilon > 0.0:
             shift_BTD = adversarial_shift(spec, params, batch, end_of_document)
@@ -227,36 +242,40 @@ def _make_update(
 
     def gradient(
         params: Params, batch: Batch, scale: precision.LossScale | None
-    ) -> tuple[Array, Params, Array]:
-        """(loss, its gradient, mean squared norm of the micro-batches' own gradients)."""
+    ) -> tuple[_Report, Params, Array]:
+        """(loss and routing, the gradient, mean squared norm of the micro-batches' gradients)."""
         share = 1.0 / jnp.maximum(jnp.sum(batch.mask_BT), 1.0)
         # The factor goes in with the loss: on the gradient it would be a pass over all parameters,
         # and float16 has to be scaled before the first narrow number.
         weight = share if scale is None else scale.value * share
 
         if layout is not None and layout.stages > 1:
-            return *pipelined.gradient(
-                spec, layout, params, batch, end_of_document, weight
-            ), jnp.zeros(())
+            loss, grads = pipelined.gradient(spec, layout, params, batch, end_of_document, weight)
+            return (loss, None), grads, jnp.zeros(())
 
-        def weigh(params: Params, batch: Batch) -> tuple[Array, Array]:
-            trained, nats = losses(params, batch)
-            return weight * trained, share * nats
+        def weigh(params: Params, batch: Batch) -> tuple[Array, _Report]:
+            trained, nats, routed = losses(params, batch)
+            routed = jax.tree.map(lambda mean: mean / spec.micro_batches, routed)
+            penalty = models.router_penalty(spec.model, routed)
+            if scale is not None:
+                penalty = scale.value * penalty
+            return weight * trained + penalty, (share * nats, routed)
 
-        loss, grads, squares = _summed_gradient(
+        report, grads, squares = _summed_gradient(
             weigh, params, batch, spec.micro_batches, norms=estimates
         )
         if scale is not None:
             grads = jax.tree.map(lambda grad: grad * (1.0 / scale.value), grads)
-        return loss, grads, squares / jnp.square(weight)
+        return report, grads, squares / jnp.square(weight)
 
     def update(
         state: TrainState, batch: Batch, hyper: Hyper, part: tuple[Array, int] | None
     ) -> tuple[TrainState, Metrics]:
         scale = state.extra.get("loss_scale")
         wide = precision.widen(spec, state.params)
-        loss, grads, squares = gradient(wide, batch, scale)
+        (loss, routed), grads, squares = gradient(wide, batch, scale)
         extra, log = _noise(spec, state.extra, squares, grads)
+        log |= routing.metrics(spec.model, routed)
         if spec.optim.sam_rho > 0.0:
             grads = gradient(ascend(spec.optim, wide, grads), batch, scale)[1]
         if layout is not None:
@@ -300,32 +319,40 @@ def _noise(
     return {**extra, "noise": past}, metrics
 
 
+_Report = tuple[Array, models.Routing | None]
+"""Mean nats of a batch, and what its routers did."""
+
+
 def _summed_gradient(
-    losses: Callable[[Params, Batch], tuple[Array, Array]],
+    losses: Callable[[Params, Batch], tuple[Array, _Report]],
     params: Params,
     batch: Batch,
     parts: int,
     *,
     norms: bool,
-) -> tuple[Array, Params, Array]:
-    """Sums over `parts` micro-batches of the second loss and of the first one's gradient.
+) -> tuple[_Report, Params, Array]:
+    """Sums over `parts` micro-batches of what is reported and of the loss's gradient.
 
     With `norms` also the mean over the micro-batches of |gradient / scored tokens|²; else zero.
     """
     value_and_gradient = jax.value_and_grad(losses, has_aux=True)
     if parts == 1:
-        (_, nats), grads = value_and_gradient(params, batch)
-        return nats, grads, jnp.zeros(())
-    split = jax.tree.map(lambda x: x.reshape(parts, x.shape[0] // parts, *x.shape[1:]), batch)
+        (_, report), grads = value_and_gradient(params, batch)
+        return report, grads, jnp.zeros(())
+    split = jax.tree.map(lambda x: split_batch(x, parts), batch)
 
-    def add(carry: tuple[Array, Params], micro: Batch) -> tuple[tuple[Array, Params], Array]:
-        (_, nats), grads = value_and_gradient(params, micro)
+    def add(carry: tuple[_Report, Params], micro: Batch) -> tuple[tuple[_Report, Params], Array]:
+        (_, report), grads = value_and_gradient(params, micro)
         square = jnp.zeros(())
         if norms:
             tokens = jnp.maximum(jnp.sum(micro.mask_BT), 1.0)
             square = jnp.square(global_norm(grads) / tokens)
-        return jax.tree.map(jnp.add, carry, (nats, grads)), square
+        return jax.tree.map(jnp.add, carry, (report, grads)), square
 
-    zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
-    (nats, grads), squares = jax.lax.scan(add, zero, split)
-    return nats, grads, jnp.mean(squares)
+    def of_one(params: Params, split: Batch) -> _Report:
+        return losses(params, jax.tree.map(lambda x: x[0], split))[1]
+
+    blank = jax.eval_shape(of_one, params, split)
+    zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (blank, params))
+    (report, grads), squares = jax.lax.scan(add, zero, split)
+    return report, grads, jnp.mean(squares)

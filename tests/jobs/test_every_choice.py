@@ -79,6 +79,9 @@ TRAINED = {
         "optim.name": "sgd", "optim.adversarial_epsilon": 0.1, "optim.skip_not_finite": 2,
         "optim.ema_decay": 0.5, "optim.multipliers": "embed=0.5,mlp=2",
         "train.noise_scale": True, "train.micro_batches": 2, "train.loss_chunk": 24,
+        "model.mlp_pattern": "('experts',)", "model.num_experts": 4, "model.use_bias": False,
+        "model.router_noise": True, "model.balance_over": "sequence", "model.load_loss": 0.1,
+        "model.capacity_factor": 1.25,
     },
 }  # fmt: skip
 
@@ -110,7 +113,7 @@ BUILT = {
     "alibi": {"model.positions": "alibi"},
     "experts": {
         "model.mlp_pattern": "('experts',)", "model.num_experts": 4, "model.router": "softmax",
-        "model.use_bias": False,
+        "model.use_bias": False, "model.balance_over": "batch",
     },
     "hybrid": {
         "model.layer_pattern": "('ssm','local')", "model.window": 5, "model.depth": 4,

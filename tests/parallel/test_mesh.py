@@ -101,3 +101,10 @@ def test_interleaving_wants_whole_rounds():
     spec = dataclasses.replace(spec, model=dataclasses.replace(spec.model, depth=4))
     with pytest.raises(UserError, match=r"micro_batches=3 is not a .*mesh.pipe=2.*micro_batches=4"):
         layout_over(MeshConfig(data=1, pipe=2, schedule="interleaved"), spec, ["a", "b"])
+
+
+def test_a_pipeline_has_no_routers():
+    experts = {"mlp_pattern": ("experts",), "num_experts": 4, "use_bias": False}
+    spec = dataclasses.replace(SPEC, model=dataclasses.replace(SPEC.model, **experts))
+    with pytest.raises(UserError, match=r"num_experts=4 has routers.* set mesh.pipe=1"):
+        layout_over(MeshConfig(data=1, pipe=2), spec, ["a", "b"])

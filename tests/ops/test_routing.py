@@ -1,0 +1,108 @@
+"""Losses of routers and slots of experts, by hand and against `transformers`."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gptjax import ops
+
+
+def draw(*shape, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
+
+
+def test_balance_loss_by_hand():
+    """Three tokens of probabilities (.8 .2), (.6 .4), (.1 .9): f = (2/3, 1/3), P = (.5, .5)."""
+    logits = jnp.log(jnp.array([[[0.8, 0.2], [0.6, 0.4], [0.1, 0.9]]]))
+    assert float(ops.balance_loss(logits, jnp.array([[[0], [0], [1]]]))) == pytest.approx(1.0)
+    # The same, all sent to the first: f = (1, 0), and E·f·P = 2·0.5; a collapse of both is 2.
+    assert float(ops.balance_loss(logits, jnp.zeros((1, 3, 1), int))) == pytest.approx(1.0)
+    sure = jnp.full((1, 3, 2), 50.0).at[..., 1].set(0.0)
+    assert float(ops.balance_loss(sure, jnp.zeros((1, 3, 1), int))) == pytest.approx(2.0)
+
+
+def test_groups_are_averaged():
+    """Each sequence uneven, the batch even: the groups decide what is punished."""
+    logits = jnp.array([[[9.0, 0.0]] * 2, [[0.0, 9.0]] * 2])
+    experts = jnp.array([[[0], [0]], [[1], [1]]])
+    p = 1 / (1 + np.exp(-9.0))
+    assert float(ops.balance_loss(logits, experts)) == pytest.approx(2 * p, rel=1e-6)
+    one = ops.balance_loss(logits.reshape(1, 4, 2), experts.reshape(1, 4, 1))
+    assert float(one) == pytest.approx(1.0)
+
+
+def test_z_loss_and_importance_by_hand():
+    logits = jnp.log(jnp.array([[[1.0, 2.0, 1.0], [0.5, 0.25, 0.25]]]))
+    assert float(ops.router_z_loss(logits)) == pytest.approx(np.log(4) ** 2 / 2)
+    weights, experts = jnp.array([[[0.75, 0.25], [1.0, 0.0]]]), jnp.array([[[0, 1], [1, 0]]])
+    # Importances .75, 1.25, 0: mean 2/3, variance (.75² + 1.25²)/3 − 4/9.
+    wanted = ((0.75**2 + 1.25**2) / 3 - 4 / 9) / (4 / 9)
+    assert float(ops.importance_loss(weights, experts, 3)) == pytest.approx(wanted, rel=1e-6)
+
+
+def test_expected_load_is_the_chance_of_a_new_draw():
+    """The noise of one expert drawn again a hundred thousand times."""
+    clean, spread, noise = draw(1, 3, 4), jnp.exp(draw(1, 3, 4, seed=1)), draw(1, 3, 4, seed=2)
+    noisy, k, E = clean + spread * noise, 2, 4
+    rng, load = np.random.default_rng(3), np.zeros(E)
+    for t in range(3):
+        for e in range(E):
+            others = np.sort(np.delete(np.asarray(noisy[0, t]), e))[-k]
+            drawn = clean[0, t, e] + spread[0, t, e] * rng.standard_normal(100_000)
+            load[e] += np.mean(np.asarray(drawn) > others)
+    wanted = load.var() / load.mean() ** 2
+    assert float(ops.load_loss(clean, noisy, spread, k)) == pytest.approx(wanted, rel=0.02)
+    slope = jax.grad(lambda c: ops.load_loss(c, noisy, spread, k))(clean)
+    assert np.isfinite(slope).all() and np.abs(slope).max() > 1e-3
+
+
+def test_the_balance_loss_is_that_of_transformers():
+    """One layer; theirs sums over the k choices, ours is their mean."""
+    torch = pytest.importorskip("torch")
+    mixtral = pytest.importorskip("transformers.models.mixtral.modeling_mixtral")
+    for seed, (tokens, E, k) in enumerate([(24, 8, 2), (10, 4, 1), (12, 6, 3)]):
+        logits = draw(tokens, E, seed=seed)
+        _, experts = ops.route(logits, k, renormalise=True)
+        ours = ops.balance_loss(logits[None], experts[None])
+        gates = (torch.tensor(np.asarray(logits)),)
+        theirs = mixtral.load_balancing_loss_func(gates, num_experts=E, top_k=k)
+        assert float(ours) * k == pytest.approx(float(theirs), rel=1e-5)
+
+
+def test_slots_by_hand():
+    """Capacity 2: second choices wait for all first ones, and what finds no slot gets E·C."""
+    experts = jnp.array([[[0, 1], [0, 1], [1, 0], [0, 2]]])
+    slots = ops.assign_slots(experts, E=3, C=2)
+    # Expert 0: tokens 0, 1; 3 and 2 dropped. Expert 1: token 2 first, then 0; 1 dropped.
+    assert slots.tolist() == [[[0, 3], [1, 6], [2, 6], [6, 4]]]
+    x = jnp.arange(1.0, 5.0).reshape(1, 4, 1)
+    held = ops.dispatch(x, slots, 3, 2)
+    assert held[0, :, :, 0].tolist() == [[1, 2], [3, 1], [4, 0]]
+    weights = jnp.array([[[0.5, 0.5], [0.9, 0.1], [0.7, 0.3], [0.6, 0.4]]])
+    back = ops.combine(10 * held, slots, weights)
+    np.testing.assert_allclose(back[0, :, 0], [10.0, 18.0, 21.0, 16.0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("gated", [True, False])
+def test_without_drops_slots_are_the_sorted_mixture(gated):
+    B, T, D, F, E, k = 2, 7, 4, 5, 4, 2
+    x, up, down = draw(B, T, D), draw(E, D, F, seed=1), draw(E, F, D, seed=2)
+    gate = draw(E, D, F, seed=3) if gated else None
+    weights, experts = ops.route(draw(B * T, E, seed=4), k, renormalise=True)
+
+    def sorted_(x, up, down):
+        return ops.mix_experts(x.reshape(B * T, D), weights, experts, up, gate, down, jnp.tanh)
+
+    def slotted(x, up, down):
+        slots = ops.assign_slots(experts.reshape(B, T, k), E, T)
+        y = ops.apply_experts(ops.dispatch(x, slots, E, T), up, gate, down, jnp.tanh)
+        return ops.combine(y, slots, weights.reshape(B, T, k)).reshape(B * T, D)
+
+    g = draw(B * T, D, seed=5)
+    pairs = (
+        jax.value_and_grad(lambda *a, f=f: jnp.sum(f(*a) * g), argnums=(0, 1, 2))(x, up, down)
+        for f in (slotted, sorted_)
+    )
+    for one, two in zip(*map(jax.tree.leaves, pairs), strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-4)
