@@ -12,7 +12,7 @@ import logging
 import os
 import socket
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -190,7 +190,7 @@ def train_bundle(order: Order) -> int:
     Raises:
       UserError: when the tokens on this node are not those of the sweep.
     """
-    setup, cells, session = _prepare(order.folder, order.pinned)
+    setup, cells, sessions = _prepare(order.folder, order.pinned)
     node = os.uname().nodename
     if not cells.keys() >= set(order.cells):
         raise UserError(
@@ -201,13 +201,16 @@ def train_bundle(order: Order) -> int:
     bundle = Bundle(order.bundle, own, shares=order.shares, stacked=order.stacked)
     with stop_on_signal() as stop:
         worker = f"{node}-{os.getpid()}-ray"
-        return work.train(setup, Path(order.folder), worker, [bundle], lambda: session, stop)
+        return work.train(setup, Path(order.folder), worker, [bundle], sessions, stop)
 
 
 @functools.cache
-def _prepare(folder: str, pinned: bool) -> tuple[Setup, dict[str, Cell], Session]:
+def _prepare(
+    folder: str, pinned: bool
+) -> tuple[Setup, dict[str, Cell], Callable[[Sequence], Session]]:
     """Once for all tasks that a process of Ray's gets."""
     if pinned:
         work.pin(0)
-    setup, bundles, make_session = work.prepare(Path(folder))
-    return setup, {cell.id: cell for bundle in bundles for cell in bundle.cells}, make_session()
+    setup, bundles, sessions = work.prepare(Path(folder))
+    cells = {cell.id: cell for bundle in bundles for cell in bundle.cells}
+    return setup, cells, functools.cache(sessions)

@@ -69,20 +69,20 @@ def work(folder: Path, name: str) -> int:
         return train(setup, folder, name, bundles, make_session, stop)
 
 
-def prepare(folder: Path) -> tuple[Any, list, Callable[[], Any]]:
-    """Start JAX; the setup that made a folder, its bundles (longest first), a maker of Sessions."""
+def prepare(folder: Path) -> tuple[Any, list, Callable[[Sequence], Any]]:
+    """Start JAX; the setup that made a folder, its bundles (longest first), a maker of Sessions for
+    some devices."""
     from gptjax import build
     from gptjax.jobs import plan, workdir
     from gptjax.jobs.devices import start_backend
-    from gptjax.sweeps import timing
-    from gptjax.train import Session
+    from gptjax.sweeps import session_on, timing
 
     setup = workdir.saved_setup(folder)
     start_backend(setup)
     build.enable_compilation_cache(setup)
     corpus = build.load_corpus(setup)
     bundles = timing.longest_first(plan.make_bundles(setup, plan.make_cells(setup, corpus)))
-    return setup, bundles, lambda: Session(corpus, setup.train)
+    return setup, bundles, lambda devices: session_on(corpus, setup.train, devices)
 
 
 def train(
@@ -90,7 +90,7 @@ def train(
     folder: Path,
     name: str,
     bundles: Sequence,
-    make_session: Callable[[], Any],
+    make_session: Callable[[Sequence], Any],
     stop: Callable[[], bool],
 ) -> int:
     """Train what is open of these bundles; returns the exit status."""
@@ -103,8 +103,10 @@ def train(
         name=name, attempts=setup.sweep.attempts, claim_seconds=setup.sweep.claim_seconds,
         compile_ahead=jax.default_backend() != "cpu",
     )  # fmt: skip
+    devices = jax.local_devices()
+    sizes = sweeps.sizes_of(setup.sweep, devices)
     try:
-        sweeps.work_on_devices(folder, bundles, make_session, options, stop, jax.local_devices())
+        sweeps.work_on_devices(folder, bundles, make_session, options, stop, devices, sizes)
     except Interrupted:
         return EXIT_RESUMABLE
     return EXIT_RESUMABLE if stop() else 0

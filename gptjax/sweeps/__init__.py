@@ -7,6 +7,7 @@ from gptjax.sweeps.config import SweepConfig
 from gptjax.sweeps.plan import Cell, make_plan, make_run
 from gptjax.sweeps.records import open_cells, read_records, record_path, write_tables
 from gptjax.sweeps.rules import RULES, Rule, Scale
+from gptjax.sweeps.submesh import devices_for, session_on, sizes_of
 from gptjax.sweeps.tuning import Trial, Tuned, make_trials
 from gptjax.sweeps.worker import WorkerOptions, forget_dead, work, work_on_devices
 
@@ -23,6 +24,7 @@ __all__ = [
     "Trial",
     "Tuned",
     "WorkerOptions",
+    "devices_for",
     "forget_dead",
     "make_bundles",
     "make_comparison",
@@ -32,6 +34,8 @@ __all__ = [
     "open_cells",
     "read_records",
     "record_path",
+    "session_on",
+    "sizes_of",
     "work",
     "work_on_devices",
     "write_tables",

@@ -82,6 +82,13 @@ class SweepConfig:
     stack_gb: float = setting(
         8.0, "GiB that the cells side by side may hold, by an estimate from above", above=0.0
     )
+    device_gb: float = setting(
+        0.0,
+        "GiB of a device that a run may fill, by the same estimate; a larger one is cut over 2, 4, "
+        "8 of a process's devices (fsdp); 0 = four fifths of what the device says that it has, no "
+        "limit where it says nothing, as a CPU",
+        minimum=0.0,
+    )
     engine: str = setting(
         "local",
         "what trains the bundles: processes of this machine, or tasks of a Ray cluster (extra "

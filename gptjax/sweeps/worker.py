@@ -3,6 +3,7 @@
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import shutil
 import sys
 import threading
@@ -117,35 +118,75 @@ class _Ahead:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
+Sessions = Callable[[Sequence[jax.Device]], Session]
+
+
 def work_on_devices(
     workdir: Path,
     bundles: Sequence[Bundle],
-    sessions: Callable[[], Session],
+    sessions: Sessions,
     options: WorkerOptions,
     stop: Callable[[], bool],
     devices: Sequence[jax.Device],
+    size_of: Callable[[Bundle], int] = lambda bundle: 1,
 ) -> None:
-    """`work` on every device at once, each in a thread with a session of its own.
+    """`work` on all devices, each or each group of them in a thread with a session of its own.
 
-    An error on one device stops the others after their current call, which save as when they are
-    told to stop, and is raised then.
+    Bundles that need many devices come first; then the groups are cut smaller.
+
+    Args:
+      sessions: makes the session of a group.
+      size_of: devices that a bundle needs.
+
+    Raises:
+      Exception: as `work`. An error on one device stops the others after their current call, which
+        save as when they are told to stop, and is raised then.
     """
-    if len(devices) == 1:
-        work(workdir, bundles, sessions(), options, stop)
+    made = functools.cache(sessions)
+    sizes = sorted({size_of(bundle) for bundle in bundles}, reverse=True) or [1]
+    while True:
+        for size in sizes:
+            part = [bundle for bundle in bundles if size_of(bundle) == size]
+            groups = [
+                tuple(devices[i : i + size]) for i in range(0, len(devices) - size + 1, size)
+            ]
+            waits = options.wait_for_others and size == sizes[-1]
+            mine = dataclasses.replace(options, wait_for_others=waits)
+            _work_on_groups(workdir, part, made, mine, stop, groups)
+        open_ones = any(records.open_cells(workdir, bundle.cells) for bundle in bundles)
+        if not open_ones or not options.wait_for_others or stop():
+            return
+        time.sleep(POLL_SECONDS)  # others hold what is left
+
+
+def _work_on_groups(
+    workdir: Path,
+    bundles: Sequence[Bundle],
+    sessions: Sessions,
+    options: WorkerOptions,
+    stop: Callable[[], bool],
+    groups: Sequence[tuple[jax.Device, ...]],
+) -> None:
+    """`work` on every group of devices at once."""
+    if len(groups) == 1:
+        work(workdir, bundles, sessions(groups[0]), options, stop)
         return
     failed = threading.Event()
 
     def on(number: int) -> None:
         mine = dataclasses.replace(options, name=f"{options.name}.{number}")
         try:
-            with jax.default_device(devices[number]):
-                work(workdir, bundles, sessions(), mine, lambda: stop() or failed.is_set())
+            with jax.default_device(groups[number][0]):
+                work(
+                    workdir, bundles, sessions(groups[number]), mine,
+                    lambda: stop() or failed.is_set(),
+                )  # fmt: skip
         except BaseException:
             failed.set()
             raise
 
-    with concurrent.futures.ThreadPoolExecutor(len(devices)) as pool:
-        started = [pool.submit(on, number) for number in range(len(devices))]
+    with concurrent.futures.ThreadPoolExecutor(len(groups)) as pool:
+        started = [pool.submit(on, number) for number in range(len(groups))]
     errors = [error for future in started if (error := future.exception()) is not None]
     if errors:
         raise min(errors, key=lambda error: isinstance(error, Interrupted))

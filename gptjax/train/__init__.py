@@ -5,7 +5,7 @@ from gptjax.train.config import RunSpec, TrainConfig
 from gptjax.train.evaluate import Evaluation
 from gptjax.train.interrupt import EXIT_RESUMABLE, Interrupted, StopFlag, stop_on_signal
 from gptjax.train.loop import Diverged, Fork, Hooks, Progress, RunResult, grow_trunk, run
-from gptjax.train.placement import layout_over, make_layout, state_shardings
+from gptjax.train.placement import cuts, layout_over, make_layout, state_shardings
 from gptjax.train.session import Session
 from gptjax.train.stack import Branches, StackHooks, run_stack
 from gptjax.train.state import Hyper, TrainState, init_state, make_hyper
@@ -32,6 +32,7 @@ __all__ = [
     "StopFlag",
     "TrainConfig",
     "TrainState",
+    "cuts",
     "grow_trunk",
     "init_state",
     "layout_over",

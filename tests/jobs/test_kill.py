@@ -222,12 +222,43 @@ def test_one_process_trains_on_all_its_devices(place):
     assert done.returncode == 0, done.stdout + done.stderr
     rows = list(csv.DictReader((workdir / "timing.csv").open()))
     assert len(rows) == len({row["worker"] for row in rows}) == 8
+    equal_tables(workdir, alone)
     starts = [float(row["ended"]) - float(row["seconds"]) for row in rows]
     assert max(starts) < min(float(row["ended"]) for row in rows), "they were not at one time"
-    tables = [list(csv.DictReader((folder / "runs.csv").open())) for folder in (workdir, alone)]
+
+
+def equal_tables(one: Path, other: Path) -> None:
+    """The same cells with the same losses, to what training makes of a last digit."""
+    tables = [list(csv.DictReader((folder / "runs.csv").open())) for folder in (one, other)]
     for here, there in zip(*tables, strict=True):
-        assert here["cell"] == there["cell"]
+        assert here["cell"] == there["cell"] and here["status"] == there["status"] == "done"
         assert float(here["loss"]) == pytest.approx(float(there["loss"]), rel=1e-3)
+
+
+@pytest.mark.slow
+def test_large_cells_get_several_devices_and_small_ones_one(place):
+    """On four simulated devices the two widest cells are cut over two each, side by side."""
+    workdir, alone = place / "submesh", place / "one-each"
+    settings = {
+        "sweep.workers": 1, "sweep.share_trunks": False, "sweep.budgets": "(1e9,2e9)",
+        "sweep.widths": "(8,12,16,24)", "optim.learning_rate": 2e-3, "train.checkpoint_seconds": 5,
+    }  # fmt: skip
+    finish(arguments(place, alone, **settings))
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    # Between the estimates for width 16 (1.96 MB) and for width 24 (2.39 MB).
+    settings["sweep.device_gb"] = 2.2e6 / 2**30
+    done = subprocess.run(
+        arguments(place, workdir, **settings), env={**os.environ, **flags}, capture_output=True,
+        text=True, timeout=400,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    widths = {row["cell"]: row["width"] for row in csv.DictReader((workdir / "runs.csv").open())}
+    rows = list(csv.DictReader((workdir / "timing.csv").open()))
+    wide = {row["worker"] for row in rows if widths[row["cell"]] == "24"}
+    assert {name.rpartition(".")[2] for name in wide} == {"0", "1"}  # two groups of two
+    narrow = {row["worker"] for row in rows if widths[row["cell"]] != "24"}
+    assert {name.rpartition(".")[2] for name in narrow} == {"0", "1", "2", "3"}
+    equal_tables(workdir, alone)
 
 
 def wait_for_worker(workdir: Path) -> int:

@@ -1,0 +1,41 @@
+"""How many devices a run gets."""
+
+import dataclasses
+
+from gptjax.models import ModelConfig
+from gptjax.optim import OptimConfig
+from gptjax.sweeps import SweepConfig, devices_for, shapes, sizes_of
+from gptjax.sweeps.bundles import Bundle
+from gptjax.sweeps.plan import Cell
+from gptjax.train import RunSpec
+
+MODEL = ModelConfig(depth=2, width=64, num_heads=4, seq_len=64, vocab_size=256)
+RUN = RunSpec(model=MODEL, optim=OptimConfig(), batch_size=8, steps=10)
+
+
+def test_a_run_gets_the_fewest_devices_that_hold_it():
+    needed = shapes.training_bytes(RUN)
+    assert devices_for(RUN, needed, 8) == 1
+    assert devices_for(RUN, 0.99 * needed, 8) == 2
+    assert devices_for(RUN, needed / 3, 8) == 4
+    assert devices_for(RUN, needed / 100, 8) == 8  # too small even so: the most there are
+    assert devices_for(RUN, needed / 100, 6) == 4  # a power of two
+    assert devices_for(dataclasses.replace(RUN, batch_size=6), needed / 100, 8) == 2  # 6 / 4
+
+
+def test_a_stack_stays_on_one_device_and_a_cpu_says_no_limit():
+    class Device:
+        def memory_stats(self):
+            return None
+
+    class Small:
+        def memory_stats(self):
+            return {"bytes_limit": shapes.training_bytes(RUN)}
+
+    one = Bundle("one", (Cell(run=RUN, corpus="c", budget=0.0),))
+    stack = dataclasses.replace(one, cells=one.cells * 3, stacked=True)
+    assert sizes_of(SweepConfig(), [Device()] * 8)(one) == 1
+    size = sizes_of(SweepConfig(), [Small()] * 8)
+    assert (size(one), size(stack)) == (2, 1)  # four fifths of what is there
+    tight = SweepConfig(device_gb=shapes.training_bytes(RUN) / 2**30 / 8)
+    assert sizes_of(tight, [Device()] * 8)(one) == 8
