@@ -13,11 +13,13 @@ from gptjax.ops.expert_slots import (
 )
 from gptjax.ops.experts import mix_experts, route
 from gptjax.ops.fused_attention import cudnn_attention, splash_attention
+from gptjax.ops.hashed_attention import bucket_factors, hash_rotations, lsh_attention
 from gptjax.ops.linear import linear
 from gptjax.ops.losses import cross_entropy, penalised_cross_entropy
 from gptjax.ops.masked_attention import alibi_slopes, masked_attention
 from gptjax.ops.norms import layer_norm, rms_norm
 from gptjax.ops.positions import rotary, sinusoids
+from gptjax.ops.random_features import orthogonal_features, performer_attention
 from gptjax.ops.rope_scaling import ROPE_SCALINGS, RopeScaling
 from gptjax.ops.rounding import stochastic_round
 from gptjax.ops.router_losses import (
@@ -28,6 +30,14 @@ from gptjax.ops.router_losses import (
     router_z_loss,
 )
 from gptjax.ops.selective_scan import causal_convolution, selective_scan, selective_step
+from gptjax.ops.sparse_attention import (
+    fixed_attention,
+    linformer_attention,
+    linformer_causal_attention,
+    longformer_attention,
+    strided_attention,
+    windowed_attention,
+)
 
 __all__ = [
     "FEED_FORWARD",
@@ -40,6 +50,7 @@ __all__ = [
     "attention",
     "balance_loss",
     "blockwise_attention",
+    "bucket_factors",
     "causal_convolution",
     "chunked_cross_entropy",
     "combine",
@@ -48,15 +59,23 @@ __all__ = [
     "dispatch",
     "expert_capacity",
     "expert_share",
+    "fixed_attention",
     "gelu",
     "gelu_tanh",
+    "hash_rotations",
     "importance_loss",
     "layer_norm",
     "linear",
+    "linformer_attention",
+    "linformer_causal_attention",
     "load_loss",
+    "longformer_attention",
+    "lsh_attention",
     "masked_attention",
     "mix_experts",
+    "orthogonal_features",
     "penalised_cross_entropy",
+    "performer_attention",
     "relu",
     "rms_norm",
     "rotary",
@@ -67,5 +86,7 @@ __all__ = [
     "sinusoids",
     "splash_attention",
     "stochastic_round",
+    "strided_attention",
     "swish",
+    "windowed_attention",
 ]
