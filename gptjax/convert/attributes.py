@@ -182,6 +182,11 @@ def _same(given: Any, wanted: Any) -> bool:
 
 def _check_expressible(family: Family, config: ModelConfig) -> None:
     """Whether every field is in the table or has the family's value."""
+    for kind in sorted(set(config.layer_pattern) - set(_KINDS.values())):
+        raise UserError(
+            f"model.layer_pattern={config.layer_pattern} cannot be written: no family has {kind} "
+            f"layers; {nearest(kind, _KINDS.values())}"
+        )
     free = {row.ours for row in family.attributes} | NOT_THE_FUNCTION
     free |= ROPE_FIELDS if family.rope else set()
     free |= LAYER_FIELDS if family.layers != "global" else set()

@@ -10,19 +10,22 @@ from gptjax.models.api import (
     init,
     logical_axes,
 )
-from gptjax.models.config import Layer, ModelConfig, validate
+from gptjax.models.config import SPARSE, Layer, ModelConfig, validate
 from gptjax.models.experts import Routing, loss_names, router_penalty
 from gptjax.models.pieces import Pieces
 from gptjax.models.presets import PRESETS, preset, resolve
+from gptjax.models.sparse import cache_bytes
 
 __all__ = [
     "PRESETS",
+    "SPARSE",
     "Layer",
     "ModelConfig",
     "ParamCount",
     "Pieces",
     "Routing",
     "apply",
+    "cache_bytes",
     "count_active_params",
     "count_params",
     "features",

@@ -6,6 +6,12 @@ import math
 from gptjax.errors import UserError
 from gptjax.fields import setting
 
+SPARSE = ("strided", "fixed", "longformer", "linformer", "performer", "reformer")
+"""Kinds of attention that leave pairs of tokens out; what each is stands in models/sparse.py."""
+
+OWN_PARAMETERS = ("longformer", "linformer", "reformer")
+"""Those whose parameters differ from ordinary attention's."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
@@ -21,7 +27,9 @@ class Layer:
 
     @property
     def mixer_name(self) -> str:
-        """Where the mixer's parameters are; global and local attention have the same."""
+        """Where the mixer's parameters are; most kinds of attention have the same."""
+        if self.mixer in OWN_PARAMETERS:
+            return f"{self.mixer}_attention"
         return "ssm" if self.mixer == "ssm" else "attention"
 
     @property
@@ -68,8 +76,8 @@ class ModelConfig:
     layer_pattern: tuple[str, ...] = setting(
         ("global",),
         "what mixes tokens in each layer, repeated over depth; local: within model.window; ssm: "
-        "Mamba's selective state space",
-        choices=("global", "local", "ssm"),
+        "Mamba's selective state space; the others leave pairs of tokens out (docs/models.md)",
+        choices=("global", "local", "ssm", *SPARSE),
     )
     mlp_pattern: tuple[str, ...] = setting(
         ("dense",),
@@ -79,7 +87,29 @@ class ModelConfig:
     dense_layers: int = setting(
         0, "first layers whose feed-forward is dense all the same (DeepSeek)", minimum=0
     )
-    window: int = setting(0, "tokens that a local layer sees, its own included", minimum=0)
+    window: int = setting(
+        0, "tokens that a local or longformer layer sees, its own included", minimum=0
+    )
+    sparse_block: int = setting(
+        0, "strided: the stride; fixed, linformer: tokens of a block; 0: √seq_len, upwards",
+        minimum=0,
+    )  # fmt: skip
+    sparse_summary: int = setting(
+        4, "fixed: last tokens of a block, and linformer: summaries of it, that later blocks see",
+        minimum=1,
+    )  # fmt: skip
+    global_tokens: int = setting(
+        1, "longformer: first tokens, which all see and which have projections of their own",
+        minimum=1,
+    )  # fmt: skip
+    random_features: int = setting(
+        0, "performer: random features of a head; 0: head_dim·ln(head_dim), upwards", minimum=0
+    )
+    lsh_rounds: int = setting(4, "reformer: rounds of hashing", minimum=1)
+    lsh_chunk: int = setting(
+        64, "reformer: tokens of its own bucket that a query sees in a round", minimum=1
+    )
+    lsh_buckets: int = setting(0, "reformer: buckets; 0: 2 x seq_len / lsh_chunk", minimum=0)
     positions: str = setting(
         "learned",
         "how a token knows where it is",
@@ -268,6 +298,22 @@ class ModelConfig:
         return self.expert_width or self.hidden_width
 
     @property
+    def block_tokens(self) -> int:
+        """Tokens of a block of the strided, fixed and linformer kinds after the default."""
+        return self.sparse_block or math.ceil(math.sqrt(self.seq_len))
+
+    @property
+    def feature_count(self) -> int:
+        """Performer's random features of a head after the default (its theorem 4)."""
+        H = self.head_width
+        return self.random_features or max(1, math.ceil(H * math.log(H)))
+
+    @property
+    def bucket_count(self) -> int:
+        """Reformer's buckets after the default (its section 2.3)."""
+        return self.lsh_buckets or max(2, -(-2 * self.seq_len // self.lsh_chunk))
+
+    @property
     def value_width(self) -> int:
         """Width of a value in latent attention after the default."""
         return self.value_dim or self.head_width
@@ -343,13 +389,15 @@ def validate(config: ModelConfig) -> None:
     if not config.mlp_pattern:
         raise UserError("model.mlp_pattern=() names no feed-forward; give ('dense',)")
     _check_experts(config)
+    _check_sparse(config)
     _check_mixers(config)
-    if "local" in config.layer_pattern and not config.window:
+    windowed = [kind for kind in ("local", "longformer") if kind in config.layer_pattern]
+    if windowed and not config.window:
         raise UserError(
-            "model.window=0 gives the local layers of model.layer_pattern nothing to see; set "
-            "model.window to a number of tokens"
+            f"model.window=0 gives the {windowed[0]} layers of model.layer_pattern nothing to see; "
+            "set model.window to a number of tokens"
         )
-    if config.window and "local" not in config.layer_pattern:
+    if config.window and not windowed:
         raise UserError(
             f"model.window={config.window} has no layer to act in; set "
             "model.layer_pattern=('local',) or ('global','local')"
@@ -446,6 +494,48 @@ def _check_mixers(config: ModelConfig) -> None:
         raise UserError(
             f"latent attention (model.kv_rank={config.kv_rank}) has no biases and turns pairs; set "
             "model.use_bias=false and an even model.rope_dim"
+        )
+
+
+_NO_SCORES: dict[str, object] = {"attention_soft_cap": 0.0, "attention_sinks": False}
+_LEAVES_OUT: dict[str, dict[str, object]] = {
+    "longformer": {"qk_norm": "none"},
+    "performer": _NO_SCORES,
+    "reformer": {**_NO_SCORES, "attention_scale": 0.0, "qk_norm": "none"},
+}
+_WITHOUT_DISTANCES = ("linformer", "performer", "reformer")
+
+
+def _check_sparse(config: ModelConfig) -> None:
+    """What the kinds of attention that leave pairs out do not have."""
+    kinds = [kind for kind in SPARSE if kind in config.layer_pattern]
+    if kinds and config.kv_rank:
+        raise UserError(
+            f"model.kv_rank={config.kv_rank} has no {kinds[0]} layers; set model.kv_rank=0, or "
+            "model.layer_pattern=('global',)"
+        )
+    for kind in kinds:
+        for name, wanted in _LEAVES_OUT.get(kind, {}).items():
+            if getattr(config, name) != wanted:
+                raise UserError(
+                    f"model.{name}={getattr(config, name)} is not built for the {kind} layers of "
+                    f"model.layer_pattern; set model.{name}={wanted}"
+                )
+        if config.positions == "alibi" and kind in _WITHOUT_DISTANCES:
+            raise UserError(
+                f"model.positions=alibi has no distances in the {kind} layers of "
+                "model.layer_pattern; set model.positions=rotary"
+            )
+    if "reformer" in kinds and config.kv_heads != config.num_heads:
+        raise UserError(
+            f"model.num_kv_heads={config.num_kv_heads} is not built for reformer layers, whose "
+            "queries are their keys; set model.num_kv_heads=0"
+        )
+    block = config.block_tokens
+    if config.sparse_summary > block and {"fixed", "linformer"} & set(kinds):
+        raise UserError(
+            f"model.sparse_summary={config.sparse_summary} is more than a block of {block} tokens; "
+            "give less, or set model.sparse_block"
         )
 
 

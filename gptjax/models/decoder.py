@@ -38,13 +38,14 @@ from gptjax.models.remat import (
     segment_length,
 )
 from gptjax.models.rotation import rotate
+from gptjax.models.sparse import extra_size
 
 
 class Attention(nn.Module):
     """Projections to heads, positions by rotation, attention, projection back.
 
     Attributes:
-      kind: "global", or "local" for attention within the config's window.
+      kind: an element of the config's layer pattern, not "ssm".
     """
 
     config: ModelConfig
@@ -55,13 +56,15 @@ class Attention(nn.Module):
         cfg = self.config
         D, N, K, H = cfg.width, cfg.num_heads, cfg.kv_heads, cfg.head_width
         q_BTNH = self._heads(x_BTD, "query", N, "heads")
-        k_BTKH = self._heads(x_BTD, "key", K, "kv_heads")
+        shared = self.kind == "reformer"
+        k_BTKH = q_BTNH if shared else self._heads(x_BTD, "key", K, "kv_heads")
         v_BTKH = self._heads(x_BTD, "value", K, "kv_heads")
         q_BTNH = self._head_norm(q_BTNH, "query_norm_scale", "heads")
         k_BTKH = self._head_norm(k_BTKH, "key_norm_scale", "kv_heads")
         if cfg.positions == "rotary":
             q_BTNH, k_BTKH = rotate(cfg, q_BTNH), rotate(cfg, k_BTKH)
-        o_BTNH = self._attend(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT)
+        extras = self._extras() | self._of_kind(x_BTD)
+        o_BTNH = attend(cfg, self.kind, q_BTNH, k_BTKH, v_BTKH, segment_ids_BT, extras)
         if cfg.attention_gate:
             o_BTNH = o_BTNH * jax.nn.sigmoid(self._heads(x_BTD, "gate", N, "heads"))
         axes = ("heads", "head_dim", "embed")
@@ -80,13 +83,8 @@ class Attention(nn.Module):
         by_head = jax.vmap(functools.partial(normed, cfg), in_axes=(2, 0), out_axes=2)
         return by_head(x_BTNH, scale_NH)
 
-    def _attend(
-        self,
-        q_BTNH: jax.Array,
-        k_BTKH: jax.Array,
-        v_BTKH: jax.Array,
-        segment_ids_BT: jax.Array | None,
-    ) -> jax.Array:
+    def _extras(self) -> dict[str, Any]:
+        """Slopes and sinks where the config has them."""
         cfg = self.config
         N = cfg.num_heads
         extras: dict[str, Any] = {}
@@ -94,7 +92,25 @@ class Attention(nn.Module):
             extras["slopes_N"] = jnp.array(ops.alibi_slopes(N), jnp.float32)
         if cfg.attention_sinks:
             extras["sinks_N"] = parameter(self, "sink_bias", (N,), ("heads",), initializer(cfg))
-        return attend(cfg, self.kind, q_BTNH, k_BTKH, v_BTKH, segment_ids_BT, extras)
+        return extras
+
+    def _of_kind(self, x_BTD: jax.Array) -> dict[str, Any]:
+        """What only this kind of attention has: Linformer's summaries, Longformer's first rows."""
+        cfg = self.config
+        if self.kind == "linformer":
+            shape, axes = (cfg.block_tokens, cfg.sparse_summary), ("positions", "rank")
+            init = nn.initializers.normal(cfg.block_tokens**-0.5)
+            names = ("key_summary", "value_summary")
+            return {f"{name}_aR": parameter(self, name, shape, axes, init) for name in names}
+        if self.kind != "longformer":
+            return {}
+        first_BgD = x_BTD[:, : cfg.global_tokens]
+        q_BgNH = self._heads(first_BgD, "global_query", cfg.num_heads, "heads")
+        k_BgKH = self._heads(first_BgD, "global_key", cfg.kv_heads, "kv_heads")
+        v_BgKH = self._heads(first_BgD, "global_value", cfg.kv_heads, "kv_heads")
+        if cfg.positions == "rotary":
+            q_BgNH, k_BgKH = rotate(cfg, q_BgNH), rotate(cfg, k_BgKH)
+        return {"global_q_BgNH": q_BgNH, "global_k_BSKH": k_BgKH, "global_v_BSKU": v_BgKH}
 
     def _heads(self, x_BTD: jax.Array, name: str, heads: int, axis: str) -> jax.Array:
         cfg = self.config
@@ -321,7 +337,9 @@ def sizes(config: ModelConfig, *, active: bool = False) -> tuple[int, int]:
 def _mixer_size(config: ModelConfig, layer: Layer) -> int:
     if layer.mixer == "ssm":
         return mamba_size(config)
-    return latent_size(config) if config.kv_rank else _attention_size(config)
+    if config.kv_rank:
+        return latent_size(config)
+    return _attention_size(config) + extra_size(config, layer.mixer)
 
 
 def _attention_size(config: ModelConfig) -> int:

@@ -6,7 +6,8 @@ from typing import Any
 import jax
 
 from gptjax import ops
-from gptjax.models.config import ModelConfig, beyond_blockwise
+from gptjax.models.config import SPARSE, ModelConfig, beyond_blockwise
+from gptjax.models.sparse import attend_sparsely
 
 LONG = 1024
 """Longest context of dense attention under `attention_impl=auto`: on two CPU cores the blockwise
@@ -18,13 +19,15 @@ LANES = 128  # splash attention wants contexts and heads in multiples of a TPU r
 
 
 def attention_kernel(config: ModelConfig, kind: str, *, segmented: bool, backend: str) -> str:
-    """'dense', 'masked', 'blockwise', 'cudnn' or 'splash'.
+    """'dense', 'masked', 'blockwise', 'cudnn' or 'splash', or the kind where it is its own path.
 
     Args:
       kind: the layer's element of `config.layer_pattern`.
       segmented: whether attention stays within documents.
       backend: 'cpu', 'gpu' or 'tpu'.
     """
+    if kind in SPARSE:
+        return kind
     dense = "masked" if _beyond_dense(config, kind) else "dense"
     if config.attention_impl == "dense" or beyond_blockwise(config):
         return dense
@@ -78,6 +81,8 @@ def attend(
         options["window"] = config.window
     if config.attention_soft_cap:
         options["soft_cap"] = config.attention_soft_cap
+    if kind in SPARSE:
+        return attend_sparsely(config, kind, q_BTNH, k_BTKH, v_BTKH, segment_ids_BT, options)
     return KERNELS[name](q_BTNH, k_BTKH, v_BTKH, segment_ids_BT=segment_ids_BT, **options)
 
 

@@ -13,7 +13,7 @@ from gptjax.errors import UserError
 Params = Any
 
 MATRICES = (
-    (r"attention/(query|key|value|gate)$", MuonDimensionNumbers((-3,), (-2, -1))),
+    (r"attention/(global_)?(query|key|value|gate)$", MuonDimensionNumbers((-3,), (-2, -1))),
     (r"attention/out$", MuonDimensionNumbers((-3, -2), (-1,))),
     (r"mlp/(up|gate|down)$", MuonDimensionNumbers((-2,), (-1,))),
 )

@@ -119,6 +119,53 @@ def latent_flops(
     return 2.0 * (queries + latents + num_heads * value_dim * width + scores)
 
 
+def sparse_flops(
+    *,
+    width: int,
+    num_heads: int,
+    num_kv_heads: int,
+    head_dim: int,
+    keys: float,
+    gated: bool = False,
+    shared_keys: bool = False,
+    other: float = 0.0,
+) -> float:
+    """Forward FLOPs a token of attention whose queries see at most `keys` keys.
+
+    Args:
+      gated: one more projection of the queries' width.
+      shared_keys: queries are the keys (Reformer), one projection less.
+      other: what the pattern costs besides, in FLOPs a token: `performer_flops` and such.
+
+    >>> sparse_flops(width=2, num_heads=1, num_kv_heads=1, head_dim=2, keys=3)
+    56.0
+    """
+    inputs = num_heads * (1 + gated) + (1 if shared_keys else 2) * num_kv_heads
+    projections = 2 * width * head_dim * (num_heads + inputs)
+    return projections + 4.0 * keys * num_heads * head_dim + other
+
+
+def summarised_keys(seq_len: int, block: int, summary: float) -> float:
+    """Keys of a query that sees one block, and `summary` keys of each block; at most all.
+
+    Child et al. (2019): `fixed`, and `strided` with a summary of one.
+
+    >>> summarised_keys(1024, 32, 1), summarised_keys(16, 12, 6)
+    (64.0, 16.0)
+    """
+    return min(float(seq_len), block + summary * seq_len / block)
+
+
+def performer_flops(*, num_heads: int, num_kv_heads: int, head_dim: int, features: int) -> float:
+    """FLOPs a token of random features, of the state's update and of its reading, with its sums.
+
+    >>> performer_flops(num_heads=1, num_kv_heads=1, head_dim=2, features=5)
+    100.0
+    """
+    heads = num_heads + num_kv_heads
+    return 2.0 * heads * features * (head_dim + head_dim + 1)
+
+
 def mamba_flops(*, width: int, inner: int, state: int, conv: int, rank: int) -> float:
     """Forward FLOPs a token of Mamba's mixer.
 

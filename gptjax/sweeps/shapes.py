@@ -4,7 +4,7 @@ import dataclasses
 import math
 
 from gptjax import models, ops
-from gptjax.models import Layer, ModelConfig, ParamCount
+from gptjax.models import SPARSE, Layer, ModelConfig, ParamCount
 from gptjax.scaling import flops
 from gptjax.sweeps.config import SweepConfig
 from gptjax.train import RunSpec
@@ -103,7 +103,7 @@ def training_flops_per_token(model: ModelConfig, cost: float = 1.0) -> float:
         gated_attention=model.attention_gate,
         local_layers=0 if model.kv_rank else mixers.count("local"),
         window=model.window,
-        attention_layers=0 if model.kv_rank else len(mixers) - mixers.count("ssm"),
+        attention_layers=0 if model.kv_rank else mixers.count("local") + mixers.count("global"),
         mlp_layers=mlps.count("dense"),
         other=_other_flops(model),
         seq_len=model.seq_len,
@@ -128,7 +128,7 @@ def training_bytes(run: RunSpec) -> float:
 
 
 def _other_flops(model: ModelConfig) -> float:
-    """Forward FLOPs a token of experts, Mamba and latent attention."""
+    """Forward FLOPs a token of experts, Mamba, latent attention and kinds that leave pairs out."""
     return sum(
         _mixer_flops(model, layer) + (_experts_flops(model) if layer.mlp == "experts" else 0.0)
         for layer in model.layers_of_depth
@@ -144,6 +144,8 @@ def _mixer_flops(model: ModelConfig, layer: Layer) -> float:
             conv=model.ssm_conv,
             rank=model.ssm_step_rank,
         )
+    if layer.mixer in SPARSE:
+        return _sparse_flops(model, layer.mixer)
     if not model.kv_rank:
         return 0.0
     keys = min(model.window, model.seq_len) if layer.mixer == "local" else model.seq_len
@@ -156,6 +158,37 @@ def _mixer_flops(model: ModelConfig, layer: Layer) -> float:
         kv_rank=model.kv_rank,
         q_rank=model.q_rank,
         keys=keys,
+    )
+
+
+def _sparse_flops(model: ModelConfig, kind: str) -> float:
+    """Forward FLOPs a token of one attention of the kinds that leave pairs out."""
+    T, N, K, H = model.seq_len, model.num_heads, model.kv_heads, model.head_width
+    keys, other, summary = 0.0, 0.0, model.sparse_summary
+    if kind in ("strided", "fixed", "linformer"):
+        keys = flops.summarised_keys(T, model.block_tokens, 1 if kind == "strided" else summary)
+    if kind == "linformer":
+        other = 2.0 * 2 * summary * K * H
+    elif kind == "longformer":
+        keys = min(T, model.window + model.global_tokens)
+        other = 2.0 * model.width * H * (N + 2 * K) * min(1.0, model.global_tokens / T)
+    elif kind == "performer":
+        other = flops.performer_flops(
+            num_heads=N, num_kv_heads=K, head_dim=H, features=model.feature_count
+        )
+    elif kind == "reformer":
+        keys = model.lsh_rounds * min(T, model.lsh_chunk + 1)
+        turns = sum(ops.bucket_factors(model.bucket_count)) // 2
+        other = 2.0 * N * H * turns * model.lsh_rounds
+    return flops.sparse_flops(
+        width=model.width,
+        num_heads=N,
+        num_kv_heads=K,
+        head_dim=H,
+        keys=keys,
+        gated=model.attention_gate,
+        shared_keys=kind == "reformer",
+        other=other,
     )
 
 

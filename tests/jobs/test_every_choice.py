@@ -83,6 +83,13 @@ TRAINED = {
         "model.router_noise": True, "model.balance_over": "sequence", "model.load_loss": 0.1,
         "model.capacity_factor": 1.25,
     },
+    "h": {  # Six kinds of attention take half a minute to compile; built below they take two.
+        "data.source": "zipf-facts", "data.zipf_tokens": 4096, "data.zipf_heldout_tokens": 2048,
+        "model.layer_pattern": "(strided,fixed,longformer,linformer,performer,reformer)",
+        "model.depth": 6, "model.window": 5, "model.lsh_chunk": 4, "model.lsh_rounds": 2,
+        "model.sparse_summary": 2, "model.global_tokens": 2, "model.random_features": 8,
+        "model.positions": "rotary", "model.layers": "unroll",
+    },
 }  # fmt: skip
 
 # Refused on a CPU, with the repair.
@@ -109,6 +116,10 @@ BUILT = {
         "model.bias_places": "('qkv','out','mlp','norm')", "model.qk_norm": "none",
     },
     "llama3": {"model.rope_scaling": "llama3"},
+    "sparse": {
+        "model.layer_pattern": "(strided,fixed,longformer,linformer,performer,reformer)",
+        "model.depth": 6, "model.window": 5, "model.lsh_chunk": 4, "model.layers": "scan",
+    },
     "plain rotary": {"model.rope_scaling": "none"},
     "alibi": {"model.positions": "alibi"},
     "experts": {
@@ -251,7 +262,9 @@ def write_tfds(place: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n == "h" else n for n in TRAINED]
+)
 def test_train(name, place, tmp_path):
     settings = source_settings({**TINY, **TRAINED[name]}, place)
     assert run("train_gpt2_small", settings, tmp_path / "run") == 0

@@ -116,6 +116,26 @@ VARIANTS = {
         "ssm_rank": 2,
         "use_bias": False,
     },
+    "strided, fixed, random features": {
+        "depth": 4,
+        "layer_pattern": ("strided", "global", "fixed", "performer"),
+        "sparse_block": 5,
+        "sparse_summary": 2,
+        "random_features": 9,
+        "positions": "rotary",
+        "num_kv_heads": 2,
+    },
+    "kinds with parameters of their own": {
+        "depth": 3,
+        "layer_pattern": ("longformer", "linformer", "reformer"),
+        "window": 12,
+        "global_tokens": 2,
+        "sparse_summary": 3,
+        "lsh_rounds": 2,
+        "lsh_chunk": 4,
+        "positions": "rotary",
+        "attention_gate": True,
+    },
     "exact gelu, rmsnorm, bfloat16": {
         "mlp": "gelu",
         "norm": "rmsnorm",
@@ -214,7 +234,9 @@ def test_later_tokens_leave_earlier_logits(name):
     logits = forward(config)(randomised(config), batch)
     assert logits.dtype == jnp.float32
     assert logits.shape == (2, 12, 13)
-    np.testing.assert_array_equal(logits[0, :7], logits[1, :7])
+    # Reformer's sort moves where sums begin, and so how they round.
+    rounding = 1e-4 if "reformer" in config.layer_pattern else 0.0
+    np.testing.assert_allclose(logits[0, :7], logits[1, :7], rtol=0.0, atol=rounding)
     moved = np.abs(np.asarray(logits[0] - logits[1]))[7:].max(axis=-1)
     reach = moved[: config.window] if config.window else moved
     assert reach.min() > 1e-3
@@ -309,6 +331,16 @@ EXPERTS = {"mlp_pattern": ("experts",), "num_experts": 4, "use_bias": False}
             "latent attention .* has no biases",
         ),
         ({"layer_pattern": ("local",)}, "model.window=0"),
+        ({"layer_pattern": ("longformer",)}, "model.window=0 gives the longformer layers"),
+        (
+            {"layer_pattern": ("performer",), "attention_soft_cap": 3.0},
+            "not built for the performer layers .* set model.attention_soft_cap=0.0",
+        ),
+        ({"layer_pattern": ("reformer",), "qk_norm": "shared"}, "set model.qk_norm=none"),
+        ({"layer_pattern": ("reformer",), "num_kv_heads": 2}, "set model.num_kv_heads=0"),
+        ({"layer_pattern": ("linformer",), "positions": "alibi"}, "set model.positions=rotary"),
+        ({"layer_pattern": ("fixed",), "sparse_summary": 5}, "more than a block of 4 tokens"),
+        ({"layer_pattern": ("strided",), "kv_rank": 4}, "model.kv_rank=4 has no strided layers"),
         ({"window": 3}, "model.window=3 has no layer"),
         ({"block": "parallel", "norm_place": "post"}, "needs model.norm_place=pre"),
         ({"positions": "sinusoidal", "width": 15, "num_heads": 3}, "set model.width=16"),
