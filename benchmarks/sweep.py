@@ -8,8 +8,10 @@ Three ways to the same table of losses on the same CPU cores:
 - the sweep of `experiments/chinchilla_sweep.py` by `job=sweep`, measured whole, from its start to
   its last record (the fit comes after that);
 - its cells one after another by our own `job=train`, each in a process of its own on all cores;
-- its cells one after another in PyTorch with 2 threads: `GPT2LMHeadModel` of transformers in a
-  plain loop, eager and with torch.compile, all in one process.
+- its cells in PyTorch: `GPT2LMHeadModel` of transformers in a plain loop, eager and with
+  torch.compile, one after another in one process of 2 threads, or in two processes of one thread,
+  each pinned to a core, that share the cells. For each shape the attention is the faster one of
+  scaled-dot-product and plain, measured with eager steps.
 
 The last two would take most of an hour, so they are sampled: `--sample` of the sweep's shapes
 (width and batch), evenly spread over the FLOPs of a step, are run for some seconds each; start,
@@ -189,101 +191,169 @@ def torch_job(place: Path, corpus: Any, cell: Any, steps: int, seed: int, name: 
     return path.with_suffix(".json")
 
 
-def in_torch(job: Path, compiled: bool) -> dict[str, float]:
-    """Run a job in a process of its own."""
-    command = [sys.executable, __file__, f"--worker={job}", f"--compiled={int(compiled)}"]
+def in_torch(job: Path, rival: "Rival", attention: str = "sdpa") -> dict[str, float]:
+    """Run a job in a process of its own, or in as many at once as the rival has; their mean."""
     environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(job.parent / "inductor")}
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
-    return json.loads(done.stdout.splitlines()[-1])
+    threads = THREADS // rival.processes
+    command = [sys.executable, __file__, f"--worker={job}", f"--compiled={int(rival.compiled)}",
+               f"--threads={threads}", f"--attention={attention}"]  # fmt: skip
+    running = [
+        subprocess.Popen(
+            [*command, f"--core={core if rival.processes > 1 else -1}"],
+            stdout=subprocess.PIPE, text=True, env=environment,
+        )
+        for core in range(rival.processes)
+    ]  # fmt: skip
+    found = []
+    for process in running:
+        output = process.communicate()[0]
+        if process.returncode:
+            raise RuntimeError("PyTorch's process failed; see its message above")
+        found.append(json.loads(output.splitlines()[-1]))
+    return {name: statistics.mean(one[name] for one in found) for name in found[0]}
 
 
-def cost_in_torch(job: Path, compiled: bool) -> Cost:
-    """Of a sampled shape."""
-    found = in_torch(job, compiled)
-    return Cost(found["start"], found["compile"], found["step"], found["evaluate"])
+@dataclasses.dataclass(frozen=True)
+class Rival:
+    """A way to train the cells in PyTorch: cells in so many processes at once."""
+
+    compiled: bool
+    processes: int = 1
+
+    def cost(self, job: Path, attention: str) -> Cost:
+        """Of a sampled shape."""
+        found = in_torch(job, self, attention)
+        return Cost(found["start"], found["compile"], found["step"], found["evaluate"])
 
 
-def serve(path: Path, compiled: bool) -> None:
+RIVALS = {
+    "eager": Rival(compiled=False),
+    "eager, two processes": Rival(compiled=False, processes=2),
+    "compiled": Rival(compiled=True),
+    "compiled, two processes": Rival(compiled=True, processes=2),
+}
+
+
+def faster_attention(job: Path) -> str:
+    """The kind of attention with the shorter eager step."""
+    steps = {kind: in_torch(job, RIVALS["eager"], kind)["step"] for kind in ("sdpa", "eager")}
+    return min(steps, key=lambda kind: steps[kind])
+
+
+def serve(path: Path, *, compiled: bool, threads: int, attention: str, core: int) -> None:
     """A PyTorch process: train on the given windows, evaluate, print seconds and loss."""
+    if core >= 0:
+        os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[core]})
     started = time.perf_counter()
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel
 
     job = json.loads(path.read_text())
-    torch.set_num_threads(THREADS)
+    torch.set_num_threads(threads)
     torch.manual_seed(job["seed"])
     dropout = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
-    config = GPT2Config(**job["config"], **dropout, use_cache=False, bos_token_id=0, eos_token_id=0)
-    length = config.n_positions
+    config = GPT2Config(
+        **job["config"], **dropout, use_cache=False, bos_token_id=0, eos_token_id=0,
+        attn_implementation=attention,
+    )  # fmt: skip
     arrays = np.load(job["data"])
-    tokens, heldout = (torch.from_numpy(arrays[k].astype(np.int64)) for k in ("train", "heldout"))
-    windows = torch.from_numpy(arrays["windows"])
-    rates = arrays["rates"].tolist()
     model = GPT2LMHeadModel(config).train()
     call = torch.compile(model) if compiled else model
-    decayed = [p for name, p in model.named_parameters() if p.ndim == 2 and "wte" not in name
-               and "wpe" not in name]  # fmt: skip
-    ids = set(map(id, decayed))
-    rest = [p for p in model.parameters() if id(p) not in ids]
-    settings = job["optim"]
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": decayed, "weight_decay": settings["weight_decay"]},
-            {"params": rest, "weight_decay": 0.0},
-        ],
-        lr=rates[0], betas=tuple(settings["betas"]), eps=settings["eps"], fused=True,
-    )  # fmt: skip
-    offsets = torch.arange(length + 1)
-
-    def loss_of(call: Any, rows: Any) -> Any:
-        targets = rows[:, 1:].masked_fill(rows[:, 1:] == job["masked"], -100)
-        logits = call(input_ids=rows[:, :-1]).logits
-        return torch.nn.functional.cross_entropy(
-            logits.flatten(0, 1), targets.flatten(), ignore_index=-100
-        )
-
-    def update(step: int) -> None:
-        for group in optimizer.param_groups:
-            group["lr"] = rates[step]
-        optimizer.zero_grad(set_to_none=True)
-        loss_of(call, tokens[windows[step][:, None] * length + offsets]).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), settings["clip"])
-        optimizer.step()
-
     start = time.perf_counter() - started
-    seconds = []
-    for step in range(len(rates)):
-        before = time.perf_counter()
-        update(step)
-        seconds.append(time.perf_counter() - before)
+    seconds = torch_updates(model, call, arrays, job)
     usual = statistics.median(seconds[len(seconds) // 4 :])
     before = time.perf_counter()
-    model.eval()
-    count = (len(heldout) - 1) // length
-    rows = heldout[: count * length + 1].unfold(0, length + 1, length)
-    batch = windows.shape[1] * 4
-    sums, scored = 0.0, 0
-    with torch.no_grad():
-        for first in range(0, count - batch + 1, batch):
-            part = rows[first : first + batch]
-            number = int((part[:, 1:] != job["masked"]).sum())
-            sums, scored = sums + float(loss_of(model, part)) * number, scored + number
+    loss = torch_score(model, arrays["heldout"], 4 * arrays["windows"].shape[1], job["masked"])
     found = {
         "start": start,
         "compile": sum(each - usual for each in seconds[:3]) if compiled else 0.0,
         "step": usual,
         "evaluate": time.perf_counter() - before,
-        "loss": sums / scored,
+        "loss": loss,
     }
     print(json.dumps(found), flush=True)
 
 
-def total(cells: Sequence[Any], costs: dict[Any, Cost], *, processes: bool) -> float:
-    """Seconds of all cells one after another, from the costs of sampled shapes.
+def torch_loss(call: Any, rows: Any, masked: int) -> Any:
+    """Mean nats per scored token of windows."""
+    import torch
+
+    targets = rows[:, 1:].masked_fill(rows[:, 1:] == masked, -100)
+    logits = call(input_ids=rows[:, :-1]).logits
+    return torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), targets.flatten(), ignore_index=-100
+    )
+
+
+def torch_optimizer(model: Any, rate: float, settings: dict[str, Any]) -> Any:
+    """Fused AdamW; norms, biases and embeddings do not decay."""
+    import torch
+
+    decayed: list[Any] = []
+    rest: list[Any] = []
+    for name, p in model.named_parameters():
+        decays = p.ndim == 2 and "wte" not in name and "wpe" not in name
+        (decayed if decays else rest).append(p)
+    return torch.optim.AdamW(
+        [
+            {"params": decayed, "weight_decay": settings["weight_decay"]},
+            {"params": rest, "weight_decay": 0.0},
+        ],
+        lr=rate, betas=tuple(settings["betas"]), eps=settings["eps"], fused=True,
+    )  # fmt: skip
+
+
+def torch_updates(model: Any, call: Any, arrays: Any, job: dict[str, Any]) -> list[float]:
+    """Train on the windows of a job; seconds of each update."""
+    import torch
+
+    tokens = torch.from_numpy(arrays["train"].astype(np.int64))
+    windows, rates = torch.from_numpy(arrays["windows"]), arrays["rates"].tolist()
+    optimizer = torch_optimizer(model, rates[0], job["optim"])
+    length = job["config"]["n_positions"]
+    offsets = torch.arange(length + 1)
+    seconds = []
+    for step, rate in enumerate(rates):
+        before = time.perf_counter()
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.zero_grad(set_to_none=True)
+        rows = tokens[windows[step][:, None] * length + offsets]
+        torch_loss(call, rows, job["masked"]).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), job["optim"]["clip"])
+        optimizer.step()
+        seconds.append(time.perf_counter() - before)
+    return seconds
+
+
+def torch_score(model: Any, heldout: Any, batch: int, masked: int) -> float:
+    """Mean nats per scored token of the held-out part."""
+    import torch
+
+    model.eval()
+    length = model.config.n_positions
+    tokens = torch.from_numpy(heldout.astype(np.int64))
+    count = (len(tokens) - 1) // length
+    rows = tokens[: count * length + 1].unfold(0, length + 1, length)
+    sums, scored = 0.0, 0
+    with torch.no_grad():
+        for first in range(0, count - batch + 1, batch):
+            part = rows[first : first + batch]
+            number = int((part[:, 1:] != masked).sum())
+            sums += float(torch_loss(model, part, masked)) * number
+            scored += number
+    return sums / scored
+
+
+def total(
+    cells: Sequence[Any], costs: dict[Any, Cost], *, each_starts: bool, at_once: int = 1
+) -> float:
+    """Seconds of all cells, from the costs of sampled shapes.
 
     Args:
       costs: by shape, as `shape_of` names it.
-      processes: whether `fixed` is paid by every cell, or once.
+      each_starts: whether `fixed` is paid by every cell, or once.
+      at_once: processes that share the cells, taken as equally busy to the last second.
     """
     sampled = sorted(costs, key=lambda shape: shape[0])
     flops = [shape[0] for shape in sampled]
@@ -293,11 +363,10 @@ def total(cells: Sequence[Any], costs: dict[Any, Cost], *, processes: bool) -> f
 
     shapes = [shape_of(cell) for cell in cells]
     fixed = statistics.median(cost.fixed for cost in costs.values())
-    seconds = fixed * (len(cells) if processes else 1)
-    seconds += sum(at(shape, "compile") for shape in set(shapes))
+    seconds = sum(at(shape, "compile") for shape in set(shapes))
     for cell, shape in zip(cells, shapes, strict=True):
         seconds += cell.run.steps * at(shape, "step") + at(shape, "evaluate")
-    return seconds
+    return seconds / at_once + fixed * (len(cells) if each_starts else 1)
 
 
 def shape_of(cell: Any) -> tuple[float, int, int]:
@@ -325,7 +394,7 @@ def equal_losses(place: Path, setup: Any, corpus: Any, cell: Any, record: dict) 
     return {
         "width": cell.run.model.width, "steps": cell.run.steps, "sweep": record["loss"],
         "one by one": whole, "one by one, as GPT-2": nearest,
-        "PyTorch": [in_torch(job, compiled=False)["loss"] for job in jobs],
+        "PyTorch": [in_torch(job, RIVALS["eager"])["loss"] for job in jobs],
     }  # fmt: skip
 
 
@@ -349,7 +418,7 @@ def measure(place: Path, sample: int, overrides: Sequence[str]) -> dict[str, Any
         setup,
         general=dataclasses.replace(setup.general, compilation_cache=str(place / "programs")),
     )
-    costs: dict[str, dict[Any, Cost]] = {"one by one": {}, "eager": {}, "compiled": {}}
+    costs: dict[str, dict[Any, Cost]] = {name: {} for name in ("one by one", *RIVALS)}
     sweep = Sweep(place / "sweep", len(cells), overrides)
     for i, cell in enumerate(chosen):
         sweep.run(predicted / (len(chosen) + 1))
@@ -358,9 +427,13 @@ def measure(place: Path, sample: int, overrides: Sequence[str]) -> dict[str, Any
             steps = min(cell.run.steps, max(30, round(SECONDS_OF_A_SAMPLE / guess)))
             job = torch_job(place, corpus, cell, steps, 0, f"torch-{i}")
             costs["one by one"][shape] = cost_of_job(place, apart, cell, steps)
-            costs["eager"][shape] = cost_in_torch(job, compiled=False)
-            costs["compiled"][shape] = cost_in_torch(job, compiled=True)
-            print(f"{cell.run.model.width} × {cell.run.batch_size}, {steps} steps:", flush=True)
+            attention = faster_attention(job)
+            for name, rival in RIVALS.items():
+                costs[name][shape] = rival.cost(job, attention)
+            print(
+                f"{cell.run.model.width} × {cell.run.batch_size}, {steps} steps, PyTorch's "
+                f"{attention} attention:", flush=True,
+            )  # fmt: skip
             for name, found in costs.items():
                 print(f"  {name}: {_words(found[shape])}", flush=True)
     ours = sweep.finish()
@@ -369,8 +442,9 @@ def measure(place: Path, sample: int, overrides: Sequence[str]) -> dict[str, Any
     return {
         "cells": len(cells),
         "sweep": ours,
-        **{name: total(cells, found, processes=name == "one by one")
-           for name, found in costs.items()},
+        "one by one": total(cells, costs["one by one"], each_starts=True),
+        **{name: total(cells, costs[name], each_starts=False, at_once=rival.processes)
+           for name, rival in RIVALS.items()},
         "losses": equal_losses(place, apart, corpus, whole, record),
     }  # fmt: skip
 
@@ -388,16 +462,22 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="the numbers as JSON")
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--compiled", type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument("--threads", type=int, default=THREADS, help=argparse.SUPPRESS)
+    parser.add_argument("--attention", default="sdpa", help=argparse.SUPPRESS)
+    parser.add_argument("--core", type=int, default=-1, help=argparse.SUPPRESS)
     args, overrides = parser.parse_known_args()
     if args.worker:
-        serve(args.worker, bool(args.compiled))
+        serve(
+            args.worker, compiled=bool(args.compiled), threads=args.threads,
+            attention=args.attention, core=args.core,
+        )  # fmt: skip
         return
     with tempfile.TemporaryDirectory() as folder:
         found = measure(Path(folder), args.sample, overrides)
     if args.out:
         args.out.write_text(json.dumps(found, indent=1))
     print(f"\n| {found['cells']} cells | time to the last record | over the sweep |\n|---|---|---|")
-    for name in ("sweep", "one by one", "eager", "compiled"):
+    for name in ("sweep", "one by one", *RIVALS):
         print(f"| {name} | {found[name]:.0f} s | {found[name] / found['sweep']:.2f} |")
     print(json.dumps(found["losses"]))
 

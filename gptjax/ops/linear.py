@@ -57,11 +57,12 @@ def _weight_gradient(x: jax.Array, g: jax.Array) -> jax.Array:
     """xᵀ·g summed over every axis but the last.
 
     CPU libraries are up to twice as fast when the result has fewer rows than columns. The
-    barrier keeps XLA from folding the transpose back into the product.
+    barriers keep XLA from folding a transpose into the product: this one, and that of a head tied
+    to the embedding.
     """
     if x.shape[-1] > g.shape[-1]:
         return jax.lax.optimization_barrier(_contract_batch(g, x)).T
-    return _contract_batch(x, g)
+    return jax.lax.optimization_barrier(_contract_batch(x, g))
 
 
 def _contract_batch(x: jax.Array, y: jax.Array) -> jax.Array:

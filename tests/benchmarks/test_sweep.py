@@ -37,10 +37,12 @@ def test_total_by_hand(sweep):
     }
     steps = 10 * 0.1 + 150 * 0.2 + 20 * 0.3
     compiling, evaluating = 1.0 + 2.0 + 3.0, 4 * 0.5
-    once = sweep.total(cells, costs, processes=False)
+    once = sweep.total(cells, costs, each_starts=False)
     assert once == pytest.approx(6.0 + compiling + steps + evaluating)
-    apart = sweep.total(cells, costs, processes=True)
+    apart = sweep.total(cells, costs, each_starts=True)
     assert apart == pytest.approx(4 * 6.0 + compiling + steps + evaluating)
+    two = sweep.total(cells, costs, each_starts=False, at_once=2)
+    assert two == pytest.approx(6.0 + (compiling + steps + evaluating) / 2)
 
 
 def test_the_sample_spans_the_shapes(sweep):
@@ -56,13 +58,15 @@ def test_a_tiny_one(tmp_path):
     out = tmp_path / "found.json"
     settings = {
         "sweep.budgets": "1e10,2e10", "sweep.widths": "16,24,32", "fit.resamples": 10,
-        "fit.approaches": "isoflop", "report.formats": "png", "report.dpi": 40,
+        "fit.approaches": "isoflop", "report.formats": "png", "report.dpi": 50,
     }  # fmt: skip
     command = [sys.executable, SCRIPT, "--sample=1", f"--out={out}"]
     command += [f"--config.{name}={value}" for name, value in settings.items()]
     subprocess.run(command, check=True, cwd=REPO, timeout=500)
     found = json.loads(out.read_text())
-    assert min(found[name] for name in ("sweep", "one by one", "eager", "compiled")) > 0
+    ways = ("sweep", "one by one", "eager", "eager, two processes", "compiled",
+            "compiled, two processes")  # fmt: skip
+    assert min(found[name] for name in ways) > 0
     losses = found["losses"]
     assert losses["one by one"] == pytest.approx(losses["sweep"], abs=0.02)
     assert losses["PyTorch"] == pytest.approx(losses["one by one, as GPT-2"], abs=0.05)
