@@ -1,15 +1,21 @@
-"""Compiled bytes on each of 1, 2, 4 and 8 simulated devices under ZeRO-0 to -3.
+"""What a step needs on each of 1, 2, 4 and 8 simulated devices, by axis of the mesh.
 
-    python benchmarks/parallel.py
+    python benchmarks/parallel.py [zero pipelines contexts axes]
 
 Compiles a step of a 4-layer, width-512 decoder and reads the compiler's own count; nothing runs.
-Also prints the collectives of one step, and what a pipeline's schedules hold.
+`zero`: bytes under ZeRO-0 to -3. `pipelines`: what schedules hold. `contexts`: bytes of long
+contexts cut by mesh.seq. `axes`: products and bytes sent, against what no layout could save.
 """
 
+import dataclasses
 import os
+import sys
+from collections.abc import Callable
+from typing import Any
 
 import jax
 
+from gptjax import models
 from gptjax.jobs.compile import compile_step
 from gptjax.models import ModelConfig
 from gptjax.optim import OptimConfig
@@ -52,9 +58,82 @@ def pipelines() -> None:
             print(f"| {name} | {micro_batches} | {bubble:.1%} | {held} |", flush=True)
 
 
+def contexts() -> None:
+    print("\n| tokens | mesh.seq | ring | all_to_all |\n|---|---|---|---|")
+    for seq_len in (8192, 32768):
+        for parts in (1, 2, 4, 8):
+            cells = [f"{_temporary(seq_len, parts, kind):.0f}" for kind in ("ring", "all_to_all")]
+            print(f"| {seq_len} | {parts} | {' | '.join(cells)} |", flush=True)
+
+
+def _temporary(seq_len: int, parts: int, kind: str) -> float:
+    model = dataclasses.replace(MODEL, seq_len=seq_len)
+    spec = RunSpec(model, OptimConfig(), batch_size=1, steps=1)
+    mesh = MeshConfig(data=1, seq=parts, context=kind)
+    return compile_step(spec, layout_over(mesh, spec, jax.devices()[:parts])).temporary / MIB
+
+
+def _ideal_bytes() -> dict[str, Callable[[int], float]]:
+    """Bytes that a device must send in a step of `axes`, by parts n of the axis.
+
+    data: the gradients, reduced to all; fsdp: parameters gathered twice and gradients scattered;
+    tensor: in each block four all-reduces of the stream (Megatron-LM); seq: keys and values go
+    around in both passes and their gradients once, or four exchanges in each pass, and the
+    gradients of the parameters are reduced to all.
+    """
+    params = 4.0 * models.count_params(PLAIN).total
+    stream = 4.0 * AXES_BATCH * PLAIN.seq_len * PLAIN.width
+    layers = PLAIN.depth
+
+    def reduced(n: int) -> float:
+        return 2 * (n - 1) / n * params
+
+    return {
+        "data": reduced,
+        "fsdp": lambda n: 3 * (n - 1) / n * params,
+        "tensor": lambda n: layers * 4 * 2 * (n - 1) / n * stream,
+        "tensor, sequence_parallel": lambda n: layers * 10 * (n - 1) / n * stream,
+        "seq, ring": lambda n: reduced(n) + layers * (3 * n - 2) * 2 * stream / n,
+        "seq, all_to_all": lambda n: reduced(n) + layers * 8 * (n - 1) / n**2 * stream,
+    }
+
+
+PLAIN = dataclasses.replace(MODEL, remat="none", attention_impl="dense")
+AXES_BATCH = 8
+
+
+def axes() -> None:
+    meshes: dict[str, dict[str, Any]] = {
+        "data": {"data": -1},
+        "fsdp": {"data": 1, "fsdp": -1},
+        "tensor": {"data": 1, "tensor": -1},
+        "tensor, sequence_parallel": {"data": 1, "tensor": -1, "sequence_parallel": True},
+        "seq, ring": {"data": 1, "seq": -1},
+        "seq, all_to_all": {"data": 1, "seq": -1, "context": "all_to_all"},
+    }
+    spec = RunSpec(PLAIN, OptimConfig(), AXES_BATCH, steps=1)
+    one = compile_step(spec, layout_over(MeshConfig(data=1), spec, jax.devices()[:1]))
+    least = _ideal_bytes()
+    print("\n| axis | devices | GFLOP | over 1/n | MiB sent | least | ratio |")
+    print("|---|---|---|---|---|---|---|")
+    for name, sizes in meshes.items():
+        for devices in (2, 8):
+            mesh = MeshConfig(**sizes)
+            cost = compile_step(spec, layout_over(mesh, spec, jax.devices()[:devices]))
+            sent, ideal = sum(x.sent for x in cost.traffic) / MIB, least[name](devices) / MIB
+            print(
+                f"| {name} | {devices} | {cost.products / 1e9:.2f} "
+                f"| {cost.products * devices / one.products:.2f} "
+                f"| {sent:.1f} | {ideal:.1f} | {sent / ideal:.2f} |",
+                flush=True,
+            )
+
+
+PARTS = {"zero": zero, "pipelines": pipelines, "contexts": contexts, "axes": axes}
+
 if __name__ == "__main__":
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     jax.config.update("jax_num_cpu_devices", 8)
     print("MiB on one device\n")
-    zero()
-    pipelines()
+    for part in sys.argv[1:] or PARTS:
+        PARTS[part]()

@@ -22,6 +22,7 @@ from gptjax.errors import UserError
 from gptjax.files import write_json
 from gptjax.jobs.train import describe_run, make_spec
 from gptjax.parallel import Collective, Layout, Target, collectives, parse_target
+from gptjax.parallel.hlo import product_flops
 from gptjax.sweeps import shapes
 from gptjax.train import (
     RunSpec,
@@ -47,6 +48,7 @@ class Cost:
       needed: bytes in all, by the compiler.
       flops: of one step on all devices, by matrix product.
       traffic: collectives of one step.
+      products: FLOPs of the matrix products in one device's program, those computed again too.
     """
 
     params: int
@@ -56,6 +58,7 @@ class Cost:
     needed: int
     flops: float
     traffic: tuple[Collective, ...] = ()
+    products: float = 0.0
 
 
 def main(setup: Setup, folder: Path) -> int:
@@ -136,10 +139,12 @@ def compile_step(spec: RunSpec, layout: Layout) -> Cost:
         except jax.errors.JaxRuntimeError as error:
             return Cost(params, opt_state, 0, 0, _needed(str(error)), flops)
     memory: Any = compiled.memory_analysis()
-    traffic = collectives(compiled.as_text() or "", layout.mesh.shape)
+    text = compiled.as_text() or ""
+    traffic = tuple(collectives(text, layout.mesh.shape))
     arguments, temporary = memory.argument_size_in_bytes, memory.temp_size_in_bytes
     needed = arguments + temporary
-    return Cost(params, opt_state, arguments, temporary, needed, flops, tuple(traffic))
+    products = product_flops(text)
+    return Cost(params, opt_state, arguments, temporary, needed, flops, traffic, products)
 
 
 def abstract_state(spec: RunSpec, layout: Layout) -> tuple[Any, Any]:

@@ -10,7 +10,7 @@ from gptjax.models.api import (
     init,
     logical_axes,
 )
-from gptjax.models.config import SPARSE, Layer, ModelConfig, validate
+from gptjax.models.config import SPARSE, Layer, ModelConfig, beyond_blockwise, validate
 from gptjax.models.experts import Routing, loss_names, router_penalty
 from gptjax.models.pieces import Pieces
 from gptjax.models.presets import PRESETS, preset, resolve
@@ -25,6 +25,7 @@ __all__ = [
     "Pieces",
     "Routing",
     "apply",
+    "beyond_blockwise",
     "cache_bytes",
     "count_active_params",
     "count_params",

@@ -65,6 +65,7 @@ class Attention(nn.Module):
             q_BTNH, k_BTKH = rotate(cfg, q_BTNH), rotate(cfg, k_BTKH)
         extras = self._extras() | self._of_kind(x_BTD)
         o_BTNH = attend(cfg, self.kind, q_BTNH, k_BTKH, v_BTKH, segment_ids_BT, extras)
+        o_BTNH = nn.with_logical_constraint(o_BTNH, ("batch", "seq", "heads", None))
         if cfg.attention_gate:
             o_BTNH = o_BTNH * jax.nn.sigmoid(self._heads(x_BTD, "gate", N, "heads"))
         axes = ("heads", "head_dim", "embed")
@@ -120,7 +121,7 @@ class Attention(nn.Module):
         b_NH = bias_at(self, "qkv", f"{name}_bias", (heads, H), (axis, "head_dim"))
         y = ops.linear(x_BTD, w_DNH.reshape(D, -1), None if b_NH is None else b_NH.reshape(-1))
         y_BTNH = y.reshape(*x_BTD.shape[:2], heads, H)
-        return nn.with_logical_constraint(y_BTNH, ("batch", None, axis, None))
+        return nn.with_logical_constraint(y_BTNH, ("batch", "seq", axis, None))
 
 
 class FeedForward(nn.Module):
@@ -251,10 +252,10 @@ class Embedding(nn.Module):
             p_TD = parameter(
                 self, "positions", (cfg.seq_len, D), ("positions", "embed"), initializer(cfg)
             )
-            x_BTD = x_BTD + p_TD[:T].astype(x_BTD.dtype)
+            x_BTD = x_BTD + ops.in_order(p_TD[:T]).astype(x_BTD.dtype)
         elif cfg.positions == "sinusoidal":
             # Vaswani et al. (2017), 3.4: the table is scaled up to meet sinusoids of size one.
-            waves_TD = ops.sinusoids(jnp.arange(T), D)
+            waves_TD = ops.sinusoids(ops.in_order(jnp.arange(T)), D)
             x_BTD = x_BTD * math.sqrt(D) + waves_TD.astype(x_BTD.dtype)
         return x_BTD, w_VD
 

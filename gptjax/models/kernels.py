@@ -83,7 +83,9 @@ def attend(
         options["soft_cap"] = config.attention_soft_cap
     if kind in SPARSE:
         return attend_sparsely(config, kind, q_BTNH, k_BTKH, v_BTKH, segment_ids_BT, options)
-    return KERNELS[name](q_BTNH, k_BTKH, v_BTKH, segment_ids_BT=segment_ids_BT, **options)
+    return ops.attend_by(
+        KERNELS[name], q_BTNH, k_BTKH, v_BTKH, segment_ids_BT=segment_ids_BT, **options
+    )
 
 
 def _beyond_dense(config: ModelConfig, kind: str) -> bool:

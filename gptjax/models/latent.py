@@ -35,7 +35,8 @@ class LatentAttention(nn.Module):
         k_BT1r = jnp.broadcast_to(rotate(cfg, k_BT1r), (*kv_BTNH.shape[:3], r))
         q_BTNH = jnp.concatenate([q_BTNH[..., :H], rotate(cfg, q_BTNH[..., H:])], axis=-1)
         k_BTNH = jnp.concatenate([kv_BTNH[..., :H], k_BT1r], axis=-1)
-        o_BTNU = ops.masked_attention(
+        o_BTNU = ops.attend_by(
+            ops.masked_attention,
             q_BTNH,
             k_BTNH,
             kv_BTNH[..., H:],

@@ -10,7 +10,7 @@ from gptjax.models.config import ModelConfig
 
 
 def rotate(config: ModelConfig, x_BTNH: jax.Array) -> jax.Array:
-    """Rotary positions as the config has them, for tokens 0…T−1."""
+    """Rotary positions as the config has them, for a whole sequence."""
     T, width = x_BTNH.shape[1], int(x_BTNH.shape[-1] * config.rope_fraction)
     options: dict[str, Any] = {"base": config.rope_base}
     if config.rope_scaling != "none" or width != x_BTNH.shape[-1]:
@@ -29,4 +29,5 @@ def rotate(config: ModelConfig, x_BTNH: jax.Array) -> jax.Array:
         turns_C, factor = find(width, config.rope_base, T, scaling)
         options = {"frequencies_C": jnp.asarray(turns_C, jnp.float32), "factor": factor}
     interleaved = config.rope_layout == "interleaved"
-    return ops.rotary(x_BTNH, jnp.arange(T), interleaved=interleaved, **options)
+    positions_T = ops.in_order(jnp.arange(T))
+    return ops.rotary(x_BTNH, positions_T, interleaved=interleaved, **options)

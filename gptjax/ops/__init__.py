@@ -38,6 +38,7 @@ from gptjax.ops.sparse_attention import (
     strided_attention,
     windowed_attention,
 )
+from gptjax.ops.spread import attend_by, in_order
 
 __all__ = [
     "FEED_FORWARD",
@@ -47,6 +48,7 @@ __all__ = [
     "alibi_slopes",
     "apply_experts",
     "assign_slots",
+    "attend_by",
     "attention",
     "balance_loss",
     "blockwise_attention",
@@ -64,6 +66,7 @@ __all__ = [
     "gelu_tanh",
     "hash_rotations",
     "importance_loss",
+    "in_order",
     "layer_norm",
     "linear",
     "linformer_attention",

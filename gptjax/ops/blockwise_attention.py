@@ -11,6 +11,7 @@ and a window costs its band. Inside, `R` are rows of one key head: queries × th
 import dataclasses
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -60,17 +61,17 @@ def blockwise_attention(
     block = min(block, T)
     options = _Options(window, soft_cap, block, G)
     q_BTNH = q_BTNH * (1 / math.sqrt(H) if scale is None else scale)
-    q_nBKrH = _to_blocks(q_BTNH.reshape(B, T, K, G * H), block).reshape(-1, B, K, block * G, H)
-    k_nBKsH, v_nBKsH = _to_blocks(k_BTKH, block), _to_blocks(v_BTKU, block)
+    q_nBKrH = to_blocks(q_BTNH.reshape(B, T, K, G * H), block).reshape(-1, B, K, block * G, H)
+    k_nBKsH, v_nBKsH = to_blocks(k_BTKH, block), to_blocks(v_BTKU, block)
     ids_nBs = None
     if segment_ids_BT is not None:
-        ids_nBs = _to_blocks(segment_ids_BT[:, :, None, None], block)[:, :, 0, :, 0]
+        ids_nBs = to_blocks(segment_ids_BT[:, :, None, None], block)[:, :, 0, :, 0]
     o_nBKrH = _attend(options, q_nBKrH, k_nBKsH, v_nBKsH, ids_nBs)
     o_BnsKGH = jnp.transpose(o_nBKrH.reshape(-1, B, K, block, G, U), (1, 0, 3, 2, 4, 5))
     return o_BnsKGH.reshape(B, -1, N, U)[:, :T]
 
 
-def _to_blocks(x_BTKH: jax.Array, block: int) -> jax.Array:
+def to_blocks(x_BTKH: jax.Array, block: int) -> jax.Array:
     """[n, B, K, block, H]; tokens are added at the end, where no real query looks."""
     B, T, K, H = x_BTKH.shape
     n = -(-T // block)
@@ -106,21 +107,17 @@ def _attend_forward(
     def visit(carry: tuple, pair: tuple) -> tuple[tuple, None]:
         running, o_nBKrH, lse_nBKr1 = carry
         i, j, first = pair
-        max_, sum_, out = jax.tree.map(lambda a, b: jnp.where(first, a, b), new, running)
-        scores_BKrs, _ = _scores(options, q_nBKrH[i], k_nBKsH[j], ids_nBs, i, j)
-        high = jnp.maximum(max_, jnp.max(scores_BKrs, axis=-1, keepdims=True))
-        shrink = jnp.exp(max_ - high)
-        e_BKrs = jnp.exp(scores_BKrs - high)
-        sum_ = sum_ * shrink + jnp.sum(e_BKrs, axis=-1, keepdims=True)
-        e_BKrs = e_BKrs.astype(v_nBKsH.dtype)
-        out = out * shrink + _dot("BKrs,BKsH->BKrH", e_BKrs, v_nBKsH[j])
+        running = jax.tree.map(lambda a, b: jnp.where(first, a, b), new, running)
+        scores_BKrs, _ = _scores_of_pair(options, q_nBKrH[i], k_nBKsH[j], ids_nBs, i, j)
+        high, sum_, out = absorb(running, scores_BKrs, v_nBKsH[j])
         # Written after every block of keys; the last one stays.
         o_nBKrH = o_nBKrH.at[i].set((out / sum_).astype(o_nBKrH.dtype))
         lse_nBKr1 = lse_nBKr1.at[i].set(high + jnp.log(sum_))
         return ((high, sum_, out), o_nBKrH, lse_nBKr1), None
 
     carry = (new, o_nBKrH, lse_nBKr1)
-    (_, o_nBKrH, lse_nBKr1), _ = jax.lax.scan(visit, carry, _pairs(options, n))
+    pairs, q_nBKrH = tied(_pairs(options, n), q_nBKrH)
+    (_, o_nBKrH, lse_nBKr1), _ = jax.lax.scan(visit, carry, pairs)
     return o_nBKrH, (q_nBKrH, k_nBKsH, v_nBKsH, ids_nBs, o_nBKrH, lse_nBKr1)
 
 
@@ -138,15 +135,12 @@ def _attend_backward(options: _Options, saved: tuple, do_nBKrH: jax.Array) -> tu
     def visit(carry: tuple, pair: tuple) -> tuple[tuple, None]:
         dq_nBKrH, dk_nBKHs, dv_nBKHs = carry
         i, j, _ = pair
-        q_BKrH, k_BKsH, do_BKrH = q_nBKrH[i], k_nBKsH[j], do_nBKrH[i]
-        scores_BKrs, slope_BKrs = _scores(options, q_BKrH, k_BKsH, ids_nBs, i, j)
-        p_BKrs = jnp.exp(scores_BKrs - lse_nBKr1[i])
-        dp_BKrs = _dot("BKrH,BKsH->BKrs", do_BKrH, v_nBKsH[j])
-        ds_BKrs = (p_BKrs * (dp_BKrs - drop_nBKr1[i]) * slope_BKrs).astype(dtype)
-        # Keys last: the other order of the last two products is three times slower on CPU.
-        dq_nBKrH = dq_nBKrH.at[i].add(_dot("BKrs,BKsH->BKrH", ds_BKrs, k_BKsH))
-        dk_nBKHs = dk_nBKHs.at[j].add(_dot("BKrH,BKrs->BKHs", q_BKrH, ds_BKrs))
-        dv_nBKHs = dv_nBKHs.at[j].add(_dot("BKrH,BKrs->BKHs", do_BKrH, p_BKrs.astype(dtype)))
+        rows = q_nBKrH[i], do_nBKrH[i], lse_nBKr1[i], drop_nBKr1[i]
+        scores = _scores_of_pair(options, rows[0], k_nBKsH[j], ids_nBs, i, j)
+        dq_BKrH, dk_BKHs, dv_BKHs = block_gradients(rows, k_nBKsH[j], v_nBKsH[j], scores)
+        dq_nBKrH = dq_nBKrH.at[i].add(dq_BKrH)
+        dk_nBKHs = dk_nBKHs.at[j].add(dk_BKHs)
+        dv_nBKHs = dv_nBKHs.at[j].add(dv_BKHs)
         return (dq_nBKrH, dk_nBKHs, dv_nBKHs), None
 
     (dq_nBKrH, dk_nBKHs, dv_nBKHs), _ = jax.lax.scan(visit, zero, _pairs(options, n))
@@ -169,7 +163,7 @@ def _pairs(options: _Options, n: int) -> tuple[jax.Array, jax.Array, jax.Array]:
     return jnp.array(queries), jnp.array(keys), jnp.array(starts)
 
 
-def _scores(
+def _scores_of_pair(
     options: _Options,
     q_BKrH: jax.Array,
     k_BKsH: jax.Array,
@@ -177,21 +171,80 @@ def _scores(
     i: jax.Array,
     j: jax.Array,
 ) -> tuple[jax.Array, jax.Array | float]:
-    """Capped and masked scores of one pair of blocks, and the slope of the cap."""
+    """`block_scores` of query block i and key block j of a whole sequence."""
+    inside = jnp.arange(options.block)
+    at = inside + i * options.block, inside + j * options.block
+    ids = None if ids_nBs is None else (ids_nBs[i], ids_nBs[j])
+    return block_scores(options, q_BKrH, k_BKsH, at, ids)
+
+
+def tied(table: Any, x: jax.Array) -> tuple[Any, jax.Array]:
+    """Both as they are, the table no longer a constant.
+
+    A scan over layers computes once what does not depend on the layer: without this the masks of
+    all pairs of blocks, which it would keep, T × T.
+    """
+    tied_: tuple[Any, jax.Array] = jax.lax.optimization_barrier((table, x))
+    return tied_
+
+
+def block_scores(
+    options: Any,
+    q_BKrH: jax.Array,
+    k_BKsH: jax.Array,
+    at: tuple[jax.Array, jax.Array],
+    ids: tuple[jax.Array, jax.Array] | None,
+) -> tuple[jax.Array, jax.Array | float]:
+    """Capped and masked scores of one pair of blocks, and the slope of the cap.
+
+    Args:
+      options: with `window`, `soft_cap` and `group`, queries of a key head.
+      at: positions of the queries' tokens and of the keys'.
+      ids: segments of the same, [B, s] each.
+    """
     scores_BKrs = _dot("BKrH,BKsH->BKrs", q_BKrH, k_BKsH)
     slope: jax.Array | float = 1.0
     if options.soft_cap:
         bent_BKrs = jnp.tanh(scores_BKrs / options.soft_cap)
         scores_BKrs, slope = options.soft_cap * bent_BKrs, 1 - jnp.square(bent_BKrs)
-    queries_r = jnp.repeat(jnp.arange(options.block), options.group) + i * options.block
-    ago_rs = queries_r[:, None] - (jnp.arange(options.block) + j * options.block)[None, :]
+    ago_rs = jnp.repeat(at[0], options.group)[:, None] - at[1][None, :]
     visible = ago_rs >= 0
     if options.window:
         visible = visible & (ago_rs < options.window)
-    if ids_nBs is not None:
-        ids_Br = jnp.repeat(ids_nBs[i], options.group, axis=1)
-        visible = (visible & (ids_Br[:, :, None] == ids_nBs[j][:, None, :]))[:, None]
+    if ids is not None:
+        ids_Br = jnp.repeat(ids[0], options.group, axis=1)
+        visible = (visible & (ids_Br[:, :, None] == ids[1][:, None, :]))[:, None]
     return jnp.where(visible, scores_BKrs, MASKED), slope
+
+
+def absorb(running: tuple, scores_BKrs: jax.Array, v_BKsH: jax.Array) -> tuple:
+    """(maximum, sum, unnormalised output) of rows that have seen one more block of keys."""
+    max_, sum_, out = running
+    high = jnp.maximum(max_, jnp.max(scores_BKrs, axis=-1, keepdims=True))
+    shrink = jnp.exp(max_ - high)
+    e_BKrs = jnp.exp(scores_BKrs - high)
+    sum_ = sum_ * shrink + jnp.sum(e_BKrs, axis=-1, keepdims=True)
+    e_BKrs = e_BKrs.astype(v_BKsH.dtype)
+    return high, sum_, out * shrink + _dot("BKrs,BKsH->BKrH", e_BKrs, v_BKsH)
+
+
+def block_gradients(rows: tuple, k_BKsH: jax.Array, v_BKsH: jax.Array, scores: tuple) -> tuple:
+    """What one pair of blocks adds to dQ, dKᵀ and dVᵀ, float32.
+
+    Args:
+      rows: queries, dO, the logarithm of each row's sum and rowsum(dO∘O).
+      scores: of `block_scores`.
+    """
+    q_BKrH, do_BKrH, lse_BKr1, drop_BKr1 = rows
+    scores_BKrs, slope_BKrs = scores
+    dtype = q_BKrH.dtype
+    p_BKrs = jnp.exp(scores_BKrs - lse_BKr1)
+    dp_BKrs = _dot("BKrH,BKsH->BKrs", do_BKrH, v_BKsH)
+    ds_BKrs = (p_BKrs * (dp_BKrs - drop_BKr1) * slope_BKrs).astype(dtype)
+    # Keys last: the other order of the last two products is three times slower on CPU.
+    dq_BKrH = _dot("BKrs,BKsH->BKrH", ds_BKrs, k_BKsH)
+    dk_BKHs = _dot("BKrH,BKrs->BKHs", q_BKrH, ds_BKrs)
+    return dq_BKrH, dk_BKHs, _dot("BKrH,BKrs->BKHs", do_BKrH, p_BKrs.astype(dtype))
 
 
 def _dot(equation: str, x: jax.Array, y: jax.Array) -> jax.Array:

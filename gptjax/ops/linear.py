@@ -66,10 +66,15 @@ def _weight_gradient(x: jax.Array, g: jax.Array) -> jax.Array:
 
 
 def _contract_batch(x: jax.Array, y: jax.Array) -> jax.Array:
-    # As matrices: XLA's CPU backend copies the operands of a product over two axes.
-    x_MD, y_MF = x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1])
-    dimensions = (((0,), (0,)), ((), ()))
-    return jax.lax.dot_general(x_MD, y_MF, dimensions, preferred_element_type=jnp.float32)
+    if not jax.sharding.get_abstract_mesh().empty:
+        # As they are: over several devices an axis that is cut is gathered before it is merged.
+        axes: tuple[int, ...] = tuple(range(x.ndim - 1))
+    else:
+        # As matrices: XLA's CPU backend copies the operands of a product over two axes.
+        axes = (0,)
+        x, y = x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1])
+    dimensions = ((axes, axes), ((), ()))
+    return jax.lax.dot_general(x, y, dimensions, preferred_element_type=jnp.float32)
 
 
 @jax.custom_vjp

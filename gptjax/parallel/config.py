@@ -15,6 +15,12 @@ class MeshConfig:
     pipe: int = setting(
         1, "stages that the layers are cut into; train.micro_batches go through them one by one"
     )
+    seq: int = setting(1, "parts that the tokens of a sequence are cut into")
+    context: str = setting(
+        "ring",
+        "attention across mesh.seq: keys and values go around, or tokens are exchanged for heads",
+        choices=("ring", "all_to_all"),
+    )
     schedule: str = setting(
         "1f1b",
         "order of forward and backward passes over the stages",

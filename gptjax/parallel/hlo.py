@@ -26,6 +26,10 @@ _MESH = re.compile(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}")
 _PART = re.compile(r"'([^']+)'(?::\((\d+)\)(\d+))?")
 _BOUND = re.compile(r"s32\[\]\S* constant\((\d+)\)")
 _WHILE = re.compile(r" while\(.*condition=%?([\w.\-]+), body=%?([\w.\-]+)")
+_DEFINED = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = [a-z0-9]+\[([0-9,]*)\]")
+_DOT = re.compile(
+    r"= [a-z0-9]+\[([0-9,]*)\]\S* dot\((?:\S+ )?%?([\w.\-]+),.*lhs_contracting_dims=\{([0-9,]*)\}"
+)
 _PAIRS = re.compile(r"source_target_pairs=\{\{(\d+),(\d+)\}")
 
 
@@ -80,6 +84,26 @@ def collectives(text: str, mesh: Mapping[str, int]) -> list[Collective]:
                 axes = _axes(devices, mesh)
                 found.append(Collective(match[2], axes, len(devices), size, times[name]))
     return [one for one in found if one.group > 1]
+
+
+def product_flops(text: str) -> float:
+    """FLOPs of all matrix products that one device does in a call of a compiled program.
+
+    Two for each multiplication; those within loops too, and of a branch every side.
+    """
+    bodies, entry = _computations(text)
+    times = _times(bodies, entry)
+    total = 0.0
+    for name, lines in bodies.items():
+        defined = {match[1]: _sizes(match[2]) for match in map(_DEFINED.match, lines) if match}
+        for match in filter(None, map(_DOT.search, lines)):
+            contracted = [defined[match[2]][i] for i in _sizes(match[3])]
+            total += 2.0 * times[name] * math.prod(_sizes(match[1])) * math.prod(contracted)
+    return total
+
+
+def _sizes(numbers: str) -> list[int]:
+    return [int(n) for n in numbers.split(",") if n]
 
 
 def _computations(text: str) -> tuple[dict[str, list[str]], str]:

@@ -7,7 +7,6 @@ an array wins.
 
 import contextlib
 import dataclasses
-import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -17,7 +16,9 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from gptjax.ops.spread import spread_over
 from gptjax.parallel.config import MeshConfig
+from gptjax.parallel.context import fitting, make_spread
 from gptjax.parallel.mesh import BATCH
 from gptjax.parallel.schedules import Schedule, make_schedule
 
@@ -32,8 +33,8 @@ def table(config: MeshConfig) -> Rules:
         ("layers", "pipe"),
     ]  # fmt: skip
     if config.sequence_parallel:
-        cut.append(("seq", "tensor"))
-    return tuple(cut)
+        cut.append(("seq", ("seq", "tensor")))
+    return (*cut, ("seq", "seq"))
 
 
 ZERO: Rules = (("embed", "fsdp"),)
@@ -57,7 +58,9 @@ class Layout:
     @contextlib.contextmanager
     def context(self) -> Iterator[None]:
         """Within it, logical constraints of models and batches mean this mesh."""
-        with jax.set_mesh(self.mesh), nn.logical_axis_rules(table(self.config)):
+        rules = table(self.config)
+        spread = make_spread(self.mesh, self.config.context, rules)
+        with jax.set_mesh(self.mesh), nn.logical_axis_rules(rules), spread_over(spread):
             yield
 
     @property
@@ -122,7 +125,7 @@ class Layout:
                 spec = nn.logical_to_mesh_axes(axes, rules)
             else:
                 spec = _first_cut(leaf.shape, self.mesh.shape["fsdp"] if split else 1)
-            return NamedSharding(self.mesh, _fitting(spec, leaf.shape, self.mesh.shape))
+            return NamedSharding(self.mesh, fitting(spec, leaf.shape, self.mesh.shape))
 
         return jax.tree_util.tree_map_with_path(one, tree)
 
@@ -147,16 +150,6 @@ def _first_cut(shape: tuple[int, ...], parts: int) -> P:
     """fsdp along the first axis that it divides."""
     at = next((i for i, size in enumerate(shape) if parts > 1 and size % parts == 0), None)
     return P() if at is None else P(*(None,) * at, "fsdp")
-
-
-def _fitting(spec: Any, shape: tuple[int, ...], sizes: Mapping[str, int]) -> P:
-    """`spec` without the mesh axes that do not divide the array's."""
-
-    def kept(entry: Any, size: int) -> Any:
-        names = (entry,) if isinstance(entry, str) else entry or ()
-        return entry if size % math.prod(sizes[name] for name in names) == 0 else None
-
-    return P(*(kept(entry, size) for entry, size in zip(spec, shape, strict=False)))
 
 
 def _put(x: np.ndarray, sharding: NamedSharding) -> jax.Array:

@@ -15,26 +15,27 @@ Params = Any
 
 
 def gradient(
-    spec: RunSpec, layout: Layout, params: Params, batch: Any, end_of_document: int, weight: Array
+    spec: RunSpec, layout: Layout, params: Params, batch: Any, segments_BT: Any, weight: Array
 ) -> tuple[Array, Params]:
     """`weight` times the sum of a Batch's loss, nats, and the gradient of that.
 
     The micro-batches of the spec go through the stages of the layout's mesh by its schedule.
+
+    Args:
+      batch: a Batch, its tokens in the layout's order.
+      segments_BT: document numbers in the same order, where attention stays within documents.
     """
     pieces = Pieces(spec.model)
 
     def embed(rest: Params, micro: Any) -> Array:
-        return pieces.embed(rest, micro.inputs_BT)
+        return pieces.embed(rest, micro[0].inputs_BT)
 
     def blocks(layers: Params, x_BTD: Array, micro: Any) -> Array:
-        segments_BT = None
-        if spec.document_attention:
-            segments_BT = jnp.cumsum(micro.inputs_BT == end_of_document, axis=1)
-        return pieces.blocks(layers, x_BTD, segments_BT)[0]
+        return pieces.blocks(layers, x_BTD, micro[1])[0]
 
     def loss(rest: Params, x_BTD: Array, micro: Any) -> Array:
-        nats_BT = _cross_entropy(pieces.logits(rest, x_BTD), micro.targets_BT)
-        return jnp.sum(nats_BT * micro.mask_BT)
+        nats_BT = _cross_entropy(pieces.logits(rest, x_BTD), micro[0].targets_BT)
+        return jnp.sum(nats_BT * micro[0].mask_BT)
 
     rest = {name: leaf for name, leaf in params.items() if name != "blocks"}
     total, d_rest, d_layers = pipeline.gradient(
@@ -43,7 +44,7 @@ def gradient(
         layout.mesh,
         rest,
         params["blocks"],
-        jax.tree.map(lambda x: _micro_batches(x, spec.micro_batches), batch),
+        jax.tree.map(lambda x: _micro_batches(x, spec.micro_batches), (batch, segments_BT)),
     )
     grads = {**d_rest, "blocks": d_layers}
     return total * weight, jax.tree.map(lambda grad: grad * weight, grads)
@@ -60,4 +61,4 @@ def _cross_entropy(logits_BTV: Array, targets_BT: Array) -> Array:
 def _micro_batches(x: Array, parts: int) -> Array:
     """[B, …] as [parts, B/parts, …], each part over all devices."""
     split = x.reshape(parts, x.shape[0] // parts, *x.shape[1:])
-    return nn.with_logical_constraint(split, (None, "batch", *(None,) * (x.ndim - 1)))
+    return nn.with_logical_constraint(split, (None, "batch", *("seq",) * (x.ndim - 1)))

@@ -10,6 +10,7 @@ import jax
 from gptjax import models
 from gptjax.errors import UserError
 from gptjax.parallel import Cut, Layout, MeshConfig, check_cuts, make_mesh, resolve
+from gptjax.parallel.context import HEADS
 from gptjax.parallel.mesh import BATCH
 from gptjax.train.config import RunSpec
 from gptjax.train.state import TrainState
@@ -38,6 +39,8 @@ def layout_over(config: MeshConfig, spec: RunSpec, devices: Sequence[Any]) -> La
     """
     sizes = resolve(config, len(devices))
     check_cuts(sizes, cuts(spec, config))
+    if sizes["seq"] > 1:
+        _check_sequence(config, spec, sizes["seq"])
     if sizes["pipe"] > 1:
         _check_pipeline(config, spec, sizes["pipe"])
     return _layout(config, spec.layout, tuple(sizes.items()), tuple(devices))
@@ -64,8 +67,47 @@ def cuts(spec: RunSpec, config: MeshConfig) -> list[Cut]:
     if config.zero:
         found.append(Cut("model.width", model.width, ("fsdp",)))
     if config.sequence_parallel:
-        found.append(Cut("model.seq_len", model.seq_len, ("tensor",)))
-    return found
+        found.append(Cut("model.seq_len", model.seq_len, ("seq", "tensor")))
+    return found + _sequence_cuts(spec, config)
+
+
+def _sequence_cuts(spec: RunSpec, config: MeshConfig) -> list[Cut]:
+    """What mesh.seq must divide."""
+    model = spec.model
+    if config.context == "ring":
+        return [Cut("model.seq_len", model.seq_len, ("seq",), 2, "halves")]
+    return [
+        Cut("model.seq_len", model.seq_len, ("seq",)),
+        Cut("model.num_heads", model.num_heads, HEADS),
+        Cut("model.num_kv_heads", model.kv_heads, HEADS),
+    ]
+
+
+def _check_sequence(config: MeshConfig, spec: RunSpec, parts: int) -> None:
+    """What does not go on when the tokens of a sequence are on several devices."""
+    model = spec.model
+    whole = [kind for kind in model.layer_pattern if kind not in ("global", "local")]
+    if whole:
+        raise UserError(
+            f"mesh.seq={parts} cuts sequences, which {whole[0]} in model.layer_pattern needs "
+            "whole; set mesh.seq=1"
+        )
+    if config.context == "ring" and models.beyond_blockwise(model):
+        raise UserError(
+            f"mesh.context=ring has no {models.beyond_blockwise(model)}; set "
+            "mesh.context=all_to_all, or mesh.seq=1"
+        )
+    if config.context == "ring" and (model.capacity_factor or model.router_noise):
+        raise UserError(
+            "mesh.context=ring changes the order of tokens, on which model.capacity_factor and "
+            "model.router_noise depend; set mesh.context=all_to_all, or both of them off"
+        )
+    if config.context == "ring" and config.pipe > 1:
+        # Stages do different things in one tick, and a permutation waits for all devices.
+        raise UserError(
+            f"mesh.context=ring does not go with mesh.pipe={config.pipe}; set "
+            "mesh.context=all_to_all, or mesh.pipe=1"
+        )
 
 
 def _check_pipeline(config: MeshConfig, spec: RunSpec, stages: int) -> None:

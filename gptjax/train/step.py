@@ -88,7 +88,7 @@ def token_losses(
 ) -> Array:
     """Masked negative log-likelihood of each target, nats, [B, T] float32, outside of training.
 
-    `shift_BTD` is added to the embedded tokens.
+    In the layout's order where it has one. `shift_BTD` is added to the embedded tokens.
     """
     spec = dataclasses.replace(spec, model=spec.model.at_rest)
     return _losses(spec, params, batch, end_of_document, shift_BTD)[1]
@@ -114,9 +114,8 @@ def _losses(
     spec: RunSpec, params: Params, batch: Batch, end_of_document: int, shift_BTD: Array | None
 ) -> tuple[Array, Array, models.Routing | None]:
     """(what is minimised, by token or summed already; plain nats by token; what routers did)."""
-    segments_BT = None
-    if spec.document_attention:
-        segments_BT = jnp.cumsum(batch.inputs_BT == end_of_document, axis=1)
+    segments_BT = segments(spec, batch.inputs_BT, end_of_document)
+    batch = ordered(batch)
     found, routed = models.forward(
         spec.model,
         params,
@@ -146,6 +145,24 @@ def _losses(
             label_smoothing=spec.label_smoothing,
         )
     return *both, routed
+
+
+def segments(spec: RunSpec, inputs_BT: Array, end_of_document: int) -> Array | None:
+    """Document numbers, in the order of `in_order`, where attention stays within documents."""
+    if not spec.document_attention:
+        return None
+    return in_order(jnp.cumsum(inputs_BT == end_of_document, axis=1))
+
+
+def ordered(batch: Batch) -> Batch:
+    """A batch with its tokens in the order of `in_order`."""
+    names = ("inputs_BT", "targets_BT", "mask_BT")
+    return dataclasses.replace(batch, **{name: in_order(getattr(batch, name)) for name in names})
+
+
+def in_order(x_BT: Array) -> Array:
+    """An array of tokens as the layout over devices cuts it, and in its order."""
+    return nn.with_logical_constraint(ops.in_order(x_BT, axis=1), ("batch", "seq"))
 
 
 def adversarial_shift(spec: RunSpec, params: Params, batch: Batch, end_of_document: int) -> Array:
@@ -250,7 +267,10 @@ def _make_update(
         weight = share if scale is None else scale.value * share
 
         if layout is not None and layout.stages > 1:
-            loss, grads = pipelined.gradient(spec, layout, params, batch, end_of_document, weight)
+            segments_BT = segments(spec, batch.inputs_BT, end_of_document)
+            loss, grads = pipelined.gradient(
+                spec, layout, params, ordered(batch), segments_BT, weight
+            )
             return (loss, None), grads, jnp.zeros(())
 
         def weigh(params: Params, batch: Batch) -> tuple[Array, _Report]:

@@ -192,6 +192,7 @@ ELSEWHERE = {
     ("config", "distributed"): "two processes: tests/parallel/test_processes.py",
     ("mesh", "zero"): "eight devices: tests/parallel/on_eight_devices.py",
     ("mesh", "schedule"): "eight devices: tests/parallel/on_eight_devices.py",
+    ("mesh", "context"): "eight devices: tests/parallel/on_eight_devices.py",
     ("mesh", "sequence_parallel"): "eight devices: tests/parallel/on_eight_devices.py",
     ("sweep", "tune"): "tests/jobs/test_tune.py",
     ("train", "wandb"): "an extra; refused with a sentence where it is absent",

@@ -1,21 +1,24 @@
 """Tests that need eight devices; test_mesh.py runs this file in a process of its own."""
 
+import collections
 import dataclasses
 import json
 import os
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
 
-from gptjax import data, main  # noqa: E402
+from gptjax import data, main, ops  # noqa: E402
 from gptjax.jobs.compile import compile_step  # noqa: E402
 from gptjax.models import ModelConfig  # noqa: E402
+from gptjax.ops import ring_attention  # noqa: E402
 from gptjax.optim import OptimConfig  # noqa: E402
-from gptjax.parallel import MeshConfig  # noqa: E402
+from gptjax.parallel import Layout, MeshConfig, make_mesh, resolve  # noqa: E402
 from gptjax.train import (  # noqa: E402
     Hooks,
     Interrupted,
@@ -37,6 +40,8 @@ QUICK = {
     "tensor": MeshConfig(data=1, tensor=2),
     "2x2x2": MeshConfig(data=2, fsdp=2, tensor=2, sequence_parallel=True),
     "pipe 2x2x2": MeshConfig(data=1, fsdp=2, pipe=2, tensor=2),
+    "ring": MeshConfig(data=1, seq=4),
+    "all to all": MeshConfig(data=1, seq=2, context="all_to_all"),
 }
 MORE = {
     "data": MeshConfig(data=8),
@@ -59,6 +64,16 @@ MORE = {
     "fsdp, pipe": MeshConfig(data=1, fsdp=2, pipe=2),
     "tensor, pipe": MeshConfig(data=1, tensor=2, pipe=2),
     "sequence, pipe": MeshConfig(data=1, tensor=2, pipe=2, sequence_parallel=True),
+    "ring of 8": MeshConfig(data=1, seq=8),
+    "data, ring": MeshConfig(data=2, seq=4),
+    "fsdp, ring": MeshConfig(data=1, fsdp=2, seq=4),
+    "tensor, ring": MeshConfig(data=1, tensor=2, seq=2),
+    "sequence, ring": MeshConfig(data=1, tensor=2, seq=4, sequence_parallel=True),
+    "fsdp, tensor, ring": MeshConfig(data=1, fsdp=2, tensor=2, seq=2),
+    "data, all to all": MeshConfig(data=4, seq=2, context="all_to_all"),
+    "fsdp, all to all": MeshConfig(data=1, fsdp=2, seq=2, context="all_to_all"),
+    "tensor, all to all": MeshConfig(data=1, tensor=2, seq=2, context="all_to_all"),
+    "pipe, all to all": MeshConfig(data=1, pipe=2, seq=2, context="all_to_all"),
     "data, tensor, pipe": MeshConfig(data=2, tensor=2, pipe=2, schedule="gpipe"),
 }
 
@@ -79,7 +94,7 @@ def corpus(tmp_path_factory):
 @pytest.fixture(scope="module")
 def spec(corpus):
     model = ModelConfig(
-        depth=4, width=32, num_heads=4, num_kv_heads=2, seq_len=16, init_scale=0.1,
+        depth=4, width=32, num_heads=8, num_kv_heads=4, seq_len=16, init_scale=0.1,
         vocab_size=-(-corpus.vocab_size // 8) * 8, layers="scan",
     )  # fmt: skip
     optim = OptimConfig(learning_rate=1e-2)
@@ -123,6 +138,123 @@ def test_every_mesh_equals_one_device(corpus, spec, one_device, name):
     assert_equal(three_steps(corpus, spec, MORE[name]), one_device)
 
 
+WITHIN = {
+    "ring, window, cap, documents": (
+        MeshConfig(data=2, seq=4), 4, 72,
+        {"window": 11, "soft_cap": 2.0, "scale": 0.3, "segments": True},
+    ),
+    "all to all, heads of their own": (
+        MeshConfig(data=1, seq=2, tensor=2, context="all_to_all"), 512, 24,
+        {"window": 7, "segments": True, "slopes_N": 0.1 * np.arange(8), "sinks_N": np.ones(8)},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WITHIN)
+def test_attention_across_devices(name, monkeypatch):
+    """Output and gradients of the kernel of one device, with what a mixer may ask for.
+
+    Blocks are small, so that a chunk of 9 tokens has ragged ones.
+    """
+    config, block, T, options = WITHIN[name]
+    monkeypatch.setattr(ring_attention, "BLOCK", block)
+    keys = jax.random.split(jax.random.key(0), 5)
+    q, g = (jax.random.normal(key, (2, T, 8, 4)) for key in keys[:2])
+    k, v = (jax.random.normal(key, (2, T, 4, 4)) for key in keys[2:4])
+    ids = jnp.cumsum(jax.random.bernoulli(keys[4], 0.1, (2, T)), axis=1)
+    others = {
+        key: jnp.asarray(x, jnp.float32) if key.endswith("_N") else x
+        for key, x in options.items()
+        if key != "segments"
+    }
+
+    def attend(q, k, v):
+        ids_BT, *qkv = (ops.in_order(x, axis=1) for x in (ids, q, k, v))
+        return ops.attend_by(ops.masked_attention, *qkv, segment_ids_BT=ids_BT, **others)
+
+    def both(q, k, v, g):
+        o, pull = jax.vjp(attend, q, k, v)
+        return jnp.sum(o * ops.in_order(g, axis=1)), pull(ops.in_order(g, axis=1))
+
+    wanted = jax.jit(lambda *x: both(*x))(q, k, v, g)
+    layout = Layout(make_mesh(resolve(config, 8)), config, None)
+    with layout.context():
+        found = jax.jit(lambda *x: both(*x))(q, k, v, g)
+    for one, two in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-5)
+
+
+def test_what_goes_between_the_parts_of_a_sequence(spec):
+    """Collectives of a step by hand, for each layer and micro-batch."""
+    run = dataclasses.replace(spec, micro_batches=1)
+    depth = run.model.depth
+    keys = run.batch_size * run.model.seq_len * run.model.kv_heads * run.model.head_width * 4
+
+    def traffic(mesh):
+        cost = compile_step(run, layout_over(mesh, run, jax.devices()[: mesh.seq]))
+        large = [one for one in cost.traffic if one.kind == "all-gather" and one.size >= keys]
+        assert not large, "keys or values are gathered"
+        counts = collections.Counter()
+        for one in cost.traffic:
+            counts[one.kind] += one.times
+        return counts, cost.traffic
+
+    counts, found = traffic(MeshConfig(data=1, seq=4))
+    # Keys with values: 3 sends forward, 3 backward; and 4 sends of their gradients, home included.
+    assert counts["collective-permute"] == 10 * depth
+    assert counts["all-to-all"] == 0
+    sent = sum(one.sent for one in found if one.kind == "collective-permute")
+    assert sent == 10 * depth * 2 * keys / 4
+    counts, _ = traffic(MeshConfig(data=1, seq=4, context="all_to_all"))
+    # Queries, keys, values and the output, forward and backward.
+    assert counts["all-to-all"] == 8 * depth
+    assert counts["collective-permute"] == 0
+
+
+def test_sequence_parallel_sends_what_its_paper_counts(spec):
+    """Korthikanti et al. (2022), section 4.2.2: in a layer's forward pass two gathers and two
+    scatters of the stream, as many in its backward pass, and two gathers again for what was kept
+    in parts. The CPU's compiler writes a scatter as an all-reduce and a slice."""
+    run = dataclasses.replace(spec, micro_batches=1)
+    mesh = MeshConfig(data=1, tensor=2, sequence_parallel=True)
+    cost = compile_step(run, layout_over(mesh, run, jax.devices()[:2]))
+    stream = run.batch_size * run.model.seq_len * run.model.width * 4
+    in_layers = [one for one in cost.traffic if one.times == run.model.depth and one.size > 4096]
+    assert all(one.size >= stream for one in in_layers)
+    counts = collections.Counter(one.kind for one in in_layers)
+    assert counts == {"all-gather": 2 + 2 + 2, "all-reduce": 2 + 2}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("positions", ["rotary", "sinusoidal"])
+def test_places_and_documents_in_the_order_of_a_ring(corpus, spec, positions):
+    """Local and global layers within documents, in micro-batches: three steps of one device."""
+    model = dataclasses.replace(
+        spec.model, positions=positions, layer_pattern=("local", "global"), window=5
+    )
+    run = dataclasses.replace(spec, model=model, document_attention=True)
+    ring = MeshConfig(data=2, seq=4)
+    assert_equal(three_steps(corpus, run, ring), three_steps(corpus, run, ONE))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("context", ["ring", "all_to_all"])
+def test_long_contexts_are_cut(spec, context):
+    """Compiled bytes that a context adds are those of one device over the parts.
+
+    What does not grow are a few blocks of scores, whose size is fixed.
+    """
+
+    def temporary(parts, seq_len):
+        model = dataclasses.replace(spec.model, seq_len=seq_len, depth=2, remat="block")
+        run = dataclasses.replace(spec, model=model, batch_size=1, micro_batches=1)
+        mesh = MeshConfig(data=1, seq=parts, context=context)
+        return compile_step(run, layout_over(mesh, run, jax.devices()[:parts])).temporary
+
+    grown = {parts: temporary(parts, 16384) - temporary(parts, 4096) for parts in (1, 4)}
+    assert grown[4] < 1.1 * grown[1] / 4
+
+
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_zero_cuts_what_it_says(corpus, spec, stage):
     """Bytes that one of eight devices holds, against those of one device."""
@@ -159,7 +291,8 @@ def test_a_checkpoint_moves_to_another_mesh(corpus, spec, one_device, tmp_path):
     hooks = Hooks(stop=lambda: calls.append(1) or len(calls) == 2)
     with pytest.raises(Interrupted):
         run(make_session(corpus, QUICK["tensor"]), spec, tmp_path / "moved", hooks)
-    moved = run(make_session(corpus, QUICK["2x2x2"]), spec, tmp_path / "moved", Hooks())
+    other = MeshConfig(data=2, seq=2, tensor=2)
+    moved = run(make_session(corpus, other), spec, tmp_path / "moved", Hooks())
     straight = run(make_session(corpus, ONE), spec, tmp_path / "straight", Hooks())
     np.testing.assert_allclose(moved.curve_losses, straight.curve_losses, atol=2e-5)
     assert moved.evaluation.loss == pytest.approx(straight.evaluation.loss, abs=2e-5)

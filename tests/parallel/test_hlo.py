@@ -1,6 +1,7 @@
 """Collectives read from texts of the three forms in which compilers write groups."""
 
 from gptjax.parallel import collectives
+from gptjax.parallel.hlo import product_flops
 
 MESH = {"data": 2, "fsdp": 2, "tensor": 2}
 TEXT = """
@@ -29,6 +30,33 @@ ENTRY %main (x: f32[4,8]) -> f32[4,8] {
   ROOT %r = f32[4,8] add(%p, %whole)
 }
 """
+
+
+PRODUCTS = """
+%fused (a: f32[3,5], b: f32[5,7]) -> f32[3,7] {
+  %a = f32[3,5]{1,0} parameter(0)
+  %b = f32[5,7]{1,0} parameter(1)
+  ROOT %d = f32[3,7]{1,0} dot(%a, %b), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+}
+
+%body (arg: (s32[])) -> (s32[]) {
+  %f = f32[3,7]{1,0} fusion(%x, %y), kind=kOutput, calls=%fused
+}
+
+%cond (arg: (s32[])) -> pred[] {
+  ROOT %lt = pred[] compare(%i, %n), direction=LT
+}
+
+ENTRY %main (x: f32[2,4,3]) -> f32[2,3,3] {
+  %x = f32[2,4,3]{2,1,0} parameter(0)
+  %w = (s32[]) while(%t), condition=%cond, body=%body, backend_config={"known_trip_count":{"n":"4"}}
+  ROOT %e = f32[2,3,3]{2,1,0} dot(%x, %x), lhs_batch_dims={0}, lhs_contracting_dims={1}, rhs_b={0}
+}
+"""
+
+
+def test_products_by_hand():
+    assert product_flops(PRODUCTS) == 4 * 2 * 3 * 5 * 7 + 2 * 2 * 3 * 4 * 3
 
 
 def test_kinds_axes_bytes_and_loops():

@@ -24,9 +24,9 @@ SPEC = RunSpec(
 
 
 def test_sizes():
-    assert resolve(MeshConfig(), 1) == {"data": 1, "pipe": 1, "fsdp": 1, "tensor": 1}
+    assert resolve(MeshConfig(), 1) == {"data": 1, "pipe": 1, "fsdp": 1, "seq": 1, "tensor": 1}
     assert resolve(MeshConfig(fsdp=2, tensor=2), 8) == {
-        "data": 2, "pipe": 1, "fsdp": 2, "tensor": 2,
+        "data": 2, "pipe": 1, "fsdp": 2, "seq": 1, "tensor": 2,
     }  # fmt: skip
     assert resolve(MeshConfig(data=2), 8)["data"] == 2
 
@@ -70,12 +70,38 @@ def test_what_does_not_fit_the_devices(sizes, devices, sentence):
         (MeshConfig(tensor=4), "model.num_heads=6 is not .* mesh.tensor=4; .*=8, or mesh.tensor=3"),
         (MeshConfig(tensor=6), "model.num_kv_heads=2 .* mesh.tensor=6; .*=6, or mesh.tensor=2"),
         (MeshConfig(tensor=2), "model.vocab_size=257 .* mesh.tensor=2; .*=258, or mesh.tensor=1"),
+        (
+            MeshConfig(seq=3),
+            r"model.seq_len=16 \(in halves of 8\) .* mesh.seq=3; .*_len=18, or mesh.seq=2",
+        ),
+        (
+            MeshConfig(seq=4, context="all_to_all"),
+            "model.num_heads=6 is not .* mesh.seq=4; set model.num_heads=8, or mesh.seq=3",
+        ),
     ],
 )
 def test_what_does_not_divide_the_model(mesh, sentence):
-    sizes = resolve(mesh, mesh.pipe * mesh.tensor * max(1, mesh.data))
+    sizes = resolve(mesh, mesh.pipe * mesh.tensor * mesh.seq * max(1, mesh.data))
     with pytest.raises(UserError, match=sentence):
         check_cuts(sizes, cuts(SPEC, mesh))
+
+
+@pytest.mark.parametrize(
+    "change, mesh, sentence",
+    [
+        ({"layer_pattern": ("ssm",)}, {}, "mesh.seq=2 .* ssm .* whole; set mesh.seq=1"),
+        ({"layer_pattern": ("global", "strided")}, {}, "mesh.seq=2 .* strided in .*"),
+        ({"positions": "alibi"}, {}, "ring has no model.positions=alibi; set .*=all_to_all"),
+        ({"attention_sinks": True}, {}, "ring has no model.attention_sinks=True"),
+        ({"router_noise": True}, {}, "ring changes the order .*; set mesh.context=all_to_all"),
+        ({}, {"pipe": 2}, "ring does not go with mesh.pipe=2; set mesh.context=all_to_all"),
+    ],
+)
+def test_what_cannot_be_cut_along_the_sequence(change, mesh, sentence):
+    model = dataclasses.replace(SPEC.model, vocab_size=258, **change)
+    mesh = MeshConfig(data=1, seq=2, **mesh)
+    with pytest.raises(UserError, match=sentence):
+        layout_over(mesh, dataclasses.replace(SPEC, model=model), list("abcd"))
 
 
 def on_eight_devices(*arguments):
