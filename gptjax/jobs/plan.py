@@ -14,6 +14,7 @@ from rich.table import Table
 from gptjax import build, sweeps
 from gptjax.build import Setup
 from gptjax.data import Corpus
+from gptjax.jobs import tuned
 from gptjax.jobs.train import make_spec
 from gptjax.scaling import walltime
 from gptjax.sweeps import Bundle, Cell, Member, Trial, shapes, timing
@@ -24,8 +25,12 @@ LANE_SHOWN = 12
 
 
 def main(setup: Setup, folder: Path) -> int:
-    """Print the plan; nothing is trained and nothing is written but the token cache."""
+    """Print the plan; nothing is trained and nothing is written but the token cache.
+
+    In a folder that was tuned, with what the tuning found.
+    """
     corpus = build.load_corpus(setup)
+    setup = tuned.resolved(setup, folder)
     print_plan(setup, make_cells(setup, corpus))
     if setup.sweep.tune:
         runs = len(make_trials(setup, corpus))

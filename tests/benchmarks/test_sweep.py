@@ -62,7 +62,7 @@ def test_a_tiny_one(tmp_path):
     }  # fmt: skip
     command = [sys.executable, SCRIPT, "--sample=1", f"--out={out}"]
     command += [f"--config.{name}={value}" for name, value in settings.items()]
-    subprocess.run(command, check=True, cwd=REPO, timeout=500)
+    subprocess.run(command, check=True, cwd=REPO, timeout=1500)
     found = json.loads(out.read_text())
     ways = ("sweep", "one by one", "eager", "eager, two processes", "compiled",
             "compiled, two processes")  # fmt: skip

@@ -110,6 +110,20 @@ def test_a_lost_node_changes_no_byte(place, straight, cluster):  # noqa: F811
     assert 0 < updates(broken, cell) < updates(straight, cell)
 
 
+def test_a_tuning_on_a_cluster_finds_what_one_here_finds(place, cluster):  # noqa: F811
+    tuned = {
+        "job": "tune", "sweep.tune": True, "sweep.tune_sizes": 2, "sweep.tune_factors": "(1,4,16)",
+        "optim.learning_rate": 1e-3, "sweep.budgets": "(1e9,2e9)",
+    }  # fmt: skip
+    here, there = place / "tuned-here", place / "tuned-there"
+    finish(arguments(place, here, **tuned))
+    ray_ones = {"sweep.engine": "ray", "sweep.address": cluster.address}
+    finish(arguments(place, there, **tuned, **ray_ones))
+    assert (here / "tune.json").read_bytes() == (there / "tune.json").read_bytes()
+    timing = [json.loads(path.read_text()) for path in there.glob("tune/*/timing/*.json")]
+    assert timing and all(one["worker"].endswith("-ray") for one in timing)
+
+
 def test_sigterm_saves_and_the_same_command_continues(place, straight):  # noqa: F811
     workdir = place / "stopped"
     settings = {**LONG, "sweep.engine": "ray", "sweep.address": "local"}

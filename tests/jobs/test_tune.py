@@ -49,7 +49,14 @@ def test_the_jobs_after_it_find_the_tuning(tuned, capsys):
     assert sorted((workdir / "records").iterdir()) == records
 
 
-def test_the_plan_says_that_it_would_tune(tuned, capsys):
-    _, flags, _ = tuned
+def test_the_plan_says_that_it_would_tune_or_what_it_found(tuned, capsys, tmp_path):
+    workdir, flags, _ = tuned
+    elsewhere = [flag for flag in flags if not flag.startswith("--workdir")]
+    assert main([*elsewhere, f"--workdir={tmp_path}", "--config.job=plan"]) == 0
+    before = capsys.readouterr().out
+    assert "before them 15 runs tune the learning rate" in before and "0.001 │" in before
     assert main([*flags, "--config.job=plan"]) == 0
-    assert "before them 15 runs tune the learning rate" in capsys.readouterr().out
+    after = capsys.readouterr().out
+    assert "before them" not in after
+    rows = csv.DictReader((workdir / "runs.csv").open())
+    assert all(f"{float(row['learning_rate']):.3g} │" in after for row in rows)
