@@ -120,6 +120,7 @@ def axes() -> None:
         for devices in (2, 8):
             mesh = MeshConfig(**sizes)
             cost = compile_step(spec, layout_over(mesh, spec, jax.devices()[:devices]))
+            assert cost.products and one.products
             sent, ideal = sum(x.sent for x in cost.traffic) / MIB, least[name](devices) / MIB
             print(
                 f"| {name} | {devices} | {cost.products / 1e9:.2f} "

@@ -48,7 +48,8 @@ class Cost:
       needed: bytes in all, by the compiler.
       flops: of one step on all devices, by matrix product.
       traffic: collectives of one step.
-      products: FLOPs of the matrix products in one device's program, those computed again too.
+      products: FLOPs of the matrix products in one device's program, those computed again too;
+        None where the compiler has written them as something else, as a TPU's does.
     """
 
     params: int
@@ -58,7 +59,7 @@ class Cost:
     needed: int
     flops: float
     traffic: tuple[Collective, ...] = ()
-    products: float = 0.0
+    products: float | None = None
 
 
 def main(setup: Setup, folder: Path) -> int:
@@ -143,7 +144,7 @@ def compile_step(spec: RunSpec, layout: Layout) -> Cost:
     traffic = tuple(collectives(text, layout.mesh.shape))
     arguments, temporary = memory.argument_size_in_bytes, memory.temp_size_in_bytes
     needed = arguments + temporary
-    products = product_flops(text)
+    products = product_flops(text) or None
     return Cost(params, opt_state, arguments, temporary, needed, flops, traffic, products)
 
 
