@@ -172,7 +172,7 @@ def _row(cell: Cell, seconds: float) -> tuple[str, ...]:
         f"{run.steps:,}",
         f"{run.optim.learning_rate:.3g}",
         f"{cell.flops:.4g}",
-        f"{6 * count.non_embedding_with_head * run.tokens * run.optim.cost:.4g}",
+        f"{shapes.flops_6nd(run):.4g}",
         f"{seconds:.1f}",
     )
 

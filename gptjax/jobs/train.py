@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from gptjax import build
+from gptjax import build, models
 from gptjax.build import Setup
 from gptjax.data import Corpus
 from gptjax.errors import UserError
@@ -238,8 +238,11 @@ def _headline(spec: RunSpec, platform: str, layout: Layout | None) -> str:
     gradients = f" ({spec.optim.cost:.3g} gradients a step)" if spec.optim.cost > 1.0 else ""
     updates = growth.updates(spec)
     more = f" ({updates:,} updates)" if updates > spec.steps else ""
+    active = models.count_active_params(model).total
+    idle = f", {active:,} of them active" if active < count.total else ""
     return (
-        f"{count.total:,} parameters ({count.non_embedding:,} without embeddings), {spec.tokens:,} "
+        f"{count.total:,} parameters ({count.non_embedding:,} without embeddings{idle}), "
+        f"{spec.tokens:,} "
         f"tokens in {spec.steps:,} steps{more} of {spec.batch_size} × {model.seq_len}, "
         f"{flops:.3g} FLOPs{gradients}, on {_devices(platform, layout)}; "
         f"attention: {attention}, remat: {model.remat}"

@@ -51,7 +51,7 @@ def describe(cell: Cell) -> dict[str, Any]:
         "cell": cell.id,
         "budget": cell.budget,
         "flops": cell.flops,
-        "flops_6nd": 6.0 * count.non_embedding_with_head * run.tokens * run.optim.cost,
+        "flops_6nd": shapes.flops_6nd(run),
         "params_total": count.total,
         "params_non_embedding": count.non_embedding,
         "params_non_embedding_with_head": count.non_embedding_with_head,

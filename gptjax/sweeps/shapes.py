@@ -88,6 +88,12 @@ def counts(model: ModelConfig) -> ParamCount:
     return models.count_params(model)
 
 
+def flops_6nd(run: RunSpec) -> float:
+    """6ND of a run, N with the head and, of experts, those that a token passes."""
+    active = models.count_active_params(run.model).non_embedding_with_head
+    return flops.flops_6nd(active, run.tokens) * run.optim.cost
+
+
 def training_flops_per_token(model: ModelConfig, cost: float = 1.0) -> float:
     """Exact matmul FLOPs of one training token; `cost` gradients a step (`OptimConfig.cost`)."""
     mixers = [layer.mixer for layer in model.layers_of_depth]
@@ -197,7 +203,7 @@ def _experts_flops(model: ModelConfig) -> float:
         width=model.width,
         hidden=model.expert_hidden_width,
         matrices=3 if ops.FEED_FORWARD[model.mlp][1] else 2,
-        num_experts=model.num_experts,
+        num_experts=model.num_experts * (1 + model.router_noise),
         per_token=model.experts_per_token,
         shared=model.shared_experts,
     )

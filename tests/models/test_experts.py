@@ -98,7 +98,7 @@ def test_a_router_that_knows_nothing_fills_the_first_experts():
     "changes",
     [
         {"layers": "scan", "remat": "sqrt"},
-        {"layers": "scan", "remat": "block"},
+        pytest.param({"layers": "scan", "remat": "block"}, marks=pytest.mark.slow),
         pytest.param({"layers": "scan"}, marks=pytest.mark.slow),
         pytest.param({"remat": "sqrt"}, marks=pytest.mark.slow),
     ],

@@ -6,8 +6,10 @@ import pytest
 
 from gptjax import models
 from gptjax.errors import UserError
+from gptjax.optim import OptimConfig
 from gptjax.scaling import flops
 from gptjax.sweeps import shapes
+from gptjax.train import RunSpec
 
 GPT2 = {
     "depth": 12,
@@ -73,6 +75,10 @@ def test_experts_latents_and_mamba_by_hand():
     assert plain - mixed == 2 * 2 * (2 * 16 * 64 - 16 * 8 - 4 * 3 * 16 * 5)
     inside = models.count_active_params(model).non_embedding - 5 * 16  # norms
     assert mixed == 2 * inside + 2 * 2 * 2 * 32 * 16
+    noisy, _ = forward(**experts, router_noise=True)
+    assert noisy - mixed == 2 * 2 * 16 * 8
+    run = RunSpec(model=model, optim=OptimConfig(), batch_size=3, steps=5)
+    assert shapes.flops_6nd(run) == 6 * (inside + 5 * 16 + 1600) * (3 * 5 * 32)
     latent = {"kv_rank": 6, "q_rank": 5, "rope_dim": 4, "value_dim": 3, "positions": "rotary"}
     narrow, model = forward(**latent)
     inside = models.count_params(model).non_embedding - 5 * 16 - 2 * 11

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from gptjax import data
 from gptjax.optim import OptimConfig
@@ -71,6 +72,7 @@ def test_evaluation_is_the_plain_loss(spec, corpus):
     assert session.evaluate(spec, params).loss == session.evaluate(plain, params).loss
 
 
+@pytest.mark.slow
 def test_a_balance_loss_keeps_the_load_even(spec, corpus):
     """The fullest expert's load over the mean, late in the same run with and without it."""
     loads = {}
