@@ -25,7 +25,7 @@ from gptjax.sweeps.config import SweepConfig
 from gptjax.train import TrainConfig
 
 JOBS = ("sweep", "plan", "work", "fit", "report", "train", "fit_table", "predict", "compare",
-        "convert", "compile", "tune")  # fmt: skip
+        "convert", "compile", "tune", "compare_sweeps")  # fmt: skip
 
 ONE_RUN = ("train", "compare", "compile")
 """Jobs whose run is described by the `train` section."""
@@ -204,7 +204,9 @@ def _check_together(setup: Setup) -> None:
 
 def _check_memory(setup: Setup) -> None:
     model, train = setup.model, setup.train
-    if model.remat == "auto" and setup.general.job in ("sweep", "plan", "work", "compare"):
+    if model.remat == "auto" and setup.general.job in (
+        "sweep", "plan", "work", "compare", "compare_sweeps",
+    ):  # fmt: skip
         raise UserError(
             f"model.remat=auto is for one run, and config.job={setup.general.job} has many; name a "
             "policy, for example model.remat=block"

@@ -28,7 +28,7 @@ IGNORED = {
 # Fields that change no logit, or only where they are computed.
 NOT_THE_FUNCTION = {
     "family", "preset", "init_scale", "hidden_init_scale", "layers", "compute_dtype", "remat",
-    "seq_len", "attention_impl",
+    "seq_len", "attention_impl", "ssm_scan",
 }  # fmt: skip
 ROPE_FIELDS = frozenset(
     field.name for field in dataclasses.fields(ModelConfig) if field.name.startswith("rope_")

@@ -8,7 +8,7 @@ from gptjax.build import Setup
 from gptjax.errors import UserError
 
 READ_ONLY = ("plan", "predict")
-TRAINING = ("sweep", "work", "train", "compare", "tune")
+TRAINING = ("sweep", "work", "train", "compare", "tune", "compare_sweeps")
 PLUGINS = {
     "gpu": ("jax_cuda13_plugin", "jax_cuda12_plugin", "jax_rocm7_plugin", "jax_rocm60_plugin"),
     "tpu": ("libtpu",),

@@ -16,6 +16,7 @@ from gptjax.build import Setup
 from gptjax.data import Corpus
 from gptjax.jobs import tuned
 from gptjax.jobs.train import make_spec
+from gptjax.jobs.variants import folder_name, variants
 from gptjax.scaling import walltime
 from gptjax.sweeps import Bundle, Cell, Member, Trial, shapes, timing
 
@@ -30,11 +31,24 @@ def main(setup: Setup, folder: Path) -> int:
     In a folder that was tuned, with what the tuning found.
     """
     corpus = build.load_corpus(setup)
+    if setup.compare.sweeps:
+        return _print_variants(setup, folder, corpus)
     setup = tuned.resolved(setup, folder)
     print_plan(setup, make_cells(setup, corpus))
     if setup.sweep.tune:
         runs = len(make_trials(setup, corpus))
         print(f"before them {runs} runs tune the learning rate (--config.job=tune), more if needed")
+    return 0
+
+
+def _print_variants(setup: Setup, folder: Path, corpus: Corpus) -> int:
+    """The plan of every sweep of a comparison, and the time of all."""
+    total = 0.0
+    for label, variant in variants(setup).items():
+        print(f"sweep of {label}")
+        variant = tuned.resolved(variant, folder / folder_name(label))
+        total += print_plan(variant, make_cells(variant, corpus))
+    print(f"all sweeps: predicted {duration(total)}")
     return 0
 
 

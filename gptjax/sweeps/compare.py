@@ -17,10 +17,15 @@ SHAPE_KEYS = ("width_transfer", "base_width", "base_head_dim")
 
 @dataclasses.dataclass(frozen=True)
 class CompareConfig:
-    """What job=compare trains: every variant × learning rate × seed."""
+    """What job=compare trains: every variant × learning rate × seed; job=compare_sweeps: sweeps."""
 
     variants: tuple[str, ...] = setting(
         (), "what is compared, each as LABEL: KEY=VALUE KEY=VALUE with settings of optim"
+    )
+    sweeps: tuple[str, ...] = setting(
+        (),
+        "job=compare_sweeps: sweeps whose laws are compared, the first is the reference, each as "
+        "LABEL: SECTION.KEY=VALUE with settings of model, optim, train and sweep",
     )
     learning_rates: tuple[float, ...] = setting(
         (1 / 3, 1.0, 3.0),

@@ -129,7 +129,13 @@ BUILT = {
     "hybrid": {
         "model.layer_pattern": "('ssm','local')", "model.window": 5, "model.depth": 4,
         "model.mlp_pattern": "('none','experts','dense')", "model.num_experts": 3,
-        "model.router": "renormalised", "model.use_bias": False,
+        "model.router": "renormalised", "model.use_bias": False, "model.ssm_scan": "associative",
+    },
+    "in turn": {
+        "model.layer_pattern": "('ssm','global')", "model.depth": 2, "model.ssm_scan": "in_turn",
+    },
+    "by the backend": {
+        "model.layer_pattern": "('ssm','global')", "model.depth": 2, "model.ssm_scan": "auto",
     },
 }  # fmt: skip
 

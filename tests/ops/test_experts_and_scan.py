@@ -72,9 +72,13 @@ def scan_inputs(B=2, T=11, I=3, Z=4):
     return draw(B, T, I), step, a, draw(B, T, Z, seed=3), draw(B, T, Z, seed=4)
 
 
-def test_the_scan_is_its_recurrence():
+SCANS = pytest.mark.parametrize("scan", [ops.selective_scan, ops.selective_scan_in_turn])
+
+
+@SCANS
+def test_the_scan_is_its_recurrence(scan):
     x, step, a, b, c = scan_inputs()
-    got = ops.selective_scan(x, step, a, b, c)
+    got = scan(x, step, a, b, c)
     h = jnp.zeros((2, 3, 4))
     state = np.zeros((2, 3, 4))
     for t in range(x.shape[1]):
@@ -87,19 +91,32 @@ def test_the_scan_is_its_recurrence():
         np.testing.assert_allclose(got[:, t], y, rtol=1e-4, atol=1e-5)
 
 
-def test_segments_begin_with_an_empty_state():
+@SCANS
+def test_segments_begin_with_an_empty_state(scan):
     x, step, a, b, c = scan_inputs()
     ids = jnp.array([[0] * 4 + [1] * 7, [0] * 9 + [3] * 2])
-    got = ops.selective_scan(x, step, a, b, c, segment_ids_BT=ids)
+    got = scan(x, step, a, b, c, segment_ids_BT=ids)
     w, bias = draw(3, 3, seed=6), draw(3, seed=7)
     convolved = ops.causal_convolution(x, w, bias, segment_ids_BT=ids)
     for row, cut in ((0, 4), (1, 9)):
         for part in (slice(0, cut), slice(cut, 11)):
             cutting = [v[row : row + 1, part] for v in (x, step, b, c)]
-            alone = ops.selective_scan(cutting[0], cutting[1], a, *cutting[2:])
+            alone = scan(cutting[0], cutting[1], a, *cutting[2:])
             np.testing.assert_allclose(got[row, part], alone[0], rtol=1e-4, atol=1e-5)
             alone = ops.causal_convolution(x[row : row + 1, part], w, bias)
             np.testing.assert_allclose(convolved[row, part], alone[0], rtol=1e-5, atol=1e-6)
+
+
+def test_both_scans_have_the_same_gradients():
+    inputs = scan_inputs()
+    ids = jnp.array([[0] * 4 + [1] * 7, [0] * 9 + [3] * 2])
+
+    def gradients(scan):
+        loss = lambda *args: jnp.sum(jnp.sin(scan(*args, segment_ids_BT=ids)))  # noqa: E731
+        return jax.grad(loss, argnums=range(5))(*inputs)
+
+    for one, two in zip(*map(gradients, SCANS.args[1]), strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-5)
 
 
 def test_convolution_by_hand():

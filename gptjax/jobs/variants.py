@@ -1,0 +1,73 @@
+"""The sweeps of a comparison: one config, and what each variant changes in it."""
+
+import re
+from collections.abc import Mapping
+
+from gptjax import build
+from gptjax.build import Setup
+from gptjax.errors import UserError
+from gptjax.jobs import experiment
+
+SECTIONS = ("model", "optim", "train", "sweep")
+SHARED = ("sweep.plan", "sweep.budgets", "sweep.seeds", "model.seq_len", "model.vocab_size")
+"""Settings that make laws comparable: the same for all variants."""
+
+
+def variants(setup: Setup) -> dict[str, Setup]:
+    """The sweep of every variant of `compare.sweeps` by its label; the first is the reference.
+
+    Raises:
+      UserError: for a variant that is not LABEL: SECTION.KEY=VALUE, one that changes what all must
+        share, and labels that are the same.
+    """
+    if len(setup.compare.sweeps) < 2:
+        raise UserError(
+            f"compare.sweeps={setup.compare.sweeps} compares nothing; give two or more, for "
+            "example 'llama: model.norm=rmsnorm' and 'mamba: model.layer_pattern=ssm'"
+        )
+    if setup.sweep.plan != "isoflop":
+        raise UserError(
+            f"sweep.plan={setup.sweep.plan} has no budgets at which laws could be compared; set "
+            "sweep.plan=isoflop"
+        )
+    base = {**build.to_mapping(setup), "compare": {}}
+    found: dict[str, Setup] = {}
+    for text in setup.compare.sweeps:
+        label, changes = _parse(text)
+        if folder_name(label) in map(folder_name, found):
+            raise UserError(f"compare.sweeps has the label {label!r} twice; name each apart")
+        config = experiment.override({**base, "job": "sweep", "experiment": label}, changes.items())
+        found[label] = build.make_setup(config)
+    return found
+
+
+def folder_name(label: str) -> str:
+    """The folder of a variant: its label in small letters, digits and underscores.
+
+    >>> folder_name("Mamba + attention")
+    'mamba_attention'
+    """
+    return re.sub(r"\W+", "_", label.lower()).strip("_")
+
+
+def _parse(text: str) -> tuple[str, Mapping[str, str]]:
+    """The label, and the changed settings by their dotted names."""
+    label, colon, rest = text.partition(":")
+    label = label.strip()
+    if not colon or not folder_name(label):
+        raise UserError(
+            f"compare.sweeps has {text!r}; write it as LABEL: SECTION.KEY=VALUE SECTION.KEY=VALUE"
+        )
+    changes = {}
+    for change in rest.split():
+        name, equals, value = change.partition("=")
+        if not equals:
+            raise UserError(f"compare.sweeps has {change!r} without a value; write {name}=VALUE")
+        if name.partition(".")[0] not in SECTIONS:
+            raise UserError(
+                f"compare.sweeps has {name}; a variant changes settings of {', '.join(SECTIONS)}"
+            )
+        if name in SHARED:
+            raise UserError(f"compare.sweeps has {name}; set it for all variants instead")
+        changes[name] = value
+    return label, changes
