@@ -19,8 +19,8 @@ ARCHITECTURES = (
     "model.mlp_width=192",
     "Llama: model.tied_head=false",
     "Mixtral: model.tied_head=false model.mlp_pattern=experts model.num_experts=4 "
-    "model.experts_per_token=2 model.expert_width=64 model.balance_loss=0.01 sweep.optimum_params=9e4 "
-    "sweep.optimum_exponent=0.4",
+    "model.experts_per_token=2 model.expert_width=64 model.balance_loss=0.01 "
+    "sweep.optimum_params=9e4 sweep.optimum_exponent=0.4",
     "Mamba: model.layer_pattern=ssm model.mlp_pattern=none model.positions=none model.depth=6",
     "Mamba + attention: model.layer_pattern=ssm,global,ssm model.positions=none",
 )

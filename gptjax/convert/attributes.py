@@ -25,10 +25,15 @@ IGNORED = {
     "summary_type", "summary_use_proj", "task_specific_params", "tokenizer_class",
     "torch_dtype", "torchscript", "transformers_version", "use_cache", "verbose",
 }  # fmt: skip
-# Fields that change no logit, or only where they are computed.
+REFUSED = {
+    "phi3small": "its block-sparse attention is in no class of `transformers` to be checked "
+    "against; convert Phi-3-mini or -medium (model_type=phi3)",
+}
+# Fields that change no logit, or only in training, or only where they are computed.
 NOT_THE_FUNCTION = {
     "family", "preset", "init_scale", "hidden_init_scale", "layers", "compute_dtype", "remat",
-    "seq_len", "attention_impl", "ssm_scan",
+    "seq_len", "attention_impl", "ssm_scan", "capacity_factor", "balance_loss", "router_z_loss",
+    "importance_loss", "load_loss", "balance_over",
 }  # fmt: skip
 ROPE_FIELDS = frozenset(
     field.name for field in dataclasses.fields(ModelConfig) if field.name.startswith("rope_")
@@ -43,7 +48,9 @@ def read_attributes(attributes: Mapping[str, Any]) -> tuple[Family, ModelConfig]
       UserError: for an unknown family, and for any attribute that the table does not know.
     """
     family = _family(attributes)
-    left = {name: value for name, value in attributes.items() if name not in IGNORED}
+    unsaid = IGNORED.union(family.silent)
+    left = {name: value for name, value in attributes.items() if name not in unsaid}
+    left = family.prepare(left)
     fields: dict[str, Any] = dict(family.always)
     for row in family.attributes:
         fields[row.ours] = _read(row, left.pop(row.theirs, row.default), family)
@@ -119,6 +126,7 @@ def canonical(config: ModelConfig) -> ModelConfig:
         rope_trained_len=(config.rope_trained_len or config.seq_len) * _scaled(config),
         attention_scale=0.0 if _is_plain_scale(config) else config.attention_scale,
         expert_width=_unless(config.expert_width, config.hidden_width),
+        ssm_rank=_unless(config.ssm_rank, -(-config.width // 16)),
         value_dim=_unless(config.value_dim, config.head_width),
     )
 
@@ -144,6 +152,8 @@ def _scaled(config: ModelConfig) -> bool:
 
 def _family(attributes: Mapping[str, Any]) -> Family:
     name = attributes.get("model_type")
+    if name in REFUSED:
+        raise UserError(f"config.json has model_type={name!r}: {REFUSED[name]}")
     if name not in FAMILIES:
         raise UserError(
             f"config.json has model_type={name!r}, which gptjax does not read; "
@@ -189,7 +199,8 @@ def _check_expressible(family: Family, config: ModelConfig) -> None:
         )
     free = {row.ours for row in family.attributes} | NOT_THE_FUNCTION
     free |= ROPE_FIELDS if family.rope else set()
-    free |= LAYER_FIELDS if family.layers != "global" else set()
+    free |= LAYER_FIELDS if family.layers not in ("global", "none") else set()
+    free |= set(family.unused)
     wanted = dataclasses.asdict(
         canonical(
             dataclasses.replace(
@@ -276,6 +287,10 @@ def _read_above(attributes: dict[str, Any], depth: int) -> dict[str, Any]:
     return _read_layers(attributes, depth, window if used else None, kinds)
 
 
+def _read_none(attributes: dict[str, Any], depth: int) -> dict[str, Any]:
+    return {}
+
+
 def _names(config: ModelConfig) -> list[str]:
     theirs = {ours: name for name, ours in _KINDS.items()}
     return [theirs[layer.mixer] for layer in config.layers_of_depth]
@@ -310,6 +325,7 @@ def _write_above(config: ModelConfig) -> dict[str, Any]:
 
 
 LAYERS: dict[str, tuple[Callable, Callable]] = {
+    "none": (_read_none, _write_global),
     "global": (_read_global, _write_global),
     "every": (_read_every, _write_every),
     "alternate": (_read_alternate, _write_alternate),
@@ -359,7 +375,7 @@ def _read_rope(attributes: dict[str, Any], family: Family, seq_len: int) -> dict
     if kind not in _ROPE_KINDS:
         raise UserError(f"config.json has rope_type={kind!r}; {nearest(kind, _ROPE_KINDS)}")
     fields: dict[str, Any] = {"rope_scaling": _ROPE_KINDS[kind]}
-    found = [1e4, family.rope_fraction]
+    found = [family.rope_base, family.rope_fraction]
     for names in (("rope_theta", "partial_rotary_factor"), family.rope_names):
         for slot, name in enumerate(names):
             outside = attributes.pop(name, None)

@@ -37,11 +37,12 @@ class Tensor:
     """One tensor of theirs and the leaves of ours that it holds, side by side.
 
     Attributes:
-      name: with {i} for the layer.
+      name: with {i} for the layer and {e} for the expert.
       leaves: paths; their last axes are concatenated in this order.
       transposed: theirs is [out, in], as PyTorch's Linear keeps it.
       inputs: leading axes of our leaf that are the matrix's inputs.
       by_head: theirs has the leaves of one head together (GPT-NeoX).
+      squeezed: theirs has an axis of length one in its middle (convolutions by channel).
     """
 
     name: str
@@ -49,6 +50,7 @@ class Tensor:
     transposed: bool = True
     inputs: int = 1
     by_head: bool = False
+    squeezed: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,12 +63,15 @@ class Family:
       attributes: what varies.
       always: the fields of ModelConfig that make the family.
       only: attributes that must have these values, which are also their defaults.
-      rope, rope_names, rope_fraction: whether it has rotary positions, the attributes of their
-        base and of the share of a head that turns, and that share where nothing is said.
+      rope, rope_names: whether it has rotary positions, and the attributes of their base and of
+        the share of a head that turns; rope_base, rope_fraction: both where nothing is said.
       layers: how it says which layers are local: a name of LAYERS in `attributes`.
       tensors: outside and inside the layers.
       head: name of the output matrix, where it is not tied.
       ignored: tensors of published files that are no weights, as regular expressions.
+      unused: fields of ModelConfig that mean nothing here.
+      silent: attributes that are said twice, or only matter before training.
+      prepare: their attributes to plainer ones, before the table is read.
     """
 
     model_type: str
@@ -77,11 +82,15 @@ class Family:
     tensors: tuple[Tensor, ...]
     only: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     rope: bool = False
+    rope_base: float = 1e4
     rope_names: tuple[str, str] = ("rope_theta", "partial_rotary_factor")
     rope_fraction: float = 1.0
     layers: str = "global"
     head: str = "lm_head.weight"
     ignored: tuple[str, ...] = (r"rotary_emb\.inv_freq$",)
+    unused: tuple[str, ...] = ()
+    silent: tuple[str, ...] = ()
+    prepare: Callable[[dict[str, Any]], dict[str, Any]] = lambda attributes: attributes
 
 
 REQUIRED = object()
@@ -293,6 +302,7 @@ COHERE = Family(
     ),
     only={"attention_bias": False},
     rope=True,
+    rope_base=5e5,
 )  # fmt: skip
 
 _GPT2_ATTRIBUTES = (
@@ -420,9 +430,137 @@ MPT = Family(
     },
 )  # fmt: skip
 
+MIXTRAL = dataclasses.replace(
+    MISTRAL,
+    model_type="mixtral",
+    architecture="MixtralForCausalLM",
+    attributes=(
+        *_with(
+            _LLAMA_ATTRIBUTES,
+            Attribute("max_position_embeddings", "seq_len", 131072),
+            Attribute("rms_norm_eps", "norm_eps", 1e-5),
+            Attribute("num_key_value_heads", "num_kv_heads", 8),
+        ),
+        Attribute("num_local_experts", "num_experts", 8),
+        Attribute("num_experts_per_tok", "experts_per_token", 2),
+    ),
+    always={**_LLAMA_ALWAYS, "mlp_pattern": ("experts",)},
+    rope_base=1e6,
+    tensors=(
+        *_AROUND, *_TWO_NORMS, *_separate_attention("layers.{i}.self_attn"),
+        *_linear("layers.{i}.block_sparse_moe.gate", "mlp/router"),
+        *_linear("layers.{i}.block_sparse_moe.experts.{e}.w1", "mlp/experts_gate"),
+        *_linear("layers.{i}.block_sparse_moe.experts.{e}.w3", "mlp/experts_up"),
+        *_linear("layers.{i}.block_sparse_moe.experts.{e}.w2", "mlp/experts_down"),
+    ),
+)  # fmt: skip
+
+
+def _group_limits(attributes: dict[str, Any]) -> dict[str, Any]:
+    """DeepSeek-V2's "greedy" looks into all groups."""
+    method = attributes.pop("topk_method", "greedy")
+    if method == "greedy":
+        return {**attributes, "n_group": 1, "topk_group": 1}
+    return {**attributes, "topk_method": method}
+
+
+DEEPSEEK2 = Family(
+    "deepseek_v2",
+    "DeepseekV2ForCausalLM",
+    "model.",
+    (
+        *_without(_LLAMA_ATTRIBUTES, "head_dim", "norm_eps"),
+        Attribute("q_lora_rank", "q_rank", 1536, lambda r: r or 0, lambda r: r or None),
+        Attribute("kv_lora_rank", "kv_rank", 512),
+        Attribute("qk_nope_head_dim", "head_dim", 128),
+        Attribute("qk_rope_head_dim", "rope_dim", 64),
+        Attribute("v_head_dim", "value_dim", 128),
+        Attribute("n_routed_experts", "num_experts", 64),
+        Attribute("n_shared_experts", "shared_experts", 2),
+        Attribute("num_experts_per_tok", "experts_per_token", REQUIRED),
+        Attribute("moe_intermediate_size", "expert_width", 1407),
+        Attribute("first_k_dense_replace", "dense_layers", 0),
+        Attribute("routed_scaling_factor", "router_scale", 1.0, float),
+        Attribute("n_group", "router_groups", 1, lambda n: n or 1),
+        Attribute("topk_group", "router_top_groups", 1, lambda n: n or 1),
+    ),
+    {
+        **_LLAMA_ALWAYS, "rope_layout": "interleaved", "mlp_pattern": ("experts",),
+        "router": "softmax", "norm_eps": 1e-6,
+    },
+    (
+        *_AROUND, *_TWO_NORMS,
+        *_linear("layers.{i}.self_attn.q_proj", "attention/query"),
+        *_linear("layers.{i}.self_attn.q_a_proj", "attention/query_down"),
+        *_linear("layers.{i}.self_attn.q_b_proj", "attention/query_up"),
+        Tensor("layers.{i}.self_attn.q_a_layernorm.weight", ("attention/query_norm_scale",),
+               False),
+        *_linear("layers.{i}.self_attn.kv_a_proj_with_mqa", "attention/kv_down"),
+        Tensor("layers.{i}.self_attn.kv_a_layernorm.weight", ("attention/kv_norm_scale",), False),
+        *_linear("layers.{i}.self_attn.kv_b_proj", "attention/kv_up"),
+        *_linear("layers.{i}.self_attn.o_proj", "attention/out", inputs=2),
+        *_GATED_MLP,
+        *_linear("layers.{i}.mlp.gate", "mlp/router"),
+        *(row for part in ("gate", "up", "down") for row in (
+            *_linear(f"layers.{{i}}.mlp.experts.{{e}}.{part}_proj", f"mlp/experts_{part}"),
+            *_linear(f"layers.{{i}}.mlp.shared_experts.{part}_proj", f"mlp/shared_{part}"),
+        )),
+    ),
+    only={
+        **_NO_BIASES, "pretraining_tp": 1, "norm_topk_prob": False, "scoring_func": "softmax",
+        "moe_layer_freq": 1, "topk_method": "group_limited_greedy",
+        "rms_norm_eps": 1e-6,  # the norms of its latents have it fixed
+    },
+    rope=True,
+    silent=("aux_loss_alpha", "ep_size", "seq_aux", "head_dim", "qk_head_dim"),
+    prepare=_group_limits,
+)  # fmt: skip
+MAMBA = Family(
+    "mamba",
+    "MambaForCausalLM",
+    "backbone.",
+    (
+        *_sizes(vocab_size="vocab_size", width="hidden_size", depth="num_hidden_layers"),
+        Attribute("layer_norm_epsilon", "norm_eps", 1e-5),
+        Attribute("tie_word_embeddings", "tied_head", True),
+        Attribute("state_size", "ssm_state", 16),
+        Attribute("expand", "ssm_expand", 2),
+        Attribute("conv_kernel", "ssm_conv", 4),
+        Attribute("time_step_rank", "ssm_rank", "auto", lambda r: 0 if r == "auto" else r,
+                  lambda r: r or "auto"),
+    ),
+    {
+        "norm": "rmsnorm", "positions": "none", "use_bias": False, "num_heads": 1,
+        "layer_pattern": ("ssm",), "mlp_pattern": ("none",), "seq_len": 2048,
+    },
+    (
+        Tensor("embeddings.weight", ("embed/tokens",), False),
+        *_norm("norm_f", "final_norm"),
+        *_norm("layers.{i}.norm", "ssm_norm"),
+        *_linear("layers.{i}.mixer.in_proj", "ssm/in"),
+        Tensor("layers.{i}.mixer.conv1d.weight", ("ssm/conv",), squeezed=True),
+        Tensor("layers.{i}.mixer.conv1d.bias", ("ssm/conv_bias",), False),
+        *_linear("layers.{i}.mixer.x_proj", "ssm/select"),
+        *_linear("layers.{i}.mixer.dt_proj", "ssm/step", bias=True),
+        Tensor("layers.{i}.mixer.A_log", ("ssm/state_log_scale",), False),
+        Tensor("layers.{i}.mixer.D", ("ssm/skip_scale",), False),
+        *_linear("layers.{i}.mixer.out_proj", "ssm/out"),
+    ),
+    only={"use_bias": False, "use_conv_bias": True, "hidden_act": "silu", "rms_norm": True},
+    layers="none",
+    unused=("num_heads", "num_kv_heads", "head_dim", "mlp", "mlp_width", "expert_width"),
+    silent=(
+        "d_inner", "d_model", "n_layer", "intermediate_size", "fused_add_norm", "ssm_cfg",
+        "pad_vocab_size_multiple", "residual_in_fp32", "rescale_prenorm_residual",
+        "time_step_scale", "time_step_min", "time_step_max", "time_step_init_scheme",
+        "time_step_floor", "use_mambapy", "use_associative_scan",
+    ),
+)  # fmt: skip
+
 FAMILIES: dict[str, Family] = {
     family.model_type: family
     for family in (
         GPT2, GPT1, LLAMA, MISTRAL, QWEN2, QWEN3, GRANITE, GEMMA2, PHI3, COHERE, NEOX, MPT,
+        MIXTRAL, DEEPSEEK2, MAMBA,
     )
 }  # fmt: skip

@@ -172,7 +172,12 @@ def _sources(
         yield (), family.prefix + row.name, row
         return
     for j, i in enumerate(_layers(config, path)):
-        yield (j,), family.prefix + row.name.replace("{i}", str(i)), row
+        name = family.prefix + row.name.replace("{i}", str(i))
+        if "{e}" not in name:
+            yield (j,), name, row
+            continue
+        for e in range(config.num_experts):
+            yield (j, e), name.replace("{e}", str(e)), row
 
 
 def _inner(config: ModelConfig, path: str) -> str:
@@ -202,6 +207,8 @@ def _split(
     array: np.ndarray, tensor: Tensor, shapes: list[tuple[int, ...]], name: str
 ) -> list[np.ndarray]:
     """Their tensor as our leaves."""
+    if tensor.squeezed and array.ndim == 3 and array.shape[1] == 1:
+        array = array[:, 0]
     rows = [int(np.prod(shape[: tensor.inputs], dtype=np.int64)) for shape in shapes]
     columns = [
         int(np.prod(shape, dtype=np.int64)) // row for shape, row in zip(shapes, rows, strict=True)
@@ -241,7 +248,8 @@ def _join(parts: list[np.ndarray], tensor: Tensor) -> np.ndarray:
             for part in parts
         ]  # fmt: skip
         matrix = np.concatenate(flat, axis=-1)
-    return np.ascontiguousarray(matrix.T) if tensor.transposed else matrix
+    matrix = np.ascontiguousarray(matrix.T) if tensor.transposed else matrix
+    return matrix[:, None] if tensor.squeezed else matrix
 
 
 def _wrong_shape(name: str, got: tuple[int, ...], wanted: tuple[int, ...]) -> UserError:

@@ -1,8 +1,12 @@
-"""Byte-level BPE with GPT-2's pre-tokenization, through the `tokenizers` library.
+"""BPE of bytes or of characters with GPT-2's pre-tokenization, through the `tokenizers` library.
 
 Radford et al., "Language Models are Unsupervised Multitask Learners", 2019: text is cut by GPT-2's
 regular expression, each piece is written as bytes, and the most frequent neighbours are merged.
 Every byte is in the vocabulary, so any text has ids and comes back from them unchanged.
+
+Sennrich et al., "Neural Machine Translation of Rare Words with Subword Units", 2016: the same over
+characters. Where they end each word with a mark, words begin with their space here, so that text
+comes back unchanged; a character that is not in the vocabulary becomes its bytes.
 """
 
 import json
@@ -18,6 +22,7 @@ END = "<|endoftext|>"
 # Names under which published tokenizers keep their end of a document, most specific first.
 ENDS = (END, "<|end_of_text|>", "</s>", "<eos>", "<|eos|>", "[EOS]")
 BATCH_BYTES = 1 << 22
+GPT2_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
 
 class BpeTokenizer:
@@ -84,6 +89,35 @@ def train(documents: Sequence[bytes], vocab_size: int) -> bytes:
     tokenizer.train_from_iterator((document.decode() for document in documents), trainer)
     tokenizer.add_special_tokens([END])
     return tokenizer.to_str().encode()
+
+
+def train_characters(documents: Sequence[bytes], vocab_size: int) -> bytes:
+    """The same over characters: 256 bytes to fall back on, the characters, and what is merged.
+
+    The most frequent characters that fit are taken.
+    """
+    check_vocab_size(vocab_size)
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE(byte_fallback=True))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(GPT2_PATTERN), behavior="isolated")
+    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size - 1,
+        show_progress=False,
+        limit_alphabet=vocab_size - 1 - BYTES,
+        special_tokens=[f"<0x{byte:02X}>" for byte in range(BYTES)],
+    )
+    tokenizer.train_from_iterator((document.decode() for document in documents), trainer)
+    # The bytes are ordinary entries. No text merges into their names, which the pattern cuts apart.
+    content = json.loads(tokenizer.to_str()) | {"added_tokens": []}
+    tokenizer = Tokenizer.from_str(json.dumps(content))
+    tokenizer.add_special_tokens([END])
+    return tokenizer.to_str().encode()
+
+
+LEVELS = {"bytes": train, "characters": train_characters}
+"""By `data.bpe_level`."""
 
 
 def check_vocab_size(vocab_size: int) -> None:

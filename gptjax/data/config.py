@@ -40,6 +40,11 @@ class DataConfig:
         "a tokenizer.json (bpe), .model file (sentencepiece) or ranks (tiktoken) to load; empty = "
         "train one",
     )
+    bpe_level: str = setting(
+        "bytes",
+        "bpe: what is merged: bytes (GPT-2), or characters, rare ones as bytes (Sennrich 2016)",
+        choices=("bytes", "characters"),
+    )
     tiktoken_pattern: str = setting(
         "cl100k", "tiktoken: how text is cut before merging", choices=("gpt2", "cl100k")
     )
@@ -54,6 +59,11 @@ class DataConfig:
     )
     heldout_fraction: float = setting(
         0.025, "share of documents held out, by hash of their content", above=0, below=1
+    )
+    normalize: bool = setting(
+        False,
+        "split English contractions and drop characters that are no letters, numbers, punctuation, "
+        "symbols or separators, before anything else",
     )
     deduplicate: bool = setting(True, "drop documents with the same bytes as an earlier one")
     mask_end_of_document: bool = setting(True, "leave the end-of-document targets out of the loss")

@@ -12,6 +12,7 @@ import numpy as np
 from gptjax.data import cache, files, stdlib, tfds_source, tokenizers, zipf_facts
 from gptjax.data.config import SOURCES, DataConfig
 from gptjax.data.documents import Source, split
+from gptjax.data.normalizer import normalize
 from gptjax.data.store import TokenWriter, content, open_tokens
 from gptjax.data.tokenizers import Tokenizer
 from gptjax.errors import UserError, nearest
@@ -102,6 +103,11 @@ def load(config: DataConfig, *, seq_len: int) -> Corpus:
 
 def _generated(config: DataConfig, seq_len: int) -> _Recipe:
     zipf_facts.check(config, seq_len)
+    if config.normalize:
+        raise UserError(
+            "data.normalize=True is for text, and data.source='zipf-facts' has none; set "
+            "data.normalize=false"
+        )
     tokenizer = zipf_facts.SymbolTokenizer(config.zipf_base, config.zipf_values)
 
     return _Recipe(
@@ -125,6 +131,7 @@ def _from_text(config: DataConfig) -> _Recipe:
             "tokenizer": tokenizer,
             "heldout_fraction": config.heldout_fraction,
             "deduplicate": config.deduplicate,
+            **({"normalize": True} if config.normalize else {}),
         },
         build=build,
         reopen=lambda folder: tokenizers.reopen(
@@ -151,8 +158,11 @@ def _source(config: DataConfig) -> Source:
 
 def _tokenize(config: DataConfig, source: Source, folder: Path) -> dict[str, Any]:
     """Write the tokens of both sides into `folder`; returns the metadata."""
+    documents = source.read()
+    if config.normalize:
+        documents = (normalize(document.decode()).encode() for document in documents)
     parts = split(
-        source.read(),
+        documents,
         source.field,
         heldout_fraction=config.heldout_fraction,
         deduplicate=config.deduplicate,

@@ -9,12 +9,12 @@ import binascii
 import itertools
 from collections.abc import Mapping
 
-from gptjax.data.bpe import END, BpeTokenizer
+from gptjax.data.bpe import END, GPT2_PATTERN, BpeTokenizer
 from gptjax.errors import UserError
 
 # How text is cut before merging: Radford et al. (2019), and the published patterns of `tiktoken`.
 PATTERNS = {
-    "gpt2": r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+    "gpt2": GPT2_PATTERN,
     "cl100k": (
         r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
         r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"

@@ -83,10 +83,12 @@ def stamp(config: DataConfig) -> dict[str, Any]:
         )
     if kind == "bpe":
         bpe.check_vocab_size(config.vocab_size)
+        level = {} if config.bpe_level == "bytes" else {"level": config.bpe_level}
         return {
             "kind": kind,
             "vocab_size": config.vocab_size,
             "bytes": config.tokenizer_bytes,
+            **level,
         }
     if kind == "sentencepiece":
         return {
@@ -106,7 +108,8 @@ def make(config: DataConfig, documents: Sequence[bytes], folder: Path) -> Tokeni
     if config.tokenizer_path:
         content = _content(config.tokenizer_path)
     elif kind == "bpe":
-        content = bpe.train(_first(documents, config.tokenizer_bytes), config.vocab_size)
+        train = bpe.LEVELS[config.bpe_level]
+        content = train(_first(documents, config.tokenizer_bytes), config.vocab_size)
     else:
         content = sentence_piece.train(
             _first(documents, config.tokenizer_bytes),

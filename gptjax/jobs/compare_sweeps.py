@@ -1,11 +1,11 @@
 """job=compare_sweeps: the same sweep with other settings, a law for each, and the laws compared."""
 
 import dataclasses
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 
 from gptjax import build, scaling
@@ -72,11 +72,11 @@ def comparison(laws: Mapping[str, Fit], setup: Setup) -> dict[str, Any]:
     """The content of comparison.json: plain types only."""
     budgets = sorted(set(setup.sweep.budgets))
     beyond = budgets[-1] * setup.fit.extrapolate
-    line = [float(x) for x in _line(budgets[0], beyond)]
+    line = np.geomspace(budgets[0], beyond, LINE_POINTS)
     reference = next(iter(laws))
     found: dict[str, Any] = {}
     for label, law in laws.items():
-        value, low, high = frontier(law, line)  # type: ignore[arg-type]
+        value, low, high = frontier(law, line)
         found[label] = {
             "runs": len(law.runs),
             "equation": law.form.equation,
@@ -102,10 +102,5 @@ def comparison(laws: Mapping[str, Fit], setup: Setup) -> dict[str, Any]:
 def seconds_of(folder: Path) -> float:
     """Worker seconds of a sweep, its tuning included."""
     files = [*folder.glob("timing/*.json"), *folder.glob("tune/*/timing/*.json")]
-    return sum(json.loads(path.read_text())["seconds"] for path in files)
+    return sum(read_json(path)["seconds"] for path in files)
 
-
-def _line(low: float, high: float) -> Sequence[float]:
-    import numpy as np
-
-    return np.geomspace(low, high, LINE_POINTS).tolist()

@@ -57,7 +57,9 @@ _LLAMA = {  # name: (depth, width, num_heads, num_kv_heads, mlp_width, vocab, co
     "llama3-8b": (32, 4096, 32, 8, 14336, 128256, 8192, 5e5, 1e-5),
     "llama3-70b": (80, 8192, 64, 8, 28672, 128256, 8192, 5e5, 1e-5),
 }
-# Llama 3.1 and 3.2: the same with frequencies stretched from 8,192 to 131,072 positions.
+# Llama 3.1 and 3.2 (the text parts of 3.2 11B and 90B Vision are those of 3.1 8B and 70B, whose
+# weights their adapters left as they were; section 7.2 of the paper): the same with
+# frequencies stretched from 8,192 to 131,072 positions.
 _LLAMA31_COMMON = dataclasses.replace(
     _LLAMA_COMMON, vocab_size=128256, seq_len=131072, rope_base=5e5, rope_scaling="llama3",
     rope_trained_len=8192, rope_slow=1.0, rope_fast=4.0,
@@ -66,6 +68,8 @@ _LLAMA31 = {  # name: (depth, width, num_heads, num_kv_heads, mlp_width, rope_fa
     "llama3.1-8b": (32, 4096, 32, 8, 14336, 8.0, False),
     "llama3.1-70b": (80, 8192, 64, 8, 28672, 8.0, False),
     "llama3.1-405b": (126, 16384, 128, 8, 53248, 8.0, False),
+    "llama3.2-11b-text": (32, 4096, 32, 8, 14336, 8.0, False),
+    "llama3.2-90b-text": (80, 8192, 64, 8, 28672, 8.0, False),
     "llama3.2-1b": (16, 2048, 32, 8, 8192, 32.0, True),
     "llama3.2-3b": (28, 3072, 24, 8, 8192, 32.0, True),
 }

@@ -10,8 +10,9 @@ import jax
 import numpy as np
 import pytest
 
-from gptjax import convert
+from gptjax import convert, models
 from gptjax.convert import safetensors
+from gptjax.convert.attributes import canonical, read_attributes
 from gptjax.errors import UserError
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -37,6 +38,40 @@ def test_round_trip_is_bit_exact(name, tmp_path):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
     got = tiny.logits(read, weights, tiny.tokens())
     np.testing.assert_array_equal(got, tiny.logits(config, params, tiny.tokens()))
+
+
+DEEPSEEK25 = {  # as published, without what is not the network's
+    "model_type": "deepseek_v2", "aux_loss_alpha": 0.001, "ep_size": 1, "first_k_dense_replace": 1,
+    "hidden_act": "silu", "hidden_size": 5120, "intermediate_size": 12288, "kv_lora_rank": 512,
+    "max_position_embeddings": 163840, "moe_intermediate_size": 1536, "moe_layer_freq": 1,
+    "n_group": 8, "n_routed_experts": 160, "n_shared_experts": 2, "norm_topk_prob": False,
+    "num_attention_heads": 128, "num_experts_per_tok": 6, "num_hidden_layers": 60,
+    "num_key_value_heads": 128, "pretraining_tp": 1, "q_lora_rank": 1536, "qk_nope_head_dim": 128,
+    "qk_rope_head_dim": 64, "rms_norm_eps": 1e-06, "rope_scaling": {"beta_fast": 32,
+    "beta_slow": 1, "factor": 40, "mscale": 1.0, "mscale_all_dim": 1.0,
+    "original_max_position_embeddings": 4096, "type": "yarn"}, "rope_theta": 10000,
+    "routed_scaling_factor": 16.0, "scoring_func": "softmax", "seq_aux": True,
+    "tie_word_embeddings": False, "topk_group": 3, "topk_method": "group_limited_greedy",
+    "v_head_dim": 128, "vocab_size": 102400,
+}  # fmt: skip
+
+
+def test_the_published_deepseek_is_its_preset():
+    _, read = read_attributes(DEEPSEEK25)
+    training = {"balance_loss": 0.0, "balance_over": "batch"}
+    preset = dataclasses.replace(models.preset("deepseek-v2.5"), preset="", **training)
+    assert read == canonical(preset)
+    greedy = {"topk_method": "greedy", "n_group": None, "topk_group": None}
+    _, read = read_attributes({**DEEPSEEK25, **greedy})
+    assert (read.router_groups, read.router_top_groups) == (1, 1)
+    for changes, sentence in (
+        ({"scoring_func": "sigmoid"}, "scoring_func='sigmoid'"),
+        ({"norm_topk_prob": True}, "norm_topk_prob=True"),
+        ({"topk_method": "noaux_tc"}, "topk_method='noaux_tc'"),
+        ({"rms_norm_eps": 1e-5}, "rms_norm_eps=1e-05"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            read_attributes({**DEEPSEEK25, **changes})
 
 
 def test_shards_and_bfloat16(tmp_path):
@@ -94,6 +129,7 @@ def folder(tmp_path):
     ("changes", "sentence"),
     [
         ({"model_type": "lama"}, "model_type='lama', which gptjax does not read; did you mean"),
+        ({"model_type": "phi3small"}, "convert Phi-3-mini or -medium"),
         ({"hidden_size": None, "new_trick": 3}, "new_trick=3, which is not known"),
         ({"attention_bias": True}, "attention_bias=True, and gptjax builds"),
         ({"hidden_act": "mish"}, "hidden_act='mish', which is not built"),

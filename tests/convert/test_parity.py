@@ -97,6 +97,20 @@ WRONG = [
     ("gpt_neox", {"rope_fraction": 1.0}),
     ("gpt_neox", {"block": "sequential"}),
     ("mpt", {"positions": "none"}),
+    ("mixtral", {"router": "softmax"}),
+    ("mixtral", {"experts_per_token": 1}),
+    ("mixtral", {"window": 5}),
+    ("deepseek2", {"router": "renormalised"}),
+    ("deepseek2", {"router_scale": 1.0}),
+    ("deepseek2", {"router_groups": 1, "router_top_groups": 1}),
+    ("deepseek2", {"router_top_groups": 3}),
+    ("deepseek2", {"rope_layout": "half"}),
+    ("deepseek2", {"rope_mscale_all_dim": 0.0}),
+    ("deepseek2", {"norm_eps": 1e-3}),
+    ("deepseek2-lite", {"experts_per_token": 3}),
+    ("deepseek2-lite", {"attention_scale": 6**-0.5}),
+    ("mamba", {"norm_eps": 1e-2}),
+    ("mamba", {"norm": "layernorm"}),
 ]
 
 
@@ -118,19 +132,15 @@ def test_swapped_matrices_are_seen(one, two):
     assert tiny.error(tiny.logits(config, swapped, tiny.tokens()), right) > 1e-2
 
 
-DENSE = [name for name in models.PRESETS if len(models.preset(name).stacks) == 1
-         and {layer.structure for layer in models.preset(name).layers_of_depth}
-         == {"attention_dense"}]  # fmt: skip
-
-
-@pytest.mark.parametrize("name", DENSE)
+@pytest.mark.parametrize("name", models.PRESETS)
 def test_presets_are_the_models_of_transformers(name):
     """The preset's config.json makes a model of as many parameters there, and reads back."""
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     config = models.preset(name)
     attributes = write_attributes(convert.family_of(config), config)
-    resolved = canonical(dataclasses.replace(config, preset=""))
+    training = {"balance_loss": 0.0, "balance_over": "batch"}  # no part of a config.json
+    resolved = canonical(dataclasses.replace(config, preset="", **training))
     assert read_attributes(attributes)[1] == resolved
     wanted = transformers.AutoConfig.for_model(**attributes)
     with torch.device("meta"):

@@ -91,6 +91,32 @@ MODELS = {
         gpt2(width=24, positions="rotary", rope_fraction=0.5, block="parallel", mlp="gelu",
              mlp_width=20, tied_head=False),
     ),
+    "mixtral": (
+        "mixtral",
+        llama(mlp_pattern=("experts",), num_experts=4, experts_per_token=2,
+              layer_pattern=("local",), window=4),
+    ),
+    "deepseek2": (
+        "deepseek_v2",
+        llama(depth=3, num_kv_heads=4, head_dim=6, kv_rank=6, q_rank=9, rope_dim=8, value_dim=5,
+              rope_layout="interleaved", mlp_pattern=("experts",), dense_layers=1, num_experts=8,
+              experts_per_token=3, expert_width=8, shared_experts=2, router="softmax",
+              router_scale=2.5, router_groups=4, router_top_groups=2, rope_scaling="yarn",
+              rope_fast=2.0, rope_slow=0.05, rope_factor=4.0, rope_trained_len=5,
+              rope_mscale=0.7, rope_mscale_all_dim=0.4),
+    ),
+    "deepseek2-lite": (
+        "deepseek_v2",
+        llama(num_kv_heads=4, head_dim=6, kv_rank=6, rope_dim=4, value_dim=5,
+              rope_layout="interleaved", mlp_pattern=("experts",), dense_layers=1, num_experts=4,
+              experts_per_token=2, expert_width=8, shared_experts=1, router="softmax"),
+    ),
+    "mamba": (
+        "mamba",
+        gpt2(depth=3, norm="rmsnorm", positions="none", use_bias=False,
+             layer_pattern=("ssm",), mlp_pattern=("none",), ssm_state=5, ssm_conv=3, ssm_rank=2,
+             num_heads=1),
+    ),
     "mpt": ("mpt", gpt2(positions="alibi", mlp="gelu", use_bias=False)),
 }  # fmt: skip
 

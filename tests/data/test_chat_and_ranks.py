@@ -112,6 +112,42 @@ def test_chats_are_written_as_their_families_write_them(form):
     assert ours.decode(end).startswith(b"It isn't.<|e" if form != "chatml" else b"It isn't.<|i")
 
 
+TEMPLATES = {  # of the published Phi-3-mini, ChatML as Qwen2.5 has it without tools, and Llama 3
+    "roles": "{% for m in messages %}{% if m['role'] == 'system' %}{{'<|system|>\n' + m['content'] "
+    "+ '<|end|>\n'}}{% elif m['role'] == 'user' %}{{'<|user|>\n' + m['content'] + '<|end|>\n'}}"
+    "{% elif m['role'] == 'assistant' %}{{'<|assistant|>\n' + m['content'] + '<|end|>\n'}}"
+    "{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}",
+    "chatml": "{% for m in messages %}{{'<|im_start|>' + m['role'] + '\n' + m['content'] "
+    "+ '<|im_end|>' + '\n'}}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}",
+    "llama3": "{% for m in messages %}{% set content = '<|start_header_id|>' + m['role'] + "
+    "'<|end_header_id|>\n\n' + m['content'] | trim + '<|eot_id|>' %}{% if loop.index0 == 0 %}"
+    "{% set content = '<|begin_of_text|>' + content %}{% endif %}{{ content }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}"
+    "{% endif %}",
+}
+
+
+@pytest.mark.parametrize("prompt", [False, True])
+@pytest.mark.parametrize("form", chat.FORMATS)
+def test_chats_equal_the_templates_of_transformers(form, prompt):
+    transformers = pytest.importorskip("transformers")
+    library, _, _ = trained(SPECIAL)
+    theirs = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=library, chat_template=TEMPLATES[form]
+    )
+    content = library.to_str().encode()
+    messages = [*CHAT, {"role": "user", "content": "  And\nthen? "}]
+    text = theirs.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
+    ours = bpe.read(content, "here")
+    got = chat.encode_chat(ours, messages, form, prompt=prompt)
+    assert ours.decode(got.ids) == text.encode()
+    special = set(ours.special.values())
+    wanted = theirs(text, add_special_tokens=False)["input_ids"]
+    # Plain text between special tokens is cut where a message begins, so ids may differ there.
+    assert [i for i in got.ids.tolist() if i in special] == [i for i in wanted if i in special]
+
+
 @pytest.mark.parametrize("form", chat.FORMATS)
 def test_no_message_can_write_a_special_token(form):
     library, _, _ = trained(SPECIAL)

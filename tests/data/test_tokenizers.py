@@ -2,6 +2,8 @@
 
 import functools
 import io
+import itertools
+import json
 import random
 
 import numpy as np
@@ -18,7 +20,8 @@ TRAINING = [
 ] * 8
 # Every name that a special piece has or might have, and what normalizers and markers would change.
 FORGERIES = (
-    "<|endoftext|> </s> <s> <unk> <pad> <0x0A> <eos> [EOS] <|end_of_text|> ▁ ▁▁ ▅ ⁇ Ġ Ċ Ġthe "
+    "<|endoftext|> </s> <s> <unk> <pad> <0x0A> <0x41> <0x41>b <eos> [EOS] <|end_of_text|> "
+    "▁ ▁▁ ▅ ⁇ Ġ Ċ Ġthe "
     "ﬁ Å Å é é ﷺ  \u3000\u200b\ufeff\u00a0\x00\x01\x7f\x80 \r\n\r\n\n  \t x  "
 )
 
@@ -27,11 +30,14 @@ FORGERIES = (
 def trained(kind):
     if kind == "bpe":
         return bpe.read(bpe.train(TRAINING, 330), "here")
+    if kind == "bpe-characters":
+        # A byte's name, often: no merge may cross the pattern's cuts and make it one piece.
+        return bpe.read(bpe.train_characters([*TRAINING, b"<0x41><0x41>b " * 90], 400), "here")
     model = sentence_piece.train(TRAINING, 400, kind.removeprefix("sentencepiece-"))
     return sentence_piece.read(model, "here")
 
 
-KINDS = ["bytes", "bpe", "sentencepiece-bpe", "sentencepiece-unigram"]
+KINDS = ["bytes", "bpe", "bpe-characters", "sentencepiece-bpe", "sentencepiece-unigram"]
 
 
 def make(kind):
@@ -102,6 +108,50 @@ def test_first_merges_by_hand():
     assert len(ids) == 1
     (ids,) = tokenizer.encode([b"aac"])
     assert len(ids) == 2
+
+
+def merges_by_algorithm_1(counts, number):
+    """Sennrich et al. 2016, algorithm 1, over words with their counts; ties by the first seen."""
+    words, merges = {tuple(word): count for word, count in counts.items()}, []
+    for _ in range(number):
+        pairs = {}
+        for word, count in words.items():
+            for pair in itertools.pairwise(word):
+                pairs[pair] = pairs.get(pair, 0) + count
+        best = max(pairs, key=pairs.__getitem__)
+        assert sorted(pairs.values())[-2:].count(pairs[best]) == 1, "a tie decides nothing"
+        merges.append(best)
+        joined = {}
+        for word, count in words.items():
+            parts, i = [], 0
+            while i < len(word):
+                two = word[i : i + 2] == best
+                parts.append("".join(best) if two else word[i])
+                i += 1 + two
+            joined[tuple(parts)] = count
+        words = joined
+    return merges
+
+
+def test_character_merges_are_those_of_the_papers_algorithm():
+    """Words with their space in front, counted so that no tie decides."""
+    counts = {" ab": 101, " abc": 57, " b": 38, " ca": 23, " cab": 11, " é": 71}
+    text = "".join(word * count for word, count in counts.items())
+    content = json.loads(bpe.train_characters([text.encode()], 256 + 5 + 8 + 1))
+    wanted = merges_by_algorithm_1(counts, 8)
+    assert [tuple(pair) for pair in content["model"]["merges"]] == wanted
+    tokenizer = bpe.read(json.dumps(content).encode(), "here")
+    (ids,) = tokenizer.encode([" cab é".encode()])
+    assert len(ids) == 2 and tokenizer.vocab_size == 270
+    (ids,) = tokenizer.encode(["東".encode()])  # a character that it never saw
+    assert ids.tolist() == list("東".encode())
+
+
+def test_rare_characters_are_left_to_their_bytes():
+    tokenizer = bpe.read(bpe.train_characters(["aaaa bbb éé 東".encode()], 260), "here")
+    assert tokenizer.vocab_size <= 260
+    (ids,) = tokenizer.encode(["aé東".encode()])
+    assert len(ids) == 1 + 2 + 3 and tokenizer.decode(ids) == "aé東".encode()
 
 
 def test_bpe_pieces_do_not_cross_gpt2s_boundaries():

@@ -32,6 +32,7 @@ TINY = {
 TRAINED = {
     "a": {
         "data.source": "jsonl", "data.tokenizer": "bpe", "data.vocab_size": 300,
+        "data.bpe_level": "bytes", "data.normalize": True,
         "model.norm": "layernorm", "model.norm_place": "post", "model.positions": "learned",
         "model.mlp": "gelu", "model.use_bias": True, "model.tied_head": False,
         "model.layers": "unroll", "optim.schedule": "wsd", "train.tensorboard": True,
@@ -160,6 +161,10 @@ PLANNED = {
     "other ranks": {
         "data.source": "text", "data.heldout_fraction": 0.2, "model.seq_len": 16,
         "data.tokenizer": "tiktoken", "data.tiktoken_pattern": "cl100k",
+    },
+    "characters": {
+        "data.source": "text", "data.heldout_fraction": 0.2, "model.seq_len": 16,
+        "data.tokenizer": "bpe", "data.bpe_level": "characters", "data.vocab_size": 400,
     },
     "step_law": {"sweep.rule": "step_law", "data.source": "zipf_facts", "model.seq_len": 64},
 }  # fmt: skip
