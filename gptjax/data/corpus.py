@@ -158,11 +158,11 @@ def _source(config: DataConfig) -> Source:
 
 def _tokenize(config: DataConfig, source: Source, folder: Path) -> dict[str, Any]:
     """Write the tokens of both sides into `folder`; returns the metadata."""
-    documents = source.read()
+    texts = source.read()
     if config.normalize:
-        documents = (normalize(document.decode()).encode() for document in documents)
+        texts = (normalize(text.decode()).encode() for text in texts)
     parts = split(
-        documents,
+        texts,
         source.field,
         heldout_fraction=config.heldout_fraction,
         deduplicate=config.deduplicate,
