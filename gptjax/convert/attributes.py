@@ -143,6 +143,8 @@ def _is_plain_scale(config: ModelConfig) -> bool:
 
 _RESOLVED: dict[str, Callable[[ModelConfig], Any]] = {
     "attention_scale": lambda config: config.attention_scale or config.head_width**-0.5,
+    "value_dim": lambda config: config.value_width,
+    "expert_width": lambda config: config.expert_hidden_width,
 }
 
 
@@ -192,10 +194,11 @@ def _same(given: Any, wanted: Any) -> bool:
 
 def _check_expressible(family: Family, config: ModelConfig) -> None:
     """Whether every field is in the table or has the family's value."""
-    for kind in sorted(set(config.layer_pattern) - set(_KINDS.values())):
+    known = {*_KINDS.values(), *family.always.get("layer_pattern", ())}
+    for kind in sorted(set(config.layer_pattern) - known):
         raise UserError(
-            f"model.layer_pattern={config.layer_pattern} cannot be written: no family has {kind} "
-            f"layers; {nearest(kind, _KINDS.values())}"
+            f"model.layer_pattern={config.layer_pattern} cannot be written as model_type="
+            f"{family.model_type}, which has no {kind} layers; {nearest(kind, known)}"
         )
     free = {row.ours for row in family.attributes} | NOT_THE_FUNCTION
     free |= ROPE_FIELDS if family.rope else set()

@@ -131,5 +131,5 @@ def test_bytes_of_the_cache():
 
 def test_no_family_is_written_with_them():
     for kind in ("strided", "performer", "ssm"):
-        with pytest.raises(UserError, match=f"no family has {kind} layers"):
+        with pytest.raises(UserError, match=f"no {kind} layers"):
             attributes.write_attributes(attributes.FAMILIES["llama"], of_kind(kind))
