@@ -84,10 +84,13 @@ def _spec(setup: Setup) -> RunSpec:
 
 
 def _scanned(spec: RunSpec) -> RunSpec:
-    """With layers=auto as it is on an accelerator, whatever compiles it."""
-    if spec.model.layers != "auto":
-        return spec
-    return dataclasses.replace(spec, model=dataclasses.replace(spec.model, layers="scan"))
+    """With layers=auto and ssm_scan=auto as on an accelerator, whatever compiles it."""
+    model = spec.model
+    if model.layers == "auto":
+        model = dataclasses.replace(model, layers="scan")
+    if model.ssm_scan == "auto":
+        model = dataclasses.replace(model, ssm_scan="associative")
+    return dataclasses.replace(spec, model=model)
 
 
 def topology_devices(target: Target) -> Sequence[Any]:
