@@ -5,6 +5,7 @@ and then by position, cut into `n` chunks of `c`, and each chunk looks at itself
 `R` are independent rounds of hashing; `S` are the 2c keys of a chunk.
 """
 
+import dataclasses
 import functools
 
 import jax
@@ -68,66 +69,76 @@ def lsh_attention(
       chunk: tokens of a chunk.
       segment_ids_BT: where given, a query sees only keys of its own segment.
     """
-    B, T, N, _ = q_BTNH.shape
-    R, U = rotations_NHRh.shape[2], v_BTNU.shape[-1]
-    n = -(-T // chunk)
-    pad = ((0, 0), (0, 0), (0, n * chunk - T))
-    q_BNTH = jnp.pad(jnp.swapaxes(q_BTNH, 1, 2), (*pad, (0, 0)))
-    v_BNTU = jnp.pad(jnp.swapaxes(v_BTNU, 1, 2), (*pad, (0, 0)))
+    T, n = q_BTNH.shape[1], -(-q_BTNH.shape[1] // chunk)
+    pad = ((0, 0), (0, n * chunk - T))
+    q_BNTH, v_BNTU = (
+        jnp.swapaxes(jnp.pad(x, (*pad, (0, 0), (0, 0))), 1, 2) for x in (q_BTNH, v_BTNU)
+    )
     buckets_BNRT = _buckets(q_BTNH, rotations_NHRh, factors)
-    buckets_BNRT = jnp.pad(buckets_BNRT, (*pad[:2], (0, 0), pad[2]), constant_values=2**30)
+    buckets_BNRT = jnp.pad(buckets_BNRT, ((0, 0), (0, 0), *pad), constant_values=2**30)
     order_BNRT = jnp.argsort(buckets_BNRT, axis=-1, stable=True)
     rank_BNRT = jnp.argsort(order_BNRT, axis=-1)
-
-    def in_order(x_BNT: jax.Array) -> jax.Array:
-        """One number a token, by chunks of every round: [B, N, R, n, c]."""
-        x_BNRT = jnp.broadcast_to(x_BNT[:, :, None], order_BNRT.shape)
-        return jnp.take_along_axis(x_BNRT, order_BNRT, axis=3).reshape(B, N, R, n, chunk)
-
-    def vectors_in_order(x_BNTH: jax.Array) -> jax.Array:
-        x_BNRTH = jnp.take_along_axis(x_BNTH[:, :, None], order_BNRT[..., None], axis=3)
-        return x_BNRTH.reshape(B, N, R, n, chunk, -1)
-
-    def keys_of(x: jax.Array) -> jax.Array:
-        """Those of the chunk before and its own."""
-        return x if n == 1 else jnp.concatenate([jnp.roll(x, 1, axis=3), x], axis=4)
+    chunks = _Chunks(order_BNRT, chunk)
 
     def shown(round_: int) -> jax.Array:
-        """Whether that round shows the pair to each other, by chunks of every round."""
-        rank, bucket = in_order(rank_BNRT[:, :, round_]), in_order(buckets_BNRT[:, :, round_])
-        i, j = rank[..., None], keys_of(rank)[..., None, :]
+        """Whether that round shows the pairs of every round's chunks to each other."""
+        rank = chunks.pairs(rank_BNRT[:, :, round_])
         if published:
-            before = (i // chunk - j // chunk) % n
-            return before <= min(1, n - 1)
-        same = bucket[..., None] == keys_of(bucket)[..., None, :]
-        return same & (i >= j) & (i - j <= chunk)
+            return (rank[0] // chunk - rank[1] // chunk) % n <= min(1, n - 1)
+        i, j = chunks.pairs(buckets_BNRT[:, :, round_])
+        return (i == j) & (rank[0] >= rank[1]) & (rank[0] - rank[1] <= chunk)
 
-    tokens = in_order(jnp.broadcast_to(jnp.arange(n * chunk), (B, N, n * chunk)))
-    i, j = tokens[..., None], keys_of(tokens)[..., None, :]
-    each = [shown(round_) for round_ in range(R)]
+    each = [shown(round_) for round_ in range(order_BNRT.shape[2])]
     times = sum(one.astype(jnp.float32) for one in each)
-    here = jnp.stack([each[round_][:, :, round_] for round_ in range(R)], axis=2) & (j <= i)
+    i, j = chunks.pairs(jnp.broadcast_to(jnp.arange(n * chunk), q_BNTH.shape[:3]))
+    here = jnp.stack([one[:, :, round_] for round_, one in enumerate(each)], axis=2) & (j <= i)
     if segment_ids_BT is not None:
-        ids_BT = jnp.pad(segment_ids_BT, (pad[0], pad[2]))
-        ids = in_order(jnp.broadcast_to(ids_BT[:, None], (B, N, n * chunk)))
-        here = here & (ids[..., None] == keys_of(ids)[..., None, :])
-    q_BNRncH = vectors_in_order(q_BNTH)
-    k_BNRnSH = keys_of(_direction(q_BNRncH))
-    scores = jnp.einsum(
-        "bnrxch,bnrxsh->bnrxcs", q_BNRncH, k_BNRnSH, preferred_element_type=jnp.float32
-    )
+        ids_BNT = jnp.broadcast_to(jnp.pad(segment_ids_BT, pad)[:, None], q_BNTH.shape[:3])
+        one, two = chunks.pairs(ids_BNT)
+        here = here & (one == two)
+    q_BNRncH = chunks.vectors(q_BNTH)
+    k_BNRnSH = chunks.with_previous(_direction(q_BNRncH))
+    v_BNRnSU = chunks.with_previous(chunks.vectors(v_BNTU))
+    scores = _dot("bnrxch,bnrxsh->bnrxcs", q_BNRncH, k_BNRnSH)
     scores = jnp.where(i == j, SELF, scores - jnp.log(jnp.maximum(times, 1.0)))
     scores = jnp.where(here, scores, MASKED)
     weight = jax.nn.logsumexp(scores, axis=-1, keepdims=True)
-    e = jnp.exp(scores - weight).astype(v_BNTU.dtype)
-    o = jnp.einsum(
-        "bnrxcs,bnrxsu->bnrxcu", e, keys_of(vectors_in_order(v_BNTU)),
-        preferred_element_type=jnp.float32,
-    ).reshape(B, N, R, n * chunk, U)  # fmt: skip
-    weight = weight.reshape(B, N, R, n * chunk, 1)
-    o, weight = (jnp.take_along_axis(x, rank_BNRT[..., None], axis=3) for x in (o, weight))
-    o_BNTU = jnp.sum(o * jax.nn.softmax(weight, axis=2), axis=2)[:, :, :T]
-    return jnp.swapaxes(o_BNTU, 1, 2).astype(q_BTNH.dtype)
+    e = jnp.exp(scores - weight).astype(v_BTNU.dtype)
+    o_BNRTU, weight_BNRT1 = (
+        jnp.take_along_axis(x.reshape(*rank_BNRT.shape, -1), rank_BNRT[..., None], axis=3)
+        for x in (_dot("bnrxcs,bnrxsu->bnrxcu", e, v_BNRnSU), weight)
+    )
+    o_BNTU = jnp.sum(o_BNRTU * jax.nn.softmax(weight_BNRT1, axis=2), axis=2)
+    return jnp.swapaxes(o_BNTU[:, :, :T], 1, 2).astype(q_BTNH.dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Chunks:
+    """The text in the order of every round's buckets, cut into chunks.
+
+    Attributes:
+      order_BNRT: the token that stands in each place.
+      chunk: tokens of a chunk, of which T is a multiple.
+    """
+
+    order_BNRT: jax.Array
+    chunk: int
+
+    def vectors(self, x_BNTH: jax.Array) -> jax.Array:
+        """[B, N, R, n, c, H]."""
+        x_BNRTH = jnp.take_along_axis(x_BNTH[:, :, None], self.order_BNRT[..., None], axis=3)
+        return x_BNRTH.reshape(*self.order_BNRT.shape[:3], -1, self.chunk, x_BNTH.shape[-1])
+
+    def with_previous(self, x: jax.Array) -> jax.Array:
+        """[B, N, R, n, S, ...]: the chunk before, that of the first being the last, and its own."""
+        if x.shape[3] == 1:
+            return x
+        return jnp.concatenate([jnp.roll(x, 1, axis=3), x], axis=4)
+
+    def pairs(self, x_BNT: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """A number of every token, as queries [B, N, R, n, c, 1] and as keys [B, N, R, n, 1, S]."""
+        x_BNRnc1 = self.vectors(x_BNT[..., None])
+        return x_BNRnc1, jnp.swapaxes(self.with_previous(x_BNRnc1), 4, 5)
 
 
 def _buckets(q_BTNH: jax.Array, rotations_NHRh: jax.Array, factors: tuple[int, ...]) -> jax.Array:
@@ -148,6 +159,10 @@ def _direction(q: jax.Array) -> jax.Array:
     H = q.shape[-1]
     norm = jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + 1e-6) / np.sqrt(H)
     return (x * norm).astype(q.dtype)
+
+
+def _dot(equation: str, x: jax.Array, y: jax.Array) -> jax.Array:
+    return jnp.einsum(equation, x, y, preferred_element_type=jnp.float32)
 
 
 def _even(number: int) -> int:
