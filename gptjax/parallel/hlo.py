@@ -82,7 +82,11 @@ def collectives(text: str, mesh: Mapping[str, int]) -> list[Collective]:
                 devices = _group(line)
                 size = _bytes(match[1], started=bool(match[3]))
                 axes = _axes(devices, mesh)
-                found.append(Collective(match[2], axes, len(devices), size, times[name]))
+                kind = match[2]
+                if name.startswith("all-reduce-scatter"):
+                    # A TPU's reduce-scatter: an all-reduce fused with the slice of its result.
+                    kind, size = "reduce-scatter", size // len(devices)
+                found.append(Collective(kind, axes, len(devices), size, times[name]))
     return [one for one in found if one.group > 1]
 
 

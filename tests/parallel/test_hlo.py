@@ -59,6 +59,24 @@ def test_products_by_hand():
     assert product_flops(PRODUCTS) == 4 * 2 * 3 * 5 * 7 + 2 * 2 * 3 * 4 * 3
 
 
+FUSED = """
+%all-reduce-scatter.8.clone.1 (x: f32[4,8]) -> f32[4,2] {
+  %ar = f32[4,8]{1,0} all-reduce(%x), replica_groups={{0,1,2,3},{4,5,6,7}}, to_apply=%add
+  ROOT %slice = f32[4,2]{1,0} dynamic-slice(%ar, %zero, %i), dynamic_slice_sizes={4,2}
+}
+
+ENTRY %main (x: f32[4,8]) -> f32[4,2] {
+  ROOT %f = f32[4,2] fusion(%x), kind=kCustom, calls=%all-reduce-scatter.8.clone.1
+}
+"""
+
+
+def test_a_reduce_scatter_as_a_tpu_writes_it():
+    (one,) = collectives(FUSED, {"fsdp": 2, "tensor": 4})
+    assert (one.kind, one.axes, one.size) == ("reduce-scatter", ("tensor",), 32)
+    assert one.sent == 3 * 32
+
+
 def test_kinds_axes_bytes_and_loops():
     found = {(one.kind, one.axes): one for one in collectives(TEXT, MESH)}
     assert {key: (one.group, one.size, one.times) for key, one in found.items()} == {
