@@ -112,8 +112,8 @@ def test_a_lost_node_changes_no_byte(place, straight, cluster):  # noqa: F811
 
 def test_a_tuning_on_a_cluster_finds_what_one_here_finds(place, cluster):  # noqa: F811
     tuned = {
-        "job": "tune", "sweep.tune": True, "sweep.tune_sizes": 2, "sweep.tune_factors": "(1,2,4,8,16)",
-        "optim.learning_rate": 1e-3, "sweep.budgets": "(1e9,2e9)",
+        "job": "tune", "sweep.tune": True, "sweep.tune_sizes": 2, "optim.learning_rate": 1e-3,
+        "sweep.tune_factors": "(1,2,4,8,16)", "sweep.budgets": "(1e9,2e9)",
     }  # fmt: skip
     here, there = place / "tuned-here", place / "tuned-there"
     finish(arguments(place, here, **tuned))
