@@ -39,6 +39,7 @@ from gptjax.models.remat import (
 )
 from gptjax.models.rotation import rotate
 from gptjax.models.sparse import extra_size
+from gptjax.ops.backend import platform
 
 
 class Attention(nn.Module):
@@ -366,7 +367,7 @@ def unrolled(config: ModelConfig) -> bool:
     """
     if config.layers == "auto":
         shallow = config.depth <= 24 and config.remat == "none"
-        return jax.default_backend() == "cpu" and shallow
+        return platform() == "cpu" and shallow
     return config.layers == "unroll"
 
 

@@ -1,13 +1,17 @@
 """Which attention a model uses: a function of its config, of segments, and of the backend."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
+import flax.linen as nn
 import jax
+from jax.sharding import PartitionSpec
 
 from gptjax import ops
 from gptjax.models.config import SPARSE, ModelConfig, beyond_blockwise
 from gptjax.models.sparse import attend_sparsely
+from gptjax.ops.backend import platform
 
 LONG = 1024
 """Longest context of dense attention under `attention_impl=auto`: on two CPU cores the blockwise
@@ -49,7 +53,7 @@ def describe(config: ModelConfig, *, segmented: bool) -> str:
     >>> describe(ModelConfig(seq_len=64), segmented=False)
     'dense'
     """
-    backend = jax.default_backend()
+    backend = platform()
     names = {
         kind: attention_kernel(config, kind, segmented=segmented, backend=backend)
         for kind in dict.fromkeys(config.layer_pattern)
@@ -73,7 +77,7 @@ def attend(
 ) -> jax.Array:
     """Attention by the config's kernel; `extras` are arrays that only the masked path takes."""
     segmented = segment_ids_BT is not None
-    name = attention_kernel(config, kind, segmented=segmented, backend=jax.default_backend())
+    name = attention_kernel(config, kind, segmented=segmented, backend=platform())
     options: dict[str, Any] = {**extras}
     if config.attention_scale:
         options["scale"] = config.attention_scale
@@ -83,9 +87,53 @@ def attend(
         options["soft_cap"] = config.attention_soft_cap
     if kind in SPARSE:
         return attend_sparsely(config, kind, q_BTNH, k_BTKH, v_BTKH, segment_ids_BT, options)
-    return ops.attend_by(
-        KERNELS[name], q_BTNH, k_BTKH, v_BTKH, segment_ids_BT=segment_ids_BT, **options
+    kernel = KERNELS[name]
+    if name in FUSED:
+        kernel = functools.partial(on_own_heads, kernel)
+    return ops.attend_by(kernel, q_BTNH, k_BTKH, v_BTKH, segment_ids_BT=segment_ids_BT, **options)
+
+
+def on_own_heads(
+    kernel: Callable[..., jax.Array],
+    q_BTNH: jax.Array,
+    k_BTKH: jax.Array,
+    v_BTKH: jax.Array,
+    *,
+    segment_ids_BT: jax.Array | None = None,
+    **options: Any,
+) -> jax.Array:
+    """A kernel that the compiler cannot cut, on each device's own sequences and heads.
+
+    Both are independent in attention, so nothing is exchanged.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    free = set(mesh.axis_names) - set(mesh.manual_axes)
+    if mesh.empty or not free or mesh.size == 1:
+        return kernel(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT=segment_ids_BT, **options)
+    cut_q = _cut(free, "batch", None, "heads", None)
+    cut_k = _cut(free, "batch", None, "kv_heads", None)
+
+    def local(q_BTNH: Any, k_BTKH: Any, v_BTKH: Any, ids_BT: Any) -> jax.Array:
+        return kernel(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT=ids_BT, **options)
+
+    cut = jax.shard_map(
+        local,
+        in_specs=(cut_q, cut_k, cut_k, _cut(free, "batch", None)),
+        out_specs=cut_q,
+        axis_names=free,
+        check_vma=False,
     )
+    return cut(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT)
+
+
+def _cut(free: set[str], *names: str | None) -> PartitionSpec:
+    """The mesh axes of an array with these logical axes, without those it is cut over already."""
+
+    def kept(entry: Any) -> Any:
+        axes = (entry,) if isinstance(entry, str) else entry or ()
+        return tuple(axis for axis in axes if axis in free) or None
+
+    return PartitionSpec(*map(kept, nn.logical_to_mesh_axes(names) or ()))
 
 
 def _beyond_dense(config: ModelConfig, kind: str) -> bool:
@@ -104,3 +152,5 @@ KERNELS: dict[str, Callable[..., jax.Array]] = {
     "cudnn": ops.cudnn_attention,
     "splash": ops.splash_attention,
 }
+FUSED = ("cudnn", "splash")
+"""Kernels of a backend, which XLA's partitioner does not see into."""

@@ -1,5 +1,31 @@
 """How work is cut to suit the machine. No compiler flag is set: none was found that helps."""
 
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
+
+import jax
+
+_PLATFORM: ContextVar[str] = ContextVar("platform", default="")
+
+
+def platform() -> str:
+    """Where the programs that are traced now will run: cpu, gpu or tpu.
+
+    The default backend, unless `programs_for` names another.
+    """
+    return _PLATFORM.get() or jax.default_backend()
+
+
+@contextlib.contextmanager
+def programs_for(name: str) -> Iterator[None]:
+    """Within it, programs are traced for that platform, whatever this machine has."""
+    token = _PLATFORM.set(name)
+    try:
+        yield
+    finally:
+        _PLATFORM.reset(token)
+
 
 def micro_batches(batch_size: int, seq_len: int, *, tokens: int = 512) -> int:
     """Parts to cut a batch into so that one part's activations stay in a CPU core's cache.

@@ -16,6 +16,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from gptjax.ops.backend import programs_for
 from gptjax.ops.spread import spread_over
 from gptjax.parallel.config import MeshConfig
 from gptjax.parallel.context import fitting, make_spread
@@ -57,10 +58,13 @@ class Layout:
 
     @contextlib.contextmanager
     def context(self) -> Iterator[None]:
-        """Within it, logical constraints of models and batches mean this mesh."""
-        rules = table(self.config)
+        """Within it, logical constraints mean this mesh, and programs are made for its devices."""
+        rules, devices = table(self.config), self.mesh.devices.flat[0].platform
         spread = make_spread(self.mesh, self.config.context, rules)
-        with jax.set_mesh(self.mesh), nn.logical_axis_rules(rules), spread_over(spread):
+        with (
+            jax.set_mesh(self.mesh), nn.logical_axis_rules(rules), spread_over(spread),
+            programs_for(devices),
+        ):  # fmt: skip
             yield
 
     @property

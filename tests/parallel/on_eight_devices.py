@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 import json
 import os
 from pathlib import Path
@@ -14,9 +15,9 @@ import pytest
 jax.config.update("jax_num_cpu_devices", 8)
 
 from gptjax import data, main, ops  # noqa: E402
-from gptjax.jobs.compile import compile_step  # noqa: E402
-from gptjax.models import ModelConfig  # noqa: E402
-from gptjax.ops import ring_attention  # noqa: E402
+from gptjax.jobs.compile import abstract_state, compile_step  # noqa: E402
+from gptjax.models import ModelConfig, apply, kernels  # noqa: E402
+from gptjax.ops import backend, ring_attention  # noqa: E402
 from gptjax.optim import OptimConfig  # noqa: E402
 from gptjax.parallel import Layout, MeshConfig, make_mesh, resolve  # noqa: E402
 from gptjax.train import (  # noqa: E402
@@ -372,3 +373,30 @@ def arguments(folder, name):
     flags = [f"--config.{key}={value}" for key, value in settings.items()]
     path = os.fspath(REPO / "experiments" / "train_gpt2_small.py")
     return [f"--config={path}", f"--workdir={folder / name}", *flags]
+
+
+def test_a_kernel_of_a_backend_runs_on_each_devices_own_heads():
+    """Splash attention, which the partitioner cannot cut, in a step lowered for TPUs, and the same
+    cut around a kernel that this machine has."""
+    model = ModelConfig(
+        depth=1, width=512, num_heads=4, num_kv_heads=2, seq_len=128, vocab_size=64,
+        positions="rotary",
+    )  # fmt: skip
+    spec = RunSpec(model=model, optim=OptimConfig(), batch_size=8, steps=1)
+    layout = layout_over(MeshConfig(data=2, fsdp=2, tensor=2), spec, jax.devices())
+    state, _ = abstract_state(spec, layout)
+    tokens = jax.ShapeDtypeStruct((8, 128), "int32", sharding=layout.batch)
+    with layout.context(), backend.programs_for("tpu"):
+        losses = jax.jit(lambda params, x: jax.grad(lambda p: apply(model, p, x).sum())(params))
+        text = losses.trace(state.params, tokens).lower(lowering_platforms=("tpu",)).as_text()
+    assert "tpu_custom_call" in text
+
+    keys = jax.random.split(jax.random.key(0), 3)
+    q, k, v = (jax.random.normal(keys[i], (4, 8, n, 16)) for i, n in enumerate((4, 2, 2)))
+    ids = jax.numpy.cumsum(jax.random.bernoulli(keys[0], 0.3, (4, 8)), axis=1)
+    whole = ops.blockwise_attention(q, k, v, segment_ids_BT=ids)
+    with layout.context():
+        mine = functools.partial(kernels.on_own_heads, ops.blockwise_attention)
+        cut = jax.jit(lambda q, k, v, ids: mine(q, k, v, segment_ids_BT=ids))(q, k, v, ids)
+    assert cut.sharding.shard_shape(cut.shape) == (1, 8, 2, 16)
+    np.testing.assert_allclose(cut, whole, atol=1e-6)
