@@ -44,12 +44,14 @@ def join_processes(setup: Setup) -> None:
     if 0 < len(missing) < len(VARIABLES):
         raise UserError(f"config.distributed=True also needs {' and '.join(missing)}; set them")
     try:
+        # The runtime ends the processes of a run whose process does not answer for that long, with
+        # a status of its own; the watchdog of train.hang_seconds speaks first.
+        patience = max(100, round(2 * setup.train.hang_seconds))
         if missing:
-            jax.distributed.initialize()
+            jax.distributed.initialize(heartbeat_timeout_seconds=patience)
         else:
-            jax.distributed.initialize(
-                given["COORDINATOR"], int(given["PROCESSES"]), int(given["PROCESS"])
-            )
+            place = given["COORDINATOR"], int(given["PROCESSES"]), int(given["PROCESS"])
+            jax.distributed.initialize(*place, heartbeat_timeout_seconds=patience)
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(

@@ -37,6 +37,8 @@ from gptjax.train import (
     transfer_width,
 )
 from gptjax.train.memory import resolve_remat
+from gptjax.train.spikes import Rollback
+from gptjax.train.watchdog import Watchdog
 
 
 def main(setup: Setup, folder: Path) -> int:
@@ -59,8 +61,9 @@ def main(setup: Setup, folder: Path) -> int:
         hooks = Hooks(stop=stop)
         if log:
             print(_headline(spec, platform, layout), flush=True)
-            hooks = Hooks(log.progress, log.metrics, log.evaluation, stop)
-        session = Session(corpus, setup.train, lambda spec: make_layout(setup.mesh, spec))
+            hooks = Hooks(log.progress, log.metrics, log.evaluation, stop, log.rollback)
+        watch = Watchdog(setup.train.hang_seconds)
+        session = Session(corpus, setup.train, lambda spec: make_layout(setup.mesh, spec), watch)
         try:
             result = run(session, spec, folder, hooks)
         except Interrupted as stopped:
@@ -72,6 +75,7 @@ def main(setup: Setup, folder: Path) -> int:
                 f"optim.warmup_fraction={spec.optim.warmup_fraction:g}"
             ) from error
         finally:
+            watch.close()
             if log:
                 log.close()
     if not first:
@@ -155,6 +159,21 @@ class Log:
                 f"{speed['perf/flops_per_s']:.3g} FLOP/s",
                 flush=True,
             )
+
+    def rollback(self, rollback: Rollback) -> None:
+        """Drop the lines of the steps that are given up, and say why."""
+        self._kept_until = None
+        self._forget_after(rollback.start)
+        values = {
+            "train/spike_step": float(rollback.step),
+            "train/skipped_batches": float(rollback.skipped),
+        }
+        self._write(rollback.start, values)
+        print(
+            f"step {rollback.step + 1}: the loss is {rollback.loss:.4g}, a spike; going on from "
+            f"step {rollback.start} without the next {rollback.skipped} batches",
+            flush=True,
+        )
 
     def close(self) -> None:
         """Flush and close the writers."""
@@ -254,6 +273,11 @@ def _noise_scale(result: RunResult) -> dict[str, float]:
     return {} if found is None else {"noise_scale_tokens": found}
 
 
+def _rollbacks(result: RunResult) -> dict[str, list]:
+    found = [dataclasses.asdict(one) for one in result.rollbacks]
+    return {"rollbacks": found} if found else {}
+
+
 def _devices(platform: str, layout: Layout | None) -> str:
     if layout is None:
         return platform
@@ -276,6 +300,7 @@ def _write_result(folder: Path, spec: RunSpec, result: RunResult) -> None:
             "curve": {"step": result.curve_steps, "loss": result.curve_losses},
             "params_sha256": result.params_digest,
             "skipped_steps": result.skipped_steps,
+            **_rollbacks(result),
             **_noise_scale(result),
         },
     )

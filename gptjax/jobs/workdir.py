@@ -10,8 +10,8 @@ from gptjax.files import finite, read_json, write_json
 EXECUTION_ONLY = {
     "data": {"cache_dir"},
     "train": {
-        "feed", "device_data_gb", "checkpoint_seconds", "keep_last", "keep_best", "log_seconds",
-        "tensorboard", "wandb",
+        "feed", "device_data_gb", "checkpoint_seconds", "hang_seconds", "keep_last", "keep_best",
+        "log_seconds", "tensorboard", "wandb",
     },
     "sweep": {
         "engine", "address", "task_cpus", "task_devices", "workers", "attempts", "claim_seconds",

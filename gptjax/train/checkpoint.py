@@ -31,11 +31,20 @@ class Checkpointer:
     the data, so nothing else is needed to continue bit for bit.
     """
 
-    def __init__(self, directory: Path, identity: str, *, keep_last: int, keep_best: bool) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        identity: str,
+        *,
+        keep_last: int,
+        keep_best: bool,
+        keep_good: int = 0,
+    ) -> None:
         self._directory = directory.absolute()
         self._identity = identity
         self._keep_last = keep_last
         self._keep_best = keep_best
+        self._keep_good = keep_good
         self._managers: dict[str, Any] = {}
 
     def restore(self, like: TrainState) -> TrainState | None:
@@ -46,7 +55,11 @@ class Checkpointer:
         """
         if not self._check_owner():
             return None
-        return self._read("last", like)
+        if not self._keep_good:
+            return self._read("last", like)
+        newest = {kind: self._manager(kind).latest_step() for kind in ("good", "last")}
+        found = {kind: step for kind, step in newest.items() if step is not None}
+        return self._read(max(found, key=lambda kind: (found[kind], kind)), like) if found else None
 
     def latest(self) -> int | None:
         """The step of the latest complete checkpoint; raises as `restore`."""
@@ -69,6 +82,23 @@ class Checkpointer:
         """Offer `state` as the best; kept when `loss` is the lowest so far."""
         if self._keep_best and np.isfinite(loss):
             self._save("best", state, {"loss": float(loss)}, int(state.step))
+
+    def save_good(self, state: TrainState) -> None:
+        """Start saving a state to which the run may go back; the last `keep_good` are kept."""
+        self._save("good", state, None, int(state.step))
+
+    def go_back(self, step: int, like: TrainState) -> TrainState | None:
+        """The good state of a step, and forget all that was saved after it; None if there is none.
+
+        The last checkpoint of that very step is forgotten too: the caller saves its successor.
+        """
+        self.wait()
+        for kind in ("good", "last", *(["best"] if self._keep_best else [])):
+            manager = self._manager(kind)
+            for saved in manager.all_steps():
+                if saved > step or (saved == step and kind == "last"):
+                    manager.delete(saved)
+        return self._read("good", like) if step in self._manager("good").all_steps() else None
 
     def wait(self) -> None:
         """Block until every started save is committed.
@@ -111,8 +141,9 @@ class Checkpointer:
             # Orbax prints a failed save's traceback by itself; `_storing` says it in a sentence.
             logging.getLogger("absl").setLevel(logging.CRITICAL)
             best = {"best_fn": lambda metrics: metrics["loss"], "best_mode": "min"}
+            keep = {"best": 1, "good": self._keep_good}.get(kind, self._keep_last)
             options = ocp.CheckpointManagerOptions(
-                max_to_keep=1 if kind == "best" else self._keep_last,
+                max_to_keep=keep,
                 enable_async_checkpointing=True,
                 **(best if kind == "best" else {}),
             )
@@ -134,6 +165,9 @@ class Checkpointer:
         # on CPU Orbax does not copy them: give it copies.
         copies = jax.tree.map(lambda x: x.copy(), state)
         with self._storing(), ONE_SAVE:
+            if kind == "last" and self._keep_good:
+                # What a state may go back to is on disk before the state is.
+                self._manager("good").wait_until_finished()
             manager.save(step, args=ocp.args.StandardSave(copies), metrics=metrics)
 
     @contextlib.contextmanager

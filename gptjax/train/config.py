@@ -54,6 +54,24 @@ class TrainConfig:
     noise_scale: bool = setting(
         False, "estimate the gradient noise scale from the micro-batches (at least two)"
     )
+    rollbacks: int = setting(
+        0,
+        "times that a run goes back to an earlier state after a spike of its loss, around the "
+        "batches that were read; 0 = a loss that is not finite ends it",
+        minimum=0, maximum=64,
+    )  # fmt: skip
+    rollback_steps: int = setting(
+        100, "steps between the states to which it may go back, by at least so many", minimum=1
+    )
+    rollback_skip: int = setting(
+        200, "batches left out beyond the spike, after those since that state", minimum=0
+    )
+    spike_nats: float = setting(
+        1.0,
+        "rise of the loss above its mean over 100 steps that is a spike, nats per token; 0 = only "
+        "a loss that is not finite",
+        minimum=0.0,
+    )
     document_attention: bool = setting(False, "attention does not cross document boundaries")
     feed: str = setting(
         "auto",
@@ -69,6 +87,12 @@ class TrainConfig:
     eval_batch_size: int = setting(32, "sequences evaluated at once", minimum=1)
     checkpoint_seconds: float = setting(
         60.0, "seconds between checkpoints; saving does not change any result", minimum=0.0
+    )
+    hang_seconds: float = setting(
+        0.0,
+        "seconds without progress after which the train job says where it hangs and leaves with "
+        "status 75; more than a step, an evaluation or a checkpoint takes; 0 = never",
+        minimum=0.0,
     )
     keep_last: int = setting(1, "most recent checkpoints that are kept", minimum=1)
     keep_best: bool = setting(False, "also keep the checkpoint with the lowest held-out loss")
@@ -102,6 +126,10 @@ class RunSpec:
     z_loss: float = 0.0
     label_smoothing: float = 0.0
     noise_scale: bool = False
+    rollbacks: int = 0
+    rollback_steps: int = 100
+    rollback_skip: int = 200
+    spike_nats: float = 1.0
 
     @classmethod
     def of(cls, train: TrainConfig, **others: Any) -> "RunSpec":

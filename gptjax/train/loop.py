@@ -13,11 +13,13 @@ import numpy as np
 from gptjax.files import read_json, write_json
 from gptjax.optim import eval_params, skipped_steps
 from gptjax.parallel import processes
+from gptjax.train import spikes
 from gptjax.train.checkpoint import Checkpointer
 from gptjax.train.config import RunSpec
 from gptjax.train.evaluate import Evaluation
 from gptjax.train.interrupt import Interrupted
 from gptjax.train.session import MAX_STEPS_PER_CALL, Session
+from gptjax.train.spikes import Rollback, Spiked
 from gptjax.train.state import TrainState, make_hyper, read_curve
 
 CALL_SECONDS = 0.5
@@ -54,6 +56,7 @@ class RunResult:
       noise_scale_tokens: B_simple over the last hundred steps or so, where it was asked for.
       updates: steps done by this call; a resumed or forked run does only its rest.
       seconds: wall time by phase: compile, train, evaluate, checkpoint.
+      rollbacks: returns to an earlier state after a spike of the loss.
     """
 
     evaluation: Evaluation
@@ -65,6 +68,7 @@ class RunResult:
     updates: int
     seconds: dict[str, float]
     noise_scale_tokens: float | None = None
+    rollbacks: tuple[Rollback, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +79,7 @@ class Hooks:
       progress: called after every compiled call.
       metrics: called with (first step, arrays of the call's steps) for logging.
       evaluation: called with (step, score).
+      rollback: called when the run has gone back to an earlier state.
       stop: asked between calls; True makes the run save its state and raise Interrupted.
     """
 
@@ -82,6 +87,7 @@ class Hooks:
     metrics: Callable[[int, dict[str, np.ndarray]], None] = lambda step, values: None
     evaluation: Callable[[int, Evaluation], None] = lambda step, score: None
     stop: Callable[[], bool] = lambda: False
+    rollback: Callable[[Rollback], None] = lambda rollback: None
 
 
 def run(
@@ -142,12 +148,14 @@ class _Run:
         self, session: Session, spec: RunSpec, directory: Path, hooks: Hooks, identity: str
     ) -> None:
         self.session, self.spec, self.hooks = session, spec, hooks
+        self.watch = session.watch
         options = session.options
         self.checkpoints = Checkpointer(
             directory / "checkpoints",
             f"{identity}-{session.corpus.fingerprint}",
             keep_last=options.keep_last,
             keep_best=options.keep_best,
+            keep_good=spec.rollbacks + 1 if spec.rollbacks else 0,
         )
         self.hyper = make_hyper(spec)
         self.seconds = {"compile": 0.0, "train": 0.0, "evaluate": 0.0, "checkpoint": 0.0}
@@ -182,7 +190,13 @@ class _Run:
             while (step := int(state.step)) < self.spec.steps:
                 self._stop_or_save(state)
                 end = next(mark for mark in self.marks if mark > step)
-                state = self._advance(state, min(end - step, self._call_length()))
+                try:
+                    state = self._advance(state, min(self._to_go(step, end), self._call_length()))
+                except Spiked as spike:
+                    state = self._roll_back(spike)
+                    continue
+                if self.spec.rollbacks and int(state.step) % self.spec.rollback_steps == 0:
+                    self._timed("checkpoint", lambda: self.checkpoints.save_good(state))  # noqa: B023
                 if int(state.step) == end and end < self.spec.steps:
                     self._evaluate(state)
             score = self._evaluate(state)
@@ -203,24 +217,53 @@ class _Run:
             self.history = [entry for entry in past if entry[0] <= done]
         return restored
 
+    def _to_go(self, step: int, end: int) -> int:
+        """Steps to the next evaluation, or to the next state to which the run may go back."""
+        every = self.spec.rollback_steps
+        return min(end - step, every - step % every) if self.spec.rollbacks else end - step
+
+    def _roll_back(self, spike: Spiked) -> TrainState:
+        """An earlier state, from which the run goes on around the batches of a spike."""
+        done = int(spike.spikes.count)
+        if done == self.spec.rollbacks:
+            raise Diverged(f"{spike} after {done} rollback{'s' * (done > 1)}")
+        rollback = spikes.restart(self.spec, spike)
+        fresh = self.session.init(self.spec)
+        found = self._timed("checkpoint", lambda: self.checkpoints.go_back(rollback.start, fresh))
+        if found is None and rollback.start > 0:
+            raise Diverged(f"{spike}, and the state of step {rollback.start} is not there")
+        state = spikes.after(fresh if found is None else found, spike, rollback)
+        self._timed("checkpoint", lambda: self.checkpoints.save(state, wait=True))
+        self.history = [entry for entry in self.history if entry[0] <= rollback.start]
+        self.hooks.rollback(rollback)
+        return state
+
     def _call_length(self) -> int:
         """Steps of the next compiled call: about CALL_SECONDS, so that a signal is heard soon."""
         if self.seconds_per_step == 0.0:
             return 1
         wanted = np.clip(CALL_SECONDS / self.seconds_per_step, 1, MAX_STEPS_PER_CALL)
-        return processes.agree(int(wanted))
+        with self.watch.phase("agreeing on the number of steps of the next call"):
+            return processes.agree(int(wanted))
 
     def _advance(self, state: TrainState, steps: int) -> TrainState:
         first, compiled = int(state.step), self.session.compile_seconds
         started = time.perf_counter()
-        state, metrics = self.session.advance(self.spec, state, self.hyper, steps)
-        losses = np.asarray(metrics.loss)[:steps]  # blocks until the call has ended
+        name = f"steps {first + 1} to {first + steps} of {self.spec.steps}"
+        with self.watch.phase(name, waits_for=lambda: self.session.exchanges(self.spec)):
+            state, metrics = self.session.advance(self.spec, state, self.hyper, steps)
+            losses = np.asarray(metrics.loss)[:steps]  # blocks until the call has ended
         spent = time.perf_counter() - started - (self.session.compile_seconds - compiled)
         self.seconds["train"] += spent
         self.seconds_per_step = spent / steps
         self.updates += steps
         skipped = np.asarray(metrics.skipped)[:steps]
         fine = np.isfinite(losses) | (skipped > 0)
+        if self.spec.rollbacks:
+            spiked = np.asarray(metrics.extra[spikes.METRIC])[:steps] > 0
+            if np.any(spiked):
+                at = int(np.argmax(spiked))
+                raise Spiked(first + at, float(losses[at]), state.extra["spikes"])
         if not np.all(fine):
             bad = first + int(np.argmin(fine))
             raise Diverged(f"the training loss is {losses[bad - first]} at step {bad}")
@@ -242,7 +285,8 @@ class _Run:
     def _evaluate(self, state: TrainState) -> Evaluation:
         compiled = self.session.compile_seconds
         started = time.perf_counter()
-        score = self.session.evaluate(self.spec, eval_params(state.opt_state, state.params))
+        with self.watch.phase(f"the evaluation after step {int(state.step)}"):
+            score = self.session.evaluate(self.spec, eval_params(state.opt_state, state.params))
         compiling = self.session.compile_seconds - compiled
         self.seconds["evaluate"] += time.perf_counter() - started - compiling
         if not np.isfinite(score.loss):
@@ -258,18 +302,23 @@ class _Run:
         return score
 
     def _stop_or_save(self, state: TrainState) -> None:
-        if processes.any_process(self.hooks.stop()):
+        with self.watch.phase(f"agreeing whether to stop after step {int(state.step)}"):
+            stop = processes.any_process(self.hooks.stop())
+        if stop:
             self._timed("checkpoint", lambda: self.checkpoints.save(state, wait=True))
             raise Interrupted(f"stopped after step {int(state.step)} of {self.spec.steps}")
         interval = self.session.options.checkpoint_seconds
         due = interval > 0.0 and time.monotonic() - self.saved_at > interval
-        if processes.agree(int(due)):
+        with self.watch.phase(f"agreeing whether to save after step {int(state.step)}"):
+            due = bool(processes.agree(int(due)))
+        if due:
             self._timed("checkpoint", lambda: self.checkpoints.save(state))
             self.saved_at = time.monotonic()
 
     def _timed(self, phase: str, action: Callable[[], Any]) -> Any:
         started = time.perf_counter()
-        result = action()
+        with self.watch.phase(f"a {phase}"):
+            result = action()
         self.seconds[phase] += time.perf_counter() - started
         return result
 
@@ -294,6 +343,7 @@ def make_result(
         updates=updates,
         seconds=seconds,
         noise_scale_tokens=_noise_scale(spec, state),
+        rollbacks=spikes.rollbacks(state),
     )
 
 

@@ -30,6 +30,11 @@ class Programs:
             if future.exception() is None:  # waits
                 return future.result()
 
+    def made(self, key: Any) -> Any:
+        """The program under `key` if it is there, else None."""
+        future = self._made.get(key)
+        return future.result() if future is not None and future.done() else None
+
     def _make(self, key: Any, make: Callable[[], Any], future: concurrent.futures.Future) -> Any:
         try:
             program = make()

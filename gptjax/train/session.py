@@ -3,6 +3,7 @@
 import contextlib
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -14,13 +15,14 @@ from jax import Array
 from gptjax import data
 from gptjax.data import Corpus
 from gptjax.optim import eval_params
-from gptjax.parallel import Layout
-from gptjax.train import evaluate
+from gptjax.parallel import Layout, collectives
+from gptjax.train import evaluate, spikes
 from gptjax.train.config import RunSpec, TrainConfig
 from gptjax.train.placement import state_shardings
 from gptjax.train.programs import Programs
 from gptjax.train.state import Hyper, TrainState, init_state, make_hyper
 from gptjax.train.step import Metrics, make_batch, make_train_step
+from gptjax.train.watchdog import Watchdog
 
 MAX_STEPS_PER_CALL = 512
 
@@ -32,6 +34,7 @@ class Session:
       corpus: the tokens.
       options: batch of evaluation, where batches are gathered, checkpoint intervals.
       layout_of: where a run's arrays live; None means one device.
+      watch: told what the process is at.
       compile_seconds: time spent compiling so far.
     """
 
@@ -40,10 +43,12 @@ class Session:
         corpus: Corpus,
         options: TrainConfig,
         layout_of: Callable[[RunSpec], Layout | None] = lambda spec: None,
+        watch: Watchdog | None = None,
     ) -> None:
         self.corpus = corpus
         self.options = options
         self.layout_of = layout_of
+        self.watch = Watchdog() if watch is None else watch
         self.compile_seconds = 0.0
         self._programs = Programs()
         self._ahead = threading.local()
@@ -134,6 +139,19 @@ class Session:
             layout,
         )
 
+    def exchanges(self, spec: RunSpec) -> str:
+        """The collectives of a run's compiled step, in words; '' where it has none."""
+        layout = self.layout_of(spec)
+        programs = (self._programs.made((kind, spec.program)) for kind in ("advance", "host"))
+        program = next((one for one in programs if one is not None), None)
+        if layout is None or program is None:
+            return ""
+        count: Counter = Counter()
+        for one in collectives(program.as_text() or "", layout.mesh.shape):
+            count[f"{one.kind} over {' and '.join(one.axes)}"] += one.times
+        words = ", ".join(f"{name} ({times} times)" for name, times in sorted(count.items()))
+        return f"the collectives of a step are {words}" if words else ""
+
     def advance_stack(
         self, spec: RunSpec, state: TrainState, hyper: Hyper, steps: int
     ) -> tuple[TrainState, Metrics]:
@@ -186,9 +204,11 @@ class Session:
             with contextlib.nullcontext() if layout is None else layout.context():
                 return lower().compile(compiler_options=options)
 
-        program = self._programs.get(key, make)
-        if not getattr(self._ahead, "here", False):
-            self.compile_seconds += time.perf_counter() - started
+        if getattr(self._ahead, "here", False):
+            return self._programs.get(key, make)
+        with self.watch.phase("compiling", limited=False):
+            program = self._programs.get(key, make)
+        self.compile_seconds += time.perf_counter() - started
         return program
 
     def _device_tokens(self, layout: Layout | None) -> Array:
@@ -208,7 +228,8 @@ class Session:
     ) -> tuple[TrainState, Metrics]:
         from gptjax.data.loader import host_loader
 
-        corpus, length, start = self.corpus, spec.model.seq_len, int(state.step)
+        corpus, length = self.corpus, spec.model.seq_len
+        start = int(spikes.position(state))
         batches = host_loader(corpus.train, length, spec.seed, start, spec.batch_size)
         layout = self.layout_of(spec)
         step = make_host_step(spec.program, corpus, layout)
@@ -258,7 +279,7 @@ def make_advance(
     ) -> tuple[TrainState, Metrics]:
         def body(i: Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
             state, log = carry
-            windows = data.windows_jax(hyper.seed, state.step, batch_size, count)
+            windows = data.windows_jax(hyper.seed, spikes.position(state), batch_size, count)
             inputs_BT, targets_BT = data.gather_jax(tokens, length, windows)
             batch = make_batch(spec, inputs_BT, targets_BT, corpus.end_of_document)
             state, metrics = train_step(state, batch, hyper)

@@ -34,6 +34,30 @@ CURVE_ENDS = _curve_ends()
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
+class Spikes:
+    """What a run with `train.rollbacks` knows of its loss and of the spikes behind it.
+
+    Attributes:
+      mean: running mean of the loss, nats per token.
+      seen: steps in it, up to a limit, int32.
+      shift: batches left out so far, int32.
+      count: rollbacks so far, int32.
+      steps, starts, losses, skipped: of each rollback, as `spikes.Rollback`, one place for each
+        that is allowed.
+    """
+
+    mean: Array
+    seen: Array
+    shift: Array
+    count: Array
+    steps: Array
+    starts: Array
+    losses: Array
+    skipped: Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class TrainState:
     """What a run needs in order to continue.
 
@@ -42,7 +66,8 @@ class TrainState:
       opt_state: optimizer state.
       step: updates done, int32; the position in the data is a function of it.
       curve: sum of the training loss over the steps of each bin of CURVE_ENDS, float32.
-      extra: what options need that are on: `loss_scale` (LossScale), `noise` (GradientNoise).
+      extra: what options need that are on: `loss_scale` (LossScale), `noise` (GradientNoise),
+        `spikes` (Spikes).
     """
 
     params: Any
@@ -88,6 +113,12 @@ def _extra(spec: RunSpec) -> dict[str, Any]:
         extra["loss_scale"] = precision.first_scale(spec)
     if spec.noise_scale:
         extra["noise"] = noise.no_estimate()
+    if spec.rollbacks:
+        zero, each = jnp.zeros((), jnp.int32), jnp.zeros((spec.rollbacks,), jnp.int32)
+        extra["spikes"] = Spikes(
+            mean=jnp.zeros(()), seen=zero, shift=zero, count=zero,
+            steps=each, starts=each, losses=jnp.zeros((spec.rollbacks,)), skipped=each,
+        )  # fmt: skip
     return extra
 
 

@@ -13,7 +13,7 @@ from jax import Array
 from gptjax import models, ops
 from gptjax.optim import ascend, global_norm, learning_rate, make_optimizer, was_skipped
 from gptjax.parallel import Layout
-from gptjax.train import growth, noise, pipelined, precision, routing
+from gptjax.train import growth, noise, pipelined, precision, routing, spikes
 from gptjax.train.config import RunSpec
 from gptjax.train.state import Hyper, TrainState, add_to_curve
 
@@ -64,6 +64,8 @@ def extra_metrics(spec: RunSpec) -> tuple[str, ...]:
         names += ("optim/loss_scale", "optim/overflows")
     if spec.noise_scale:
         names += ("optim/noise_trace", "optim/noise_square", "optim/noise_scale_tokens")
+    if spec.rollbacks:
+        names += (spikes.METRIC,)
     return names + routing.metric_names(spec.model)
 
 
@@ -209,7 +211,12 @@ def make_train_step(
             stage = jnp.sum(state.step >= jnp.asarray(ends, jnp.int32))
             state, metrics = jax.lax.switch(stage, stages, state, batch, hyper)
         curve = add_to_curve(state.curve, state.step, metrics.loss)
-        return dataclasses.replace(state, step=state.step + 1, curve=curve), metrics
+        extra = state.extra
+        if spec.rollbacks:
+            known, bad = spikes.observe(spec, extra["spikes"], metrics.loss, metrics.skipped)
+            extra = {**extra, "spikes": known}
+            metrics = dataclasses.replace(metrics, extra={**metrics.extra, spikes.METRIC: bad})
+        return dataclasses.replace(state, step=state.step + 1, curve=curve, extra=extra), metrics
 
     return train_step
 

@@ -87,3 +87,28 @@ def test_a_stopped_run_goes_on_with_another_number_of_processes(one_process, tmp
     finish(tmp_path, processes, status=75)
     finish(tmp_path, start(tmp_path, 1, 2, **{"mesh.tensor": 2}))
     assert result(tmp_path)["loss"] == pytest.approx(one_process["loss"], abs=1e-4)
+
+
+def test_a_hang_is_an_error_that_says_where(tmp_path):
+    """One of two processes is stopped in the middle; the other says so and leaves with 75."""
+    processes = start(
+        tmp_path, 2, 1,
+        **{"train.steps": 100_000, "train.hang_seconds": 3, "mesh.fsdp": 2, "model.depth": 1},
+    )  # fmt: skip
+    try:
+        metrics = tmp_path / "run" / "metrics.jsonl"
+        while not (metrics.exists() and metrics.read_text().count("loss_nats") >= 20):
+            assert all(process.poll() is None for process in processes), (
+                (tmp_path / "0.log").read_text()[-3000:]
+            )
+            time.sleep(0.05)
+        processes[1].send_signal(signal.SIGSTOP)
+        assert processes[0].wait(timeout=60) == 75
+    finally:
+        for process in processes:
+            process.kill()
+    said = (tmp_path / "0.log").read_text()
+    assert "process 0 of 2 on" in said and "train.hang_seconds" in said
+    assert "at steps " in said or "at agreeing " in said
+    if "at steps " in said:
+        assert "all-gather over fsdp" in said
