@@ -3,7 +3,7 @@
     python -m gptjax.main --config=experiments/gpt3_175b.py --config.job=compile
 
 compiles the training step for the slice named below and prints what one chip needs; it wants
-`pip install 'gptjax[tpu]'` and no TPU, and took 78 s on 2 CPU cores. To train, start the
+`pip install 'gptjax[tpu]'` and no TPU, and took 107 s on 2 CPU cores. To train, start the
 same command on the slice without the job and with your text, as docs/scaling_up.md shows; nobody
 has trained it here. Batch, learning rate, warm-up and tokens are those of Brown et al. 2020, table
 2.1 and appendix B; the vocabulary is rounded up to a multiple of 128, so that mesh.tensor cuts it

@@ -25,9 +25,9 @@ from gptjax.sweeps.config import SweepConfig
 from gptjax.train import TrainConfig
 
 JOBS = ("sweep", "plan", "work", "fit", "report", "train", "fit_table", "predict", "compare",
-        "convert", "compile", "tune", "compare_sweeps")  # fmt: skip
+        "convert", "compile", "plan_mesh", "tune", "compare_sweeps")  # fmt: skip
 
-ONE_RUN = ("train", "compare", "compile")
+ONE_RUN = ("train", "compare", "compile", "plan_mesh")
 """Jobs whose run is described by the `train` section."""
 
 
@@ -41,7 +41,14 @@ class General:
     forms: tuple[str, ...] = setting((), "law forms to fit besides Chinchilla's, by name")
     laws: str = setting("", "laws.json of an earlier fit, for job=predict")
     flops: tuple[float, ...] = setting((), "budgets in FLOPs, for job=predict", above=0.0)
-    target: str = setting("", "a TPU slice such as v5e-16 or v5p-512, for job=compile")
+    target: str = setting(
+        "",
+        "for job=compile and job=plan_mesh: a TPU slice such as v5e-16 or v5p-512, or GPUs in "
+        "nodes of eight such as h100-16 (v4, v5e, v5p, v6e, a100, h100, h200)",
+    )
+    compiled: int = setting(
+        3, "how many of the fastest meshes job=plan_mesh compiles; 0 = it only estimates", minimum=0
+    )
     distributed: bool = setting(
         False,
         "join the processes of all hosts, found by the variables of a TPU pod, SLURM or GKE, or by "
@@ -193,7 +200,7 @@ def _check_together(setup: Setup) -> None:
             f"config.distributed=True joins the processes of one run, and config.job="
             f"{setup.general.job} is none; set config.job=train or config.distributed=false"
         )
-    if setup.general.job == "compile" and not setup.general.target:
+    if setup.general.job in ("compile", "plan_mesh") and not setup.general.target:
         raise UserError("config.target='' names no slice; give --config.target=v5e-16")
     if setup.general.job == "predict":
         if not setup.general.laws:
@@ -214,6 +221,11 @@ def _check_memory(setup: Setup) -> None:
     if model.remat == "auto" and setup.general.job == "train" and train.memory_gb == 0.0:
         raise UserError(
             "model.remat=auto needs a budget and train.memory_gb=0.0; give train.memory_gb in GiB"
+        )
+    if train.rollbacks and setup.general.job in ("sweep", "plan", "work", "compare", "tune"):
+        raise UserError(
+            f"train.rollbacks={train.rollbacks} is for one run, and config.job="
+            f"{setup.general.job} has many; set train.rollbacks=0"
         )
     if train.noise_scale and train.micro_batches == 1:
         raise UserError(

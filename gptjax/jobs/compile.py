@@ -1,15 +1,17 @@
-"""job=compile: compile the training step for a TPU slice that is not there, and say what it costs.
+"""job=compile: compile the training step for accelerators that are not there, and say its cost.
 
-Needs libtpu (pip install 'gptjax[tpu]') and no TPU. Memory is the compiler's own count; FLOPs are
-counted by matrix product, because the compiler counts the body of a loop over layers once.
+Needs their compiler (pip install 'gptjax[tpu]' or 'gptjax[cuda]') and none of them. Memory is the
+compiler's own count; FLOPs are counted by matrix product, because the compiler counts the body of a
+loop over layers once.
 """
 
 import dataclasses
 import importlib.util
+import math
 import os
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from gptjax.build import Setup
 from gptjax.errors import UserError
 from gptjax.files import write_json
 from gptjax.jobs.train import describe_run, make_spec
+from gptjax.models import kernels
 from gptjax.parallel import Collective, Layout, Target, collectives, parse_target
 from gptjax.parallel.hlo import product_flops
 from gptjax.sweeps import shapes
@@ -33,6 +36,7 @@ from gptjax.train import (
     make_train_step,
     state_shardings,
 )  # fmt: skip
+from gptjax.train.roofline import Estimate, estimate
 
 GIB = 2**30
 
@@ -65,44 +69,51 @@ class Cost:
 def main(setup: Setup, folder: Path) -> int:
     """Compile, print and write `compile.json`; status 1 where the step does not fit."""
     target = parse_target(setup.general.target)
-    spec = _spec(setup)
-    devices = topology_devices(target)
-    layout = layout_over(setup.mesh, spec, devices)
+    spec = run_spec(setup)
+    layout = layout_over(setup.mesh, spec, topology_devices(target, spec))
     cost = compile_step(spec, layout)
-    print_cost(spec, layout, target, cost)
-    write_json(folder / "compile.json", _as_json(spec, layout, target, cost))
+    guess = guess_of(spec, layout, target)
+    network = network_seconds(cost, layout.mesh.shape, target)
+    print_cost(layout, target, cost, guess, network)
+    write_json(folder / "compile.json", _as_json(layout, target, cost, guess, network))
     return 0 if cost.needed <= target.chip.memory else 1
 
 
-def _spec(setup: Setup) -> RunSpec:
+def run_spec(setup: Setup) -> RunSpec:
     """The run of a config; the corpus is only read where it decides the vocabulary."""
     if models.resolve(setup.model).vocab_size == 0:
-        return _scanned(make_spec(setup, build.load_corpus(setup)))
+        return make_spec(setup, build.load_corpus(setup))
     model = models.resolve(setup.model)
     models.validate(model)
-    return _scanned(describe_run(setup, model, mask_end_of_document=False))
+    return describe_run(setup, model, mask_end_of_document=False)
 
 
-def _scanned(spec: RunSpec) -> RunSpec:
-    """With layers=auto and ssm_scan=auto as on an accelerator, whatever compiles it."""
-    model = spec.model
-    if model.layers == "auto":
-        model = dataclasses.replace(model, layers="scan")
-    if model.ssm_scan == "auto":
-        model = dataclasses.replace(model, ssm_scan="associative")
-    return dataclasses.replace(spec, model=model)
-
-
-def topology_devices(target: Target) -> Sequence[Any]:
-    """Descriptions of the devices of a slice.
+def topology_devices(target: Target, spec: RunSpec) -> Sequence[Any]:
+    """Descriptions of the devices of a target on which `spec` is to be compiled.
 
     Raises:
-      UserError: without libtpu.
+      UserError: without its compiler, or where that needs a GPU for the run's attention.
     """
-    if importlib.util.find_spec("libtpu") is None:
+    if not has_compiler(target):
+        extra, words = EXTRAS[target.chip.platform]
         raise UserError(
-            f"config.target={target.name} needs the TPU compiler; pip install 'gptjax[tpu]' (no "
-            "TPU is needed)"
+            f"config.target={target.name} needs the {words} compiler; pip install "
+            f"'gptjax[{extra}]' (no {words} is needed)"
+        )
+    if target.chip.platform == "gpu":
+        # Programs are tuned by running them, which nothing here can.
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_autotune_level=0"
+    kinds = [kind for kind in spec.model.layer_pattern if kind != "ssm"]
+    used = {
+        kernels.attention_kernel(
+            spec.model, kind, segmented=spec.document_attention, backend=target.chip.platform
+        )
+        for kind in kinds
+    }
+    if "cudnn" in used:
+        raise UserError(
+            f"config.target={target.name} cannot be compiled for without a GPU with attention by "
+            "cuDNN; set model.attention_impl=blockwise"
         )
     for name, value in {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost"}.items():
         os.environ.setdefault(name, value)
@@ -110,7 +121,27 @@ def topology_devices(target: Target) -> Sequence[Any]:
     from jax.experimental import topologies
 
     jax.config.update("jax_platforms", "cpu")
-    return topologies.get_topology_desc(target.topology, platform="tpu").devices
+    options: dict[str, Any] = {"chip_config_name": target.chip.mode}
+    platform = target.chip.platform
+    if platform == "gpu":
+        platform, options = "cuda", {"topology": target.topology, "target_config": target.chip.mode}
+    return topologies.get_topology_desc(target.topology, platform=platform, **options).devices
+
+
+EXTRAS = {"tpu": ("tpu", "TPU"), "gpu": ("cuda", "GPU")}
+COMPILERS = {"tpu": ("libtpu",), "gpu": ("jax_plugins.xla_cuda13", "jax_plugins.xla_cuda12")}
+
+
+def has_compiler(target: Target) -> bool:
+    """Whether the compiler for a target is installed."""
+    return any(_installed(name) for name in COMPILERS[target.chip.platform])
+
+
+def _installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
 
 
 def compile_step(spec: RunSpec, layout: Layout) -> Cost:
@@ -188,24 +219,31 @@ def _needed(message: str) -> int:
     return int(float(found[1]) * 1024 ** ("KMGT".index(found[2]) + 1))
 
 
-def print_cost(spec: RunSpec, layout: Layout, target: Target, cost: Cost) -> None:
+def print_cost(
+    layout: Layout, target: Target, cost: Cost, guess: Estimate, network: float
+) -> None:
     """A table of memory and one of traffic, and the estimate of a step's time."""
     console = Console(width=100)
     sizes = " × ".join(f"{axis} {n}" for axis, n in layout.mesh.shape.items() if n > 1)
-    print(f"{target.name}: {target.devices} chips as {target.topology}, mesh {sizes or 'of one'}")
-    table = Table("per device", "GiB", title_justify="left", header_style="bold")
-    rows: dict[str, float] = {"parameters": cost.params, "optimizer state": cost.opt_state}
-    if cost.arguments:
-        rows["activations, gradients, buffers"] = cost.temporary
-    rows |= {"needed": cost.needed, "there is": target.chip.memory}
-    for name, size in rows.items():
-        table.add_row(name, f"{size / GIB:.2f}")
+    print(f"{target.name}: {target.devices} devices as {target.topology}, mesh {sizes or 'of one'}")
+    held = guess.held
+    table = Table("per device", "GiB", "estimated", title_justify="left", header_style="bold")
+    rest = held.total - held.params - held.opt_state
+    rows = {
+        "parameters": (cost.params, held.params),
+        "optimizer state": (cost.opt_state, held.opt_state),
+        "activations, gradients, buffers": (cost.temporary, rest),
+        "needed": (cost.needed, held.total),
+    }
+    for name, pair in rows.items():
+        table.add_row(name, *(f"{size / GIB:.2f}" if size else "" for size in pair))
+    table.add_row("there is", f"{target.chip.memory / GIB:.2f}", "")
     console.print(table)
     fits = cost.needed <= target.chip.memory
     print("it fits" if fits else "it does not fit; cut the state by mesh.fsdp, mesh.tensor or "
           "mesh.pipe, the batch by train.micro_batches, or set model.remat=block")  # fmt: skip
     _print_traffic(console, cost)
-    _print_time(spec, layout, target, cost)
+    _print_time(cost, guess, network)
 
 
 def _print_traffic(console: Console, cost: Cost) -> None:
@@ -221,35 +259,47 @@ def _print_traffic(console: Console, cost: Cost) -> None:
         console.print(table)
 
 
-def _print_time(spec: RunSpec, layout: Layout, target: Target, cost: Cost) -> None:
-    times = step_seconds(spec, layout, target, cost)
-    compute, network = times["compute"], times["network"]
+def _print_time(cost: Cost, guess: Estimate, network: float) -> None:
+    seconds = guess.seconds
+    local = max(seconds.compute, seconds.memory)
+    best, worst = max(local, network), local + network
     print(
-        f"{cost.flops:.3g} FLOPs a step; at the published rates {compute:.3g} s of arithmetic"
-        + (f" (pipeline's bubble {times['bubble']:.1%} included)" if times["bubble"] else "")
-        + (f", {network:.3g} s of network: between {max(compute, network):.3g} s (all hidden) and "
-           f"{compute + network:.3g} s (none) a step, utilisation at most "
-           f"{times['ideal'] / max(compute, network):.0%}" if cost.traffic else "")
-    )  # fmt: skip
+        f"{cost.flops:.3g} FLOPs a step, {seconds.ideal:.3g} s at the published rates; with what "
+        f"is computed again and a pipeline's bubble {seconds.compute:.3g} s of arithmetic, beside "
+        f"{seconds.memory:.3g} s of memory traffic (both estimated)"
+    )
+    if cost.traffic:
+        print(
+            f"{network:.3g} s of network: a step takes between {best:.3g} s (all hidden) and "
+            f"{worst:.3g} s (none), model FLOPs utilisation {seconds.ideal / best:.0%} to "
+            f"{seconds.ideal / worst:.0%}"
+        )
 
 
-def step_seconds(spec: RunSpec, layout: Layout, target: Target, cost: Cost) -> dict[str, float]:
-    """Roofline of a step, seconds: arithmetic with and without the bubble, network."""
-    ideal = cost.flops / (target.devices * target.chip.flops)
-    bubble = layout.schedule(spec.micro_batches).bubble if layout.stages > 1 else 0.0
-    network = sum(one.sent for one in cost.traffic) / target.chip.network_rate
-    return {
-        "ideal": ideal, "compute": ideal / (1 - bubble), "bubble": bubble, "network": network,
-    }  # fmt: skip
+def guess_of(spec: RunSpec, layout: Layout, target: Target) -> Estimate:
+    """The same step estimated from shapes."""
+    flops = shapes.training_flops_per_token(spec.model, spec.optim.cost)
+    return estimate(spec, layout.config, target.devices, target.chip, flops)
 
 
-def _as_json(spec: RunSpec, layout: Layout, target: Target, cost: Cost) -> dict[str, Any]:
+def network_seconds(cost: Cost, sizes: Mapping[str, int], target: Target) -> float:
+    """Seconds in which a device sends what a step's collectives send, at the published rates."""
+    return math.fsum(one.sent / target.chip.rate(one.axes, sizes) for one in cost.traffic)
+
+
+def _as_json(
+    layout: Layout, target: Target, cost: Cost, guess: Estimate, network: float
+) -> dict[str, Any]:
     return {
         "target": target.name,
         "devices": target.devices,
         "mesh": dict(layout.mesh.shape),
         "memory_bytes": target.chip.memory,
         "fits": cost.needed <= target.chip.memory,
-        "seconds": step_seconds(spec, layout, target, cost),
+        "seconds": {
+            "ideal": guess.seconds.ideal, "compute": guess.seconds.compute,
+            "memory": guess.seconds.memory, "network": network,
+        },
+        "estimated": {**dataclasses.asdict(guess.held), "needed": guess.held.total},
         **dataclasses.asdict(cost),
-    }
+    }  # fmt: skip

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from gptjax import ops
 from gptjax.models.config import ModelConfig
 from gptjax.models.parts import bias_at, hidden_init, parameter, residual_init
+from gptjax.ops.backend import platform
 
 STEP_RANGE = (1e-3, 1e-1)  # of Δ at the start (Gu & Dao, 2023, section 3.6)
 
@@ -88,7 +89,7 @@ def _scan_of(config: ModelConfig) -> Any:
     """The scan over tokens that the config names, or that suits the backend."""
     in_turn = config.ssm_scan == "in_turn"
     if config.ssm_scan == "auto":
-        in_turn = jax.default_backend() == "cpu"
+        in_turn = platform() == "cpu"
     return ops.selective_scan_in_turn if in_turn else ops.selective_scan
 
 

@@ -5,6 +5,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +14,7 @@ WIDTHS = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, 
           "u64": 8}  # fmt: skip
 
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
-_OPERATION = re.compile(r"= (\(?[a-z0-9]+\[.*?) (" + "|".join(KINDS) + r")(-start)?\((?!.*-done\()")
+_OPERATION = re.compile(r"= (\(*[a-z0-9]+\[.*?) (" + "|".join(KINDS) + r")(-start)?\((?!.*-done\()")
 _CALLED = re.compile(
     r"(?:to_apply|calls|true_computation|false_computation)=%?([\w.\-]+)"
 )
@@ -30,6 +31,7 @@ _DEFINED = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = [a-z0-9]+\[([0-9,]*)\]")
 _DOT = re.compile(
     r"= [a-z0-9]+\[([0-9,]*)\]\S* dot\((?:\S+ )?%?([\w.\-]+),.*lhs_contracting_dims=\{([0-9,]*)\}"
 )
+_CHANNEL = re.compile(r"channel_id=(\d+)")
 _PAIRS = re.compile(r"source_target_pairs=\{\{(\d+),(\d+)\}")
 
 
@@ -74,20 +76,32 @@ def collectives(text: str, mesh: Mapping[str, int]) -> list[Collective]:
     """
     bodies, entry = _computations(text)
     times = _times(bodies, entry)
-    found = []
+    fusions = {name for lines in bodies.values() for line in lines for name in _fused(line)}
+    found: dict[Any, Collective] = {}
     for name, lines in bodies.items():
-        for line in lines:
+        for number, line in enumerate(lines):
             match = _OPERATION.search(line)
             if match and times[name]:
                 devices = _group(line)
-                size = _bytes(match[1], started=bool(match[3]))
+                size = _bytes(match[1], match[2] if match[3] else "")
                 axes = _axes(devices, mesh)
                 kind = match[2]
                 if name.startswith("all-reduce-scatter"):
                     # A TPU's reduce-scatter: an all-reduce fused with the slice of its result.
                     kind, size = "reduce-scatter", size // len(devices)
-                found.append(Collective(kind, axes, len(devices), size, times[name]))
-    return [one for one in found if one.group > 1]
+                one = Collective(kind, axes, len(devices), size, times[name])
+                channel = _CHANNEL.search(line)
+                key = channel[1] if channel and name in fusions else (name, number)
+                # A collective that runs beside other work is written in the fusion that starts it,
+                # in those beside which it runs and in the one that ends it; it starts as often as
+                # the rarest of them runs.
+                if key not in found or one.times < found[key].times:
+                    found[key] = one
+    return [one for one in found.values() if one.group > 1]
+
+
+def _fused(line: str) -> list[str]:
+    return _CALLED.findall(line) if " fusion(" in line else []
 
 
 def product_flops(text: str) -> float:
@@ -159,13 +173,17 @@ def _trips(line: str, condition: list[str]) -> int:
     return bounds[0] if len(bounds) == 1 else 1
 
 
-def _bytes(shapes: str, *, started: bool) -> int:
-    """Bytes of a result; of a started operation's tuple the last array, which is the result."""
+def _bytes(shapes: str, started: str) -> int:
+    """Bytes of a result. A started operation (its kind) has its inputs before its results, several
+    of each in tuples of their own, but for all-reduce, which has results alone."""
+    if started and shapes.startswith("(("):
+        shapes = shapes.partition("), (")[2]
     sizes = [
         WIDTHS.get(kind, 4) * math.prod(int(n) for n in dims.split(",") if n)
         for kind, dims in _ARRAY.findall(shapes)
     ]
-    return max(sizes) if started else sum(sizes)
+    pair = started and started != "all-reduce" and shapes.startswith("(")
+    return max(sizes) if pair else sum(sizes)
 
 
 def _group(line: str) -> list[int]:

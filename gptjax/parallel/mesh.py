@@ -2,12 +2,12 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh
+from jax.sharding import AbstractMesh, AxisType, Mesh
 
 from gptjax.errors import UserError
 from gptjax.parallel.config import MeshConfig
@@ -104,6 +104,11 @@ def make_mesh(sizes: dict[str, int], devices: Sequence[Any] | None = None) -> Me
     else:
         array = np.array(found).reshape(shape)
     return Mesh(array, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def abstract_mesh(sizes: Mapping[str, int]) -> Any:
+    """A mesh without devices, for shardings whose shapes alone are asked for."""
+    return AbstractMesh(tuple(sizes.values()), tuple(sizes))
 
 
 def _product(sizes: dict[str, int]) -> str:

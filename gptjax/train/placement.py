@@ -37,13 +37,23 @@ def layout_over(config: MeshConfig, spec: RunSpec, devices: Sequence[Any]) -> La
     Raises:
       UserError: as `make_layout`.
     """
-    sizes = resolve(config, len(devices))
+    sizes = check_mesh(config, spec, len(devices))
+    return _layout(config, spec.layout, tuple(sizes.items()), tuple(devices))
+
+
+def check_mesh(config: MeshConfig, spec: RunSpec, devices: int) -> dict[str, int]:
+    """The sizes of a mesh's axes over so many devices.
+
+    Raises:
+      UserError: as `make_layout`.
+    """
+    sizes = resolve(config, devices)
     check_cuts(sizes, cuts(spec, config))
     if sizes["seq"] > 1:
         _check_sequence(config, spec, sizes["seq"])
     if sizes["pipe"] > 1:
         _check_pipeline(config, spec, sizes["pipe"])
-    return _layout(config, spec.layout, tuple(sizes.items()), tuple(devices))
+    return sizes
 
 
 @functools.lru_cache(maxsize=64)

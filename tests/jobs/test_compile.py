@@ -11,6 +11,7 @@ import pytest
 
 from gptjax import models
 from gptjax.errors import UserError
+from gptjax.jobs.compile import has_compiler
 from gptjax.main import main
 from gptjax.parallel import parse_target
 
@@ -27,6 +28,8 @@ LIBTPU = importlib.util.find_spec("libtpu") is not None
         ("v5p-8", "v5p:2x2x1", 4),
         ("v5p-512", "v5p:4x8x8", 256),
         ("v4-64", "v4:2x4x4", 32),
+        ("h100-4", "1x1x4", 4),
+        ("a100-32", "1x4x8", 32),
     ],
 )
 def test_names_of_slices(name, topology, devices):
@@ -41,11 +44,20 @@ def test_names_of_slices(name, topology, devices):
         ("v9-16", "config.target='v9-16' is not known"),
         ("v5e-12", "no slice: .* try v5e-8 or v5e-16"),
         ("v5p-6", "no slice: .* try v5p-8 or v5p-16"),
+        ("h100-12", "no number of GPUs in nodes of 8; try h100-8 or h100-16"),
     ],
 )
 def test_what_is_no_slice(name, sentence):
     with pytest.raises(UserError, match=sentence):
         parse_target(name)
+
+
+def test_links_inside_a_node_and_between():
+    """Of 16 GPUs in two nodes, the outer axis crosses from one to the other."""
+    chip, sizes = parse_target("h100-16").chip, {"data": 2, "fsdp": 4, "tensor": 2}
+    rates = [chip.rate(axes, sizes) for axes in (("tensor",), ("fsdp", "tensor"), ("data",))]
+    assert rates == [450e9, 450e9, 50e9]
+    assert parse_target("v5e-256").chip.rate(("data",), {"data": 256}) == 200e9
 
 
 def test_a_target_is_wanted(tmp_path, capsys):
@@ -55,12 +67,26 @@ def test_a_target_is_wanted(tmp_path, capsys):
     assert "config.target='' names no slice" in capsys.readouterr().err
 
 
-@pytest.mark.skipif(LIBTPU, reason="libtpu is installed")
-def test_without_the_compiler_the_extra_is_named(tmp_path, capsys):
+@pytest.mark.parametrize("target, extra", [("v5p-512", "tpu"), ("h100-256", "cuda")])
+def test_without_the_compiler_the_extra_is_named(tmp_path, capsys, target, extra):
+    if has_compiler(parse_target(target)):
+        pytest.skip(f"the compiler of gptjax[{extra}] is installed")
     path = REPO / "experiments" / "gpt3_175b.py"
-    flags = ["--config.job=compile", f"--workdir={tmp_path / 'run'}"]
+    flags = ["--config.job=compile", f"--config.target={target}", f"--workdir={tmp_path / 'run'}"]
     assert main(["gptjax", f"--config={path}", *flags]) == 2
-    assert "pip install 'gptjax[tpu]'" in capsys.readouterr().err
+    assert f"pip install 'gptjax[{extra}]'" in capsys.readouterr().err
+
+
+def compiled(tmp_path, **settings):
+    """compile.json of a small GPT-2 with these settings, in a process of its own."""
+    flags = [f"--config.{key}={value}" for key, value in settings.items()]
+    fast = {"JAX_EXEC_TIME_OPTIMIZATION_EFFORT": "-1", "JAX_MEMORY_FITTING_EFFORT": "-1"}
+    environment = {**os.environ, **fast, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    command = [sys.executable, "-m", "gptjax.main", "--config=experiments/train_gpt2_small.py",
+               f"--workdir={tmp_path}", *flags]  # fmt: skip
+    done = subprocess.run(command, cwd=REPO, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads((tmp_path / "compile.json").read_text())
 
 
 @pytest.mark.slow
@@ -72,14 +98,7 @@ def test_a_small_model_for_16_chips(tmp_path):
         "train.batch_size": 16, "mesh.data": 1, "mesh.fsdp": 4, "mesh.tensor": 4, "job": "compile",
         "target": "v5e-16",
     }  # fmt: skip
-    flags = [f"--config.{key}={value}" for key, value in settings.items()]
-    fast = {"JAX_EXEC_TIME_OPTIMIZATION_EFFORT": "-1", "JAX_MEMORY_FITTING_EFFORT": "-1"}
-    environment = {**os.environ, **fast, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
-    command = [sys.executable, "-m", "gptjax.main", "--config=experiments/train_gpt2_small.py",
-               f"--workdir={tmp_path}", *flags]  # fmt: skip
-    done = subprocess.run(command, cwd=REPO, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    found = json.loads((tmp_path / "compile.json").read_text())
+    found = compiled(tmp_path, **settings)
     config = models.ModelConfig(depth=6, width=512, num_heads=8, vocab_size=8192, seq_len=1024)
     params = 4 * models.count_params(config).total / 16
     assert found["params"] == pytest.approx(params, rel=0.1)
@@ -91,3 +110,20 @@ def test_a_small_model_for_16_chips(tmp_path):
         if one["axes"] == ["tensor"] and one["size"] == whole_stream and one["times"] == 6
     ]  # fmt: skip
     assert [one["kind"] for one in per_layer] == ["all-reduce"] * 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["v4-32", "v5e-16", "v5p-32", "v6e-16", "h100-16"])
+def test_every_kind_of_chip_compiles(tmp_path, target):
+    """With heads of 128, so that a TPU's program has the splash kernel, cut by hand."""
+    if not has_compiler(parse_target(target)):
+        pytest.skip("its compiler is not installed")
+    settings = {
+        "model.depth": 2, "model.width": 256, "model.num_heads": 2, "model.seq_len": 256,
+        "model.vocab_size": 512, "model.compute_dtype": "bfloat16", "train.batch_size": 16,
+        "mesh.data": 2, "mesh.fsdp": 4, "mesh.tensor": 2, "job": "compile", "target": target,
+        "model.attention_impl": "blockwise" if target == "h100-16" else "auto",
+    }  # fmt: skip
+    found = compiled(tmp_path, **settings)
+    assert found["devices"] == 16 and found["fits"]
+    assert "all-reduce" in {one["kind"] for one in found["traffic"]}

@@ -89,3 +89,55 @@ def test_kinds_axes_bytes_and_loops():
     assert found["all-reduce", ("tensor",)].sent == 12 * 128  # 2·(n−1)/n of it, each time
     assert found["all-gather", ("fsdp",)].sent == 64
     assert found["reduce-scatter", ("fsdp",)].sent == 64
+
+
+ASYNC = """
+%start (x: bf16[2,8]) -> bf16[4,8] {
+  ROOT %g.1 = bf16[4,8]{1,0} all-gather(%x), channel_id=7, replica_groups={{0,2},{1,3}}
+}
+
+%end (x: bf16[2,8]) -> bf16[4,8] {
+  ROOT %g.3 = bf16[4,8]{1,0} all-gather(%x), channel_id=7, replica_groups={{0,2},{1,3}}
+}
+
+%beside (x: bf16[2,8]) -> bf16[4,8] {
+  ROOT %g.2 = bf16[4,8]{1,0} all-gather(%x), channel_id=7, replica_groups={{0,2},{1,3}}
+}
+
+%cond (arg: s32[]) -> pred[] {
+  %n = s32[]{:T(128)} constant(12)
+  ROOT %lt = pred[] compare(%i, %n), direction=LT
+}
+
+%body (arg: s32[]) -> s32[] {
+  ROOT %f = bf16[4,8]{1,0} fusion(%x), kind=kOutput, calls=%beside
+}
+
+ENTRY %main (x: bf16[2,8]) -> bf16[4,8] {
+  %f = bf16[4,8]{1,0} fusion(%x), kind=kCustom, calls=%start
+  %w = s32[] while(%init), condition=%cond, body=%body
+  ROOT %done = bf16[4,8]{1,0} fusion(%x), kind=kCustom, calls=%end
+}
+"""
+
+
+def test_a_collective_that_runs_beside_a_loop_counts_once():
+    """TPU programs name it in every fusion beside which it runs."""
+    (one,) = collectives(ASYNC, {"data": 1, "fsdp": 2, "tensor": 2})
+    assert (one.kind, one.axes, one.size) == ("all-gather", ("fsdp",), 64)
+    assert one.times == 1
+
+
+STARTED = """
+ENTRY %main (x: f32[4,8]) -> f32[4,8] {
+  %a = ((bf16[2,8]{1,0}, f32[4]{0}), (bf16[4,8]{1,0}, f32[8]{0})) all-gather-start(%x, %y), replica_groups={{0,1}}
+  %b = (bf16[2,8]{1,0}, bf16[4,8]{1,0}) all-gather-start(%x), replica_groups={{0,1}}
+  %c = (f32[4]{0}, f32[2]{0}) all-reduce-start(%x, %y), replica_groups={{0,1}}, to_apply=%add
+}
+"""  # noqa: E501
+
+
+def test_results_of_started_operations():
+    """As GPU programs have them: inputs and results, several of each in tuples of their own."""
+    sizes = [one.size for one in collectives(STARTED, {"data": 2})]
+    assert sizes == [64 + 32, 64, 16 + 8]
