@@ -21,6 +21,9 @@ class MeshConfig:
         "attention across mesh.seq: keys and values go around, or tokens are exchanged for heads",
         choices=("ring", "all_to_all"),
     )
+    expert: int = setting(
+        1, "parts that experts are cut into, and the batch with them; tokens go to their experts"
+    )
     schedule: str = setting(
         "1f1b",
         "order of forward and backward passes over the stages",

@@ -12,10 +12,10 @@ from jax.sharding import AbstractMesh, AxisType, Mesh
 from gptjax.errors import UserError
 from gptjax.parallel.config import MeshConfig
 
-AXES = ("data", "pipe", "fsdp", "seq", "tensor")
+AXES = ("data", "pipe", "fsdp", "expert", "seq", "tensor")
 """Outermost first: neighbours along the last axis are the nearest on the network."""
 
-BATCH = ("data", "fsdp")
+BATCH = ("data", "fsdp", "expert")
 """The axes that cut a batch."""
 
 
@@ -42,7 +42,7 @@ def resolve(config: MeshConfig, devices: int) -> dict[str, int]:
     """The size of every axis, the one that is −1 filled up.
 
     >>> resolve(MeshConfig(tensor=2), 8)
-    {'data': 4, 'pipe': 1, 'fsdp': 1, 'seq': 1, 'tensor': 2}
+    {'data': 4, 'pipe': 1, 'fsdp': 1, 'expert': 1, 'seq': 1, 'tensor': 2}
 
     Raises:
       UserError: when the sizes do not fit the number of devices.

@@ -25,13 +25,16 @@ from gptjax.parallel.schedules import Schedule, make_schedule
 
 Rules = tuple[tuple[str, str | tuple[str, ...]], ...]
 
+NOT_EXPERT = tuple(axis for axis in BATCH if axis != "expert")
+"""The axes that still cut a batch whose tokens are with their experts."""
+
 
 def table(config: MeshConfig) -> Rules:
     """Logical axis → mesh axes of activations and of parameters that mesh.zero does not cut."""
     cut: list[tuple[str, str | tuple[str, ...]]] = [
         ("batch", BATCH),
         ("heads", "tensor"), ("kv_heads", "tensor"), ("mlp", "tensor"), ("vocab", "tensor"),
-        ("layers", "pipe"),
+        ("layers", "pipe"), ("experts", "expert"), ("dispatched", NOT_EXPERT),
     ]  # fmt: skip
     if config.sequence_parallel:
         cut.append(("seq", ("seq", "tensor")))

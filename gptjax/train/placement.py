@@ -51,6 +51,8 @@ def check_mesh(config: MeshConfig, spec: RunSpec, devices: int) -> dict[str, int
     check_cuts(sizes, cuts(spec, config))
     if sizes["seq"] > 1:
         _check_sequence(config, spec, sizes["seq"])
+    if sizes["expert"] > 1:
+        _check_experts(spec, sizes)
     if sizes["pipe"] > 1:
         _check_pipeline(config, spec, sizes["pipe"])
     return sizes
@@ -78,6 +80,9 @@ def cuts(spec: RunSpec, config: MeshConfig) -> list[Cut]:
         found.append(Cut("model.width", model.width, ("fsdp",)))
     if config.sequence_parallel:
         found.append(Cut("model.seq_len", model.seq_len, ("seq", "tensor")))
+    if model.num_experts:
+        found.append(Cut("model.num_experts", model.num_experts, ("expert",)))
+        found.append(Cut("model.expert_width", model.expert_hidden_width, ("tensor",)))
     return found + _sequence_cuts(spec, config)
 
 
@@ -117,6 +122,27 @@ def _check_sequence(config: MeshConfig, spec: RunSpec, parts: int) -> None:
         raise UserError(
             f"mesh.context=ring does not go with mesh.pipe={config.pipe}; set "
             "mesh.context=all_to_all, or mesh.pipe=1"
+        )
+
+
+def _check_experts(spec: RunSpec, sizes: dict[str, int]) -> None:
+    """Tokens travel in slots, so there has to be a number of them, counted in whole sequences."""
+    model, parts = spec.model, sizes["expert"]
+    if not model.num_experts:
+        raise UserError(
+            f"mesh.expert={parts} cuts experts, and this model has none; set mesh.expert=1 and "
+            f"mesh.data={parts}, or model.num_experts"
+        )
+    if not model.capacity_factor:
+        whole = model.num_experts / model.experts_per_token
+        raise UserError(
+            f"mesh.expert={parts} sends tokens in slots, and model.capacity_factor=0 gives their "
+            f"number no limit; set model.capacity_factor=1.25, or {whole:g} to drop no token"
+        )
+    if sizes["seq"] > 1:
+        raise UserError(
+            f"mesh.expert={parts} counts slots in a sequence, which mesh.seq={sizes['seq']} cuts; "
+            "set mesh.seq=1"
         )
 
 

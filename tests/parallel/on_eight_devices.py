@@ -77,6 +77,17 @@ MORE = {
     "pipe, all to all": MeshConfig(data=1, pipe=2, seq=2, context="all_to_all"),
     "data, tensor, pipe": MeshConfig(data=2, tensor=2, pipe=2, schedule="gpipe"),
 }
+EXPERTS = {
+    "expert": MeshConfig(data=1, expert=4),
+    "fsdp, expert, tensor": MeshConfig(data=1, fsdp=2, expert=2, tensor=2),
+}
+MORE_EXPERTS = {
+    "data, expert": MeshConfig(data=2, expert=2),
+    "fsdp, expert": MeshConfig(data=1, fsdp=2, expert=4),
+    "fsdp, expert, zero 1": MeshConfig(data=1, fsdp=2, expert=2, zero=1),
+    "expert, tensor": MeshConfig(data=1, expert=2, tensor=2),
+    "expert, sequence": MeshConfig(data=1, expert=2, tensor=2, sequence_parallel=True),
+}
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +111,17 @@ def spec(corpus):
     )  # fmt: skip
     optim = OptimConfig(learning_rate=1e-2)
     return RunSpec(model=model, optim=optim, batch_size=32, steps=6, seed=3, micro_batches=4)
+
+
+@pytest.fixture(scope="module")
+def mixture(spec):
+    """Experts of which some overflow, with every loss of their routers."""
+    model = dataclasses.replace(
+        spec.model, depth=2, use_bias=False, mlp_pattern=("experts",), num_experts=4,
+        expert_width=24, capacity_factor=1.25, balance_loss=0.1, router_z_loss=0.01,
+        importance_loss=0.1, router_noise=True, load_loss=0.1,
+    )  # fmt: skip
+    return dataclasses.replace(spec, model=model, micro_batches=2)
 
 
 def make_session(corpus, mesh, feed="host"):
@@ -254,6 +276,52 @@ def test_long_contexts_are_cut(spec, context):
 
     grown = {parts: temporary(parts, 16384) - temporary(parts, 4096) for parts in (1, 4)}
     assert grown[4] < 1.1 * grown[1] / 4
+
+
+@pytest.fixture(scope="module")
+def mixture_on_one(corpus, mixture):
+    return three_steps(corpus, mixture, ONE)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["expert", *(pytest.param(n, marks=pytest.mark.slow) for n in list(EXPERTS)[1:])],
+)
+def test_experts_on_a_mesh_equal_one_device(corpus, mixture, mixture_on_one, name):
+    assert_equal(three_steps(corpus, mixture, EXPERTS[name]), mixture_on_one)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MORE_EXPERTS)
+def test_experts_on_every_mesh_equal_one_device(corpus, mixture, mixture_on_one, name):
+    assert_equal(three_steps(corpus, mixture, MORE_EXPERTS[name]), mixture_on_one)
+
+
+def test_tokens_travel_by_all_to_all(mixture):
+    """To the experts and back, forward and backward, in every layer and micro-batch."""
+    layout = layout_over(EXPERTS["expert"], mixture, jax.devices()[:4])
+    traffic = compile_step(mixture, layout).traffic
+    found = [one for one in traffic if one.kind == "all-to-all"]
+    assert sum(one.times for one in found) == 4 * 2 * 2
+    # On each device 4 of 16 sequences, 4 experts, 1.25·2·16/4 slots, 32 columns, float32.
+    assert {(one.axes, one.size) for one in found} == {(("expert",), 4 * 4 * 10 * 32 * 4)}
+
+
+@pytest.mark.slow
+def test_experts_are_cut_and_move_to_another_mesh(corpus, mixture, mixture_on_one, tmp_path):
+    calls = []
+    hooks = Hooks(stop=lambda: calls.append(1) or len(calls) == 2)
+    session = make_session(corpus, EXPERTS["expert"])
+    held = session.init(mixture).params["blocks"]["mlp"]["experts_up"]
+    assert held.addressable_shards[0].data.shape == (2, 1, 32, 24)
+    with pytest.raises(Interrupted):
+        run(session, mixture, tmp_path, hooks)
+    moved = run(make_session(corpus, MeshConfig(data=2)), mixture, tmp_path, Hooks())
+    np.testing.assert_allclose(moved.curve_losses[:3], mixture_on_one[1], atol=2e-5)
+    score = session.evaluate(mixture, session.init(mixture).params)
+    plain = make_session(corpus, ONE)
+    wanted = plain.evaluate(mixture, plain.init(mixture).params)
+    assert score.loss == pytest.approx(wanted.loss, abs=2e-5)
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])

@@ -24,9 +24,9 @@ SPEC = RunSpec(
 
 
 def test_sizes():
-    assert resolve(MeshConfig(), 1) == {"data": 1, "pipe": 1, "fsdp": 1, "seq": 1, "tensor": 1}
+    assert set(resolve(MeshConfig(), 1).values()) == {1}
     assert resolve(MeshConfig(fsdp=2, tensor=2), 8) == {
-        "data": 2, "pipe": 1, "fsdp": 2, "seq": 1, "tensor": 2,
+        "data": 2, "pipe": 1, "fsdp": 2, "expert": 1, "seq": 1, "tensor": 2,
     }  # fmt: skip
     assert resolve(MeshConfig(data=2), 8)["data"] == 2
 
@@ -102,6 +102,31 @@ def test_what_cannot_be_cut_along_the_sequence(change, mesh, sentence):
     mesh = MeshConfig(data=1, seq=2, **mesh)
     with pytest.raises(UserError, match=sentence):
         layout_over(mesh, dataclasses.replace(SPEC, model=model), list("abcd"))
+
+
+@pytest.mark.parametrize(
+    "changes, parts, sentence",
+    [
+        ({"mlp_pattern": ("dense",), "num_experts": 0}, 2, "has none; set mesh.expert=1"),
+        ({}, 2, r"model.capacity_factor=0 .* set model.capacity_factor=1.25, or 2 to drop no"),
+        ({}, 3, "model.num_experts=4 is not .* mesh.expert=3; .*=6, or mesh.expert=2"),
+    ],
+)
+def test_what_experts_cannot_be_cut_into(changes, parts, sentence):
+    experts = {"mlp_pattern": ("experts",), "num_experts": 4, "use_bias": False, **changes}
+    spec = dataclasses.replace(SPEC, model=dataclasses.replace(SPEC.model, **experts))
+    with pytest.raises(UserError, match=sentence):
+        layout_over(MeshConfig(data=1, expert=parts), spec, ["a", "b", "c"])
+
+
+def test_slots_are_counted_in_whole_sequences():
+    experts = {"mlp_pattern": ("experts",), "num_experts": 4, "use_bias": False}
+    model = dataclasses.replace(SPEC.model, **experts, capacity_factor=2.0)
+    with pytest.raises(UserError, match=r"mesh.expert=2 counts slots.* set mesh.seq=1"):
+        layout_over(
+            MeshConfig(data=1, expert=2, seq=2, context="all_to_all"),
+            dataclasses.replace(SPEC, model=model, batch_size=16), list("abcd"),
+        )  # fmt: skip
 
 
 def on_eight_devices(*arguments):
