@@ -250,12 +250,15 @@ def split_batch(x: Array, parts: int) -> Array:
     return nn.with_logical_constraint(split, (None, "batch", *(None,) * (x.ndim - 1)))
 
 
-def _make_update(
-    spec: RunSpec, end_of_document: int, layout: Layout | None
-) -> Callable[[TrainState, Batch, Hyper, tuple[Array, int] | None], tuple[TrainState, Metrics]]:
-    """One update of parameters and optimizer; the last argument is (number of the part, parts)
-    where a step has several."""
-    optimizer = make_optimizer(spec.optim)
+_Report = tuple[Array, models.Routing | None]
+"""Mean nats of a batch, and what its routers did."""
+
+Gradient = Callable[[Params, Batch, precision.LossScale | None], tuple[_Report, Params, Array]]
+
+
+def _make_gradient(spec: RunSpec, end_of_document: int, layout: Layout | None) -> Gradient:
+    """(parameters, batch, scale of the loss) -> (loss and routing, the gradient, mean squared norm
+    of the micro-batches' gradients)."""
     estimates = spec.noise_scale and spec.micro_batches > 1
 
     def losses(params: Params, batch: Batch) -> tuple[Array, Array, models.Routing | None]:
@@ -267,7 +270,6 @@ def _make_update(
     def gradient(
         params: Params, batch: Batch, scale: precision.LossScale | None
     ) -> tuple[_Report, Params, Array]:
-        """(loss and routing, the gradient, mean squared norm of the micro-batches' gradients)."""
         share = 1.0 / jnp.maximum(jnp.sum(batch.mask_BT), 1.0)
         # The factor goes in with the loss: on the gradient it would be a pass over all parameters,
         # and float16 has to be scaled before the first narrow number.
@@ -294,6 +296,17 @@ def _make_update(
         if scale is not None:
             grads = jax.tree.map(lambda grad: grad * (1.0 / scale.value), grads)
         return report, grads, squares / jnp.square(weight)
+
+    return gradient
+
+
+def _make_update(
+    spec: RunSpec, end_of_document: int, layout: Layout | None
+) -> Callable[[TrainState, Batch, Hyper, tuple[Array, int] | None], tuple[TrainState, Metrics]]:
+    """One update of parameters and optimizer; the last argument is (number of the part, parts)
+    where a step has several."""
+    optimizer = make_optimizer(spec.optim)
+    gradient = _make_gradient(spec, end_of_document, layout)
 
     def update(
         state: TrainState, batch: Batch, hyper: Hyper, part: tuple[Array, int] | None
@@ -344,10 +357,6 @@ def _noise(
         "optim/noise_scale_tokens": past.sequences * spec.model.seq_len,
     }
     return {**extra, "noise": past}, metrics
-
-
-_Report = tuple[Array, models.Routing | None]
-"""Mean nats of a batch, and what its routers did."""
 
 
 def _summed_gradient(
