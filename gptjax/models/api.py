@@ -107,13 +107,14 @@ def forward(
     Args:
       seeds_B: uint32, one for each sequence, of the noise; without them there is none.
     """
-    _check_length(config, tokens_BT.shape[1])
+    check_length(config, tokens_BT.shape[1])
     variables, inputs = {"params": params}, (tokens_BT, segment_ids_BT, shift_BTD, seeds_B)
     found: Any = _module(config).apply(variables, *inputs, features=features)
     return found
 
 
-def _check_length(config: ModelConfig, T: int) -> None:
+def check_length(config: ModelConfig, T: int) -> None:
+    """Refuse an input that is longer than the positions that the model learns."""
     if config.positions == "learned" and config.seq_len < T:
         raise UserError(
             f"model.seq_len={config.seq_len} has no position for an input of {T} tokens; "

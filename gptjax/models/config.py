@@ -9,6 +9,9 @@ from gptjax.fields import setting
 SPARSE = ("strided", "fixed", "longformer", "linformer", "performer", "reformer")
 """Kinds of attention that leave pairs of tokens out; what each is stands in models/sparse.py."""
 
+BOTH_WAYS = "both_ways"
+"""Attention without a mask, of encoders: no element of a decoder's layer pattern."""
+
 OWN_PARAMETERS = ("longformer", "linformer", "reformer")
 """Those whose parameters differ from ordinary attention's."""
 

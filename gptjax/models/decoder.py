@@ -55,7 +55,7 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(self, x_BTD: jax.Array, segment_ids_BT: jax.Array | None) -> jax.Array:
         cfg = self.config
-        D, N, K, H = cfg.width, cfg.num_heads, cfg.kv_heads, cfg.head_width
+        N, K = cfg.num_heads, cfg.kv_heads
         q_BTNH = self._heads(x_BTD, "query", N, "heads")
         shared = self.kind == "reformer"
         k_BTKH = q_BTNH if shared else self._heads(x_BTD, "key", K, "kv_heads")
@@ -69,10 +69,7 @@ class Attention(nn.Module):
         o_BTNH = nn.with_logical_constraint(o_BTNH, ("batch", "seq", "heads", None))
         if cfg.attention_gate:
             o_BTNH = o_BTNH * jax.nn.sigmoid(self._heads(x_BTD, "gate", N, "heads"))
-        axes = ("heads", "head_dim", "embed")
-        w_NHD = parameter(self, "out", (N, H, D), axes, residual_init(cfg))
-        b_D = bias_at(self, "out", "out_bias", (D,), ("embed",))
-        return ops.linear(merge_heads(o_BTNH), w_NHD.reshape(N * H, D), b_D)
+        return self._out(o_BTNH)
 
     def _head_norm(self, x_BTNH: jax.Array, name: str, axis: str) -> jax.Array:
         cfg = self.config
@@ -116,13 +113,21 @@ class Attention(nn.Module):
 
     def _heads(self, x_BTD: jax.Array, name: str, heads: int, axis: str) -> jax.Array:
         cfg = self.config
-        D, H = cfg.width, cfg.head_width
+        D, H = x_BTD.shape[-1], cfg.head_width
         axes = ("embed", axis, "head_dim")
         w_DNH = parameter(self, name, (D, heads, H), axes, hidden_init(cfg))
         b_NH = bias_at(self, "qkv", f"{name}_bias", (heads, H), (axis, "head_dim"))
         y = ops.linear(x_BTD, w_DNH.reshape(D, -1), None if b_NH is None else b_NH.reshape(-1))
         y_BTNH = y.reshape(*x_BTD.shape[:2], heads, H)
         return nn.with_logical_constraint(y_BTNH, ("batch", "seq", axis, None))
+
+    def _out(self, o_BTNH: jax.Array) -> jax.Array:
+        cfg = self.config
+        N, H, D = *o_BTNH.shape[2:], cfg.width
+        axes = ("heads", "head_dim", "embed")
+        w_NHD = parameter(self, "out", (N, H, D), axes, residual_init(cfg))
+        b_D = bias_at(self, "out", "out_bias", (D,), ("embed",))
+        return ops.linear(merge_heads(o_BTNH), w_NHD.reshape(N * H, D), b_D)
 
 
 class FeedForward(nn.Module):
@@ -238,8 +243,14 @@ class Embedding(nn.Module):
     config: ModelConfig
 
     @nn.compact
-    def __call__(self, tokens_BT: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """The input of the first block, and the table for a tied head."""
+    def __call__(
+        self, tokens_BT: jax.Array, instead: tuple[jax.Array, jax.Array] | None = None
+    ) -> tuple[jax.Array, jax.Array]:
+        """The input of the first block, and the table for a tied head.
+
+        Args:
+          instead: (here_BT, x_BTD), vectors that stand for those of the tokens that are `here`.
+        """
         cfg = self.config
         D, T = cfg.width, tokens_BT.shape[1]
         w_VD = parameter(self, "tokens", (cfg.vocab_size, D), ("vocab", "embed"), initializer(cfg))
@@ -249,6 +260,9 @@ class Embedding(nn.Module):
         if cfg.embedding_scale != 1.0:
             # Rounded to the activations' type first, as Gemma's published code does.
             x_BTD = x_BTD * jnp.asarray(cfg.embedding_scale or math.sqrt(D), x_BTD.dtype)
+        if instead is not None:
+            here_BT, y_BTD = instead
+            x_BTD = jnp.where(here_BT[..., None], y_BTD.astype(x_BTD.dtype), x_BTD)
         if cfg.positions == "learned":
             p_TD = parameter(
                 self, "positions", (cfg.seq_len, D), ("positions", "embed"), initializer(cfg)
@@ -290,8 +304,7 @@ class Decoder(nn.Module):
         elif self.is_initializing() or _is_one_scan(cfg):
             x_BTD, _ = _scan(cfg, cfg.layers_of_depth, "blocks")(x_BTD, segment_ids_BT)
         else:
-            blocks = nn.unbox(self.variables["params"]["blocks"])
-            stacks = blocks if len(cfg.stacks) > 1 else dict.fromkeys(cfg.stacks, blocks)
+            stacks = stacks_of(cfg, nn.unbox(self.variables["params"]["blocks"]))
             x_BTD, routing = run_blocks(cfg, stacks, x_BTD, segment_ids_BT, seeds_B)
         if cfg.norm_place != "post":
             x_BTD = Norm(cfg, name="final_norm")(x_BTD)
@@ -377,6 +390,11 @@ def _is_one_scan(config: ModelConfig) -> bool:
     return alike and not unrolled(config) and config.remat != "sqrt"
 
 
+def stacks_of(config: ModelConfig, blocks: Any) -> dict[str, Any]:
+    """The parameters below `blocks` by structure; with one structure they have no names of it."""
+    return blocks if len(config.stacks) > 1 else dict.fromkeys(config.stacks, blocks)
+
+
 def run_blocks(
     config: ModelConfig,
     stacks: dict[str, Any],
@@ -424,23 +442,34 @@ def _unrolled(
 
     With `segment`, so many at a time are recomputed in the backward pass.
     """
-    slices = {}
-    for name in dict.fromkeys(layer.structure for layer in layers):
-        leaves, tree = jax.tree.flatten(stacks[name])
-        # The transpose of unstack is one stack; that of indexing would be a padded sum per layer.
-        each = zip(*(jnp.unstack(leaf) for leaf in leaves), strict=True)
-        slices[name] = iter([jax.tree.unflatten(tree, layer) for layer in each])
-    own = [next(slices[layer.structure]) for layer in layers]
+    own = by_layer(layers, stacks)
 
     def in_turn(some: tuple[Layer, ...], params: Any, x_BTD: jax.Array) -> tuple[jax.Array, list]:
         found = []
         for layer, one in zip(some, params, strict=True):
-            x_BTD, routing = _block_of(config, layer)(one, x_BTD, segment_ids_BT)
+            x_BTD, routing = block_of(config, layer)(one, x_BTD, segment_ids_BT)
             found.append(routing)
         return x_BTD, found
 
     x_BTD, found = in_segments(in_turn, layers, own, x_BTD, segment)
     return x_BTD, _joined(found)
+
+
+def by_layer(layers: tuple[Layer, ...], stacks: dict[str, Any]) -> list[Any]:
+    """The slice of each of `layers` of its stack."""
+    slices = {
+        name: iter(unstacked(stacks[name]))
+        for name in dict.fromkeys(layer.structure for layer in layers)
+    }
+    return [next(slices[layer.structure]) for layer in layers]
+
+
+def unstacked(tree: Any) -> list[Any]:
+    """The slices of all leaves along their first axis."""
+    leaves, structure = jax.tree.flatten(tree)
+    # The transpose of unstack is one stack; that of indexing would be a padded sum per layer.
+    each = zip(*(jnp.unstack(leaf) for leaf in leaves), strict=True)
+    return [jax.tree.unflatten(structure, one) for one in each]
 
 
 def _joined(found: list[Routing | None]) -> Routing | None:
@@ -518,7 +547,7 @@ def _counts(layers: tuple[Layer, ...]) -> dict[str, int]:
     return {name: names.count(name) for name in dict.fromkeys(names)}
 
 
-def _block_of(config: ModelConfig, layer: Layer) -> Any:
+def block_of(config: ModelConfig, layer: Layer) -> Any:
     """(parameters and seeds of one block, x, segments) -> (x, what its router did).
 
     Recomputed in the backward pass if so set.

@@ -9,7 +9,7 @@ import jax
 from jax.sharding import PartitionSpec
 
 from gptjax import ops
-from gptjax.models.config import SPARSE, ModelConfig, beyond_blockwise
+from gptjax.models.config import BOTH_WAYS, SPARSE, ModelConfig, beyond_blockwise
 from gptjax.models.sparse import attend_sparsely
 from gptjax.ops.backend import platform
 
@@ -30,7 +30,7 @@ def attention_kernel(config: ModelConfig, kind: str, *, segmented: bool, backend
       segmented: whether attention stays within documents.
       backend: 'cpu', 'gpu' or 'tpu'.
     """
-    if kind in SPARSE:
+    if kind in SPARSE or kind == BOTH_WAYS:
         return kind
     dense = "masked" if _beyond_dense(config, kind) else "dense"
     if config.attention_impl == "dense" or beyond_blockwise(config):
@@ -85,6 +85,8 @@ def attend(
         options["window"] = config.window
     if config.attention_soft_cap:
         options["soft_cap"] = config.attention_soft_cap
+    if kind == BOTH_WAYS:
+        return ops.full_attention(q_BTNH, k_BTKH, v_BTKH, **options)
     if kind in SPARSE:
         return attend_sparsely(config, kind, q_BTNH, k_BTKH, v_BTKH, segment_ids_BT, options)
     kernel = KERNELS[name]

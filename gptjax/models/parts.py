@@ -80,3 +80,12 @@ def residual_init(config: ModelConfig) -> Any:
     """GPT-2's: projections into the stream are scaled by 1/√(number of them)."""
     scale = config.hidden_init_scale or config.init_scale
     return nn.initializers.normal(scale / math.sqrt(2 * config.depth))
+
+
+def init_stacked(module: nn.Module, count: int, key: jax.Array, *inputs: Any) -> Any:
+    """Fresh parameters of so many copies of `module`, on a leading axis."""
+
+    def one(key: jax.Array) -> Any:
+        return nn.unbox(module.init(key, *inputs)["params"])
+
+    return jax.lax.map(one, jax.random.split(key, count))

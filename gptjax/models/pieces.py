@@ -23,10 +23,19 @@ class Pieces:
 
     config: ModelConfig
 
-    def embed(self, params: Any, tokens_BT: jax.Array) -> jax.Array:
-        """The input of the first block."""
+    def embed(
+        self,
+        params: Any,
+        tokens_BT: jax.Array,
+        instead: tuple[jax.Array, jax.Array] | None = None,
+    ) -> jax.Array:
+        """The input of the first block.
+
+        Args:
+          instead: (here_BT, x_BTD), vectors that stand for those of the tokens that are `here`.
+        """
         module = decoder.Embedding(self.config, parent=None)
-        x_BTD, _ = module.apply({"params": params["embed"]}, tokens_BT)
+        x_BTD, _ = module.apply({"params": params["embed"]}, tokens_BT, instead)
         return nn.with_logical_constraint(x_BTD, ("batch", "seq", "embed"))
 
     def blocks(

@@ -12,6 +12,7 @@ from gptjax.ops.expert_slots import (
     expert_capacity,
 )
 from gptjax.ops.experts import mix_experts, route
+from gptjax.ops.full_attention import full_attention
 from gptjax.ops.fused_attention import cudnn_attention, splash_attention
 from gptjax.ops.hashed_attention import bucket_factors, hash_rotations, lsh_attention
 from gptjax.ops.linear import linear
@@ -67,6 +68,7 @@ __all__ = [
     "expert_capacity",
     "expert_share",
     "fixed_attention",
+    "full_attention",
     "gelu",
     "gelu_tanh",
     "hash_rotations",

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from gptjax.ops.attention import MASKED
+from gptjax.ops.full_attention import full_attention
 from gptjax.ops.masked_attention import masked_attention
 
 Rule = Callable[[jax.Array, jax.Array], jax.Array]
@@ -190,7 +191,7 @@ def longformer_attention(
         )
     else:
         scale = options.get("scale")
-        rows_BgNU = _unmasked(global_q_BgNH, global_k_BSKH, global_v_BSKU, scale)
+        rows_BgNU = full_attention(global_q_BgNH, global_k_BSKH, global_v_BSKU, scale=scale)
     return jnp.concatenate([rows_BgNU, o_BTNU[:, g:]], axis=1)
 
 
@@ -257,21 +258,7 @@ def linformer_attention(
     """
     k_BRKH = jnp.einsum("btkh,tr->brkh", k_BTKH, key_summary_TR.astype(k_BTKH.dtype))
     v_BRKU = jnp.einsum("btku,tr->brku", v_BTKU, value_summary_TR.astype(v_BTKU.dtype))
-    return _unmasked(q_BTNH, k_BRKH, v_BRKU, scale)
-
-
-def _unmasked(
-    q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKU: jax.Array, scale: float | None
-) -> jax.Array:
-    """softmax(scale·q·kᵀ)·v where every query sees every key."""
-    B, T, N, H = q_BTNH.shape
-    K, U = v_BSKU.shape[2:]
-    scale = 1 / math.sqrt(H) if scale is None else scale
-    q_BTKGH = q_BTNH.reshape(B, T, K, N // K, H)
-    scores = _dot("btkgh,bskh->bkgts", q_BTKGH, k_BSKH) * scale
-    weights = jax.nn.softmax(scores, axis=-1).astype(v_BSKU.dtype)
-    o_BTKGU = _dot("bkgts,bsku->btkgu", weights, v_BSKU)
-    return o_BTKGU.reshape(B, T, N, U).astype(q_BTNH.dtype)
+    return full_attention(q_BTNH, k_BRKH, v_BRKU, scale=scale)
 
 
 def _cut(
