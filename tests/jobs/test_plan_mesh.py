@@ -66,6 +66,7 @@ def test_what_does_not_is_cut(tmp_path, capsys):
     assert "candidates are faster by the estimate and do not fit" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_nothing_fits(tmp_path, capsys):
     settings = {"config.target": "v5e-16", "train.micro_batches": 1}
     status, found = plan(tmp_path, "gpt3_13b", **settings)

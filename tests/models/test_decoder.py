@@ -143,7 +143,10 @@ VARIANTS = {
         "compute_dtype": "bfloat16",
     },
 }
-EACH = pytest.mark.parametrize("name", VARIANTS)
+HEAVY = "kinds with parameters of their own"  # half a minute of compiling, sorts and scans
+EACH = pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n == HEAVY else n for n in VARIANTS]
+)
 
 
 def variant(name, **changes):

@@ -37,7 +37,6 @@ STEPS = 3
 ONE = MeshConfig(data=1)
 
 QUICK = {
-    "zero 3 beside data": MeshConfig(data=2, fsdp=4),
     "tensor": MeshConfig(data=1, tensor=2),
     "2x2x2": MeshConfig(data=2, fsdp=2, tensor=2, sequence_parallel=True),
     "pipe 2x2x2": MeshConfig(data=1, fsdp=2, pipe=2, tensor=2),
@@ -45,6 +44,7 @@ QUICK = {
     "all to all": MeshConfig(data=1, seq=2, context="all_to_all"),
 }
 MORE = {
+    "zero 3 beside data": MeshConfig(data=2, fsdp=4),
     "data": MeshConfig(data=8),
     "zero 0": MeshConfig(data=1, fsdp=8, zero=0),
     "zero 1": MeshConfig(data=1, fsdp=8, zero=1),
@@ -173,7 +173,9 @@ WITHIN = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", WITHIN)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if "all" in n else n for n in WITHIN]
+)
 def test_attention_across_devices(name, monkeypatch):
     """Output and gradients of the kernel of one device, with what a mixer may ask for.
 
@@ -324,7 +326,7 @@ def test_experts_are_cut_and_move_to_another_mesh(corpus, mixture, mixture_on_on
     assert score.loss == pytest.approx(wanted.loss, abs=2e-5)
 
 
-@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+@pytest.mark.parametrize("stage", [*(pytest.param(n, marks=pytest.mark.slow) for n in range(3)), 3])
 def test_zero_cuts_what_it_says(corpus, spec, stage):
     """Bytes that one of eight devices holds, against those of one device."""
     mesh = MeshConfig(data=1, fsdp=8, zero=stage)

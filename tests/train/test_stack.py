@@ -66,16 +66,19 @@ def test_every_member_equals_a_run_of_its_own(session, specs, tmp_path):
     assert min(np.diff(sorted(losses))) > 1e-4  # the members do differ
 
 
+QUICK = [{"name": "adam8bit"}, {"sam_rho": 0.05}, {"ema_decay": 0.9}]
+MORE = [
+    {"name": "muon"}, {"name": "lion", "learning_rate": 1e-3}, {"name": "adafactor"},
+    {"name": "schedule_free", "schedule": "constant"}, {"name": "sgd", "learning_rate": 0.1},
+    {"adversarial_epsilon": 0.1}, {"skip_not_finite": 3},
+]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     "optim",
-    [
-        {"name": "adam8bit"}, {"name": "muon"}, {"name": "lion", "learning_rate": 1e-3},
-        {"name": "adafactor"}, {"name": "schedule_free", "schedule": "constant"},
-        {"name": "sgd", "learning_rate": 0.1}, {"sam_rho": 0.05}, {"adversarial_epsilon": 0.1},
-        {"ema_decay": 0.9}, {"skip_not_finite": 3},
-    ],
+    [*QUICK, *(pytest.param(one, marks=pytest.mark.slow) for one in MORE)],
     ids=lambda optim: "-".join(map(str, optim.values())),
-)  # fmt: skip
+)
 def test_every_optimizer_can_be_stacked(session, spec, optim, tmp_path):
     base = changed(spec, steps=6, **optim)
     pair = [base, changed(base, seed=9, learning_rate=base.optim.learning_rate / 2)]
