@@ -229,12 +229,17 @@ def _verdict(
     words: Sequence[Compiled],
     chosen: Estimate | None,
 ) -> str:
+    if chosen is None and words:
+        return (
+            f"by the compiler none of the {len(words)} that it was asked about fits; set "
+            f"config.compiled={4 * len(words)} to ask about more, raise train.micro_batches, or "
+            "take a larger slice"
+        )
     if chosen is None:
         least = min(found, key=lambda one: one.held.total)
-        nearest = min((one.needed for one in words), default=least.held.total)
         return (
-            f"nothing fits {target.name}: the least is {nearest / compiling.GIB:.1f} GiB of "
-            f"{target.chip.memory / compiling.GIB:g}; raise train.micro_batches, set "
+            f"nothing fits {target.name}: the least is {least.held.total / compiling.GIB:.1f} GiB "
+            f"of {target.chip.memory / compiling.GIB:g}; raise train.micro_batches, set "
             "train.loss_chunk, or take a larger slice"
         )
     flags = " ".join(f"--config.mesh.{axis}={size}" for axis, size in chosen.sizes.items())

@@ -10,7 +10,7 @@ from gptjax.models.api import (
     init,
     logical_axes,
 )
-from gptjax.models.config import SPARSE, Layer, ModelConfig, beyond_blockwise, validate
+from gptjax.models.config import SPARSE, Layer, ModelConfig, beyond_blockwise
 from gptjax.models.experts import Routing, loss_names, router_penalty
 from gptjax.models.joined import (
     GatedVision,
@@ -24,6 +24,7 @@ from gptjax.models.joined import (
 from gptjax.models.pieces import Pieces
 from gptjax.models.presets import PRESETS, preset, resolve
 from gptjax.models.sparse import cache_bytes
+from gptjax.models.validate import validate
 from gptjax.models.vision import VisionConfig, classify_images, encode_images, init_vision
 
 __all__ = [

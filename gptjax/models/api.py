@@ -9,9 +9,11 @@ import jax
 import jax.numpy as jnp
 
 from gptjax.errors import UserError
-from gptjax.models.config import ModelConfig, validate
-from gptjax.models.decoder import Decoder, sizes
+from gptjax.models.config import ModelConfig
+from gptjax.models.decoder import Decoder
 from gptjax.models.experts import Routing
+from gptjax.models.sizes import sizes
+from gptjax.models.validate import validate
 
 Params = Any  # nested dict of float32 arrays
 

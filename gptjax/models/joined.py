@@ -15,8 +15,10 @@ import numpy as np
 
 from gptjax import ops
 from gptjax.errors import UserError
-from gptjax.models import api, decoder, vision
+from gptjax.models import api, vision
+from gptjax.models.block import Attention, FeedForward
 from gptjax.models.config import ModelConfig
+from gptjax.models.layers import block_of, by_layer, run_blocks, stacks_of, unstacked
 from gptjax.models.parts import Norm, init_stacked, parameter
 from gptjax.models.pieces import Pieces
 from gptjax.models.remat import recomputed
@@ -126,12 +128,12 @@ def apply_projected(
     y_BTD = jnp.take_along_axis(y_BSD, patch_BT[..., None], axis=1, mode="fill")
     pieces = Pieces(text)
     x_BTD = pieces.embed(params["text"], tokens_BT, (here_BT, y_BTD))
-    stacks = decoder.stacks_of(text, params["text"]["blocks"])
-    x_BTD, _ = decoder.run_blocks(text, stacks, x_BTD, segment_ids_BT)
+    stacks = stacks_of(text, params["text"]["blocks"])
+    x_BTD, _ = run_blocks(text, stacks, x_BTD, segment_ids_BT)
     return pieces.logits(params["text"], x_BTD)
 
 
-class CrossAttention(decoder.Attention):
+class CrossAttention(Attention):
     """Attention of tokens to the patches that they are shown, with the text model's heads."""
 
     @nn.compact
@@ -161,7 +163,7 @@ class GatedBlock(nn.Module):
         h_BTD = Norm(cfg, name="attention_norm")(x_BTD)
         h_BTD = CrossAttention(cfg, name="attention")(h_BTD, memory_BSW, visible_BTS)
         x_BTD = x_BTD + self._gate("attention_gate", x_BTD) * h_BTD
-        h_BTD = decoder.FeedForward(cfg, name="mlp")(Norm(cfg, name="mlp_norm")(x_BTD))
+        h_BTD = FeedForward(cfg, name="mlp")(Norm(cfg, name="mlp_norm")(x_BTD))
         x_BTD = x_BTD + self._gate("mlp_gate", x_BTD) * h_BTD
         return nn.with_logical_constraint(x_BTD, ("batch", "seq", "embed"))
 
@@ -208,14 +210,14 @@ def apply_gated(
     number_S = 1 + jnp.arange(memory_BSW.shape[1]) // config.vision.patches
     visible_BTS = number_BT[..., None] == number_S
     layers, pieces = text.layers_of_depth, Pieces(text)
-    own = decoder.by_layer(layers, decoder.stacks_of(text, params["text"]["blocks"]))
-    gated = iter(decoder.unstacked(params["cross"]))
+    own = by_layer(layers, stacks_of(text, params["text"]["blocks"]))
+    gated = iter(unstacked(params["cross"]))
     cross = recomputed(text.remat, GatedBlock(text, parent=None).apply)
     x_BTD = pieces.embed(params["text"], tokens_BT)
     for number, (layer, one) in enumerate(zip(layers, own, strict=True)):
         if number % config.every == 0:
             x_BTD = cross({"params": next(gated)}, x_BTD, memory_BSW, visible_BTS)
-        x_BTD, _ = decoder.block_of(text, layer)({"params": one}, x_BTD, None)
+        x_BTD, _ = block_of(text, layer)({"params": one}, x_BTD, None)
     return pieces.logits(params["text"], x_BTD)
 
 

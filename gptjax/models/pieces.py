@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 
 from gptjax import ops
-from gptjax.models import decoder
 from gptjax.models.config import ModelConfig
+from gptjax.models.decoder import Embedding
 from gptjax.models.experts import Routing
+from gptjax.models.layers import run_blocks
 from gptjax.models.parts import Norm
 
 
@@ -34,7 +35,7 @@ class Pieces:
         Args:
           instead: (here_BT, x_BTD), vectors that stand for those of the tokens that are `here`.
         """
-        module = decoder.Embedding(self.config, parent=None)
+        module = Embedding(self.config, parent=None)
         x_BTD, _ = module.apply({"params": params["embed"]}, tokens_BT, instead)
         return nn.with_logical_constraint(x_BTD, ("batch", "seq", "embed"))
 
@@ -48,7 +49,7 @@ class Pieces:
         depth = jax.tree.leaves(stacked)[0].shape[0]
         config = dataclasses.replace(self.config, depth=depth)
         layers = config.layers_of_depth
-        return decoder.run_blocks(config, {layers[0].structure: stacked}, x_BTD, segment_ids_BT)
+        return run_blocks(config, {layers[0].structure: stacked}, x_BTD, segment_ids_BT)
 
     def logits(self, params: Any, x_BTD: jax.Array) -> jax.Array:
         """float32 logits [B, T, V] of the stream after the last block."""

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 
 from gptjax import ops
 from gptjax.errors import UserError
-from gptjax.models import decoder
+from gptjax.models.block import Block
 from gptjax.models.config import BOTH_WAYS, ModelConfig
+from gptjax.models.layers import run_blocks, stacks_of
 from gptjax.models.parts import Norm, activation_type, init_stacked
 
 Params = Any  # nested dict of float32 arrays
@@ -90,7 +91,7 @@ def init_vision(config: VisionConfig, key: jax.Array) -> Params:
     L = config.channels * config.patch_size**2
     patch_key, position_key, blocks_key, head_key = jax.random.split(key, 4)
     x_BTW = jnp.zeros((1, 1, W))
-    block = decoder.Block(blocks, blocks.layers_of_depth[0], parent=None)
+    block = Block(blocks, blocks.layers_of_depth[0], parent=None)
     params = {
         "patch": jax.random.normal(patch_key, (L, W)) * L**-0.5,
         "patch_bias": jnp.zeros(W),
@@ -131,7 +132,7 @@ def encode_images(
     blocks = dataclasses.replace(config.blocks, depth=depth)
     some = jax.tree.map(lambda leaf: leaf[:depth], params["blocks"])
     if depth:
-        x_BTW, _ = decoder.run_blocks(blocks, decoder.stacks_of(blocks, some), x_BTW, None)
+        x_BTW, _ = run_blocks(blocks, stacks_of(blocks, some), x_BTW, None)
     if layer is not None:
         return x_BTW
     normed: Any = Norm(blocks, parent=None).apply({"params": params["final_norm"]}, x_BTW)

@@ -72,6 +72,12 @@ class Session:
         if self.layout_of(spec) is not None or not self.on_device:
             return
         self._ahead.here = True
+        try:
+            self._compile_all(spec, members)
+        finally:
+            self._ahead.here = False
+
+    def _compile_all(self, spec: RunSpec, members: int) -> None:
         state = jax.eval_shape(lambda key: init_state(spec.origin, key), jax.random.key(0))
         self._init_program(spec)
         hyper, params = make_hyper(spec), eval_params(state.opt_state, state.params)

@@ -23,7 +23,8 @@ from jax import Array
 from gptjax import models
 from gptjax.errors import UserError
 from gptjax.models import ModelConfig
-from gptjax.models.decoder import Block, Embedding
+from gptjax.models.block import Block
+from gptjax.models.decoder import Embedding
 from gptjax.optim import OptimConfig
 
 HIDDEN = r"^blocks/(attention|mlp)/(query|key|value|gate|out|up|down)$"

@@ -205,22 +205,29 @@ def test_done_sweep_ends_without_training(place):
     assert before == {path: path.stat().st_mtime_ns for path in (workdir / "records").iterdir()}
 
 
+EIGHT_CELLS = {
+    "sweep.workers": 1, "sweep.share_trunks": False, "sweep.budgets": "(1e9,2e9)",
+    "sweep.widths": "(8,12,16,24)", "optim.learning_rate": 2e-3, "train.checkpoint_seconds": 5,
+}  # fmt: skip
+
+
+def on_devices(place: Path, workdir: Path, count: int, **settings) -> list[dict[str, str]]:
+    """The sweep of eight cells in one process of so many simulated devices; its timing table."""
+    flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={count}"}
+    done = subprocess.run(
+        arguments(place, workdir, **EIGHT_CELLS, **settings), env={**os.environ, **flags},
+        capture_output=True, text=True, timeout=400,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return list(csv.DictReader((workdir / "timing.csv").open()))
+
+
 @pytest.mark.slow
 def test_one_process_trains_on_all_its_devices(place):
     """Eight cells on eight simulated devices: all at one time, with the numbers of one device."""
     workdir, alone = place / "devices", place / "one-device"
-    settings = {
-        "sweep.workers": 1, "sweep.share_trunks": False, "sweep.budgets": "(1e9,2e9)",
-        "sweep.widths": "(8,12,16,24)", "optim.learning_rate": 2e-3, "train.checkpoint_seconds": 5,
-    }  # fmt: skip
-    finish(arguments(place, alone, **settings))
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-    done = subprocess.run(
-        arguments(place, workdir, **settings), env={**os.environ, **flags}, capture_output=True,
-        text=True, timeout=400,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    rows = list(csv.DictReader((workdir / "timing.csv").open()))
+    finish(arguments(place, alone, **EIGHT_CELLS))
+    rows = on_devices(place, workdir, 8)
     assert len(rows) == len({row["worker"] for row in rows}) == 8
     equal_tables(workdir, alone)
     starts = [float(row["ended"]) - float(row["seconds"]) for row in rows]
@@ -239,21 +246,10 @@ def equal_tables(one: Path, other: Path) -> None:
 def test_large_cells_get_several_devices_and_small_ones_one(place):
     """On four simulated devices the two widest cells are cut over two each, side by side."""
     workdir, alone = place / "submesh", place / "one-each"
-    settings = {
-        "sweep.workers": 1, "sweep.share_trunks": False, "sweep.budgets": "(1e9,2e9)",
-        "sweep.widths": "(8,12,16,24)", "optim.learning_rate": 2e-3, "train.checkpoint_seconds": 5,
-    }  # fmt: skip
-    finish(arguments(place, alone, **settings))
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    finish(arguments(place, alone, **EIGHT_CELLS))
     # Between the estimates for width 16 (1.96 MB) and for width 24 (2.39 MB).
-    settings["sweep.device_gb"] = 2.2e6 / 2**30
-    done = subprocess.run(
-        arguments(place, workdir, **settings), env={**os.environ, **flags}, capture_output=True,
-        text=True, timeout=400,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
+    rows = on_devices(place, workdir, 4, **{"sweep.device_gb": 2.2e6 / 2**30})
     widths = {row["cell"]: row["width"] for row in csv.DictReader((workdir / "runs.csv").open())}
-    rows = list(csv.DictReader((workdir / "timing.csv").open()))
     wide = {row["worker"] for row in rows if widths[row["cell"]] == "24"}
     assert {name.rpartition(".")[2] for name in wide} == {"0", "1"}  # two groups of two
     narrow = {row["worker"] for row in rows if widths[row["cell"]] != "24"}

@@ -11,7 +11,7 @@ import pytest
 from gptjax import models, ops
 from gptjax.errors import UserError
 from gptjax.models import mamba
-from gptjax.models.decoder import Attention
+from gptjax.models.block import Attention
 from gptjax.models.latent import LatentAttention
 
 GPT = models.ModelConfig(vocab_size=13, depth=2, width=16, num_heads=4, seq_len=12)

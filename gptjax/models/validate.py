@@ -1,0 +1,225 @@
+"""What the settings of a model must be together; limits of one setting stand beside it."""
+
+from gptjax.errors import UserError
+from gptjax.models.config import (
+    SPARSE,
+    TRAINS_ROUTERS,
+    ModelConfig,
+    beyond_blockwise,
+)
+
+
+def validate(config: ModelConfig) -> None:
+    """Check the fields against each other.
+
+    Raises:
+      UserError: naming the field, its value and the repair.
+    """
+    if config.vocab_size == 0:
+        raise UserError("model.vocab_size=0 is not filled in; give the tokenizer's vocabulary size")
+    if not config.head_dim and config.width % config.num_heads:
+        tries = _divisors_near(config.width, config.num_heads)
+        raise UserError(
+            f"model.width={config.width} is not a multiple of model.num_heads="
+            f"{config.num_heads}; try num_heads={tries}, or set model.head_dim"
+        )
+    if config.num_heads % config.kv_heads:
+        tries = _divisors_near(config.num_heads, config.kv_heads)
+        raise UserError(
+            f"model.num_heads={config.num_heads} is not a multiple of model.num_kv_heads="
+            f"{config.kv_heads}; try num_kv_heads={tries}"
+        )
+    if config.positions == "rotary":
+        _check_rotary(config)
+    if not config.layer_pattern:
+        raise UserError("model.layer_pattern=() names no layer; give ('global',)")
+    if not config.mlp_pattern:
+        raise UserError("model.mlp_pattern=() names no feed-forward; give ('dense',)")
+    _check_experts(config)
+    _check_sparse(config)
+    _check_mixers(config)
+    windowed = [kind for kind in ("local", "longformer") if kind in config.layer_pattern]
+    if windowed and not config.window:
+        raise UserError(
+            f"model.window=0 gives the {windowed[0]} layers of model.layer_pattern nothing to see; "
+            "set model.window to a number of tokens"
+        )
+    if config.window and not windowed:
+        raise UserError(
+            f"model.window={config.window} has no layer to act in; set "
+            "model.layer_pattern=('local',) or ('global','local')"
+        )
+    if config.block != "sequential" and config.norm_place != "pre":
+        raise UserError(
+            f"model.block={config.block} needs model.norm_place=pre, not {config.norm_place}; "
+            "change one of them"
+        )
+    if config.attention_impl == "blockwise" and beyond_blockwise(config):
+        raise UserError(
+            f"model.attention_impl=blockwise has no {beyond_blockwise(config)}; set "
+            "model.attention_impl=auto"
+        )
+    if config.positions == "sinusoidal" and config.width % 2:
+        raise UserError(
+            f"model.width={config.width} is odd, and sinusoidal positions come in pairs; "
+            f"set model.width={config.width + 1}"
+        )
+
+
+def _check_experts(config: ModelConfig) -> None:
+    used = "experts" in config.mlp_pattern
+    if used != bool(config.num_experts):
+        raise UserError(
+            f"model.num_experts={config.num_experts} does not fit model.mlp_pattern="
+            f"{config.mlp_pattern}; set both or neither"
+        )
+    if not used:
+        _check_no_router(config)
+        return
+    _check_router(config)
+    if config.experts_per_token > config.num_experts:
+        raise UserError(
+            f"model.experts_per_token={config.experts_per_token} is more than model.num_experts="
+            f"{config.num_experts}; give at most that"
+        )
+    if config.num_experts % config.router_groups or config.router_top_groups > config.router_groups:
+        raise UserError(
+            f"model.router_groups={config.router_groups} does not divide model.num_experts="
+            f"{config.num_experts}, or is less than model.router_top_groups="
+            f"{config.router_top_groups}; change one of them"
+        )
+    if config.has_bias("mlp"):
+        raise UserError(
+            "model.bias_places has mlp, and experts have no biases; set model.use_bias=false or "
+            "leave mlp out"
+        )
+
+
+def _check_no_router(config: ModelConfig) -> None:
+    for name in TRAINS_ROUTERS:
+        if getattr(config, name):
+            raise UserError(
+                f"model.{name}={getattr(config, name)} has no experts to act on; set it to 0, or "
+                "model.mlp_pattern=('experts',) and model.num_experts"
+            )
+
+
+def _check_router(config: ModelConfig) -> None:
+    """The load loss compares a choice with the next one, by noise."""
+    estimable = config.router_noise and config.experts_per_token < config.num_experts
+    if config.load_loss and not (estimable and config.router_groups == 1):
+        raise UserError(
+            f"model.load_loss={config.load_loss:g} needs noise and a choice among all experts; set "
+            "model.router_noise=true, model.experts_per_token below model.num_experts and "
+            "model.router_groups=1, or model.load_loss=0"
+        )
+
+
+def _check_mixers(config: ModelConfig) -> None:
+    """What Mamba and latent attention leave out."""
+    special = "ssm" in config.layer_pattern or "none" in config.mlp_pattern
+    if special and (config.block, config.norm_place) != ("sequential", "pre"):
+        raise UserError(
+            "ssm in model.layer_pattern and none in model.mlp_pattern need "
+            f"model.block=sequential and model.norm_place=pre, not {config.block} and "
+            f"{config.norm_place}; change them"
+        )
+    if not config.kv_rank:
+        return
+    without = {
+        "attention_gate": False, "attention_sinks": False, "attention_soft_cap": 0.0,
+        "qk_norm": "none", "norm": "rmsnorm", "norm_plus_one": False, "positions": "rotary",
+        "rope_fraction": 1.0,
+    }  # fmt: skip
+    for name, wanted in without.items():
+        if getattr(config, name) != wanted:
+            raise UserError(
+                f"model.{name}={getattr(config, name)} is not built for latent attention "
+                f"(model.kv_rank={config.kv_rank}); set model.{name}={wanted}"
+            )
+    if config.has_bias("qkv") or config.has_bias("out") or config.rope_dim % 2:
+        raise UserError(
+            f"latent attention (model.kv_rank={config.kv_rank}) has no biases and turns pairs; set "
+            "model.use_bias=false and an even model.rope_dim"
+        )
+
+
+_NO_SCORES: dict[str, object] = {"attention_soft_cap": 0.0, "attention_sinks": False}
+_LEAVES_OUT: dict[str, dict[str, object]] = {
+    "longformer": {"qk_norm": "none"},
+    "performer": _NO_SCORES,
+    "reformer": {**_NO_SCORES, "attention_scale": 0.0, "qk_norm": "none"},
+}
+_WITHOUT_DISTANCES = ("linformer", "performer", "reformer")
+
+
+def _check_sparse(config: ModelConfig) -> None:
+    """What the kinds of attention that leave pairs out do not have."""
+    kinds = [kind for kind in SPARSE if kind in config.layer_pattern]
+    if kinds and config.kv_rank:
+        raise UserError(
+            f"model.kv_rank={config.kv_rank} has no {kinds[0]} layers; set model.kv_rank=0, or "
+            "model.layer_pattern=('global',)"
+        )
+    for kind in kinds:
+        for name, wanted in _LEAVES_OUT.get(kind, {}).items():
+            if getattr(config, name) != wanted:
+                raise UserError(
+                    f"model.{name}={getattr(config, name)} is not built for the {kind} layers of "
+                    f"model.layer_pattern; set model.{name}={wanted}"
+                )
+        if config.positions == "alibi" and kind in _WITHOUT_DISTANCES:
+            raise UserError(
+                f"model.positions=alibi has no distances in the {kind} layers of "
+                "model.layer_pattern; set model.positions=rotary"
+            )
+    if "reformer" in kinds and config.kv_heads != config.num_heads:
+        raise UserError(
+            f"model.num_kv_heads={config.num_kv_heads} is not built for reformer layers, whose "
+            "queries are their keys; set model.num_kv_heads=0"
+        )
+    block = config.block_tokens
+    if config.sparse_summary > block and {"fixed", "linformer"} & set(kinds):
+        raise UserError(
+            f"model.sparse_summary={config.sparse_summary} is more than a block of {block} tokens; "
+            "give less, or set model.sparse_block"
+        )
+
+
+def _check_rotary(config: ModelConfig) -> None:
+    if config.head_width % 2:
+        raise UserError(
+            f"model.head_dim={config.head_width} is odd, and rotary positions turn pairs; "
+            f"set model.head_dim={config.head_width + 1}"
+        )
+    if config.rotary_width % 2 or config.rotary_width == 0:
+        raise UserError(
+            f"model.rope_fraction={config.rope_fraction:g} turns {config.rotary_width} of "
+            f"{config.head_width} columns, which are not pairs; give another fraction"
+        )
+    if config.rope_scaling in ("yarn", "llama3") and config.rope_fast <= config.rope_slow:
+        raise UserError(
+            f"model.rope_fast={config.rope_fast:g} is not above model.rope_slow="
+            f"{config.rope_slow:g}; give a larger one"
+        )
+    if config.rope_scaling in ("ntk", "dynamic") and config.rotary_width < 4:
+        raise UserError(
+            f"model.rope_scaling={config.rope_scaling} needs at least two pairs, and "
+            f"model.head_dim={config.head_width} has one; give a wider head"
+        )
+    if config.rope_scaling == "longrope":
+        for name in ("rope_short_factors", "rope_long_factors"):
+            given = len(getattr(config, name))
+            if given != config.rotary_width // 2:
+                raise UserError(
+                    f"model.{name} has {given} numbers for {config.rotary_width // 2} pairs; give "
+                    "one for each pair"
+                )
+
+
+def _divisors_near(number: int, wanted: int) -> str:
+    """The divisors of `number` just below and above `wanted`, as words."""
+    divisors = [d for d in range(1, number + 1) if number % d == 0]
+    below = [d for d in divisors if d < wanted][-1:]
+    above = [d for d in divisors if d > wanted][:1]
+    return " or ".join(str(d) for d in below + above)
