@@ -10,7 +10,7 @@ from typing import Any
 GATED = {"silu": "swiglu", "gelu": "geglu", "gelu_pytorch_tanh": "geglu_tanh", "relu": "reglu"}
 PLAIN = {
     "gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu",
-    "silu": "silu",
+    "quick_gelu": "quick_gelu", "silu": "silu",
 }  # fmt: skip
 
 

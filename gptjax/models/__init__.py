@@ -25,7 +25,13 @@ from gptjax.models.pieces import Pieces
 from gptjax.models.presets import PRESETS, preset, resolve
 from gptjax.models.sparse import cache_bytes
 from gptjax.models.validate import validate
-from gptjax.models.vision import VisionConfig, classify_images, encode_images, init_vision
+from gptjax.models.vision import (
+    VisionConfig,
+    classify_images,
+    encode_images,
+    init_vision,
+    pool_images,
+)
 
 __all__ = [
     "PRESETS",
@@ -55,6 +61,7 @@ __all__ = [
     "init_vision",
     "logical_axes",
     "loss_names",
+    "pool_images",
     "preset",
     "project_images",
     "resolve",

@@ -156,7 +156,8 @@ class ModelConfig:
         "gelu_tanh",
         "feed-forward kind; those that end in glu are gated and have three matrices",
         choices=(
-            "gelu", "gelu_tanh", "relu", "silu", "swiglu", "geglu", "geglu_tanh", "reglu",
+            "gelu", "gelu_tanh", "quick_gelu", "relu", "silu", "swiglu", "geglu", "geglu_tanh",
+            "reglu",
         ),
     )  # fmt: skip
     qk_norm: str = setting(

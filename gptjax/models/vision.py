@@ -1,4 +1,4 @@
-"""The vision transformer: images to a class token and a vector for each patch.
+"""The vision transformer, CLIP's too: images to a class token and a vector for each patch.
 
 Letters: images are `YXC` (rows, columns, channels), `P` patches, `W` the width, `L` numbers of one
 patch. Its blocks are the decoder's, with attention that sees both ways.
@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from gptjax import ops
-from gptjax.errors import UserError
+from gptjax.errors import UserError, nearest
 from gptjax.models.block import Block
 from gptjax.models.config import BOTH_WAYS, ModelConfig
 from gptjax.models.layers import run_blocks, stacks_of
@@ -24,10 +24,17 @@ Params = Any  # nested dict of float32 arrays
 class VisionConfig:
     """A vision transformer; the defaults are ViT-B/16 (Dosovitskiy et al., 2021, table 1).
 
+    CLIP's (Radford et al., 2021) has first_norm, no patch_bias and mlp="quick_gelu"; what it calls
+    the pooled output is the normed class token.
+
     Attributes:
       image_size, patch_size: sides of the square images and patches, in pixels.
       channels: of a pixel.
       mlp_width: hidden width of the feed-forward; 0: 4 x width.
+      mlp: its kind, as in `ModelConfig.mlp`.
+      patch_bias: whether the patches' matrix has a bias.
+      first_norm: a norm after the positions, before the blocks.
+      pooler: tanh of a matrix on the normed class token, as in `transformers`' ViTModel.
       num_classes: outputs of the head on the class token; 0: there is no head.
       norm_eps: added to the variance; `transformers` writes 1e-12 for the same weights.
       compute_dtype: type of activations and products.
@@ -40,6 +47,10 @@ class VisionConfig:
     depth: int = 12
     num_heads: int = 12
     mlp_width: int = 0
+    mlp: str = "gelu"
+    patch_bias: bool = True
+    first_norm: bool = False
+    pooler: bool = False
     num_classes: int = 0
     norm_eps: float = 1e-6
     init_scale: float = 0.02
@@ -56,7 +67,7 @@ class VisionConfig:
         return ModelConfig(
             depth=self.depth, width=self.width, num_heads=self.num_heads, mlp_width=self.mlp_width,
             norm_eps=self.norm_eps, init_scale=self.init_scale, compute_dtype=self.compute_dtype,
-            mlp="gelu", positions="none", layer_pattern=(BOTH_WAYS,), seq_len=1 + self.patches,
+            mlp=self.mlp, positions="none", layer_pattern=(BOTH_WAYS,), seq_len=1 + self.patches,
         )  # fmt: skip
 
 
@@ -70,6 +81,8 @@ def validate_vision(config: VisionConfig) -> None:
     for name, minimum in least.items():
         if getattr(config, name) < minimum:
             raise UserError(f"{name}={getattr(config, name)} must be at least {minimum}")
+    if config.mlp not in ops.FEED_FORWARD:
+        raise UserError(f"mlp={config.mlp!r} is not known; {nearest(config.mlp, ops.FEED_FORWARD)}")
     for name, part in (("image_size", "patch_size"), ("width", "num_heads")):
         whole, each = getattr(config, name), getattr(config, part)
         if whole < each or whole % each:
@@ -94,12 +107,19 @@ def init_vision(config: VisionConfig, key: jax.Array) -> Params:
     block = Block(blocks, blocks.layers_of_depth[0], parent=None)
     params = {
         "patch": jax.random.normal(patch_key, (L, W)) * L**-0.5,
-        "patch_bias": jnp.zeros(W),
         "class_token": jnp.zeros(W),
         "positions": jax.random.normal(position_key, (blocks.seq_len, W)) * config.init_scale,
         "blocks": init_stacked(block, config.depth, blocks_key, x_BTW, None),
         "final_norm": {"scale": jnp.ones(W), "bias": jnp.zeros(W)},
     }
+    if config.patch_bias:
+        params["patch_bias"] = jnp.zeros(W)
+    if config.first_norm:
+        params["first_norm"] = {"scale": jnp.ones(W), "bias": jnp.zeros(W)}
+    if config.pooler:
+        pooler_key = jax.random.fold_in(head_key, 1)
+        params["pooler"] = jax.random.normal(pooler_key, (W, W)) * config.init_scale
+        params["pooler_bias"] = jnp.zeros(W)
     if config.num_classes:
         shape = (W, config.num_classes)
         params["head"] = jax.random.normal(head_key, shape) * config.init_scale
@@ -123,20 +143,34 @@ def encode_images(
     Raises:
       UserError: where images or the layer do not fit the config.
     """
-    x_BPL = _patches(config, images_BYXC).astype(activation_type(config.blocks))
-    x_BPW = ops.linear(x_BPL, params["patch"], params["patch_bias"])
+    blocks = config.blocks
+    x_BPL = _patches(config, images_BYXC).astype(activation_type(blocks))
+    x_BPW = ops.linear(x_BPL, params["patch"], params.get("patch_bias"))
     class_W = params["class_token"].astype(x_BPW.dtype)
     class_B1W = jnp.broadcast_to(class_W, (x_BPW.shape[0], 1, config.width))
     x_BTW = jnp.concatenate([class_B1W, x_BPW], axis=1) + params["positions"].astype(x_BPW.dtype)
+    if config.first_norm:
+        x_BTW = _norm(blocks, params["first_norm"], x_BTW)
     depth = config.depth if layer is None else _blocks_before(config, layer)
-    blocks = dataclasses.replace(config.blocks, depth=depth)
+    blocks = dataclasses.replace(blocks, depth=depth)
     some = jax.tree.map(lambda leaf: leaf[:depth], params["blocks"])
     if depth:
         x_BTW, _ = run_blocks(blocks, stacks_of(blocks, some), x_BTW, None)
     if layer is not None:
         return x_BTW
-    normed: Any = Norm(blocks, parent=None).apply({"params": params["final_norm"]}, x_BTW)
-    return normed
+    return _norm(blocks, params["final_norm"], x_BTW)
+
+
+def pool_images(config: VisionConfig, params: Params, images_BYXC: jax.Array) -> jax.Array:
+    """x_BW for each image: the normed class token, through the pooler where there is one.
+
+    Raises:
+      UserError: where images do not fit the config.
+    """
+    x_BW = encode_images(config, params, images_BYXC)[:, 0]
+    if not config.pooler:
+        return x_BW
+    return jnp.tanh(ops.linear(x_BW, params["pooler"], params["pooler_bias"]))
 
 
 def classify_images(config: VisionConfig, params: Params, images_BYXC: jax.Array) -> jax.Array:
@@ -149,6 +183,11 @@ def classify_images(config: VisionConfig, params: Params, images_BYXC: jax.Array
         raise UserError("num_classes=0 leaves the vision transformer without a head; set it")
     x_BTW = encode_images(config, params, images_BYXC)
     return ops.linear(x_BTW[:, 0], params["head"], params["head_bias"], dtype=jnp.float32)
+
+
+def _norm(blocks: ModelConfig, params: Params, x_BTW: jax.Array) -> jax.Array:
+    normed: Any = Norm(blocks, parent=None).apply({"params": params}, x_BTW)
+    return normed
 
 
 def _patches(config: VisionConfig, images_BYXC: jax.Array) -> jax.Array:

@@ -1,6 +1,6 @@
 """Pure maths on arrays: no parameters, no configs, no files."""
 
-from gptjax.ops.activations import FEED_FORWARD, gelu, gelu_tanh, relu, swish
+from gptjax.ops.activations import FEED_FORWARD, gelu, gelu_tanh, quick_gelu, relu, swish
 from gptjax.ops.attention import attention
 from gptjax.ops.blockwise_attention import blockwise_attention
 from gptjax.ops.chunked_loss import Head, chunked_cross_entropy
@@ -86,6 +86,7 @@ __all__ = [
     "orthogonal_features",
     "penalised_cross_entropy",
     "performer_attention",
+    "quick_gelu",
     "relu",
     "rms_norm",
     "rotary",

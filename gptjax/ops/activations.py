@@ -17,6 +17,11 @@ def gelu_tanh(x: Float[Array, "..."]) -> Float[Array, "..."]:
     return jax.nn.gelu(x, approximate=True)
 
 
+def quick_gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """GELU by the logistic function, CLIP's: x·σ(1.702x) (Hendrycks & Gimpel, 2016, section 2)."""
+    return x * jax.nn.sigmoid(1.702 * x)
+
+
 def relu(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """max(x, 0)."""
     return jnp.maximum(x, 0)
@@ -33,6 +38,7 @@ def swish(x: Float[Array, "..."]) -> Float[Array, "..."]:
 FEED_FORWARD: dict[str, tuple[Callable[[jax.Array], jax.Array], bool]] = {
     "gelu": (gelu, False),
     "gelu_tanh": (gelu_tanh, False),
+    "quick_gelu": (quick_gelu, False),
     "relu": (relu, False),
     "silu": (swish, False),
     "swiglu": (swish, True),

@@ -123,7 +123,7 @@ BUILT = {
         "model.depth": 6, "model.window": 5, "model.lsh_chunk": 4, "model.layers": "scan",
     },
     "plain rotary": {"model.rope_scaling": "none"},
-    "alibi": {"model.positions": "alibi"},
+    "alibi": {"model.positions": "alibi", "model.mlp": "quick_gelu"},
     "experts": {
         "model.mlp_pattern": "('experts',)", "model.num_experts": 4, "model.router": "softmax",
         "model.use_bias": False, "model.balance_over": "batch",

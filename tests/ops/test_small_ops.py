@@ -37,6 +37,7 @@ def test_norms_compute_in_float32(norm):
     [
         ("gelu", 0.5 * (1 + math.erf(1 / math.sqrt(2)))),
         ("gelu_tanh", 0.5 * (1 + math.tanh(math.sqrt(2 / math.pi) * 1.044715))),
+        ("quick_gelu", 1 / (1 + math.exp(-1.702))),
         ("relu", 1.0),
         ("swiglu", 1 / (1 + math.exp(-1))),
         ("geglu", 0.5 * (1 + math.erf(1 / math.sqrt(2)))),
