@@ -43,6 +43,9 @@ class Tensor:
       inputs: leading axes of our leaf that are the matrix's inputs.
       by_head: theirs has the leaves of one head together (GPT-NeoX).
       squeezed: theirs has an axis of length one in its middle (convolutions by channel).
+      leading: how many axes of length one theirs begins with.
+      patch: theirs is a convolution over square patches with this side, and ours the matrix on
+        their pixels, row by row, channels last; 0: it is not.
     """
 
     name: str
@@ -51,6 +54,8 @@ class Tensor:
     inputs: int = 1
     by_head: bool = False
     squeezed: bool = False
+    leading: int = 0
+    patch: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
