@@ -1,19 +1,14 @@
 """What each way of mixing tokens costs; nothing is run.
 
-    python benchmarks/attention_slopes.py [slopes] [costs]
+    python benchmarks/attention_slopes.py
 
-`slopes`: FLOPs and temporary bytes by context, by the compiler's count, of the mixing's gradient
-without the projections around it: one sequence, 4 heads of 64, float32. Blocks and strides are √T,
-as the defaults have them. Draws docs/figures/attention_flops.png and attention_bytes.png.
-
-`costs`: GFLOPs of a training token and bytes of the cache for one token, as gptjax counts them, of
-GPT-2 small with 4,096 tokens of context and rotary positions, activations in bfloat16.
+FLOPs and temporary bytes by context, by the compiler's count, of the mixing's gradient without the
+projections around it: one sequence, 4 heads of 64, float32. Blocks and strides are √T, as the
+defaults have them. Draws docs/figures/attention_flops.png and attention_bytes.png.
 """
 
-import dataclasses
 import functools
 import math
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,8 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gptjax import models, ops
-from gptjax.sweeps import shapes
+from gptjax import ops
 
 CONTEXTS = (1024, 2048, 4096, 8192, 16384)
 HEADS, HEAD = 4, 64
@@ -151,44 +145,5 @@ def slopes() -> None:
     draw("attention_bytes", "temporary memory, MiB", memory, 2**20)
 
 
-def variants() -> dict[str, models.ModelConfig]:
-    """The same shape with every kind of mixer."""
-    base = dataclasses.replace(
-        models.preset("gpt2"), seq_len=4096, positions="rotary", compute_dtype="bfloat16",
-        use_bias=False, norm="rmsnorm", sparse_summary=SUMMARY,
-    )  # fmt: skip
-    changes: dict[str, dict[str, Any]] = {
-        "layer_pattern=global": {},
-        "num_kv_heads=4": {"num_kv_heads": 4},
-        "num_kv_heads=1": {"num_kv_heads": 1},
-        "kv_rank=256 rope_dim=32": {"kv_rank": 256, "rope_dim": 32},
-        "global,local window=256": {"layer_pattern": ("global", "local"), "window": WINDOW},
-        "local window=256": {"layer_pattern": ("local",), "window": WINDOW},
-        "longformer window=256": {"layer_pattern": ("longformer",), "window": WINDOW},
-        **{kind: {"layer_pattern": (kind,)} for kind in models.SPARSE if kind != "longformer"},
-        "ssm mlp_pattern=none depth=24": {
-            "layer_pattern": ("ssm",), "mlp_pattern": ("none",), "depth": 24,
-        },
-    }  # fmt: skip
-    return {name: dataclasses.replace(base, **change) for name, change in changes.items()}
-
-
-def costs() -> None:
-    """What a token costs in training and in the cache."""
-    print("\n| settings | parameters, M | training GFLOPs a token | cache, bytes a token |")
-    print("|---|---|---|---|")
-    for name, model in variants().items():
-        size = models.count_params(model).total / 1e6
-        work = shapes.training_flops_per_token(model) / 1e9
-        kept = models.cache_bytes(model, model.seq_len) / model.seq_len
-        print(f"| `{name}` | {size:.1f} | {work:.3f} | {kept:,.0f} |")
-
-
-def main() -> None:
-    tables = {"slopes": slopes, "costs": costs}
-    for name in sys.argv[1:] or tables:
-        tables[name]()
-
-
 if __name__ == "__main__":
-    main()
+    slopes()

@@ -163,11 +163,16 @@ def their_logits(folder, batch):
         return model.eval()(torch.tensor(batch, dtype=torch.long), use_cache=False).logits.numpy()
 
 
+def in_transformers(model_type, config, params):
+    """The logits of a model of ours, written as one of that type and loaded there."""
+    with tempfile.TemporaryDirectory() as folder:
+        convert.to_huggingface(config, params, folder, model_type=model_type)
+        return their_logits(folder, tokens())
+
+
 def reference(name):
     model_type, config = MODELS[name]
-    with tempfile.TemporaryDirectory() as folder:
-        convert.to_huggingface(config, parameters(config), folder, model_type=model_type)
-        return their_logits(folder, tokens())
+    return in_transformers(model_type, config, parameters(config))
 
 
 def stored_places(array):

@@ -325,38 +325,3 @@ def test_patterns_compile_to_less_work_than_dense():
     for name, (attention, low, high) in shares.items():
         share = compiled_flops(attention, 1024) / square
         assert low < share < high, (name, share)
-
-
-def relative_errors():
-    """Kind -> (oracle, relative error) over all outputs, for docs/models.md."""
-    q, k, v = heads(N, K, K)
-
-    def of(name):
-        attention, mask = PATTERNS[name]
-        return run(attention, q, k, v), dense(q, k, v, mask)
-
-    unit = np.eye(6, dtype=np.float32)
-    full = dense(q, k, v, visible(lambda i, j: True))
-    turns = ops.hash_rotations(N, H, 3, (2, 4))
-    shared = jnp.repeat(k, N // K, axis=2)
-    keys = q / np.linalg.norm(q, axis=-1, keepdims=True) * np.sqrt(H)
-    pairs = {
-        **{f"{name}: dense with its mask": of(name) for name in PATTERNS},
-        "linformer, R = block: dense": (
-            run(ops.linformer_causal_attention, q, k, v, unit, unit), full,
-        ),
-        "reformer, 3 rounds: dense over what they show": (
-            run(ops.lsh_attention, q, shared, turns, factors=(2, 4), chunk=4),
-            dense(q, keys, shared, shown_by(turns, q, (2, 4), 4)),
-        ),
-        **{f"{name}: transformers": (OURS[name](), getattr(efficient, name)()) for name in OURS},
-    }  # fmt: skip
-    return {
-        name: float(np.linalg.norm(np.subtract(*pair)) / np.linalg.norm(pair[1]))
-        for name, pair in pairs.items()
-    }
-
-
-if __name__ == "__main__":
-    for name, error in relative_errors().items():
-        print(f"{name}: {error:.1e}")
