@@ -29,7 +29,8 @@ class BpeTokenizer:
     """A tokenizer.json, with an end-of-document id that no text encodes to.
 
     Attributes:
-      special: ids of its special tokens by name.
+      special: ids of its special tokens by name, which no text encodes to.
+      added: ids of all tokens that its file adds to its vocabulary, special or not.
     """
 
     def __init__(self, tokenizer: Any):
@@ -38,11 +39,9 @@ class BpeTokenizer:
         tokenizer.no_truncation()
         tokenizer.no_padding()
         self._tokenizer = tokenizer
-        special = {
-            token.content: number
-            for number, token in tokenizer.get_added_tokens_decoder().items()
-            if token.special
-        }
+        found = tokenizer.get_added_tokens_decoder()
+        self.added = {token.content: number for number, token in found.items()}
+        special = {token.content: number for number, token in found.items() if token.special}
         ids = tokenizer.get_vocab(with_added_tokens=True).values()
         size = max(ids, default=-1) + 1
         self.special = special
@@ -57,7 +56,7 @@ class BpeTokenizer:
                 yield np.array(found.ids, dtype=np.uint32)
 
     def encode_text(self, text: str) -> list[int]:
-        """The ids of plain text; never a special one, whatever it says."""
+        """The ids of plain text; never those of `special`, whatever it says."""
         return self._tokenizer.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> bytes:

@@ -60,7 +60,7 @@ def main(setup: Setup, folder: Path) -> int:
         log = Log(setup, folder, spec) if first else None
         hooks = Hooks(stop=stop)
         if log:
-            print(_headline(spec, platform, layout), flush=True)
+            print(_headline(spec, corpus, platform, layout), flush=True)
             hooks = Hooks(log.progress, log.metrics, log.evaluation, stop, log.rollback)
         watch = Watchdog(setup.train.hang_seconds)
         session = Session(corpus, setup.train, lambda spec: make_layout(setup.mesh, spec), watch)
@@ -80,7 +80,7 @@ def main(setup: Setup, folder: Path) -> int:
                 log.close()
     if not first:
         return 0
-    _write_result(folder, spec, result)
+    _write_result(folder, spec, result, corpus.bytes_per_token)
     _print_result(read_json(folder / "result.json"), folder)
     return 0
 
@@ -250,7 +250,7 @@ def _flops_per_token(spec: RunSpec) -> float:
     return shapes.training_flops_per_token(spec.model, spec.optim.cost)
 
 
-def _headline(spec: RunSpec, platform: str, layout: Layout | None) -> str:
+def _headline(spec: RunSpec, corpus: Corpus, platform: str, layout: Layout | None) -> str:
     count, model = shapes.counts(spec.model), spec.model
     flops = spec.tokens * _flops_per_token(spec)
     attention = kernels.describe(model, segmented=spec.document_attention)
@@ -262,7 +262,8 @@ def _headline(spec: RunSpec, platform: str, layout: Layout | None) -> str:
     return (
         f"{count.total:,} parameters ({count.non_embedding:,} without embeddings{idle}), "
         f"{spec.tokens:,} "
-        f"tokens in {spec.steps:,} steps{more} of {spec.batch_size} × {model.seq_len}, "
+        f"tokens ({corpus.bytes_per_token:.4g} bytes each) in {spec.steps:,} steps{more} of "
+        f"{spec.batch_size} × {model.seq_len}, "
         f"{flops:.3g} FLOPs{gradients}, on {_devices(platform, layout)}; "
         f"attention: {attention}, remat: {model.remat}"
     )
@@ -285,7 +286,7 @@ def _devices(platform: str, layout: Layout | None) -> str:
     return f"{layout.mesh.size} devices ({platform}): {sizes}"
 
 
-def _write_result(folder: Path, spec: RunSpec, result: RunResult) -> None:
+def _write_result(folder: Path, spec: RunSpec, result: RunResult, bytes_per_token: float) -> None:
     count = shapes.counts(spec.model)
     write_json(
         folder / "result.json",
@@ -293,6 +294,7 @@ def _write_result(folder: Path, spec: RunSpec, result: RunResult) -> None:
             "loss": result.evaluation.loss,
             "loss_stderr": result.evaluation.stderr,
             "bits_per_byte": result.evaluation.bits_per_byte,
+            "bytes_per_token": bytes_per_token,
             "tokens": spec.tokens,
             "flops": spec.tokens * _flops_per_token(spec),
             "params": dataclasses.asdict(count),

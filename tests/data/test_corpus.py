@@ -1,5 +1,6 @@
 """The standard library as a corpus; the split, the joins and the fingerprint of any corpus."""
 
+import base64
 import dataclasses
 import itertools
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gptjax.data import documents, load, stdlib, store
+from gptjax.data import bpe, documents, load, sentence_piece, stdlib, store
 from gptjax.errors import UserError
 
 
@@ -65,13 +66,38 @@ def test_tokens_by_hand(tmp_path):
         assert found.dtype == dtype
 
 
-def test_bits_per_byte_counts_every_heldout_byte(texts, config):
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"mask_end_of_document": False},
+        {"tokenizer": "bpe", "vocab_size": 300},
+        {"tokenizer": "bpe", "vocab_size": 300, "bpe_level": "characters"},
+        {"tokenizer": "sentencepiece", "vocab_size": 320},
+        {"tokenizer": "sentencepiece", "vocab_size": 320, "sentencepiece_model": "unigram"},
+        {"tokenizer": "tiktoken", "tokenizer_path": "ranks"},
+        {"tokenizer": "bpe", "tokenizer_path": "tokenizer.json"},
+        {"tokenizer": "sentencepiece", "tokenizer_path": "tokenizer.model"},
+    ],
+    ids=lambda settings: "-".join(map(str, settings.values())) or "bytes",
+)
+def test_bits_per_byte_counts_every_heldout_byte(texts, config, tmp_path, monkeypatch, settings):
     """nats of the scored tokens / ln 2 / bytes = bits per byte, whatever the tokenizer."""
-    for settings in ({}, {"mask_end_of_document": False}, {"tokenizer": "bpe", "vocab_size": 300}):
-        wanted = config(source="text", path=str(texts), heldout_fraction=0.2, **settings)
-        corpus = load(wanted, seq_len=16)
-        scored = int(corpus.scored(corpus.heldout[1:]).sum())
-        assert corpus.bytes_per_token * scored == pytest.approx(corpus.heldout_bytes)
+    monkeypatch.chdir(tmp_path)
+    content = [path.read_bytes() for path in sorted(texts.iterdir())]
+    if settings.get("tokenizer_path") == "ranks":
+        tokens = [bytes([byte]) for byte in range(256)] + [b"th", b"the", b" s"]
+        lines = [b"%s %d" % (base64.b64encode(token), i) for i, token in enumerate(tokens)]
+        Path("ranks").write_bytes(b"\n".join(lines))
+    if settings.get("tokenizer_path") == "tokenizer.json":
+        Path("tokenizer.json").write_bytes(bpe.train(content, 310))
+    if settings.get("tokenizer_path") == "tokenizer.model":
+        Path("tokenizer.model").write_bytes(sentence_piece.train(content, 330, "bpe"))
+    wanted = config(source="text", path=str(texts), heldout_fraction=0.2, **settings)
+    corpus = load(wanted, seq_len=16)
+    scored = int(corpus.scored(corpus.heldout[1:]).sum())
+    assert corpus.bytes_per_token * scored == pytest.approx(corpus.heldout_bytes)
+    assert corpus.heldout_bytes == len(corpus.decode(corpus.heldout)) > 0
 
 
 def test_side_depends_on_content_alone(tmp_path, config, write):

@@ -1,5 +1,6 @@
 """Tokenizers: lossless, deterministic, trained on the train part, never forged."""
 
+import base64
 import functools
 import io
 import itertools
@@ -11,7 +12,7 @@ import pytest
 import sentencepiece
 import tokenizers as hf
 
-from gptjax.data import bpe, load, sentence_piece
+from gptjax.data import bpe, load, sentence_piece, tiktoken_ranks
 from gptjax.data.tokenizers import ByteTokenizer
 
 TRAINING = [
@@ -33,6 +34,10 @@ def trained(kind):
     if kind == "bpe-characters":
         # A byte's name, often: no merge may cross the pattern's cuts and make it one piece.
         return bpe.read(bpe.train_characters([*TRAINING, b"<0x41><0x41>b " * 90], 400), "here")
+    if kind == "tiktoken":
+        tokens = [*(bytes([byte]) for byte in range(256)), b" t", b" th", b" the", b"\xe6\x9d"]
+        lines = [b"%s %d" % (base64.b64encode(token), i) for i, token in enumerate(tokens)]
+        return tiktoken_ranks.read(b"\n".join(lines), "here", "cl100k")
     model = sentence_piece.train(TRAINING, 400, kind.removeprefix("sentencepiece-"))
     return sentence_piece.read(model, "here")
 
@@ -68,6 +73,23 @@ def test_round_trip_of_any_text(kind):
         assert tokenizer.decode(ids) == document
         assert tokenizer.end_of_document not in ids
         assert ids.size == 0 or ids.max() < tokenizer.vocab_size
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "tiktoken"])
+@pytest.mark.parametrize("plane", range(17))
+def test_round_trip_of_every_unicode_plane(kind, plane):
+    """Whole rows of each plane, and all of its ends; without the surrogates, which are no text."""
+    tokenizer = make(kind)
+    start = plane << 16
+    rng = random.Random(plane)
+    rows = [0, 0xFF, *(rng.randrange(256) for _ in range(6))]
+    points = [start + (row << 8) + low for row in rows for low in range(256)]
+    text = "".join(chr(point) for point in points if not 0xD800 <= point < 0xE000)
+    shuffled = "".join(rng.sample(text, len(text)))
+    documents = [text.encode(), shuffled.encode()]
+    for document, ids in zip(documents, tokenizer.encode(documents), strict=True):
+        assert tokenizer.decode(ids) == document
+        assert tokenizer.end_of_document not in ids
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -195,6 +217,65 @@ def test_loaded_json_without_an_end_gets_one():
     assert (ours.vocab_size, ours.end_of_document) == (5, 4)
     assert next(ours.encode([b"a b a"])).tolist() == [0, 1, 0]
     assert 4 not in next(ours.encode([b"a b a </s>"]))
+
+
+def library_kinds():
+    """One file of each of the library's models, with the usual parts around it."""
+    texts = [document.decode() for document in TRAINING]
+    trainers, normalizers, pre = hf.trainers, hf.normalizers, hf.pre_tokenizers
+    marks = ["[UNK]", "[CLS]", "[SEP]"]
+    quiet = {"show_progress": False, "vocab_size": 300}
+
+    pieces = hf.Tokenizer(hf.models.WordPiece(unk_token="[UNK]"))
+    pieces.normalizer, pieces.pre_tokenizer = normalizers.BertNormalizer(), pre.BertPreTokenizer()
+    pieces.decoder = hf.decoders.WordPiece()
+    trainer = trainers.WordPieceTrainer(special_tokens=marks, **quiet)
+    pieces.train_from_iterator(texts, trainer)
+    pieces.post_processor = hf.processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+    )
+
+    unigram = hf.Tokenizer(hf.models.Unigram())
+    unigram.normalizer, unigram.pre_tokenizer = normalizers.NFKC(), pre.Metaspace()
+    unigram.decoder = hf.decoders.Metaspace()
+    trainer = trainers.UnigramTrainer(special_tokens=marks, unk_token="[UNK]", **quiet)
+    unigram.train_from_iterator(texts, trainer)
+
+    words = hf.Tokenizer(hf.models.WordLevel(unk_token="[UNK]"))
+    words.pre_tokenizer = pre.Whitespace()
+    words.train_from_iterator(texts, trainers.WordLevelTrainer(special_tokens=marks, **quiet))
+
+    llama = hf.Tokenizer(hf.models.BPE(byte_fallback=True, fuse_unk=True, unk_token="[UNK]"))
+    llama.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
+    llama.decoder = hf.decoders.Sequence(
+        [hf.decoders.Replace("▁", " "), hf.decoders.ByteFallback(), hf.decoders.Fuse(),
+         hf.decoders.Strip(" ", 1, 0)]
+    )  # fmt: skip
+    fallback = [f"<0x{byte:02X}>" for byte in range(256)]
+    trainer = trainers.BpeTrainer(
+        special_tokens=marks + fallback, show_progress=False, vocab_size=420
+    )
+    llama.train_from_iterator(texts, trainer)
+    return {"word-piece": pieces, "unigram": unigram, "word-level": words, "llama": llama}
+
+
+@pytest.mark.parametrize("kind", ["word-piece", "unigram", "word-level", "llama"])
+def test_any_tokenizer_json_is_loaded_from_disk(tmp_path, texts, config, kind):
+    """The ids are the library's for the same file, without what its template would put around."""
+    theirs = library_kinds()[kind]
+    theirs.save(str(tmp_path / "any.json"))
+    wanted = config(
+        source="text", path=str(texts), heldout_fraction=0.2, tokenizer="bpe",
+        tokenizer_path=str(tmp_path / "any.json"),
+    )  # fmt: skip
+    corpus = load(wanted, seq_len=16)
+    for text in ("the scaling law, 1984", "für 東京 don't", texts.joinpath("0000.txt").read_text()):
+        ids = theirs.encode(text, add_special_tokens=False).ids
+        assert corpus.encode(text).tolist() == ids
+        assert corpus.decode(ids) == theirs.decode(ids, skip_special_tokens=False).encode()
+    assert corpus.end_of_document == corpus.vocab_size - 1 == theirs.get_vocab_size()
 
 
 def test_loaded_model_with_a_leading_space(tmp_path):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 from collections import Counter
 from pathlib import Path
 
@@ -108,7 +109,10 @@ def test_train_is_done_once_and_logs_every_step(place, tmp_path, capsys):  # noq
     assert sorted(losses) == [1, 2, 3, 4, 5, 6]
     assert sorted(row["step"] for row in rows if "eval/loss_nats" in row) == [3, 6]
     result = (tmp_path / "run" / "result.json").read_bytes()
-    capsys.readouterr()
+    found = json.loads(result)
+    assert f"({found['bytes_per_token']:.4g} bytes each)" in capsys.readouterr().out
+    bits = found["loss"] / math.log(2) / found["bytes_per_token"]
+    assert found["bits_per_byte"] == pytest.approx(bits)
     assert main(command) == 0
     assert "done" in capsys.readouterr().out
     assert (tmp_path / "run" / "result.json").read_bytes() == result

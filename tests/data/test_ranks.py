@@ -1,0 +1,71 @@
+"""Files of ranks against the tokenizer that made them and `tiktoken`."""
+
+import base64
+import random
+
+import pytest
+import tokenizers as hf
+
+from gptjax.data import bpe, tiktoken_ranks
+from gptjax.errors import UserError
+
+TEXT = "The law's end: it isn't 1234567 that we'd count, naïve Ω 漢字 \U0001f600!\n\n  Twice  so.\n"
+
+
+def trained():
+    """A BPE of 400 ids, its tokens' bytes in their order, and the same as a file of ranks."""
+    content = bpe.train([TEXT.encode() * 3, bytes(range(32, 127)) * 2], 400)
+    tokenizer = hf.Tokenizer.from_str(content.decode())
+    letters = {letter: byte for byte, letter in enumerate(tiktoken_ranks._letters())}
+    vocab = tokenizer.get_vocab(with_added_tokens=False)
+    tokens = [bytes(letters[c] for c in k) for k in sorted(vocab, key=vocab.__getitem__)]
+    lines = [b"%s %d" % (base64.b64encode(token), i) for i, token in enumerate(tokens)]
+    return tokenizer, tokens, b"\n".join(lines)
+
+
+def unicode_texts():
+    """Random text from every plane and every kind of odd end."""
+    rng = random.Random(0)
+    for plane in range(17):
+        points = [rng.randrange(plane << 16, (plane + 1) << 16) for _ in range(60)]
+        yield "".join(chr(p) for p in points if not 0xD800 <= p < 0xE000)
+    for _ in range(60):
+        pool = "ab Z'\n\t\r  12é漢\U0001f600<|>sdtm"
+        yield "".join(rng.choices(pool, k=rng.randrange(40)))
+
+
+def test_ranks_give_the_ids_of_the_tokenizer_that_made_them():
+    tokenizer, tokens, content = trained()
+    ours = tiktoken_ranks.read(content, "here", "gpt2")
+    assert ours.end_of_document == len(tokens) == ours.vocab_size - 1
+    for text in (TEXT, *unicode_texts()):
+        (ids,) = ours.encode([text.encode()])
+        wanted = tokenizer.encode(text, add_special_tokens=False).ids
+        assert ids.tolist() == wanted
+        assert ours.decode(ids) == text.encode()
+
+
+@pytest.mark.parametrize("pattern", tiktoken_ranks.PATTERNS)
+def test_ranks_equal_tiktoken(pattern):
+    tiktoken = pytest.importorskip("tiktoken")
+    _, tokens, content = trained()
+    theirs = tiktoken.Encoding(
+        "test",
+        pat_str=tiktoken_ranks.PATTERNS[pattern],
+        mergeable_ranks={token: i for i, token in enumerate(tokens)},
+        special_tokens={},
+    )
+    ours = tiktoken_ranks.read(content, "here", pattern)
+    for text in (TEXT, *unicode_texts()):
+        (ids,) = ours.encode([text.encode()])
+        assert ids.tolist() == theirs.encode(text)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [(b"YQ== x", "is not a file of ranks"), (b"YQ== 0", "does not rank every byte"),
+     (b"??? 1", "is not a file of ranks")],
+)  # fmt: skip
+def test_other_files_are_refused(content, sentence):
+    with pytest.raises(UserError, match=sentence):
+        tiktoken_ranks.read(content, "here", "gpt2")
