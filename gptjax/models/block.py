@@ -124,9 +124,12 @@ class FeedForward(nn.Module):
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
         cfg = self.config
         D, F = cfg.width, cfg.hidden_width
-        activation, gated = ops.FEED_FORWARD[cfg.mlp]
+        activation, is_gated = ops.FEED_FORWARD[cfg.mlp]
         h_BTF = self._up(x_BTD, "up")
-        h_BTF = activation(self._up(x_BTD, "gate")) * h_BTF if gated else activation(h_BTF)
+        if is_gated:
+            h_BTF = ops.gated(cfg.mlp, self._up(x_BTD, "gate"), h_BTF, cfg.mlp_limit)
+        else:
+            h_BTF = activation(h_BTF)
         h_BTF = nn.with_logical_constraint(h_BTF, ("batch", "seq", "mlp"))
         w_FD = parameter(self, "down", (F, D), ("mlp", "embed"), residual_init(cfg))
         return ops.linear(h_BTF, w_FD, bias_at(self, "mlp", "down_bias", (D,), ("embed",)))

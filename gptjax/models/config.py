@@ -5,7 +5,9 @@ import math
 
 from gptjax.fields import setting
 
-SPARSE = ("strided", "fixed", "longformer", "linformer", "performer", "reformer")
+SPARSE = (
+    "strided", "fixed", "blocksparse", "longformer", "linformer", "performer", "reformer",
+)  # fmt: skip
 """Kinds of attention that leave pairs of tokens out; what each is stands in models/sparse.py."""
 
 BOTH_WAYS = "both_ways"
@@ -93,13 +95,22 @@ class ModelConfig:
         0, "tokens that a local or longformer layer sees, its own included", minimum=0
     )
     sparse_block: int = setting(
-        0, "strided: the stride; fixed, linformer: tokens of a block; 0: √seq_len, upwards",
+        0,
+        "strided: the stride; fixed, linformer, blocksparse: tokens of a block; 0: √seq_len, "
+        "upwards",
         minimum=0,
-    )  # fmt: skip
+    )
     sparse_summary: int = setting(
         4, "fixed: last tokens of a block, and linformer: summaries of it, that later blocks see",
         minimum=1,
     )  # fmt: skip
+    sparse_local_blocks: int = setting(
+        2, "blocksparse: last blocks that all heads see, the own included (Phi-3-small: 16)",
+        minimum=1,
+    )  # fmt: skip
+    sparse_stride: int = setting(
+        4, "blocksparse: of so many earlier blocks a head sees one (Phi-3-small: 8)", minimum=1
+    )
     global_tokens: int = setting(
         1, "longformer: first tokens, which all see and which have projections of their own",
         minimum=1,
@@ -154,12 +165,19 @@ class ModelConfig:
     )
     mlp: str = setting(
         "gelu_tanh",
-        "feed-forward kind; those that end in glu are gated and have three matrices",
+        "feed-forward kind; those with glu in their name, and gegelu (Phi-3-small: a sigmoid's "
+        "GELU times 1 + the other), are gated and have three matrices",
         choices=(
             "gelu", "gelu_tanh", "quick_gelu", "relu", "silu", "swiglu", "geglu", "geglu_tanh",
-            "reglu",
+            "reglu", "gegelu",
         ),
     )  # fmt: skip
+    mlp_limit: float = setting(
+        0.0,
+        "gated feed-forwards: the largest gate, and the largest size of what it multiplies "
+        "(Phi-3-small: 20); 0: none",
+        minimum=0.0,
+    )
     qk_norm: str = setting(
         "none",
         "norm of each query's and key's head, with one scale for all heads (Qwen3) or one each "
@@ -308,7 +326,7 @@ class ModelConfig:
 
     @property
     def block_tokens(self) -> int:
-        """Tokens of a block of the strided, fixed and linformer kinds after the default."""
+        """Tokens of a block of the kinds that have blocks, after the default."""
         return self.sparse_block or math.ceil(math.sqrt(self.seq_len))
 
     @property

@@ -123,8 +123,8 @@ _GEMMA2 = {  # name: (depth, width, num_heads, num_kv_heads, head_dim, mlp_width
     "gemma2-27b": (46, 4608, 32, 16, 128, 36864, 144**-0.5),
 }
 
-# Abdin et al., "Phi-3 Technical Report" (2024), and the released 4k configurations. Phi-3-small
-# is missing: its block-sparse attention and gated activation are not built.
+# Abdin et al., "Phi-3 Technical Report" (2024), and the released configurations of 4k (small: 8k)
+# tokens. Phi-3-small has the scales of muP: 10 on embeddings, 1/head_dim on scores, 1/8 on logits.
 _PHI3_COMMON = dataclasses.replace(
     _LLAMA_COMMON, vocab_size=32064, seq_len=4096, layer_pattern=("local",), window=2047
 )
@@ -132,6 +132,13 @@ _PHI3 = {  # name: (depth, width, num_heads, num_kv_heads, mlp_width)
     "phi3-mini": (32, 3072, 32, 32, 8192),
     "phi3-medium": (40, 5120, 40, 10, 17920),
 }
+_PHI3_SMALL = ModelConfig(
+    vocab_size=100352, seq_len=8192, depth=32, width=4096, num_heads=32, num_kv_heads=8,
+    mlp_width=14336, mlp="gegelu", mlp_limit=20.0, norm="layernorm", norm_eps=1e-5,
+    positions="rotary", rope_base=1e6, layer_pattern=("blocksparse", "global"), sparse_block=64,
+    sparse_local_blocks=16, sparse_stride=8, embedding_scale=10.0, attention_scale=1 / 128,
+    logit_scale=1 / 8, use_bias=True, tied_head=True,
+)  # fmt: skip
 
 # Cohere, Command R+ (2024), the released configuration.
 _COMMAND = {
@@ -212,7 +219,8 @@ _TABLES: tuple[tuple[ModelConfig, tuple[str, ...], Mapping[str, tuple]], ...] = 
 
 
 def _build() -> dict[str, ModelConfig]:
-    presets = {"gpt1": _GPT1, **_MISTRAL, **_COMMAND, **_MIXTRAL, **_DEEPSEEK}
+    alone = {"gpt1": _GPT1, "phi3-small": _PHI3_SMALL}
+    presets = {**alone, **_MISTRAL, **_COMMAND, **_MIXTRAL, **_DEEPSEEK}
     for common, fields, table in _TABLES:
         for name, row in table.items():
             changes: dict[str, Any] = dict(zip(fields, row, strict=True))

@@ -2,6 +2,7 @@
 
 strided, fixed: Child et al. (2019), "Generating Long Sequences with Sparse Transformers"; the
 dense and banded layers that GPT-3 alternates are the pattern ('global', 'local').
+blocksparse: Abdin et al. (2024), "Phi-3 Technical Report", as Phi-3-small's released code has it.
 longformer: Beltagy et al. (2020), causal, with the first tokens as the global ones.
 linformer: Wang et al. (2020), but by blocks, because its projections over all positions show every
 query the future.
@@ -36,6 +37,14 @@ def attend_sparsely(
     if kind == "fixed":
         block, summary = config.block_tokens, config.sparse_summary
         return ops.fixed_attention(*qkv, block=block, summary=summary, **options)
+    if kind == "blocksparse":
+        return ops.blocksparse_attention(
+            *qkv,
+            block=config.block_tokens,
+            local_blocks=config.sparse_local_blocks,
+            stride=config.sparse_stride,
+            **options,
+        )
     if kind == "longformer":
         return ops.longformer_attention(*qkv, window=config.window, **options)
     if kind == "linformer":
@@ -66,7 +75,8 @@ def cache_bytes(config: ModelConfig, context: int) -> int:
 
     Keys, values and latent vectors in the type of the activations, states in float32. What no later
     token can see is not counted: a window keeps its last tokens, `fixed` the last of each block.
-    `strided` and `reformer` keep every token, because any may be seen again.
+    `strided` and `reformer` keep every token, because any may be seen again; `blocksparse` of each
+    key head the blocks that one of its queries' heads still sees.
 
     >>> cache_bytes(ModelConfig(depth=1, width=8, num_heads=2, vocab_size=9), 10)
     640
@@ -83,6 +93,8 @@ def _kept(config: ModelConfig, kind: str, context: int) -> int:
         return config.ssm_width * (window + 4 * config.ssm_state)
     if kind == "performer":
         return 4 * K * config.feature_count * (H + 1)
+    if kind == "blocksparse":
+        return 2 * H * number * _seen_again(config, context)
     tokens = {
         "local": min(config.window, context),
         "longformer": min(config.window + config.global_tokens, context),
@@ -93,3 +105,17 @@ def _kept(config: ModelConfig, kind: str, context: int) -> int:
         return tokens * number * (config.kv_rank + config.rope_dim)
     hashes = 4 * config.num_heads * config.lsh_rounds if kind == "reformer" else 0
     return tokens * (2 * K * H * number + hashes)
+
+
+def _seen_again(config: ModelConfig, context: int) -> int:
+    """Tokens, summed over key heads, that blocksparse queries from `context` on still see."""
+    finished, begun = divmod(context, config.block_tokens)
+    old = max(0, finished - config.sparse_local_blocks + 1)
+    seen_KG = ops.seen_blocks(config.num_heads, config.sparse_stride).reshape(config.kv_heads, -1)
+    kept = sum(
+        len(range(remainder, old, config.sparse_stride))
+        for seen_G in seen_KG.tolist()
+        for remainder in set(seen_G)
+    )
+    recent = config.kv_heads * (finished - old)
+    return (kept + recent) * config.block_tokens + config.kv_heads * begun

@@ -1,5 +1,6 @@
 """What the settings of a model must be together; limits of one setting stand beside it."""
 
+from gptjax import ops
 from gptjax.errors import UserError
 from gptjax.models.config import (
     SPARSE,
@@ -36,6 +37,7 @@ def validate(config: ModelConfig) -> None:
     if not config.mlp_pattern:
         raise UserError("model.mlp_pattern=() names no feed-forward; give ('dense',)")
     _check_experts(config)
+    _check_limit(config)
     _check_sparse(config)
     _check_mixers(config)
     windowed = [kind for kind in ("local", "longformer") if kind in config.layer_pattern]
@@ -88,10 +90,23 @@ def _check_experts(config: ModelConfig) -> None:
             f"{config.num_experts}, or is less than model.router_top_groups="
             f"{config.router_top_groups}; change one of them"
         )
+    if config.mlp_limit or config.mlp == "gegelu":
+        raise UserError(
+            f"model.mlp={config.mlp} with model.mlp_limit={config.mlp_limit:g} is not built for "
+            "experts; set model.mlp=geglu and model.mlp_limit=0"
+        )
     if config.has_bias("mlp"):
         raise UserError(
             "model.bias_places has mlp, and experts have no biases; set model.use_bias=false or "
             "leave mlp out"
+        )
+
+
+def _check_limit(config: ModelConfig) -> None:
+    if config.mlp_limit and not ops.FEED_FORWARD[config.mlp][1]:
+        raise UserError(
+            f"model.mlp_limit={config.mlp_limit:g} limits gates, and model.mlp={config.mlp} has "
+            "none; set model.mlp_limit=0, or model.mlp=gegelu"
         )
 
 

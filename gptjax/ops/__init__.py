@@ -1,6 +1,14 @@
 """Pure maths on arrays: no parameters, no configs, no files."""
 
-from gptjax.ops.activations import FEED_FORWARD, gelu, gelu_tanh, quick_gelu, relu, swish
+from gptjax.ops.activations import (
+    FEED_FORWARD,
+    gated,
+    gelu,
+    gelu_tanh,
+    quick_gelu,
+    relu,
+    swish,
+)
 from gptjax.ops.attention import attention
 from gptjax.ops.blockwise_attention import blockwise_attention
 from gptjax.ops.chunked_loss import Head, chunked_cross_entropy
@@ -37,10 +45,12 @@ from gptjax.ops.selective_scan import (
     selective_step,
 )
 from gptjax.ops.sparse_attention import (
+    blocksparse_attention,
     fixed_attention,
     linformer_attention,
     linformer_causal_attention,
     longformer_attention,
+    seen_blocks,
     strided_attention,
     windowed_attention,
 )
@@ -57,6 +67,7 @@ __all__ = [
     "attend_by",
     "attention",
     "balance_loss",
+    "blocksparse_attention",
     "blockwise_attention",
     "bucket_factors",
     "causal_convolution",
@@ -69,6 +80,7 @@ __all__ = [
     "expert_share",
     "fixed_attention",
     "full_attention",
+    "gated",
     "gelu",
     "gelu_tanh",
     "hash_rotations",
@@ -92,6 +104,7 @@ __all__ = [
     "rotary",
     "route",
     "router_z_loss",
+    "seen_blocks",
     "selective_scan",
     "selective_scan_in_turn",
     "selective_step",

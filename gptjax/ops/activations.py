@@ -34,7 +34,7 @@ def swish(x: Float[Array, "..."]) -> Float[Array, "..."]:
 
 # Feed-forward kind -> (non-linearity, whether a second matrix is gated by it). The gated kinds
 # are those of Shazeer, "GLU Variants Improve Transformer" (2020), equation 6; GeGLU there uses
-# the exact GELU.
+# the exact GELU. "gegelu" is Phi-3-small's, by its released code; see `gated`.
 FEED_FORWARD: dict[str, tuple[Callable[[jax.Array], jax.Array], bool]] = {
     "gelu": (gelu, False),
     "gelu_tanh": (gelu_tanh, False),
@@ -45,4 +45,18 @@ FEED_FORWARD: dict[str, tuple[Callable[[jax.Array], jax.Array], bool]] = {
     "geglu": (gelu, True),
     "geglu_tanh": (gelu_tanh, True),
     "reglu": (relu, True),
+    "gegelu": (quick_gelu, True),
 }
+
+
+def gated(
+    kind: str, gate: Float[Array, "..."], up: Float[Array, "..."], limit: float = 0.0
+) -> Float[Array, "..."]:
+    """activation(gate)·up of a gated kind; of "gegelu" activation(gate)·(up + 1).
+
+    Args:
+      limit: where positive, gates are at most that, and `up` is between −limit and limit.
+    """
+    if limit:
+        gate, up = jnp.minimum(gate, limit), jnp.clip(up, -limit, limit)
+    return FEED_FORWARD[kind][0](gate) * (up + 1 if kind == "gegelu" else up)

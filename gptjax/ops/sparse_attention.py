@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from gptjax.ops.attention import MASKED
@@ -22,13 +23,15 @@ Rule = Callable[[jax.Array, jax.Array], jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class _Part:
-    """Keys that the queries meet, in one of three layouts.
+    """Keys that the queries meet, in one of four layouts.
 
     Attributes:
-      axes: einsum's letters of the keys' leading axes: "bns" keys of each block of queries, "bas"
-        of each place in a block, "bs" the same for all queries.
-      k, v: keys [..., K, H] and values [..., K, U].
-      positions: of the keys, int, with a batch of one.
+      axes: einsum's letters of all the keys' axes but their width: "bnsk" keys of each block of
+        queries, "bask" of each place in a block, "bsk" the same for all queries, "bskg" the same
+        for all queries of a head.
+      k, v: keys [..., H] and values [..., U].
+      positions: of the keys, int, with a batch of one; as the keys, but with heads only where the
+        queries' heads differ ("bskg").
       ids: segment numbers of the keys, or None.
       rule: which pairs of positions (query, key) are visible.
     """
@@ -41,10 +44,12 @@ class _Part:
     rule: Rule
 
     def spread(self, x: jax.Array) -> jax.Array:
-        """One number a key, as [B, n, a, S] with ones where the layout has no axis."""
-        if self.axes == "bns":
-            return x[:, :, None]
-        return x[:, None] if self.axes == "bas" else x[:, None, None]
+        """One number a key, as [B, n, K, G, a, S] with ones where the layout has no axis."""
+        if self.axes == "bskg":
+            return jnp.moveaxis(x, 1, -1)[:, None, :, :, None]
+        if self.axes == "bnsk":
+            return x[:, :, None, None, None]
+        return x[:, None, None, None] if self.axes == "bask" else x[:, None, None, None, None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,8 +90,8 @@ def strided_attention(
       options: `scale`, `soft_cap`, `slopes_N`, `sinks_N` as in `masked_attention`.
     """
     blocks = _cut(q_BTNH, k_BTKH, v_BTKU, segment_ids_BT, stride)
-    near = blocks.part("bns", _with_previous, lambda i, j: (j <= i) & (i - j <= stride))
-    far = blocks.part("bas", lambda x: jnp.swapaxes(x, 1, 2), lambda i, j: i - j > stride)
+    near = blocks.part("bnsk", _with_previous, lambda i, j: (j <= i) & (i - j <= stride))
+    far = blocks.part("bask", lambda x: jnp.swapaxes(x, 1, 2), lambda i, j: i - j > stride)
     return _attend(blocks, [near, far], q_BTNH, **options)
 
 
@@ -110,9 +115,58 @@ def fixed_attention(
       segment_ids_BT, options: as in `strided_attention`.
     """
     blocks = _cut(q_BTNH, k_BTKH, v_BTKU, segment_ids_BT, block)
-    own = blocks.part("bns", lambda x: x, lambda i, j: j <= i)
-    last = blocks.part("bs", lambda x: _flat(x[:, :, block - summary :]), _in_earlier(block))
+    own = blocks.part("bnsk", lambda x: x, lambda i, j: j <= i)
+    last = blocks.part("bsk", lambda x: _flat(x[:, :, block - summary :]), _in_earlier(block))
     return _attend(blocks, [own, last], q_BTNH, **options)
+
+
+def blocksparse_attention(
+    q_BTNH: Float[Array, "B T N H"],
+    k_BTKH: Float[Array, "B T K H"],
+    v_BTKU: Float[Array, "B T K U"],
+    *,
+    block: int,
+    local_blocks: int,
+    stride: int,
+    segment_ids_BT: Int[Array, "B T"] | None = None,
+    **options,
+) -> Float[Array, "B T N U"]:
+    """Attention to the last blocks and to every stride-th one before, other ones for each head.
+
+    Abdin et al., "Phi-3 Technical Report" (2024), section 2, as its released code has it: head h
+    and token i see j ≤ i with ⌊i/a⌋ − ⌊j/a⌋ < local_blocks, or (⌊j/a⌋ + h·s + 1) mod stride = 0,
+    where s = max(1, ⌊stride/N⌋). A query meets local_blocks·a + T/stride keys.
+
+    Args:
+      block: tokens of a block, a above.
+      local_blocks: blocks that all heads see, the query's own included.
+      stride: a head sees one of so many of the earlier blocks.
+      segment_ids_BT, options: as in `strided_attention`.
+    """
+    blocks = _cut(q_BTNH, k_BTKH, v_BTKU, segment_ids_BT, block)
+    n, K, G = (blocks.q_BnaKGH.shape[axis] for axis in (1, 3, 4))
+
+    def is_near(i: jax.Array, j: jax.Array) -> jax.Array:
+        return (j <= i) & (i // block - j // block < local_blocks)
+
+    def is_far(i: jax.Array, j: jax.Array) -> jax.Array:
+        return i // block - j // block >= local_blocks
+
+    before = min(local_blocks, n) - 1
+    parts = [blocks.part("bnsk", lambda x: _with_before(x, before), is_near)]
+    if n > local_blocks:
+        seen_KG = seen_blocks(K * G, stride).reshape(K, G)
+        parts.append(blocks.part("bskg", lambda x: _of_each_head(x, seen_KG, stride), is_far))
+    return _attend(blocks, parts, q_BTNH, **options)
+
+
+def seen_blocks(heads: int, stride: int) -> np.ndarray:
+    """Of each `stride` blocks the one that each head sees from afar (`blocksparse_attention`).
+
+    >>> seen_blocks(4, 3).tolist(), seen_blocks(2, 8).tolist()
+    ([2, 1, 0, 2], [7, 3])
+    """
+    return (-np.arange(heads) * max(1, stride // heads) - 1) % stride
 
 
 def windowed_attention(
@@ -149,9 +203,9 @@ def windowed_attention(
     def first(i: jax.Array, j: jax.Array) -> jax.Array:
         return (j <= i) if causal else (j >= 0) & (i >= 0)
 
-    parts = [blocks.part("bns", _with_previous if causal else _with_neighbours, near)]
+    parts = [blocks.part("bnsk", _with_previous if causal else _with_neighbours, near)]
     if g:
-        parts.append(blocks.part("bs", lambda x: _flat(x)[:, : min(g, T)], first))
+        parts.append(blocks.part("bsk", lambda x: _flat(x)[:, : min(g, T)], first))
     return _attend(blocks, parts, q_BTNH, **options)
 
 
@@ -220,7 +274,7 @@ def linformer_causal_attention(
     """
     block, R = key_summary_aR.shape
     blocks = _cut(q_BTNH, k_BTKH, v_BTKU, segment_ids_BT, block)
-    own = blocks.part("bns", lambda x: x, lambda i, j: j <= i)
+    own = blocks.part("bnsk", lambda x: x, lambda i, j: j <= i)
     k, v, last_Bn1 = blocks.k_BnaKH, blocks.v_BnaKU, None
     if blocks.ids_Bna is not None:
         last_Bn1 = blocks.ids_Bna[:, :, -1:]
@@ -233,7 +287,7 @@ def linformer_causal_attention(
     ends_1n1 = blocks.positions_1na[:, :, -1:]
     positions_1S = _flat(jnp.repeat(ends_1n1, R, axis=2))
     ids_BS = None if last_Bn1 is None else _flat(jnp.repeat(last_Bn1, R, axis=2))
-    far = _Part("bs", k_BSKH, v_BSKU, positions_1S, ids_BS, _in_earlier(block))
+    far = _Part("bsk", k_BSKH, v_BSKU, positions_1S, ids_BS, _in_earlier(block))
     return _attend(blocks, [own, far], q_BTNH, **options)
 
 
@@ -288,19 +342,40 @@ def _flat(x: jax.Array) -> jax.Array:
 
 
 def _moved(x: jax.Array, blocks: int) -> jax.Array:
-    """Each block's neighbour, so many blocks before it; positions beyond the text are far off."""
+    """The block so many before each one; positions beyond the text are far off."""
     far = -(2**30) if jnp.issubdtype(x.dtype, jnp.integer) else 0
-    beyond = jnp.full_like(x[:, :1], far)
-    both = [beyond, x[:, :-1]] if blocks > 0 else [x[:, 1:], beyond]
+    beyond = jnp.full_like(x[:, : abs(blocks)], far)
+    both = [beyond, x[:, :-blocks]] if blocks > 0 else [x[:, -blocks:], beyond]
     return jnp.concatenate(both, axis=1)
 
 
+def _with_before(x: jax.Array, blocks: int) -> jax.Array:
+    """Each block behind so many before it."""
+    return jnp.concatenate([*(_moved(x, m) for m in range(blocks, 0, -1)), x], axis=2)
+
+
 def _with_previous(x: jax.Array) -> jax.Array:
-    return jnp.concatenate([_moved(x, 1), x], axis=2)
+    return _with_before(x, 1)
 
 
 def _with_neighbours(x: jax.Array) -> jax.Array:
     return jnp.concatenate([_moved(x, 1), x, _moved(x, -1)], axis=2)
+
+
+def _of_each_head(x: jax.Array, seen_KG: np.ndarray, stride: int) -> jax.Array:
+    """The blocks with a head's remainder by `stride`, as [B, S, K, G, ...].
+
+    Args:
+      x: [B, n, a, K, ...], or positions and segment numbers [B, n, a].
+    """
+    K, G = seen_KG.shape
+    if x.ndim == 3:
+        x = jnp.broadcast_to(x[..., None], (*x.shape, K))
+    B, n, a = x.shape[:3]
+    x = jnp.pad(x, ((0, 0), (0, -n % stride)) + ((0, 0),) * (x.ndim - 2), mode="edge")
+    x = jnp.moveaxis(x.reshape(B, -1, stride, a, *x.shape[3:]), 2, 4)  # [B, m, a, K, stride, ...]
+    index = jnp.asarray(seen_KG).reshape(1, 1, 1, K, G, *(1,) * (x.ndim - 5))
+    return _flat(jnp.take_along_axis(x, index, axis=4))
 
 
 def _in_earlier(block: int) -> Rule:
@@ -324,17 +399,16 @@ def _attend(
     scale = 1 / math.sqrt(H) if scale is None else scale
     found = []
     for part in parts:
-        scores = _dot(f"bnakgh,{part.axes}kh->bnkgas", q_BnaKGH, part.k) * scale
+        scores = _dot(f"bnakgh,{part.axes}h->bnkgas", q_BnaKGH, part.k) * scale
         if soft_cap:
             scores = soft_cap * jnp.tanh(scores / soft_cap)
-        i_1na1, j_1naS = blocks.positions_1na[..., None], part.spread(part.positions)
+        i, j = _of_queries(blocks.positions_1na), part.spread(part.positions)
         if slopes_N is not None:
-            distance = (i_1na1 - j_1naS)[:, :, None, None]
-            scores = scores - slopes_N.reshape(K, G, 1, 1) * distance
-        visible = part.rule(i_1na1, j_1naS)
+            scores = scores - slopes_N.reshape(K, G, 1, 1) * (i - j)
+        visible = part.rule(i, j)
         if part.ids is not None and blocks.ids_Bna is not None:
-            visible = visible & (blocks.ids_Bna[..., None] == part.spread(part.ids))
-        found.append(jnp.where(visible[:, :, None, None], scores, MASKED))
+            visible = visible & (_of_queries(blocks.ids_Bna) == part.spread(part.ids))
+        found.append(jnp.where(visible, scores, MASKED))
     if sinks_N is not None:
         sinks = sinks_N.astype(jnp.float32).reshape(K, G, 1, 1)
         found.append(jnp.broadcast_to(sinks, (B, n, K, G, a, 1)))
@@ -342,10 +416,15 @@ def _attend(
     o_BnaKGU, start = jnp.zeros((), jnp.float32), 0
     for part, scores in zip(parts, found, strict=False):
         own = weights[..., start : start + scores.shape[-1]].astype(part.v.dtype)
-        o_BnaKGU = o_BnaKGU + _dot(f"bnkgas,{part.axes}ku->bnakgu", own, part.v)
+        o_BnaKGU = o_BnaKGU + _dot(f"bnkgas,{part.axes}u->bnakgu", own, part.v)
         start += scores.shape[-1]
     o_BTNU = o_BnaKGU.reshape(B, n * a, N, -1)[:, :T]
     return o_BTNU.astype(q_BTNH.dtype)
+
+
+def _of_queries(x_Bna: jax.Array) -> jax.Array:
+    """One number a query, as [B, n, K, G, a, S] with ones where it has no axis."""
+    return x_Bna[:, :, None, None, :, None]
 
 
 def _dot(equation: str, x: jax.Array, y: jax.Array) -> jax.Array:

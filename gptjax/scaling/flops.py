@@ -156,6 +156,18 @@ def summarised_keys(seq_len: int, block: int, summary: float) -> float:
     return min(float(seq_len), block + summary * seq_len / block)
 
 
+def blocksparse_keys(seq_len: int, block: int, local_blocks: int, stride: int) -> float:
+    """Keys of a query that sees its last blocks, and one of `stride` blocks before them.
+
+    Phi-3-small at its longest text:
+
+    >>> blocksparse_keys(8192, 64, 16, 8)
+    1920.0
+    """
+    near = min(seq_len, local_blocks * block)
+    return near + (seq_len - near) / stride
+
+
 def performer_flops(*, num_heads: int, num_kv_heads: int, head_dim: int, features: int) -> float:
     """FLOPs a token of random features, of the state's update and of its reading, with its sums.
 

@@ -173,6 +173,10 @@ def _sparse_flops(model: ModelConfig, kind: str) -> float:
     keys, other, summary = 0.0, 0.0, model.sparse_summary
     if kind in ("strided", "fixed", "linformer"):
         keys = flops.summarised_keys(T, model.block_tokens, 1 if kind == "strided" else summary)
+    elif kind == "blocksparse":
+        keys = flops.blocksparse_keys(
+            T, model.block_tokens, model.sparse_local_blocks, model.sparse_stride
+        )
     if kind == "linformer":
         other = 2.0 * 2 * summary * K * H
     elif kind == "longformer":

@@ -15,8 +15,8 @@ from gptjax.sweeps import shapes
 
 TINY = models.ModelConfig(
     vocab_size=13, depth=1, width=16, num_heads=4, seq_len=24, positions="rotary",
-    sparse_block=5, sparse_summary=2, global_tokens=2, random_features=8, lsh_rounds=2,
-    lsh_chunk=4, use_bias=False,
+    sparse_block=5, sparse_summary=2, sparse_stride=8, global_tokens=2, random_features=8,
+    lsh_rounds=2, lsh_chunk=4, use_bias=False,
 )  # fmt: skip
 # What each kind sees of the tokens 0 … 23 at token 20, where that depends on nothing random.
 KINDS = {
@@ -24,6 +24,7 @@ KINDS = {
     "local": {17, 18, 19, 20},
     "strided": {*range(15, 21), 10, 5, 0},
     "fixed": {20, 18, 19, 13, 14, 8, 9, 3, 4},
+    "blocksparse": {*range(15, 21), *range(5, 10)},
     "longformer": {17, 18, 19, 20, 0, 1},
     "linformer": set(range(21)),
     "performer": set(range(21)),
@@ -104,6 +105,7 @@ def test_work_is_counted(kind):
         "local": 4 * square + 4 * pair,
         "strided": 4 * square + (5 + 24 / 5) * pair,
         "fixed": 4 * square + (5 + 2 * 24 / 5) * pair,
+        "blocksparse": 4 * square + (10 + 14 / 8) * pair,
         "longformer": 4 * square + 3 * square * 2 / 24 + 6 * pair,
         "linformer": 4 * square + (5 + 2 * 24 / 5) * pair + 2 * (2 * 2 * 16),
         "performer": 4 * square + 2 * 8 * 8 * (4 + 5),
@@ -122,6 +124,12 @@ def test_bytes_of_the_cache():
     for kind, tokens in kept.items():
         assert models.cache_bytes(of_kind(kind), 100) == 128 * tokens
     assert models.cache_bytes(of_kind("fixed"), 103) == 128 * (2 * 20 + 3)
+    # Token 100 begins block 20 and sees 19 and 20; from afar the four heads see the blocks with
+    # remainders 7, 5, 3 and 1 by 8: of those before, 2, 2, 2 and 3.
+    assert models.cache_bytes(of_kind("blocksparse"), 100) == 32 * 5 * (4 + 9)
+    assert models.cache_bytes(of_kind("blocksparse"), 103) == 32 * (5 * (4 + 9) + 4 * 3)
+    shared = of_kind("blocksparse", num_kv_heads=1)
+    assert models.cache_bytes(shared, 100) == 32 * 5 * (1 + 9)
     assert models.cache_bytes(of_kind("performer"), 100) == 4 * 4 * 8 * 5
     assert models.cache_bytes(of_kind("reformer"), 100) == 100 * (128 + 4 * 4 * 2)
     assert models.cache_bytes(of_kind("ssm"), 100) == 4 * 32 * (3 + 16)

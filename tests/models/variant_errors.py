@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gptjax import models, ops
-from gptjax.models.block import Attention
+from gptjax.models.block import Attention, FeedForward
 from gptjax.models.experts import Experts
 
 TESTS = Path(__file__).parents[1]
@@ -178,6 +178,19 @@ def gated_attention():
         head = weights @ v[b, : t + 1, 0] / weights.sum()
         wanted[b, t] += head / (1 + np.exp(-g[b, t, n])) @ w["out"][n]
     return relative(np.asarray(ours), wanted + w["out_bias"])
+
+
+def limited_gates():
+    """One feed-forward against NumPy in float64; a limit that many gates pass."""
+    config = gpt2(mlp="gegelu", mlp_limit=0.8)
+    stacked = tiny.parameters(config)["blocks"]["mlp"]
+    w = {name: leaf[0].astype(np.float64) for name, leaf in stacked.items()}
+    (x,) = draw(1, (2, 9, config.width))
+    ours = jax.jit(FeedForward(config, parent=None).apply)({"params": _narrow(w)}, x)
+    gate = np.minimum(x @ w["gate"] + w["gate_bias"], 0.8)
+    up = np.clip(x @ w["up"] + w["up_bias"], -0.8, 0.8)
+    wanted = gate / (1 + np.exp(-1.702 * gate)) * (up + 1) @ w["down"] + w["down_bias"]
+    return relative(np.asarray(ours), wanted)
 
 
 # Attention that leaves pairs out

@@ -41,12 +41,22 @@ def test_norms_compute_in_float32(norm):
         ("relu", 1.0),
         ("swiglu", 1 / (1 + math.exp(-1))),
         ("geglu", 0.5 * (1 + math.erf(1 / math.sqrt(2)))),
+        ("gegelu", 1 / (1 + math.exp(-1.702))),
     ],
 )
 def test_activations_at_one(name, expected):
     activation, gated = ops.FEED_FORWARD[name]
     assert float(activation(jnp.array(1.0))) == pytest.approx(expected, abs=1e-6)
-    assert gated == (name in ("swiglu", "geglu"))
+    assert gated == (name in ("swiglu", "geglu", "gegelu"))
+
+
+def test_gates_are_limited_from_above_and_what_they_multiply_on_both_sides():
+    gate, up = jnp.array([-5.0, 1.0, 5.0, 1.0]), jnp.array([1.0, 5.0, -5.0, 0.5])
+    sigmoid = 1 / (1 + np.exp(-1.702 * np.array([-5.0, 1.0, 2.0, 1.0])))
+    wanted = np.array([-5.0, 1.0, 2.0, 1.0]) * sigmoid * np.array([2.0, 3.0, -1.0, 1.5])
+    np.testing.assert_allclose(ops.gated("gegelu", gate, up, 2.0), wanted, rtol=1e-6)
+    np.testing.assert_allclose(ops.gated("reglu", gate, up, 2.0), [0, 2, -4, 0.5], rtol=1e-6)
+    np.testing.assert_allclose(ops.gated("reglu", gate, up), [0, 5, -25, 0.5], rtol=1e-6)
 
 
 def test_sinusoids_by_hand():

@@ -40,6 +40,16 @@ def visible(rule):
     return np.array([[[j <= i and rule(i, j) for j in range(T)] for i in range(T)]])
 
 
+def published_blocks(heads, block, local_blocks, stride):
+    """[heads, T, T] of Phi-3-small's mask: blocks, spread to tokens, below the diagonal."""
+    count = -(-T // block)
+    step = max(1, int(stride / heads))
+    shown = np.zeros((heads, count, count), bool)
+    for h, a, b in np.ndindex(*shown.shape):
+        shown[h, a, b] = a >= b and (a - b < local_blocks or (b + h * step + 1) % stride == 0)
+    return np.kron(shown, np.ones((1, block, block)))[:, :T, :T] * np.tri(T) > 0
+
+
 PATTERNS = {
     "strided": (
         functools.partial(ops.strided_attention, stride=5),
@@ -48,6 +58,22 @@ PATTERNS = {
     "fixed": (
         functools.partial(ops.fixed_attention, block=5, summary=2),
         visible(lambda i, j: i // 5 == j // 5 or j % 5 >= 3),
+    ),
+    "blocks": (
+        functools.partial(ops.blocksparse_attention, block=3, local_blocks=2, stride=3),
+        published_blocks(N, 3, 2, 3),
+    ),
+    "blocks, one head in two": (
+        functools.partial(ops.blocksparse_attention, block=2, local_blocks=1, stride=9),
+        published_blocks(N, 2, 1, 9),
+    ),
+    "blocks, all seen": (
+        functools.partial(ops.blocksparse_attention, block=3, local_blocks=2, stride=1),
+        visible(lambda i, j: True),
+    ),
+    "many local blocks": (
+        functools.partial(ops.blocksparse_attention, block=3, local_blocks=9, stride=2),
+        visible(lambda i, j: True),
     ),
     "banded": (
         functools.partial(ops.windowed_attention, window=4),
@@ -79,7 +105,7 @@ def test_patterns_are_dense_attention_with_the_papers_mask(name):
     np.testing.assert_allclose(run(attention, q, k, v), dense(q, k, v, mask), atol=2e-6)
 
 
-@pytest.mark.parametrize("name", ["strided"])
+@pytest.mark.parametrize("name", ["strided", "blocks"])
 def test_gradients_of_patterns(name):
     attention, mask = PATTERNS[name]
     arrays = [*heads(N, K, K), *heads(N, seed=1)]
@@ -92,17 +118,17 @@ def test_gradients_of_patterns(name):
         np.testing.assert_allclose(one, two, atol=2e-6)
 
 
-@pytest.mark.parametrize("name", ["strided", "fixed", "window and global"])
+@pytest.mark.parametrize("name", ["strided", "fixed", "blocks", "window and global"])
 def test_patterns_within_documents(name):
     attention, mask = PATTERNS[name]
     q, k, v = heads(N, K, K)
     ids = np.array([[0] * 7 + [1] * 16, [3] * 20 + [4] * 3])
     got = run(attention, q, k, v, segment_ids_BT=ids)
-    mask = mask & (ids[:, :, None] == ids[:, None])
-    np.testing.assert_allclose(got, dense(q, k, v, mask[:, None]), atol=2e-6)
+    mask = mask & (ids[:, None, :, None] == ids[:, None, None])
+    np.testing.assert_allclose(got, dense(q, k, v, mask), atol=2e-6)
 
 
-@pytest.mark.parametrize("name", ["wide window", "long stride"])
+@pytest.mark.parametrize("name", ["wide window", "long stride", "blocks, all seen"])
 def test_caps_slopes_and_sinks(name):
     q, k, v = heads(N, K, K)
     options = {
@@ -320,6 +346,11 @@ def test_patterns_compile_to_less_work_than_dense():
         "dense": (ops.attention, 0.5, 0.8),
         "strided": (functools.partial(ops.strided_attention, stride=32), 0.08, 0.14),
         "fixed": (functools.partial(ops.fixed_attention, block=32, summary=2), 0.08, 0.14),
+        "blocks": (
+            functools.partial(ops.blocksparse_attention, block=16, local_blocks=4, stride=16),
+            0.1,
+            0.17,
+        ),
         "banded": (functools.partial(ops.windowed_attention, window=64), 0.12, 0.17),
     }
     for name, (attention, low, high) in shares.items():
