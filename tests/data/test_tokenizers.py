@@ -183,8 +183,9 @@ def test_bpe_pieces_do_not_cross_gpt2s_boundaries():
     assert [tokenizer.decode([i]) for i in ids] == [b"don", b"'t", b" 42", b"x"]
 
 
-def test_sentencepiece_splits_digits():
-    (ids,) = trained("sentencepiece-bpe").encode([b"1984"])
+@pytest.mark.parametrize("kind", ["sentencepiece-bpe", "sentencepiece-unigram"])
+def test_sentencepiece_splits_digits(kind):
+    (ids,) = trained(kind).encode([b"1984"])
     assert len(ids) == 4
 
 
@@ -198,11 +199,14 @@ def test_bpe_equals_tokenizers_itself():
     assert theirs.token_to_id("<|endoftext|>") == ours.end_of_document
 
 
-def test_sentencepiece_equals_sentencepiece_itself():
-    model = sentence_piece.train(TRAINING, 400, "unigram")
+@pytest.mark.parametrize("kind", ["bpe", "unigram"])
+def test_sentencepiece_equals_sentencepiece_itself(kind):
+    model = sentence_piece.train(TRAINING, 400, kind)
     theirs = sentencepiece.SentencePieceProcessor(model_proto=model)
-    (ids,) = sentence_piece.read(model, "here").encode(TRAINING[1:2])
-    assert ids.tolist() == theirs.encode(TRAINING[1].decode())
+    ours = sentence_piece.read(model, "here")
+    documents = [*TRAINING[:2], "a 1984 \U0001f600\x00 Ж".encode()]
+    for document, ids in zip(documents, ours.encode(documents), strict=True):
+        assert ids.tolist() == theirs.encode(document.decode())
 
 
 def test_loaded_json_without_an_end_gets_one():
@@ -293,7 +297,9 @@ def test_loaded_model_with_a_leading_space(tmp_path):
         minloglevel=2,
     )
     tokenizer = sentence_piece.read(model.getvalue(), "here")
+    theirs = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
     (ids,) = tokenizer.encode([b"the law"])
+    assert ids.tolist() == theirs.encode("the law")
     assert tokenizer.decode(ids) == b"the law"
     assert tokenizer.end_of_document == 2
 

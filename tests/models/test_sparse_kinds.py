@@ -137,6 +137,42 @@ def test_bytes_of_the_cache():
     assert models.cache_bytes(half, 100) == 3 * 64 * 4
 
 
+DENSE = {
+    "strided": {"sparse_block": 24},
+    "fixed": {"sparse_block": 24},
+    "longformer": {"window": 24},
+    "linformer": {"sparse_block": 6, "sparse_summary": 6},
+}
+"""Where a kind leaves nothing out. Performer's and Reformer's limits: test_sparse_attention.py."""
+
+
+@functools.cache
+def dense_model():
+    """(parameters, logits) of a layer that sees everything."""
+    config = of_kind("global", num_kv_heads=2)
+    shapes_of = jax.eval_shape(functools.partial(models.init, config), jax.random.key(0))
+    rng = np.random.default_rng(3)
+    params = jax.tree.map(lambda x: rng.normal(0, 0.5, x.shape).astype(x.dtype), shapes_of)
+    return params, jax.jit(functools.partial(models.apply, config))(params, TOKENS)
+
+
+@pytest.mark.parametrize("kind", DENSE)
+def test_the_dense_limit(kind):
+    """A stride, a block or a window of the whole text, and summaries that keep all."""
+    config = dataclasses.replace(of_kind(kind, num_kv_heads=2), **DENSE[kind])
+    own = jax.eval_shape(functools.partial(models.init, config), jax.random.key(0))["blocks"]
+    params, wanted = dense_model()
+    blocks = dict(params["blocks"])
+    (name,) = own.keys() & {"attention", f"{kind}_attention"}
+    blocks[f"{name}_norm"] = blocks.pop("attention_norm")
+    found = {"key_summary": np.eye(6, dtype=np.float32)[None]} | blocks.pop("attention")
+    found["value_summary"] = found["key_summary"]
+    found |= {f"global_{part}": found[part] for part in ("query", "key", "value")}
+    blocks[name] = {leaf: found[leaf] for leaf in own[name]}
+    got = jax.jit(functools.partial(models.apply, config))({**params, "blocks": blocks}, TOKENS)
+    np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-5)
+
+
 def test_no_family_is_written_with_them():
     for kind in ("strided", "performer", "ssm"):
         with pytest.raises(UserError, match=f"no {kind} layers"):

@@ -90,6 +90,15 @@ def test_a_row_is_measured_once(capsys):
     assert "skipped, not installed: third (transformers)" in capsys.readouterr().out
 
 
+NUMPY = ("gated_attention", "noisy_routing")
+"""Measured here because no other test has their definition; those that ask no library but JAX."""
+
+
+@pytest.mark.parametrize("name", NUMPY)
+def test_definitions_in_numpy(name):
+    assert getattr(variants.errors, name)() < 1e-5
+
+
 @pytest.mark.slow
 def test_errors_measured_again():
     """Those of `transformers` only where it is installed."""

@@ -351,7 +351,7 @@ def noisy_routing():
 
 def router_losses():
     """Balance and z losses against those of Switch and Mixtral in `transformers`."""
-    (logits,) = draw(2, (3, 12, 4))
+    logits = jnp.asarray(draw(2, (3, 12, 4))[0])
     best, both = (ops.route(logits.reshape(-1, 4), k, renormalise=True)[1] for k in (1, 2))
     ours = (
         ops.balance_loss(logits, best.reshape(3, 12, 1)),
@@ -359,13 +359,13 @@ def router_losses():
         # Theirs sums over the two choices, ours is their mean.
         2 * ops.balance_loss(logits.reshape(1, -1, 4), both.reshape(1, -1, 2)),
     )
-    return of_parts(ours, layers.router_losses(logits))
+    return of_parts(ours, layers.router_losses(np.array(logits)))
 
 
 def importance():
     """The squared coefficient of variation of the experts' summed weights, in NumPy."""
     (logits,) = draw(2, (3, 12, 4))
-    weights, experts = ops.route(logits.reshape(-1, 4), 2, renormalise=True)
+    weights, experts = ops.route(jnp.asarray(logits).reshape(-1, 4), 2, renormalise=True)
     kept = np.where(logits >= np.sort(logits)[..., -2:-1], logits, -np.inf)
     sums = _softmax(kept.astype(np.float64)).sum((0, 1))
     wanted = sums.var() / sums.mean() ** 2

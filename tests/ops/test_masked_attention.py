@@ -72,7 +72,7 @@ def test_sinks_equal_those_of_gpt_oss():
     rng = np.random.default_rng(0)
     q, k, v = (rng.standard_normal((2, 9, n, 6)).astype(np.float32) for n in (4, 2, 2))
     sinks = rng.standard_normal(4).astype(np.float32)
-    ours = ops.masked_attention(q, k, v, sinks_N=jnp.asarray(sinks))
+    ours = ops.masked_attention(*map(jnp.asarray, (q, k, v)), sinks_N=jnp.asarray(sinks))
     theirs = transformers_layers.gpt_oss_attention(q, k, v, sinks)
     np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
