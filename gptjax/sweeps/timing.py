@@ -73,7 +73,7 @@ def schedule(bundles: Sequence[Bundle], reference: float, workers: int) -> list[
     seconds = predicted_by_cell(bundles, reference)
     for bundle in longest_first(bundles):
         i = min(range(len(lanes)), key=lambda lane: lanes[lane].finish)
-        new = {cell.run.program for cell in bundle.cells} - compiled[i]
+        new = {cell.run.shared_program for cell in bundle.cells} - compiled[i]
         compiled[i] |= new
         spent = COMPILE_SECONDS * len(new) + sum(seconds[cell.id] for cell in bundle.cells)
         lanes[i] = Lane((*lanes[i].bundles, bundle), lanes[i].finish + spent)

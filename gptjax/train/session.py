@@ -1,6 +1,7 @@
 """Programs and data that runs of one process share: compiled once, uploaded once."""
 
 import contextlib
+import dataclasses
 import threading
 import time
 from collections import Counter
@@ -21,7 +22,7 @@ from gptjax.train.config import RunSpec, TrainConfig
 from gptjax.train.placement import state_shardings
 from gptjax.train.programs import Programs
 from gptjax.train.state import Hyper, TrainState, init_state, make_hyper
-from gptjax.train.step import Metrics, make_batch, make_train_step
+from gptjax.train.step import Batch, Metrics, make_batch, make_train_step
 from gptjax.train.watchdog import Watchdog
 
 MAX_STEPS_PER_CALL = 512
@@ -139,11 +140,13 @@ class Session:
         return self._advance_from_host(spec, state, hyper, steps)
 
     def _advance_program(self, spec: RunSpec, inputs: tuple, layout: Layout | None) -> Any:
-        return self._compiled(
-            ("advance", spec.program),
-            lambda: _lower(make_advance(spec.program, self.corpus, layout), inputs, layout),
-            layout,
-        )
+        roomy = layout is None and spec.only_sums_parts and jax.default_backend() == "cpu"
+        program = spec.shared_program if roomy else spec.program
+
+        def lower() -> Any:
+            return _lower(make_advance(program, self.corpus, layout, roomy=roomy), inputs, layout)
+
+        return self._compiled(("advance", program), lower, layout)
 
     def exchanges(self, spec: RunSpec) -> str:
         """The collectives of a run's compiled step, in words; '' where it has none."""
@@ -273,21 +276,42 @@ def _lower(function: Callable, inputs: tuple, layout: Layout | None) -> Any:
 
 
 def make_advance(
-    spec: RunSpec, corpus: Corpus, layout: Layout | None = None
+    spec: RunSpec, corpus: Corpus, layout: Layout | None = None, *, roomy: bool = False
 ) -> Callable[[TrainState, Array, Hyper, Array], tuple[TrainState, Metrics]]:
-    """Many steps in one loop, windows gathered on the device from the flat token array."""
+    """Many steps in one loop, windows gathered on the device from the flat token array.
+
+    With `roomy` the micro-batches of `spec` are the most there can be, and `Hyper.parts` of them
+    are filled.
+    """
     train_step = make_train_step(spec, corpus.end_of_document, layout)
-    length, batch_size = spec.model.seq_len, spec.batch_size
+    length, room = spec.model.seq_len, spec.micro_batches
     count = data.num_windows(len(corpus.train), length)
+
+    def batch_at(tokens: Array, hyper: Hyper, position: Array) -> Batch:
+        if not roomy:
+            windows = data.windows_jax(hyper.seed, position, spec.batch_size, count)
+            return make_batch(
+                spec, *data.gather_jax(tokens, length, windows), corpus.end_of_document
+            )
+        # Part p of a step of k parts is step k·position + p of a run whose batch is one part.
+        steps = position * hyper.parts + jnp.arange(room)
+        each = jax.vmap(
+            lambda step: data.windows_jax(hyper.seed, step, spec.batch_size // room, count)
+        )(steps)
+        batch = make_batch(
+            spec, *data.gather_jax(tokens, length, each.reshape(-1)), corpus.end_of_document
+        )
+        filled = jnp.repeat(jnp.arange(room) < hyper.parts, spec.batch_size // room)
+        return dataclasses.replace(
+            batch, mask_BT=batch.mask_BT * filled[:, None], parts=hyper.parts
+        )
 
     def advance(
         state: TrainState, tokens: Array, hyper: Hyper, steps: Array
     ) -> tuple[TrainState, Metrics]:
         def body(i: Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
             state, log = carry
-            windows = data.windows_jax(hyper.seed, spikes.position(state), batch_size, count)
-            inputs_BT, targets_BT = data.gather_jax(tokens, length, windows)
-            batch = make_batch(spec, inputs_BT, targets_BT, corpus.end_of_document)
+            batch = batch_at(tokens, hyper, spikes.position(state))
             state, metrics = train_step(state, batch, hyper)
             return state, jax.tree.map(lambda all_, one: all_.at[i].set(one), log, metrics)
 

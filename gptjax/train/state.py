@@ -87,12 +87,14 @@ class Hyper:
       decay: weight decay, float32.
       total: updates of the whole run, int32.
       seed: seed of the data order, uint32.
+      parts: micro-batches of a step, int32; read by a `RunSpec.shared_program` alone.
     """
 
     peak: Array
     decay: Array
     total: Array
     seed: Array
+    parts: Array
 
 
 def init_state(spec: RunSpec, key: Array) -> TrainState:
@@ -129,6 +131,7 @@ def make_hyper(spec: RunSpec) -> Hyper:
         decay=jnp.float32(spec.optim.weight_decay),
         total=jnp.int32(spec.steps),
         seed=jnp.uint32(spec.seed),
+        parts=jnp.int32(spec.micro_batches),
     )
 
 

@@ -26,13 +26,15 @@ class Batch:
     """Token windows: `targets_BT[b, t]` follows `inputs_BT[b, t]`.
 
     `mask_BT` is 1 where the target is scored and 0 at padding and, if so configured, at
-    end-of-document targets. `seeds_B` are those of the routers' noise, where there is any.
+    end-of-document targets. `seeds_B` are those of the routers' noise, where there is any. `parts`
+    is how many micro-batches are filled, all where it is None; the mask of the others is 0.
     """
 
     inputs_BT: Array
     targets_BT: Array
     mask_BT: Array
     seeds_B: Array | None = None
+    parts: Array | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -372,6 +374,7 @@ def _summed_gradient(
     With `norms` also the mean over the micro-batches of |gradient / scored tokens|²; else zero.
     """
     value_and_gradient = jax.value_and_grad(losses, has_aux=True)
+    filled, batch = batch.parts, dataclasses.replace(batch, parts=None)
     if parts == 1:
         (_, report), grads = value_and_gradient(params, batch)
         return report, grads, jnp.zeros(())
@@ -390,5 +393,10 @@ def _summed_gradient(
 
     blank = jax.eval_shape(of_one, params, split)
     zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (blank, params))
+    if filled is not None:
+        report, grads = jax.lax.fori_loop(
+            0, filled, lambda i, sums: add(sums, jax.tree.map(lambda x: x[i], split))[0], zero
+        )
+        return report, grads, jnp.zeros(())
     (report, grads), squares = jax.lax.scan(add, zero, split)
     return report, grads, jnp.mean(squares)

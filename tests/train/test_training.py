@@ -24,6 +24,7 @@ from gptjax.train import (
     make_train_step,
     run,
 )
+from gptjax.train.session import make_advance
 from gptjax.train.step import make_batch, token_losses
 
 
@@ -44,6 +45,22 @@ def test_micro_batches_equal_one_batch_also_with_unequal_masks(spec, corpus):
         jax.tree.leaves(whole.opt_state), jax.tree.leaves(parts.opt_state), strict=True
     ):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7)
+
+
+def test_batches_of_parts_of_one_size_share_a_program_and_have_the_bits_of_their_own(corpus, spec):
+    session = Session(corpus, TrainConfig())
+    spec = dataclasses.replace(spec, mask_end_of_document=True)
+    rooms = [dataclasses.replace(spec, batch_size=k, micro_batches=k) for k in (1, 2, 3, 9)]
+    assert [one.shared_program.micro_batches for one in rooms] == [2, 2, 8, 32]
+    for parts in (1, 2):
+        one = dataclasses.replace(spec, batch_size=2 * parts, micro_batches=parts)
+        shared, metrics = session.advance(one, session.init(one), make_hyper(one), 5)
+        assert len(session._programs) == 2  # one for the steps, one for the initial state
+        plain = jax.jit(make_advance(one.program, corpus))
+        tokens = jnp.asarray(np.asarray(corpus.train))
+        alone, own = plain(session.init(one), tokens, make_hyper(one), jnp.int32(5))
+        same = [(a == b).all() for a, b in zip(*map(jax.tree.leaves, (shared, alone)), strict=True)]
+        assert all(same) and (metrics.loss == own.loss).all() and float(own.loss[4]) > 0
 
 
 def test_loss_of_the_initial_model_is_that_of_a_guess(spec, corpus):
