@@ -145,6 +145,14 @@ def blockwise():
     return of_parts(run(ours), run(theirs))
 
 
+def splash():
+    """Grouped heads and a window, in Pallas' interpreter."""
+    q, k, v = map(jnp.asarray, draw(4, *((1, 256, heads, 128) for heads in (2, 1, 1))))
+    ours = ops.splash_attention(q, k, v, window=50, interpret=True)
+    wanted = jax.nn.dot_product_attention(q, k, v, is_causal=True, local_window_size=(49, 0))
+    return relative(ours, wanted)
+
+
 def banded():
     """A window of the paths that layers take, against JAX's dense attention with its mask."""
     q, k, v = sparse.heads(sparse.N, sparse.K, sparse.K)
@@ -243,6 +251,14 @@ def linformer_full_rank():
     unit = np.eye(6, dtype=np.float32)
     ours = sparse.run(ops.linformer_causal_attention, q, k, v, unit, unit)
     return relative(ours, sparse.dense(q, k, v, sparse.visible(lambda i, j: True)))
+
+
+def linformer_of_encoders():
+    """The paper's own layer, with projections that keep everything."""
+    q, k, v = sparse.heads(sparse.N, sparse.K, sparse.K)
+    unit = np.eye(q.shape[1], dtype=np.float32)
+    ours = sparse.run(ops.linformer_attention, q, k, v, unit, unit)
+    return relative(ours, jax.nn.dot_product_attention(q, k, v))
 
 
 def performer():
