@@ -11,6 +11,7 @@ from gptjax.models.api import (
     logical_axes,
 )
 from gptjax.models.config import SPARSE, Layer, ModelConfig, beyond_blockwise
+from gptjax.models.cross import CrossText, apply_cross_text, count_cross_text, init_cross_text
 from gptjax.models.experts import Routing, loss_names, router_penalty
 from gptjax.models.joined import (
     GatedVision,
@@ -24,6 +25,15 @@ from gptjax.models.joined import (
 from gptjax.models.pieces import Pieces
 from gptjax.models.presets import PRESETS, preset, resolve
 from gptjax.models.sparse import cache_bytes
+from gptjax.models.tiled import (
+    TiledVision,
+    apply_tiled,
+    count_tiled,
+    images_shown,
+    init_tiled,
+    project_tiles,
+)
+from gptjax.models.tiles import TileConfig, count_tiles, encode_tiles, init_tiles
 from gptjax.models.validate import validate
 from gptjax.models.vision import (
     VisionConfig,
@@ -36,6 +46,7 @@ from gptjax.models.vision import (
 __all__ = [
     "PRESETS",
     "SPARSE",
+    "CrossText",
     "GatedVision",
     "Layer",
     "ModelConfig",
@@ -43,27 +54,40 @@ __all__ = [
     "Pieces",
     "ProjectedVision",
     "Routing",
+    "TileConfig",
+    "TiledVision",
     "VisionConfig",
     "apply",
+    "apply_cross_text",
     "apply_gated",
     "apply_projected",
+    "apply_tiled",
     "beyond_blockwise",
     "cache_bytes",
     "classify_images",
     "count_active_params",
+    "count_cross_text",
     "count_params",
+    "count_tiled",
+    "count_tiles",
     "encode_images",
+    "encode_tiles",
     "features",
     "forward",
+    "images_shown",
     "init",
+    "init_cross_text",
     "init_gated",
     "init_projected",
+    "init_tiled",
+    "init_tiles",
     "init_vision",
     "logical_axes",
     "loss_names",
     "pool_images",
     "preset",
     "project_images",
+    "project_tiles",
     "resolve",
     "router_penalty",
     "validate",

@@ -6,9 +6,9 @@ that those of trained models can be put in their place. Experts are as outside o
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,10 +16,10 @@ import numpy as np
 from gptjax import ops
 from gptjax.errors import UserError
 from gptjax.models import api, vision
-from gptjax.models.block import Attention, FeedForward
 from gptjax.models.config import ModelConfig
-from gptjax.models.layers import block_of, by_layer, run_blocks, stacks_of, unstacked
-from gptjax.models.parts import Norm, init_stacked, parameter
+from gptjax.models.cross import GatedBlock, interleave
+from gptjax.models.layers import run_blocks, stacks_of, unstacked
+from gptjax.models.parts import init_stacked
 from gptjax.models.pieces import Pieces
 from gptjax.models.remat import recomputed
 from gptjax.models.vision import VisionConfig
@@ -133,44 +133,6 @@ def apply_projected(
     return pieces.logits(params["text"], x_BTD)
 
 
-class CrossAttention(Attention):
-    """Attention of tokens to the patches that they are shown, with the text model's heads."""
-
-    @nn.compact
-    def __call__(  # type: ignore[override]
-        self, x_BTD: jax.Array, memory_BSW: jax.Array, visible_BTS: jax.Array
-    ) -> jax.Array:
-        cfg = self.config
-        q_BTNH = self._heads(x_BTD, "query", cfg.num_heads, "heads")
-        k_BSKH = self._heads(memory_BSW, "key", cfg.kv_heads, "kv_heads")
-        v_BSKH = self._heads(memory_BSW, "value", cfg.kv_heads, "kv_heads")
-        return self._out(ops.full_attention(q_BTNH, k_BSKH, v_BSKH, visible_BTS=visible_BTS))
-
-
-class GatedBlock(nn.Module):
-    """x + tanh(α)·attention(norm(x), patches), then x + tanh(β)·mlp(norm(x)); α = β = 0 at first.
-
-    Alayrac et al. (2022), figure 4.
-    """
-
-    config: ModelConfig
-
-    @nn.compact
-    def __call__(
-        self, x_BTD: jax.Array, memory_BSW: jax.Array, visible_BTS: jax.Array
-    ) -> jax.Array:
-        cfg = self.config
-        h_BTD = Norm(cfg, name="attention_norm")(x_BTD)
-        h_BTD = CrossAttention(cfg, name="attention")(h_BTD, memory_BSW, visible_BTS)
-        x_BTD = x_BTD + self._gate("attention_gate", x_BTD) * h_BTD
-        h_BTD = FeedForward(cfg, name="mlp")(Norm(cfg, name="mlp_norm")(x_BTD))
-        x_BTD = x_BTD + self._gate("mlp_gate", x_BTD) * h_BTD
-        return nn.with_logical_constraint(x_BTD, ("batch", "seq", "embed"))
-
-    def _gate(self, name: str, x_BTD: jax.Array) -> jax.Array:
-        return jnp.tanh(parameter(self, name, (), (), nn.initializers.zeros)).astype(x_BTD.dtype)
-
-
 def init_gated(config: GatedVision, key: jax.Array) -> Params:
     """Fresh parameters {"text", "vision", "cross"}, the cross-attention stacked, its gates closed.
 
@@ -182,7 +144,7 @@ def init_gated(config: GatedVision, key: jax.Array) -> Params:
     params, key = _init_both(config, key)
     count = -(-config.text.depth // config.every)
     x_BTD, memory_BSW = jnp.zeros((1, 1, config.text.width)), jnp.zeros((1, 1, config.vision.width))
-    block, visible_BTS = GatedBlock(config.text, parent=None), jnp.ones((1, 1, 1), bool)
+    block, visible_BTS = GatedBlock(_cross(config), parent=None), jnp.ones((1, 1, 1), bool)
     params["cross"] = init_stacked(block, count, key, x_BTD, memory_BSW, visible_BTS)
     return params
 
@@ -209,16 +171,22 @@ def apply_gated(
     number_BT = jnp.cumsum(tokens_BT == config.image_token, axis=1)
     number_S = 1 + jnp.arange(memory_BSW.shape[1]) // config.vision.patches
     visible_BTS = number_BT[..., None] == number_S
-    layers, pieces = text.layers_of_depth, Pieces(text)
-    own = by_layer(layers, stacks_of(text, params["text"]["blocks"]))
-    gated = iter(unstacked(params["cross"]))
-    cross = recomputed(text.remat, GatedBlock(text, parent=None).apply)
+    pieces = Pieces(text)
+    apply = recomputed(text.remat, GatedBlock(_cross(config), parent=None).apply)
+
+    def with_parameters(one: Params) -> Callable[[jax.Array], jax.Array]:
+        return lambda x_BTD: apply({"params": one}, x_BTD, memory_BSW, visible_BTS)
+
+    cross = [with_parameters(one) for one in unstacked(params["cross"])]
     x_BTD = pieces.embed(params["text"], tokens_BT)
-    for number, (layer, one) in enumerate(zip(layers, own, strict=True)):
-        if number % config.every == 0:
-            x_BTD = cross({"params": next(gated)}, x_BTD, memory_BSW, visible_BTS)
-        x_BTD, _ = block_of(text, layer)({"params": one}, x_BTD, None)
+    before = range(0, text.depth, config.every)
+    x_BTD = interleave(text, params["text"]["blocks"], x_BTD, before, cross)
     return pieces.logits(params["text"], x_BTD)
+
+
+def _cross(config: GatedVision) -> ModelConfig:
+    """The settings of the cross-attention, whose queries and keys are not normed."""
+    return dataclasses.replace(config.text.at_rest, qk_norm="none")
 
 
 def _init_both(

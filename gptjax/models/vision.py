@@ -144,7 +144,9 @@ def encode_images(
       UserError: where images or the layer do not fit the config.
     """
     blocks = config.blocks
-    x_BPL = _patches(config, images_BYXC).astype(activation_type(blocks))
+    size, patch, channels = config.image_size, config.patch_size, config.channels
+    x_BPL = cut_patches(images_BYXC, size=size, patch=patch, channels=channels)
+    x_BPL = x_BPL.astype(activation_type(blocks))
     x_BPW = ops.linear(x_BPL, params["patch"], params.get("patch_bias"))
     class_W = params["class_token"].astype(x_BPW.dtype)
     class_B1W = jnp.broadcast_to(class_W, (x_BPW.shape[0], 1, config.width))
@@ -190,18 +192,21 @@ def _norm(blocks: ModelConfig, params: Params, x_BTW: jax.Array) -> jax.Array:
     return normed
 
 
-def _patches(config: VisionConfig, images_BYXC: jax.Array) -> jax.Array:
-    """Patches row by row, each as the numbers of its pixels row by row, channels last."""
-    size, p = config.image_size, config.patch_size
-    wanted = (size, size, config.channels)
+def cut_patches(images_BYXC: jax.Array, *, size: int, patch: int, channels: int) -> jax.Array:
+    """Patches row by row, each as the numbers of its pixels row by row, channels last.
+
+    Raises:
+      UserError: where the images have another size.
+    """
+    wanted = (size, size, channels)
     if images_BYXC.ndim != 4 or images_BYXC.shape[1:] != wanted:
         raise UserError(
             f"images of shape {images_BYXC.shape} do not fit image_size={size} and channels="
-            f"{config.channels}; give [batch, {size}, {size}, {config.channels}]"
+            f"{channels}; give [batch, {size}, {size}, {channels}]"
         )
-    n = size // p
-    x_BnpnpC = jnp.asarray(images_BYXC).reshape(-1, n, p, n, p, config.channels)
-    return jnp.swapaxes(x_BnpnpC, 2, 3).reshape(-1, n * n, p * p * config.channels)
+    n = size // patch
+    x_BnpnpC = jnp.asarray(images_BYXC).reshape(-1, n, patch, n, patch, channels)
+    return jnp.swapaxes(x_BnpnpC, 2, 3).reshape(-1, n * n, patch * patch * channels)
 
 
 def _blocks_before(config: VisionConfig, layer: int) -> int:

@@ -265,6 +265,6 @@ def test_the_example_of_the_page_runs():
 
     def run():  # traced, not compiled
         exec(compile(example, "docs/models.md", "exec"), found)
-        return found["projected_logits"], found["gated_logits"]
+        return [found[f"{name}_logits"] for name in ("projected", "gated", "tiled")]
 
-    assert [x.shape for x in jax.eval_shape(run)] == [(1, 8, 100), (1, 8, 100)]
+    assert [x.shape for x in jax.eval_shape(run)] == [(1, 8, 100), (1, 8, 100), (1, 4, 100)]
