@@ -41,8 +41,8 @@ def penalised_cross_entropy(
       label_smoothing: ε (Szegedy et al., 2015, section 7).
 
     >>> trained, plain = penalised_cross_entropy(jnp.zeros((1, 4)), jnp.array([2]), z_loss=1.0)
-    >>> trained.tolist(), plain.tolist()  # log 4 + (log 4)², log 4
-    ([3.308106422424316], [1.3862943649291992])
+    >>> round(trained.item(), 4), round(plain.item(), 4)  # log 4 + (log 4)², log 4
+    (3.3081, 1.3863)
     """
     plain = cross_entropy(logits, targets, mask)
     if not (z_loss or label_smoothing):

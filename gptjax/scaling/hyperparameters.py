@@ -83,6 +83,7 @@ def setting_law(
     Raises:
       UserError: for a column that is missing, or fewer usable groups than the law has parameters.
 
+    >>> from gptjax import scaling
     >>> rate, size = (x.ravel() for x in np.meshgrid(np.geomspace(1e-4, 1e-2, 7), [1e6, 1e7, 1e8]))
     >>> best = 0.3 * size**-0.3
     >>> runs = {"params": size, "tokens": 20 * size, "learning_rate": rate,

@@ -35,7 +35,7 @@ def positions_of_block(chunks, size, number):
     return chunk * size + np.arange(start, min(start + BLOCK, size))
 
 
-@pytest.mark.parametrize("tokens, window", [(64, 0), (72, 0), (64, 5), (72, 23)])
+@pytest.mark.parametrize("tokens, window", [(64, 0), (72, 0), (64, 5), (64, 6), (72, 23)])
 def test_every_visible_pair_is_visited_once(tokens, window):
     count = visited(ring_of(4, tokens), window)
     ago = np.arange(tokens)[:, None] - np.arange(tokens)

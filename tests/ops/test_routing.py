@@ -41,6 +41,12 @@ def test_z_loss_and_importance_by_hand():
     assert float(ops.importance_loss(weights, experts, 3)) == pytest.approx(wanted, rel=1e-6)
 
 
+def test_capacity_by_hand():
+    """Rounded up, and never more slots than tokens."""
+    found = [ops.expert_capacity(factor, 16, 2, 3) for factor in (0.01, 0.5, 1.0, 1.5, 4.0)]
+    assert found == [1, 6, 11, 16, 16]
+
+
 def test_expected_load_is_the_chance_of_a_new_draw():
     """The noise of one expert drawn again a hundred thousand times."""
     clean, spread, noise = draw(1, 3, 4), jnp.exp(draw(1, 3, 4, seed=1)), draw(1, 3, 4, seed=2)

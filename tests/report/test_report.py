@@ -447,11 +447,3 @@ def test_what_scaling_writes_is_what_the_report_reads(sweep, tmp_path):
     for name in ("E", "alpha", "beta", "a", "b"):
         shown = numbers.fixed_text(found[name]["value"], 3 if name in "ab" else 4)
         assert shown in words, name
-
-
-def test_examples_in_docstrings():
-    import doctest
-
-    for module in (numbers, html):
-        result = doctest.testmod(module)
-        assert result.attempted and not result.failed, module.__name__

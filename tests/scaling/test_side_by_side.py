@@ -52,6 +52,9 @@ def test_noiseless_laws_give_the_closed_forms():
         assert own.difference.value == pytest.approx(gap, rel=1e-4)
         slope = GAMMA * excess(flops) / (E + excess(flops))
         assert rows["all", flops].slope.value == pytest.approx(slope, rel=1e-3)
+        steeper = GAMMA * excess(flops, 0.8) / (E + excess(flops, 0.8)) - slope
+        for end in own.slope_difference:
+            assert end == pytest.approx(steeper, rel=0.1)
         assert tuple(rows["all", flops].multiplier) == (1.0, 1.0, 1.0)
         assert tuple(rows["all", flops].difference) == (0.0, 0.0, 0.0)
 

@@ -37,5 +37,7 @@ def test_a_stack_stays_on_one_device_and_a_cpu_says_no_limit():
     assert sizes_of(SweepConfig(), [Device()] * 8)(one) == 1
     size = sizes_of(SweepConfig(), [Small()] * 8)
     assert (size(one), size(stack)) == (2, 1)  # four fifths of what is there
+    exact = SweepConfig(device_gb=shapes.training_bytes(RUN) / 2**30)
+    assert sizes_of(exact, [Device()] * 8)(one) == 1
     tight = SweepConfig(device_gb=shapes.training_bytes(RUN) / 2**30 / 8)
     assert sizes_of(tight, [Device()] * 8)(one) == 8

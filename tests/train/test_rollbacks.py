@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from gptjax import build, data
 from gptjax.jobs import experiment
 from gptjax.jobs.train import make_spec
 from gptjax.main import main
-from gptjax.train import Hooks, Session, run
+from gptjax.train import Hooks, Session, run, spikes
 
 REPO = Path(__file__).parents[2]
 EVERY, SKIP, STEPS = 10, 5, 80
@@ -94,6 +95,44 @@ def test_a_spike_is_gone_back_from_and_around(place, poisoned, tmp_path, capsys)
     assert [line["step"] for line in lines] == list(range(1, STEPS + 1))  # each once
     mean = np.mean([line["train/loss_nats"] for line in lines[20:start]])
     assert max(line["train/loss_nats"] for line in lines[start:]) < mean + 0.7 < found["loss"]
+
+
+def test_a_second_spike_leaves_out_more(place):
+    """The batches of both are left out, and both are remembered."""
+    setup = make_setup(place, **{"train.rollbacks": 2})
+    session = Session(build.load_corpus(setup), setup.train)
+    spec = make_spec(setup, session.corpus)
+    state = session.init(spec)
+    for step, loss in ((25, 3.0), (47, 4.0)):
+        spike = spikes.Spiked(step, loss, state.extra["spikes"])
+        state = spikes.after(state, spike, spikes.restart(spec, spike))
+    first, second = (25 - 10 + 1 + SKIP), (47 - 30 + 1 + SKIP)
+    assert spikes.rollbacks(state) == (
+        spikes.Rollback(25, 3.0, 10, first), spikes.Rollback(47, 4.0, 30, second),
+    )  # fmt: skip
+    assert int(spikes.position(state)) == int(state.step) + first + second
+
+
+@pytest.mark.parametrize(
+    "seen, loss, skipped, bad",
+    [
+        (20, 2.71, 0, 1),  # above the mean of 2 by more than 0.7
+        (20, 2.69, 0, 0),
+        (19, 9.0, 0, 0),  # the mean is not known yet
+        (0, np.nan, 0, 1),
+        (20, np.inf, 0, 1),
+        (20, np.inf, 1, 0),  # the optimizer has left it out
+    ],
+)
+def test_what_counts_as_a_spike(seen, loss, skipped, bad):
+    zero = np.zeros(0)
+    known = spikes.Spikes(np.float32(2.0), np.int32(seen), *(np.int32(0),) * 2, *(zero,) * 4)
+    spec = SimpleNamespace(spike_nats=0.7)
+    new, found = spikes.observe(spec, known, np.float32(loss), np.int32(skipped))
+    assert float(found) == bad
+    moved = (loss - 2) / (seen + 1) if np.isfinite(loss) else 0.0
+    assert float(new.mean) == pytest.approx(2 + moved, rel=1e-6)
+    assert int(new.seen) == seen + bool(np.isfinite(loss))
 
 
 class Killed(Exception):
