@@ -17,6 +17,8 @@ from gptjax.report.view import Json, Number, number, real
 
 DASHES = ("-", (0, (4, 1.4)), (0, (1, 1.2)), (0, (5, 1.2, 1, 1.2)), (0, (8, 1.5)))
 MARKERS = "osD^v"
+FARTHEST = 100.0
+"""A multiplier from here on was not looked for."""
 
 
 def build(
@@ -74,12 +76,9 @@ def lead(content: Json) -> str:
     )
     if best["label"] == content["reference"]:
         return words + ", and is the reference of the others."
-    multiplier = number(best, "multiplier")
+    times = _with_interval(number(best, "multiplier"), _multiplier)
     clear = "" if _is_clear(number(best, "difference")) else "; the difference is not clear"
-    return (
-        words + f"; {content['reference']} needs {_with_interval(multiplier, _three)} times the "
-        f"FLOPs for it{clear}."
-    )
+    return words + f"; {content['reference']} needs {times} times the FLOPs for it{clear}."
 
 
 def standings_at(content: Json, flops: float) -> list[Json]:
@@ -131,8 +130,10 @@ def draw_multipliers(ax: Axes, content: Json) -> None:
         )  # fmt: skip
     ax.set_xlabel("training compute C (FLOPs)")
     ax.set_ylabel(f"FLOPs of {content['reference']} for the same loss, over C")
-    ax.set_ylim(top=1.5 * ax.get_ylim()[1])  # room for the legend
     style.log_axis(ax, "x")
+    ax.set_yscale("log")
+    bottom, top = ax.get_ylim()
+    ax.set_ylim(top=top * (top / bottom) ** 0.3)  # room for the legend
     style.log_axis(ax, "y", "count")
     ax.legend(ncols=2, loc="upper right")
 
@@ -170,7 +171,11 @@ def _cells(content: Json, row: Json, text: Callable[[Number, str], str]) -> list
 def _text(key: str) -> Callable[[float], str]:
     if key in ("difference", "slope_difference"):
         return lambda value: f"{value:+.4f}".replace("-", "−")
-    return _three if key == "multiplier" else fixed_text
+    return _multiplier if key == "multiplier" else fixed_text
+
+
+def _multiplier(value: float) -> str:
+    return f"≥ {FARTHEST:g}" if value >= 0.999 * FARTHEST else _three(value)
 
 
 def _three(value: float) -> str:
@@ -195,7 +200,7 @@ def _multiplier_claim(content: Json) -> str:
     at = content["budgets"][-1]
     rows = [row for row in standings_at(content, at) if row["label"] != content["reference"]]
     said = [
-        f"{row['label']} {_three(number(row, 'multiplier').value)}"
+        f"{row['label']} {_multiplier(number(row, 'multiplier').value)}"
         + ("" if _is_clear(number(row, "difference")) else " (not clear)")
         for row in rows
     ]
@@ -235,7 +240,7 @@ def _standings_html(content: Json) -> str:
         for row in content["standings"]
     ]
     level = f"{content['confidence']:.0%}"
-    note = f"{level} intervals. A multiplier is looked for between 1/100 and 100."
+    note = f"{level} intervals. A multiplier is looked for up to {FARTHEST:g}."
     return tables.table("", _HEAD, rows, note=note, text_columns=(1,))
 
 

@@ -11,6 +11,8 @@ from gptjax.errors import UserError
 from gptjax.jobs import compare_sweeps, experiment
 from gptjax.jobs.variants import folder_name, variants
 from gptjax.main import main
+from gptjax.report import side_by_side
+from gptjax.scaling.side_by_side import FARTHEST_MULTIPLIER
 
 
 def setup_of(*sweeps, **changes):
@@ -163,3 +165,26 @@ def test_the_comparison_of_two_tables(tmp_path, capsys):
         "frontiers.png", "multipliers.png",
     }  # fmt: skip
     assert "Less & less" in capsys.readouterr().out
+
+
+def test_multipliers_up_to_the_farthest_lie_inside_their_figure():
+    farthest = FARTHEST_MULTIPLIER
+
+    def row(label, flops, value, low, high):
+        interval = {"value": value, "low": low, "high": high}
+        return {"label": label, "flops": flops, "multiplier": interval}
+
+    rows = [row("a", c, 1.0, 1.0, 1.0) for c in (1e10, 2e10)]
+    rows += [row("b", 1e10, 7.5, 6.4, 9.3), row("b", 2e10, 15.2, 7.1, farthest)]
+    content = {"laws": {"a": {}, "b": {}}, "budgets": [1e10, 2e10], "reference": "a"}
+    with side_by_side.style.drawing():
+        figure, ax = side_by_side.style.new_figure()
+        side_by_side.draw_multipliers(ax, content | {"standings": rows})
+        side_by_side.style.settle(figure)
+    low, high = ax.get_ylim()
+    assert 0.5 < low < 1.0 and farthest < high
+    heights = [ax.transAxes.inverted().transform(ax.transData.transform((1e10, y)))[1]
+               for y in (1.0, 10.0, farthest)]  # fmt: skip
+    assert 0 < heights[0] < 0.1 and heights[1] - heights[0] > 0.3 < heights[2] - heights[1]
+    assert side_by_side._multiplier(farthest) == f"≥ {farthest:g}"
+    assert side_by_side._multiplier(15.2) == "15.2"
