@@ -82,6 +82,14 @@ def test_alibi_slopes_of_other_numbers():
     assert ops.alibi_slopes(6) == [2**-2, 2**-4, 2**-6, 2**-8, 2**-1, 2**-3]
 
 
+@pytest.mark.parametrize("heads", [4, 6, 12])
+def test_alibi_slopes_equal_blooms(heads):
+    torch = pytest.importorskip("torch")
+    bloom = pytest.importorskip("transformers.models.bloom.modeling_bloom")
+    bias = bloom.build_alibi_tensor(torch.ones(1, 2), heads, torch.float32)
+    np.testing.assert_allclose(ops.alibi_slopes(heads), bias[:, 0, 1].numpy(), rtol=1e-6)
+
+
 def test_scalings_that_stretch_nothing_are_plain():
     nothing = ops.RopeScaling(factor=1.0, trained_len=64, slow=1.0, fast=4.0,
                               short_factors=(1.0,) * 4, long_factors=(1.0,) * 4)  # fmt: skip
