@@ -6,7 +6,8 @@ Out: python -m gptjax.main --config=experiments/convert_weights.py --workdir=run
          --config.convert.folder=EXPORTED --config.convert.dtype=bfloat16
 
 The workdir of a run of job=train, or one that the first command made, can be written out. Takes
-as long as the disk does; a folder that holds anything unknown is refused with its name.
+as long as the disk does; a folder that holds anything unknown is refused with its name. Folders
+of a ViT, of CLIP's image encoder or of a Llava go both ways too; runs train texts alone.
 """
 
 from gptjax import build

@@ -53,13 +53,13 @@ def read_attributes(attributes: Mapping[str, Any]) -> tuple[Family, ModelConfig]
     left = family.prepare(left)
     fields: dict[str, Any] = dict(family.always)
     for row in family.attributes:
-        fields[row.ours] = _read(row, left.pop(row.theirs, row.default), family)
+        fields[row.ours] = read_row(row, left.pop(row.theirs, row.default), family.model_type)
     if family.rope:
         fields |= _read_rope(left, family, fields["seq_len"])
     fields |= LAYERS[family.layers][0](left, fields["depth"])
     for name, wanted in family.only.items():
         given = left.pop(name, wanted)
-        if not _same(given, wanted):
+        if not same_value(given, wanted):
             raise UserError(
                 f"config.json has {name}={given!r}, and gptjax builds a {family.model_type} with "
                 f"{wanted!r} only; convert another model"
@@ -91,7 +91,7 @@ def write_attributes(family: Family, config: ModelConfig) -> dict[str, Any]:
     }
     for row in family.attributes:
         found = _RESOLVED.get(row.ours, operator.attrgetter(row.ours))
-        attributes[row.theirs] = _write(row, found(config))
+        attributes[row.theirs] = write_row(row, found(config))
     if family.rope:
         attributes |= _write_rope(family, config)
     return attributes | LAYERS[family.layers][1](config)
@@ -164,28 +164,31 @@ def _family(attributes: Mapping[str, Any]) -> Family:
     return FAMILIES[name]
 
 
-def _read(row: Attribute, value: Any, family: Family) -> Any:
+def read_row(row: Attribute, value: Any, model_type: str) -> Any:
+    """Our value of an attribute of theirs."""
     if value is REQUIRED:
         raise UserError(
-            f"config.json has no {row.theirs}, which a {family.model_type} needs; add it"
+            f"config.json has no {row.theirs}, which a {model_type} needs; add it"
         )
     if not isinstance(row.read, Mapping):
         return row.read(value)
     if value not in row.read:
         raise UserError(
             f"config.json has {row.theirs}={value!r}, which is not built for "
-            f"{family.model_type}; {nearest(value, row.read)}"
+            f"{model_type}; {nearest(value, row.read)}"
         )
     return row.read[value]
 
 
-def _write(row: Attribute, value: Any) -> Any:
+def write_row(row: Attribute, value: Any) -> Any:
+    """Their value of a field of ours."""
     if isinstance(row.read, Mapping):
         return next(theirs for theirs, ours in row.read.items() if ours == value)
     return row.write(value)
 
 
-def _same(given: Any, wanted: Any) -> bool:
+def same_value(given: Any, wanted: Any) -> bool:
+    """Whether an attribute has the wanted value; what is ignored may differ."""
     if isinstance(wanted, Mapping) and isinstance(given, Mapping):
         left = {name: value for name, value in given.items() if name not in IGNORED}
         return all(name in wanted and wanted[name] == value for name, value in left.items())

@@ -1,14 +1,35 @@
 """The kinds of models that go in and out, by their config's type and by `model_type`."""
 
-from collections.abc import Callable, Collection, Mapping
+import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from gptjax.convert.attributes import family_of, read_attributes, write_attributes
+from gptjax import models
+from gptjax.convert.attributes import REFUSED, family_of, read_attributes, write_attributes
 from gptjax.convert.families import FAMILIES
-from gptjax.convert.layouts import Layout, text_layout
+from gptjax.convert.layouts import Layout, Names, text_layout
+from gptjax.convert.projected import MODEL_TYPE, read_projected, write_projected
+from gptjax.convert.vision import VISION_FAMILIES, read_clip, read_vision, write_vision
 from gptjax.errors import UserError, nearest
+from gptjax.models import ModelConfig, ProjectedVision, VisionConfig
 
-Names = Callable[[], Collection[str]]
+Read = Callable[[Mapping[str, Any], Names], Layout]
+Write = Callable[[Any, str], tuple[dict[str, Any], Layout]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """What is common to models with one type of config.
+
+    Attributes:
+      config: the type.
+      init: (config, key) -> fresh parameters.
+      write: (config, model_type) -> config.json and layout.
+    """
+
+    config: type
+    init: Callable[[Any, Any], Any]
+    write: Write
 
 
 def read_layout(attributes: Mapping[str, Any], names: Names) -> Layout:
@@ -20,7 +41,13 @@ def read_layout(attributes: Mapping[str, Any], names: Names) -> Layout:
     Raises:
       UserError: for a family or an attribute that is not known.
     """
-    return text_layout(*read_attributes(attributes))
+    name = attributes.get("model_type")
+    if name not in READERS and name not in REFUSED:
+        raise UserError(
+            f"config.json has model_type={name!r}, which gptjax does not read; "
+            f"{nearest(name, READERS)}"
+        )
+    return READERS.get(str(name), _read_text)(attributes, names)
 
 
 def write_layout(config: Any, model_type: str) -> tuple[dict[str, Any], Layout]:
@@ -29,7 +56,42 @@ def write_layout(config: Any, model_type: str) -> tuple[dict[str, Any], Layout]:
     Raises:
       UserError: where the family lacks something that the config has.
     """
+    return kind_of(config).write(config, model_type)
+
+
+def kind_of(config: Any) -> Kind:
+    """The entry of the config's type.
+
+    Raises:
+      UserError: for models that no folder can hold.
+    """
+    for kind in KINDS.values():
+        if type(config) is kind.config:
+            return kind
+    raise UserError(
+        f"a {type(config).__name__} is in no family of `transformers`; convert its parts"
+    )
+
+
+def _read_text(attributes: Mapping[str, Any], names: Names) -> Layout:
+    return text_layout(*read_attributes(attributes))
+
+
+def _write_text(config: ModelConfig, model_type: str) -> tuple[dict[str, Any], Layout]:
     if model_type and model_type not in FAMILIES:
         raise UserError(f"model_type={model_type!r} is not known; {nearest(model_type, FAMILIES)}")
     family = FAMILIES[model_type] if model_type else family_of(config)
     return write_attributes(family, config), text_layout(family, config)
+
+
+KINDS: dict[str, Kind] = {
+    "decoder": Kind(ModelConfig, models.init, _write_text),
+    "vision": Kind(VisionConfig, models.init_vision, write_vision),
+    "projected": Kind(ProjectedVision, models.init_projected, write_projected),
+}
+READERS: dict[str, Read] = {
+    **dict.fromkeys(FAMILIES, _read_text),
+    **dict.fromkeys(VISION_FAMILIES, read_vision),
+    "clip": read_clip,
+    MODEL_TYPE: read_projected,
+}

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -32,6 +32,7 @@ class Source:
 
 
 Sources = dict[str, list[Source]]  # by the path of our leaf
+Names = Callable[[], Collection[str]]  # of a folder's tensors, asked for where they matter
 
 
 @dataclasses.dataclass(frozen=True)

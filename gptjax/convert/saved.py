@@ -1,22 +1,25 @@
 """A model on its own: config and parameters in a folder, without a run around them."""
 
 import dataclasses
+import typing
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
-
-from gptjax import models
+from gptjax.convert.kinds import KINDS, kind_of
+from gptjax.convert.layouts import shapes_of
 from gptjax.errors import UserError
 from gptjax.fields import make
 from gptjax.files import read_json, write_json
-from gptjax.models import ModelConfig
 
 CONFIG, PARAMS = "model.json", "params"
 
 
-def save_model(folder: Path, config: ModelConfig, params: Any) -> None:
+def save_model(folder: Path, config: Any, params: Any) -> None:
     """Write `folder`/model.json and `folder`/params; the config last, when the rest is whole.
+
+    Args:
+      config: of a type in `KINDS`.
 
     Raises:
       UserError: where the folder holds a model already.
@@ -27,10 +30,11 @@ def save_model(folder: Path, config: ModelConfig, params: Any) -> None:
         raise UserError(f"{folder} holds a model already; choose another --workdir or delete it")
     with ocp.StandardCheckpointer() as writer:
         writer.save((folder / PARAMS).absolute(), params, force=True)
-    write_json(folder / CONFIG, dataclasses.asdict(config))
+    (kind,) = (name for name, kind in KINDS.items() if kind is kind_of(config))
+    write_json(folder / CONFIG, {"kind": kind, **dataclasses.asdict(config)})
 
 
-def load_model(folder: Path) -> tuple[ModelConfig, Any]:
+def load_model(folder: Path) -> tuple[Any, Any]:
     """What `save_model` wrote.
 
     Raises:
@@ -38,7 +42,18 @@ def load_model(folder: Path) -> tuple[ModelConfig, Any]:
     """
     import orbax.checkpoint as ocp
 
-    config = make(ModelConfig, read_json(folder / CONFIG), "model")
-    like = jax.eval_shape(lambda key: models.init(config, key), jax.random.key(0))
+    fields = read_json(folder / CONFIG)
+    kind = KINDS[fields.pop("kind", "decoder")]
+    config = _config(kind.config, fields, "model")
     with ocp.StandardCheckpointer() as reader:
-        return config, reader.restore((folder / PARAMS).absolute(), like)
+        return config, reader.restore((folder / PARAMS).absolute(), shapes_of(kind.init, config))
+
+
+def _config(cls: type, fields: Mapping[str, Any], section: str) -> Any:
+    """The dataclass that was written, with those in its fields."""
+    parts = {
+        name: _config(hint, fields[name], f"{section}.{name}")
+        for name, hint in typing.get_type_hints(cls).items()
+        if dataclasses.is_dataclass(hint) and isinstance(hint, type)
+    }
+    return make(cls, {**fields, **parts}, section)

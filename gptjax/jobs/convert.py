@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from gptjax import build, convert, models
+from gptjax import build, convert
 from gptjax.build import Setup
 from gptjax.errors import UserError
 from gptjax.jobs import train, workdir
@@ -25,7 +25,7 @@ def main(setup: Setup, folder: Path) -> int:
 def _from_huggingface(setup: Setup, folder: Path) -> int:
     config, params = convert.from_huggingface(Path(setup.convert.folder).expanduser())
     convert.save_model(folder, config, params)
-    print(f"{models.count_params(config).total:,} parameters; {folder / convert.saved.CONFIG}")
+    print(f"{_count(params):,} parameters; {folder / convert.saved.CONFIG}")
     return 0
 
 
@@ -43,8 +43,12 @@ def _to_huggingface(setup: Setup, folder: Path) -> int:
         dtype=setup.convert.dtype,
         max_shard_bytes=int(setup.convert.shard_gb * 1e9),
     )
-    print(f"{models.count_params(config).total:,} parameters; {place / 'config.json'}")
+    print(f"{_count(params):,} parameters; {place / 'config.json'}")
     return 0
+
+
+def _count(params: Any) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
 def _trained(folder: Path) -> tuple[ModelConfig, Any]:

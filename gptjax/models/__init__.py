@@ -42,10 +42,12 @@ from gptjax.models.vision import (
     init_vision,
     pool_images,
 )
+from gptjax.models.vision_presets import VISION_PRESETS, vision_preset
 
 __all__ = [
     "PRESETS",
     "SPARSE",
+    "VISION_PRESETS",
     "CrossText",
     "GatedVision",
     "Layer",
@@ -91,4 +93,5 @@ __all__ = [
     "resolve",
     "router_penalty",
     "validate",
+    "vision_preset",
 ]

@@ -2,14 +2,20 @@
 
 import json
 import random
+import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 from gptjax import convert
 from gptjax.convert import safetensors
 from gptjax.main import main
+
+sys.path.insert(0, str(Path(__file__).parent))
+import vision_tiny
+from test_huggingface import same
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 
@@ -54,6 +60,23 @@ def test_a_run_goes_out_in_and_out(trained, tmp_path):
     for name, tensor in wide.items():
         rounded = tensor.read().astype(narrow[name].dtype)
         np.testing.assert_array_equal(rounded, narrow[name].read())
+
+
+@pytest.mark.parametrize("name", ["vit-classes", "vit", "clip", "llava", "llava-vit-qwen2"])
+def test_vision_goes_in_and_out(name, tmp_path, capsys):
+    folder, workdir, out = (tmp_path / each for each in ("folder", "workdir", "out"))
+    config, params = vision_tiny.MODELS[name], vision_tiny.parameters(vision_tiny.MODELS[name])
+    convert.to_huggingface(config, params, folder)
+    direction = {"convert__direction": "from_huggingface"}
+    assert command("convert_weights", workdir, convert__folder=folder, **direction) == 0
+    settings = {"convert__dtype": "float32", "convert__shard_gb": 1e-5}
+    assert command("convert_weights", workdir, convert__folder=out, **settings) == 0
+    count = sum(leaf.size for leaf in jax.tree.leaves(params))
+    assert capsys.readouterr().out.count(f"{count:,} parameters; ") == 2
+    same(params, convert.from_huggingface(out)[1])
+    settings["convert__model_type"] = "gpt2"
+    assert command("convert_weights", workdir, convert__folder=out, **settings) == 2
+    assert "model_type='gpt2' is no" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
