@@ -24,6 +24,7 @@ import test_sparse_attention as sparse  # noqa: E402
 import tiny  # noqa: E402
 import transformers_layers as layers  # noqa: E402
 import vision_reference as vision  # noqa: E402
+import vision_tiny  # noqa: E402
 
 llama, gpt2 = tiny.llama, tiny.gpt2
 relative = tiny.error
@@ -423,13 +424,26 @@ def initial_sizes():
 
 
 @functools.cache
-def _vision(side):
-    return getattr(vision, side)()
+def _outputs(module, side):
+    return getattr(module, side)()
 
 
-def seen(name):
-    """Of an output of vision_reference.py."""
-    return relative(_vision("ours")[name], _vision("theirs")[name])
+def seen(module, name):
+    """Of an output of vision_reference.py, or of tiled_reference.py."""
+    return relative(_outputs(module, "ours")[name], _outputs(module, "theirs")[name])
+
+
+def gates():
+    """One gated block, some of its tokens without an image."""
+    return seen(vision, "gated")
+
+
+def seen_in_a_folder(name):
+    """Of all outputs of a model of vision_tiny.py, written as a folder and loaded there."""
+    config = vision_tiny.MODELS[name]
+    ours = vision_tiny.outputs(config, vision_tiny.parameters(config))
+    wanted = vision_tiny.reference(config)
+    return of_parts(*([side[key] for key in wanted] for side in (ours, wanted)))
 
 
 def draw(seed, *shapes):

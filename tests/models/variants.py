@@ -84,25 +84,28 @@ def cost_of(row: Row) -> Cost:
     return (None, None) if row.is_function else counted(model_of(row.settings))
 
 
-def of_a_patch() -> Cost:
-    """ViT-B/16: its blocks for each patch, over the whole square; an encoder keeps nothing."""
-    blocks = dataclasses.replace(models.VisionConfig().blocks, layer_pattern=("global",))
-    return shapes.training_flops_per_token(blocks), None
+def of_a_patch(config: models.VisionConfig | None = None) -> Cost:
+    """Its blocks for each patch, over the whole square; an encoder keeps nothing."""
+    blocks = (config or models.VisionConfig()).blocks
+    return shapes.training_flops_per_token(
+        dataclasses.replace(blocks, layer_pattern=("global",))
+    ), None
 
 
-def of_gates(every: int = 4) -> Cost:
-    """The reference with a block of cross-attention to one image's patches every fourth layer.
+def crossing(keys: int, layers: int = 3) -> Cost:
+    """The reference with so many blocks of cross-attention to the patches of one image.
 
     A token has queries, scores and a feed-forward there; the keys and values are the image's.
     """
-    model, P = model_of(""), models.VisionConfig().patches
-    D, N, H = model.width, model.num_heads, model.head_width
-    block = flops.sparse_flops(width=D, num_heads=N, num_kv_heads=0, head_dim=H, keys=P)
-    block += 4.0 * D * model.hidden_width
+    model = model_of("")
+    N, H = model.num_heads, model.head_width
+    block = flops.sparse_flops(
+        width=model.width, num_heads=N, num_kv_heads=0, head_dim=H, keys=keys
+    )
+    block += 4.0 * model.width * model.hidden_width
     work, kept = counted(model)
-    crosses = model.depth / every
-    patches = crosses * P * 2 * 2 * N * H / model.seq_len
-    return work + flops.TRAINING_OVER_FORWARD * crosses * block, kept + patches
+    patches = layers * keys * 2 * 2 * N * H / model.seq_len
+    return work + flops.TRAINING_OVER_FORWARD * layers * block, kept + patches
 
 
 family = errors.family
@@ -287,11 +290,18 @@ ROWS = (
         "100,000 draws of the noise", errors.expected_load, "a count of random draws"),
     # Vision
     Row("vision transformer", "Dosovitskiy 2021", "models.VisionConfig", "HF ViT",
-        partial(errors.seen, "classes"), cost=of_a_patch),
+        partial(errors.seen_in_a_folder, "vit-classes"), cost=of_a_patch),
+    Row("its pooler", "Dosovitskiy 2021", "models.pool_images", "HF ViT",
+        partial(errors.seen_in_a_folder, "vit")),
+    Row("CLIP's: a first norm, patches without biases", "Radford 2021",
+        'models.vision_preset("clip-vit-l14-336")', "HF CLIP",
+        partial(errors.seen_in_a_folder, "clip"),
+        cost=lambda: of_a_patch(models.vision_preset("clip-vit-l14-336"))),
     Row("patches as tokens, projected", "Llava 2023", "models.ProjectedVision", "HF Llava",
-        partial(errors.seen, "projected"), cost=lambda: counted(model_of(""))),
+        partial(errors.seen_in_a_folder, "llava"), cost=lambda: counted(model_of(""))),
     Row("gated cross-attention to patches", "Flamingo 2022", "models.GatedVision",
-        "HF Idefics' layer", partial(errors.seen, "gated"), cost=of_gates),
+        "HF Idefics' layer", errors.gates,
+        cost=partial(crossing, models.VisionConfig().patches)),
 )  # fmt: skip
 
 HEADER = (
