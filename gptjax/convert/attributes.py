@@ -25,10 +25,6 @@ IGNORED = {
     "summary_type", "summary_use_proj", "task_specific_params", "tokenizer_class",
     "torch_dtype", "torchscript", "transformers_version", "use_cache", "verbose",
 }  # fmt: skip
-REFUSED = {
-    "phi3small": "its block-sparse attention is in no class of `transformers` to be checked "
-    "against; convert Phi-3-mini or -medium (model_type=phi3)",
-}
 # Fields that change no logit, or only in training, or only where they are computed.
 NOT_THE_FUNCTION = {
     "family", "preset", "init_scale", "hidden_init_scale", "layers", "compute_dtype", "remat",
@@ -94,7 +90,7 @@ def write_attributes(family: Family, config: ModelConfig) -> dict[str, Any]:
         attributes[row.theirs] = write_row(row, found(config))
     if family.rope:
         attributes |= _write_rope(family, config)
-    return attributes | LAYERS[family.layers][1](config)
+    return family.finish(attributes | LAYERS[family.layers][1](config))
 
 
 def family_of(config: ModelConfig) -> Family:
@@ -142,6 +138,8 @@ def _is_plain_scale(config: ModelConfig) -> bool:
 
 
 _RESOLVED: dict[str, Callable[[ModelConfig], Any]] = {
+    "embedding_scale": lambda config: config.embedding_scale or math.sqrt(config.width),
+    "sparse_block": lambda config: config.block_tokens,
     "attention_scale": lambda config: config.attention_scale or config.head_width**-0.5,
     "value_dim": lambda config: config.value_width,
     "expert_width": lambda config: config.expert_hidden_width,
@@ -154,8 +152,6 @@ def _scaled(config: ModelConfig) -> bool:
 
 def _family(attributes: Mapping[str, Any]) -> Family:
     name = attributes.get("model_type")
-    if name in REFUSED:
-        raise UserError(f"config.json has model_type={name!r}: {REFUSED[name]}")
     if name not in FAMILIES:
         raise UserError(
             f"config.json has model_type={name!r}, which gptjax does not read; "
@@ -293,6 +289,16 @@ def _read_above(attributes: dict[str, Any], depth: int) -> dict[str, Any]:
     return _read_layers(attributes, depth, window if used else None, kinds)
 
 
+def _read_dense_every(attributes: dict[str, Any], depth: int) -> dict[str, Any]:
+    """Phi-3-small: every n-th layer is dense, and none where nothing is said."""
+    every = attributes.pop("dense_attention_every_n_layers", 2) or depth + 1
+    return {"layer_pattern": _pattern(_dense_every(every, depth))}
+
+
+def _dense_every(every: int, depth: int) -> list[str]:
+    return ["blocksparse" if (i + 1) % every else "global" for i in range(depth)]
+
+
 def _read_none(attributes: dict[str, Any], depth: int) -> dict[str, Any]:
     return {}
 
@@ -330,12 +336,24 @@ def _write_above(config: ModelConfig) -> dict[str, Any]:
     }
 
 
+def _write_dense_every(config: ModelConfig) -> dict[str, Any]:
+    kinds = [layer.mixer for layer in config.layers_of_depth]
+    every = kinds.index("global") + 1 if "global" in kinds else None
+    if kinds != _dense_every(every or config.depth + 1, config.depth):
+        raise UserError(
+            f"model.layer_pattern={config.layer_pattern} cannot be written for a family whose "
+            "every n-th layer is global and all others are blocksparse; name another family"
+        )
+    return {"dense_attention_every_n_layers": every}
+
+
 LAYERS: dict[str, tuple[Callable, Callable]] = {
     "none": (_read_none, _write_global),
     "global": (_read_global, _write_global),
     "every": (_read_every, _write_every),
     "alternate": (_read_alternate, _write_alternate),
     "above": (_read_above, _write_above),
+    "dense_every": (_read_dense_every, _write_dense_every),
 }
 
 # Rotary scaling: names in `rope_scaling` (and, later, `rope_parameters`) by kind.

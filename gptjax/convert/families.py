@@ -41,7 +41,9 @@ class Tensor:
       leaves: paths; their last axes are concatenated in this order.
       transposed: theirs is [out, in], as PyTorch's Linear keeps it.
       inputs: leading axes of our leaf that are the matrix's inputs.
-      by_head: theirs has the leaves of one head together (GPT-NeoX).
+      by_head: theirs has the leaves of one head together (GPT-NeoX), of a key head with those of
+        its queries (Phi-3-small).
+      by_column: theirs has one column of each leaf in turn (Phi-3-small).
       squeezed: theirs has an axis of length one in its middle (convolutions by channel).
       leading: how many axes of length one theirs begins with.
       patch: theirs is a convolution over square patches with this side, and ours the matrix on
@@ -53,6 +55,7 @@ class Tensor:
     transposed: bool = True
     inputs: int = 1
     by_head: bool = False
+    by_column: bool = False
     squeezed: bool = False
     leading: int = 0
     patch: int = 0
@@ -77,6 +80,7 @@ class Family:
       unused: fields of ModelConfig that mean nothing here.
       silent: attributes that are said twice, or only matter before training.
       prepare: their attributes to plainer ones, before the table is read.
+      finish: the inverse, after the table is written.
     """
 
     model_type: str
@@ -96,6 +100,7 @@ class Family:
     unused: tuple[str, ...] = ()
     silent: tuple[str, ...] = ()
     prepare: Callable[[dict[str, Any]], dict[str, Any]] = lambda attributes: attributes
+    finish: Callable[[dict[str, Any]], dict[str, Any]] = lambda attributes: attributes
 
 
 REQUIRED = object()
@@ -143,8 +148,8 @@ def _linear(
     if not bias:
         return (weight,)
     names = tuple(f"{leaf}_bias" for leaf in leaves)
-    by_head = options.get("by_head", False)
-    return (weight, Tensor(f"{theirs}.bias", names, False, 0, by_head))
+    together = {name: options.get(name, False) for name in ("by_head", "by_column")}
+    return (weight, Tensor(f"{theirs}.bias", names, transposed=False, inputs=0, **together))
 
 
 def _separate_attention(at: str, *, bias: bool = False, out: str = "o_proj") -> tuple[Tensor, ...]:
@@ -562,10 +567,87 @@ MAMBA = Family(
     ),
 )  # fmt: skip
 
+
+
+def _scale_of_scores(attributes: dict[str, Any]) -> dict[str, Any]:
+    """muP divides scores by head_dim / mup_attn_multiplier: the multiplier becomes the scale."""
+    found = {"mup_attn_multiplier": 1.0, "mup_use_scaling": True, **attributes}
+    if "hidden_size" in found and "num_attention_heads" in found:
+        head = found["hidden_size"] // found["num_attention_heads"]
+        used = found["mup_use_scaling"]
+        found["mup_attn_multiplier"] = found["mup_attn_multiplier"] / head if used else head**-0.5
+    return {name: value for name, value in found.items() if name != "mup_use_scaling"}
+
+
+def _with_mup(attributes: dict[str, Any]) -> dict[str, Any]:
+    head = attributes["hidden_size"] // attributes["num_attention_heads"]
+    return {
+        **attributes,
+        "mup_use_scaling": True,
+        "mup_attn_multiplier": attributes["mup_attn_multiplier"] * head,
+        "blocksparse_triton_kernel_block_size": attributes["blocksparse_block_size"],
+    }
+
+
+# `transformers` has no such class: names, defaults and layouts of the released code of
+# Phi-3-small-8k-instruct (modeling_phi3_small.py, configuration_phi3_small.py).
+PHI3_SMALL = Family(
+    "phi3small",
+    "Phi3SmallForCausalLM",
+    "model.",
+    (
+        *_sizes(
+            vocab_size="vocab_size", width="hidden_size", depth="num_hidden_layers",
+            num_heads="num_attention_heads",
+        ),
+        Attribute("num_key_value_heads", "num_kv_heads", 8),
+        Attribute("ff_intermediate_size", "mlp_width", 14336),
+        Attribute("max_position_embeddings", "seq_len", 8192),
+        Attribute("layer_norm_epsilon", "norm_eps", 1e-5),
+        Attribute("tie_word_embeddings", "tied_head", True),
+        Attribute("hidden_act", "mlp", "gegelu", {"gegelu": "gegelu"}),
+        Attribute("gegelu_limit", "mlp_limit", 20.0, lambda c: c or 0.0, lambda c: c or None),
+        Attribute("mup_embedding_multiplier", "embedding_scale", 10.0,
+                  lambda c: c if c and c > 0 else 1.0),
+        Attribute("mup_width_multiplier", "logit_scale", 8.0, lambda c: 1 / (c or 1.0),
+                  lambda scale: 1 / scale),
+        Attribute("mup_attn_multiplier", "attention_scale", REQUIRED),
+        Attribute("rope_embedding_base", "rope_base", 1e6, float),
+        Attribute("blocksparse_block_size", "sparse_block", 64),
+        Attribute("blocksparse_num_local_blocks", "sparse_local_blocks", 16),
+        Attribute("blocksparse_vert_stride", "sparse_stride", 8),
+    ),
+    {"norm": "layernorm", "positions": "rotary", "layer_pattern": ("blocksparse", "global")},
+    (
+        Tensor("embed_tokens.weight", ("embed/tokens",), False),
+        *_norm("final_layernorm", "final_norm", bias=True),
+        *_norm("layers.{i}.input_layernorm", "attention_norm", bias=True),
+        *_norm("layers.{i}.post_attention_layernorm", "mlp_norm", bias=True),
+        *_linear("layers.{i}.self_attn.query_key_value", "attention/query", "attention/key",
+                 "attention/value", bias=True, by_head=True),
+        *_linear("layers.{i}.self_attn.dense", "attention/out", bias=True, inputs=2),
+        *_linear("layers.{i}.mlp.up_proj", "mlp/gate", "mlp/up", bias=True, by_column=True),
+        *_linear("layers.{i}.mlp.down_proj", "mlp/down", bias=True),
+    ),
+    only={
+        "blocksparse_homo_head_pattern": False, "ff_dim_multiplier": None,
+        "rope_position_scale": 1.0, "rope_scaling": None,
+    },
+    layers="dense_every",
+    silent=(
+        "attention_bias",  # false in the published file, and the code has biases all the same
+        "attention_dropout_prob", "blocksparse_triton_kernel_block_size",
+        "embedding_dropout_prob", "ffn_dropout_prob", "gegelu_pad_to_256",
+        "pad_sequence_to_multiple_of_64",
+    ),
+    prepare=_scale_of_scores,
+    finish=_with_mup,
+)  # fmt: skip
+
 FAMILIES: dict[str, Family] = {
     family.model_type: family
     for family in (
         GPT2, GPT1, LLAMA, MISTRAL, QWEN2, QWEN3, GRANITE, GEMMA2, PHI3, COHERE, NEOX, MPT,
-        MIXTRAL, DEEPSEEK2, MAMBA,
+        MIXTRAL, DEEPSEEK2, MAMBA, PHI3_SMALL,
     )
 }  # fmt: skip

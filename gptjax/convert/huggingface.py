@@ -1,7 +1,7 @@
 """Weights of a Hugging Face folder to our parameters and back, tensor by tensor."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -169,12 +169,9 @@ def _split(
         raise _wrong_shape(name, matrix.shape, wanted)
     if wanted is None and matrix.shape[-1] != sum(columns):
         raise _wrong_shape(name, matrix.shape, (sum(columns),))
-    if tensor.by_head:
-        heads = shapes[0][-2]
-        cut = matrix.reshape(*matrix.shape[:-1], heads, len(shapes), -1)
-        return [cut[..., j, :].reshape(shape) for j, shape in enumerate(shapes)]
-    ends = np.cumsum(columns)[:-1]
-    parts = np.split(matrix, ends, axis=-1)
+    together = _together(tensor, shapes)
+    ends = np.cumsum(columns)[:-1] // together
+    parts = np.split(matrix.reshape(*matrix.shape[:-1], together, -1), ends, axis=-1)
     return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
@@ -187,19 +184,19 @@ def _join(parts: list[np.ndarray], tensor: Tensor) -> np.ndarray:
     if len(parts) == 1 and not tensor.transposed and tensor.inputs < 2:
         part = parts[0].reshape((1,) * tensor.leading + parts[0].shape)
         return part if tensor.inputs or part.ndim == 1 else part.reshape(-1)
-    if tensor.by_head:
-        matrix = np.stack(parts, axis=-2)
-        keep = tensor.inputs
-        matrix = matrix.reshape(*matrix.shape[:keep], -1)
-    else:
-        flat = [
-            part.reshape(int(np.prod(part.shape[: tensor.inputs])), -1)
-            if tensor.inputs else part.reshape(-1)
-            for part in parts
-        ]  # fmt: skip
-        matrix = np.concatenate(flat, axis=-1)
+    rows = [int(np.prod(parts[0].shape[: tensor.inputs]))] if tensor.inputs else []
+    together = _together(tensor, [part.shape for part in parts])
+    cut = [part.reshape(*rows, together, -1) for part in parts]
+    matrix = np.concatenate(cut, axis=-1).reshape(*rows, -1)
     matrix = np.ascontiguousarray(matrix.T) if tensor.transposed else matrix
     return matrix[:, None] if tensor.squeezed else matrix
+
+
+def _together(tensor: Tensor, shapes: Sequence[tuple[int, ...]]) -> int:
+    """Groups of columns that theirs has one after the other, each with its part of every leaf."""
+    if tensor.by_column:
+        return shapes[0][-1]
+    return min(shape[-2] for shape in shapes) if tensor.by_head else 1
 
 
 def _rows_of_pixels(

@@ -129,7 +129,6 @@ def folder(tmp_path):
     ("changes", "sentence"),
     [
         ({"model_type": "lama"}, "model_type='lama', which gptjax does not read; did you mean"),
-        ({"model_type": "phi3small"}, "convert Phi-3-mini or -medium"),
         ({"hidden_size": None, "new_trick": 3}, "new_trick=3, which is not known"),
         ({"attention_bias": True}, "attention_bias=True, and gptjax builds"),
         ({"hidden_act": "mish"}, "hidden_act='mish', which is not built"),
