@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import math
 import sys
+import tempfile
 from pathlib import Path
 
 import jax
@@ -15,11 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from gptjax import models, ops
-from gptjax.models.block import Attention, FeedForward
+from gptjax.models.block import Attention
 from gptjax.models.experts import Experts
 
 TESTS = Path(__file__).parents[1]
 sys.path[:0] = [str(TESTS / room) for room in ("models", "ops", "convert")]
+import phi3small  # noqa: E402
 import test_sparse_attention as sparse  # noqa: E402
 import tiny  # noqa: E402
 import transformers_layers as layers  # noqa: E402
@@ -51,6 +53,14 @@ def family(name):
     """Of one of the models of tests/convert/tiny.py."""
     model_type, config = tiny.MODELS[name]
     return parity(model_type, config)
+
+
+def phi3_small():
+    """Of the logits of tests/convert/phi3small.py, against the layers of mlx-lm."""
+    config = phi3small.CONFIG
+    with tempfile.TemporaryDirectory() as name:
+        wanted = phi3small.in_mlx(phi3small.folder_of(config, name), phi3small.tokens())
+    return relative(tiny.logits(config, tiny.parameters(config), phi3small.tokens()), wanted)
 
 
 def like_gemma2(**changes):
@@ -187,19 +197,6 @@ def gated_attention():
         head = weights @ v[b, : t + 1, 0] / weights.sum()
         wanted[b, t] += head / (1 + np.exp(-g[b, t, n])) @ w["out"][n]
     return relative(np.asarray(ours), wanted + w["out_bias"])
-
-
-def limited_gates():
-    """One feed-forward against NumPy in float64; a limit that many gates pass."""
-    config = gpt2(mlp="gegelu", mlp_limit=0.8)
-    stacked = tiny.parameters(config)["blocks"]["mlp"]
-    w = {name: leaf[0].astype(np.float64) for name, leaf in stacked.items()}
-    (x,) = draw(1, (2, 9, config.width))
-    ours = jax.jit(FeedForward(config, parent=None).apply)({"params": _narrow(w)}, x)
-    gate = np.minimum(x @ w["gate"] + w["gate_bias"], 0.8)
-    up = np.clip(x @ w["up"] + w["up_bias"], -0.8, 0.8)
-    wanted = gate / (1 + np.exp(-1.702 * gate)) * (up + 1) @ w["down"] + w["down_bias"]
-    return relative(np.asarray(ours), wanted)
 
 
 # Attention that leaves pairs out
