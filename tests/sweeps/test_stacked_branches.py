@@ -2,6 +2,8 @@
 
 import dataclasses
 import itertools
+import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -10,7 +12,9 @@ from gptjax.models import ModelConfig
 from gptjax.optim import OptimConfig
 from gptjax.sweeps import WorkerOptions, make_bundles, make_plan, records, work
 from gptjax.sweeps.config import SweepConfig
-from gptjax.train import Interrupted, Session, TrainConfig, loop, stack
+from gptjax.sweeps.worker import _Taken
+from gptjax.train import Interrupted, RunResult, Session, TrainConfig, loop, stack
+from gptjax.train.evaluate import Evaluation
 
 OPTIM = OptimConfig(schedule="wsd", warmup_steps=5, learning_rate=1e-2)
 
@@ -71,6 +75,28 @@ def test_stacked_branches_equal_runs_of_their_own(corpus, session, tmp_path):
         assert mine["status"] == other["status"] == "done"
         assert mine["loss"] == pytest.approx(other["loss"], rel=1e-5)
     assert not any((tmp_path / "side" / "cells").iterdir())
+    in_turn = plan(corpus, stack=1)[1]
+    done_records(tmp_path / "in turn", session, cells, in_turn)
+    for folder, bundles in (("side", stacked), ("in turn", in_turn), ("own", apart)):
+        # Each cell pays for its decay and for what it lengthens the trunk by.
+        spent = [timing_of(tmp_path / folder, cell)["updates"] for cell in cells]
+        assert spent == [updates for bundle in bundles for updates in bundle.updates]
+
+
+def timing_of(folder, cell):
+    return json.loads((folder / "timing" / f"{cell.id}.json").read_text())
+
+
+def test_a_branch_bears_the_seconds_of_its_trunk(corpus):
+    """And those of no other cell's."""
+    seconds = {"train": 1.0, "compile": 0.5, "evaluate": 0.25}
+    result = RunResult(Evaluation(2.0, 0.1, 3.0), (), (), (), "", 0, updates=3, seconds=seconds)
+    cell, other, _ = plan(corpus)[0]
+    worker = SimpleNamespace(_grown={cell.id: (7, {"train": 4.0, "compile": 2.0})})
+    found = _Taken._with_trunk(worker, cell, result)
+    assert found.updates == 10
+    assert found.seconds == {"train": 5.0, "compile": 2.5, "evaluate": 0.25}
+    assert _Taken._with_trunk(worker, other, result) is result
 
 
 def test_stopped_wherever_it_may_stop_the_bits_are_the_same(corpus, session, tmp_path, monkeypatch):
