@@ -112,8 +112,8 @@ def _tensors(
     for path in leaves:
         for source in layout.sources[path]:
             if source.paths[0] == path:
-                parts = [np.asarray(leaves[each][source.at]) for each in source.paths]
-                yield source.name, _join(parts, source.tensor).astype(dtype)
+                parts = [np.asarray(leaves[each][source.at], dtype) for each in source.paths]
+                yield source.name, _join(parts, source.tensor)
 
 
 def _named(layout: Layout, stored: dict[str, Stored]) -> dict[str, Stored]:

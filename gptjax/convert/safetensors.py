@@ -120,7 +120,7 @@ def _write_file(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
     with open(path, "wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for array in tensors.values():
-            file.write(np.ascontiguousarray(array).tobytes())
+            file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
 
 def _header(path: Path) -> dict[str, Stored]:
