@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from gptjax import models
-from gptjax.convert.attributes import REFUSED, family_of, read_attributes, write_attributes
+from gptjax.convert.attributes import family_of, read_attributes, write_attributes
 from gptjax.convert.families import FAMILIES
 from gptjax.convert.layouts import Layout, Names, text_layout
 from gptjax.convert.projected import MODEL_TYPE, read_projected, write_projected
@@ -42,12 +42,12 @@ def read_layout(attributes: Mapping[str, Any], names: Names) -> Layout:
       UserError: for a family or an attribute that is not known.
     """
     name = attributes.get("model_type")
-    if name not in READERS and name not in REFUSED:
+    if name not in READERS:
         raise UserError(
             f"config.json has model_type={name!r}, which gptjax does not read; "
             f"{nearest(name, READERS)}"
         )
-    return READERS.get(str(name), _read_text)(attributes, names)
+    return READERS[name](attributes, names)
 
 
 def write_layout(config: Any, model_type: str) -> tuple[dict[str, Any], Layout]:
