@@ -45,7 +45,7 @@ def plan(corpus, **changes):
 
 @pytest.fixture(scope="module")
 def session(corpus):
-    return Session(corpus, TrainConfig())
+    return Session(corpus, TrainConfig(evaluations=10))
 
 
 def done_records(folder, session, cells, bundles, stop=lambda: False):
@@ -74,6 +74,10 @@ def test_stacked_branches_equal_runs_of_their_own(corpus, session, tmp_path):
     for mine, other in zip(side, own, strict=True):
         assert mine["status"] == other["status"] == "done"
         assert mine["loss"] == pytest.approx(other["loss"], rel=1e-5)
+        branch = mine["history"]  # what was evaluated after the trunk
+        assert len(branch) > 1
+        for (step, loss), (same, wanted) in zip(branch[::-1], other["history"][::-1], strict=False):
+            assert step == same and loss == pytest.approx(wanted, rel=1e-5)
     assert not any((tmp_path / "side" / "cells").iterdir())
     in_turn = plan(corpus, stack=1)[1]
     done_records(tmp_path / "in turn", session, cells, in_turn)

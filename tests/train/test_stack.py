@@ -8,7 +8,7 @@ import pytest
 
 from gptjax.optim import OptimConfig
 from gptjax.train import Diverged, Hooks, Interrupted, Session, StackHooks, TrainConfig, run
-from gptjax.train.stack import members_after, run_stack
+from gptjax.train.stack import Branches, members_after, run_stack
 
 
 class Heard:
@@ -107,6 +107,7 @@ def test_a_stack_that_was_stopped_ends_with_the_same_bits(session, specs, tmp_pa
         assert parts.results[i].params_digest == whole.results[i].params_digest
         assert parts.results[i].curve_losses == whole.results[i].curve_losses
         assert parts.results[i].evaluation == whole.results[i].evaluation
+    assert whole.results[4].updates == 31 and parts.results[4].updates == 31 - steps[-1]
 
 
 def test_a_diverging_member_does_not_touch_its_neighbours(session, spec, tmp_path):
@@ -121,6 +122,19 @@ def test_a_diverging_member_does_not_touch_its_neighbours(session, spec, tmp_pat
     with pytest.raises(Diverged) as own:
         alone(session, wild[1], tmp_path / "own")
     assert str(both[1].lost[1]) == str(own.value)
+
+
+def test_a_branch_that_diverges_says_at_which_step_of_its_run(session, spec, tmp_path):
+    members = [spec, changed(spec, seed=4, learning_rate=1e30)]
+
+    def states():
+        inits = [session.init(member) for member in members]
+        return [dataclasses.replace(state, step=state.step + 6) for state in inits]
+
+    heard = Heard()
+    run_stack(session, members, tmp_path, heard.hooks(), branches=Branches([6, 6], states))
+    assert sorted(heard.results) == [0] and heard.results[0].updates == spec.steps - 6
+    assert 6 <= int(str(heard.lost[1]).split()[-1]) < spec.steps
 
 
 def test_evaluations_on_the_way_survive_an_interruption(corpus, spec, tmp_path):
