@@ -22,6 +22,7 @@ from gptjax.models.joined import (
     init_projected,
     project_images,
 )
+from gptjax.models.kernels import attention_kernel
 from gptjax.models.pieces import Pieces
 from gptjax.models.presets import PRESETS, preset, resolve
 from gptjax.models.sparse import cache_bytes
@@ -64,6 +65,7 @@ __all__ = [
     "apply_gated",
     "apply_projected",
     "apply_tiled",
+    "attention_kernel",
     "beyond_blockwise",
     "cache_bytes",
     "classify_images",

@@ -14,7 +14,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from gptjax.files import digest
-from gptjax.sweeps import shapes
+from gptjax.sweeps import memory
 from gptjax.sweeps.config import SweepConfig
 from gptjax.sweeps.plan import Cell
 from gptjax.train import RunSpec, TrainConfig
@@ -109,7 +109,7 @@ def stack_size(sweep: SweepConfig, run: RunSpec) -> int:
     """
     if run.batch_doublings:
         return 1
-    fitting = int(sweep.stack_gb * 2**30 / shapes.training_bytes(run))
+    fitting = int(sweep.stack_gb * 2**30 / memory.training_bytes(run))
     return max(1, min(sweep.stack, fitting))
 
 

@@ -117,22 +117,6 @@ def training_flops_per_token(model: ModelConfig, cost: float = 1.0) -> float:
     )
 
 
-def training_bytes(run: RunSpec) -> float:
-    """Bytes that a training step holds, estimated from above.
-
-    Parameters, gradients and two moments in float32; activations as Korthikanti et al. 2022
-    (arXiv:2205.05198, section 4.1) count them, s·b·h·(34 + 5·a·s/h) bytes a layer in 16 bits, twice
-    that here; the logits with their gradient and one copy; half as much again for what else the
-    compiler keeps.
-    """
-    model = run.model
-    tokens = run.batch_size / run.micro_batches * model.seq_len
-    scores = 5.0 * model.num_heads * model.seq_len
-    layers = 2.0 * tokens * model.depth * (34.0 * model.width + scores)
-    logits = 12.0 * tokens * model.vocab_size
-    return 16.0 * counts(model).total + 1.5 * (layers + logits)
-
-
 def _other_flops(model: ModelConfig) -> float:
     """Forward FLOPs a token of experts, Mamba, latent attention and kinds that leave pairs out."""
     return sum(
@@ -170,24 +154,16 @@ def _mixer_flops(model: ModelConfig, layer: Layer) -> float:
 def _sparse_flops(model: ModelConfig, kind: str) -> float:
     """Forward FLOPs a token of one attention of the kinds that leave pairs out."""
     T, N, K, H = model.seq_len, model.num_heads, model.kv_heads, model.head_width
-    keys, other, summary = 0.0, 0.0, model.sparse_summary
-    if kind in ("strided", "fixed", "linformer"):
-        keys = flops.summarised_keys(T, model.block_tokens, 1 if kind == "strided" else summary)
-    elif kind == "blocksparse":
-        keys = flops.blocksparse_keys(
-            T, model.block_tokens, model.sparse_local_blocks, model.sparse_stride
-        )
+    other = 0.0
     if kind == "linformer":
-        other = 2.0 * 2 * summary * K * H
+        other = 2.0 * 2 * model.sparse_summary * K * H
     elif kind == "longformer":
-        keys = min(T, model.window + model.global_tokens)
         other = 2.0 * model.width * H * (N + 2 * K) * min(1.0, model.global_tokens / T)
     elif kind == "performer":
         other = flops.performer_flops(
             num_heads=N, num_kv_heads=K, head_dim=H, features=model.feature_count
         )
     elif kind == "reformer":
-        keys = model.lsh_rounds * min(T, model.lsh_chunk + 1)
         turns = sum(ops.bucket_factors(model.bucket_count)) // 2
         other = 2.0 * N * H * turns * model.lsh_rounds
     return flops.sparse_flops(
@@ -195,11 +171,26 @@ def _sparse_flops(model: ModelConfig, kind: str) -> float:
         num_heads=N,
         num_kv_heads=K,
         head_dim=H,
-        keys=keys,
+        keys=sparse_keys(model, kind),
         gated=model.attention_gate,
         shared_keys=kind == "reformer",
         other=other,
     )
+
+
+def sparse_keys(model: ModelConfig, kind: str) -> float:
+    """Keys that a query meets, on average; 0 for features in place of keys."""
+    T = model.seq_len
+    if kind in ("strided", "fixed", "linformer"):
+        summary = 1 if kind == "strided" else model.sparse_summary
+        return flops.summarised_keys(T, model.block_tokens, summary)
+    if kind == "blocksparse":
+        return flops.blocksparse_keys(
+            T, model.block_tokens, model.sparse_local_blocks, model.sparse_stride
+        )
+    if kind == "longformer":
+        return min(T, model.window + model.global_tokens)
+    return model.lsh_rounds * min(T, model.lsh_chunk + 1) if kind == "reformer" else 0.0
 
 
 def _experts_flops(model: ModelConfig) -> float:

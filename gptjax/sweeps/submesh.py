@@ -6,7 +6,7 @@ from typing import Any
 from gptjax.data import Corpus
 from gptjax.errors import UserError
 from gptjax.parallel import MeshConfig, check_cuts, resolve
-from gptjax.sweeps import shapes
+from gptjax.sweeps import memory
 from gptjax.sweeps.bundles import Bundle
 from gptjax.sweeps.config import SweepConfig
 from gptjax.train import RunSpec, Session, TrainConfig, cuts, make_layout
@@ -31,7 +31,7 @@ def devices_for(run: RunSpec, limit: float, available: int) -> int:
     sizes = [1]
     while 2 * sizes[-1] <= available and _can_be_cut(run, 2 * sizes[-1]):
         sizes.append(2 * sizes[-1])
-    needed = shapes.training_bytes(run)
+    needed = memory.training_bytes(run)
     return next((size for size in sizes if needed / size <= limit), sizes[-1])
 
 

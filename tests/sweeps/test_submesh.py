@@ -4,7 +4,7 @@ import dataclasses
 
 from gptjax.models import ModelConfig
 from gptjax.optim import OptimConfig
-from gptjax.sweeps import SweepConfig, devices_for, shapes, sizes_of
+from gptjax.sweeps import SweepConfig, devices_for, memory, sizes_of
 from gptjax.sweeps.bundles import Bundle
 from gptjax.sweeps.plan import Cell
 from gptjax.train import RunSpec
@@ -14,7 +14,7 @@ RUN = RunSpec(model=MODEL, optim=OptimConfig(), batch_size=8, steps=10)
 
 
 def test_a_run_gets_the_fewest_devices_that_hold_it():
-    needed = shapes.training_bytes(RUN)
+    needed = memory.training_bytes(RUN)
     assert devices_for(RUN, needed, 8) == 1
     assert devices_for(RUN, 0.99 * needed, 8) == 2
     assert devices_for(RUN, needed / 3, 8) == 4
@@ -30,14 +30,14 @@ def test_a_stack_stays_on_one_device_and_a_cpu_says_no_limit():
 
     class Small:
         def memory_stats(self):
-            return {"bytes_limit": shapes.training_bytes(RUN)}
+            return {"bytes_limit": memory.training_bytes(RUN)}
 
     one = Bundle("one", (Cell(run=RUN, corpus="c", budget=0.0),))
     stack = dataclasses.replace(one, cells=one.cells * 3, stacked=True)
     assert sizes_of(SweepConfig(), [Device()] * 8)(one) == 1
     size = sizes_of(SweepConfig(), [Small()] * 8)
     assert (size(one), size(stack)) == (2, 1)  # four fifths of what is there
-    exact = SweepConfig(device_gb=shapes.training_bytes(RUN) / 2**30)
+    exact = SweepConfig(device_gb=memory.training_bytes(RUN) / 2**30)
     assert sizes_of(exact, [Device()] * 8)(one) == 1
-    tight = SweepConfig(device_gb=shapes.training_bytes(RUN) / 2**30 / 8)
+    tight = SweepConfig(device_gb=memory.training_bytes(RUN) / 2**30 / 8)
     assert sizes_of(tight, [Device()] * 8)(one) == 8
