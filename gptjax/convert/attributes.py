@@ -44,6 +44,15 @@ def read_attributes(attributes: Mapping[str, Any]) -> tuple[Family, ModelConfig]
       UserError: for an unknown family, and for any attribute that the table does not know.
     """
     family = _family(attributes)
+    return family, read_family(family, attributes)
+
+
+def read_family(family: Family, attributes: Mapping[str, Any]) -> ModelConfig:
+    """The config that attributes describe, of a model of `family`.
+
+    Raises:
+      UserError: for any attribute that the table does not know.
+    """
     unsaid = IGNORED.union(family.silent)
     left = {name: value for name, value in attributes.items() if name not in unsaid}
     left = family.prepare(left)
@@ -68,7 +77,7 @@ def read_attributes(attributes: Mapping[str, Any]) -> tuple[Family, ModelConfig]
         )
     config = canonical(ModelConfig(**fields))
     validate(config)
-    return family, config
+    return config
 
 
 def write_attributes(family: Family, config: ModelConfig) -> dict[str, Any]:

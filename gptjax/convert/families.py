@@ -48,6 +48,8 @@ class Tensor:
       leading: how many axes of length one theirs begins with.
       patch: theirs is a convolution over square patches with this side, and ours the matrix on
         their pixels, row by row, channels last; 0: it is not.
+      flat: theirs has all axes of ours but the first as one.
+      below: theirs has the leaves' rows one below the other.
     """
 
     name: str
@@ -59,6 +61,8 @@ class Tensor:
     squeezed: bool = False
     leading: int = 0
     patch: int = 0
+    flat: bool = False
+    below: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

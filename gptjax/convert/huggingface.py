@@ -79,7 +79,7 @@ def to_huggingface(
     """Write config.json and safetensors that `transformers` loads.
 
     Args:
-      config: a ModelConfig, VisionConfig or ProjectedVision.
+      config: a ModelConfig, VisionConfig, ProjectedVision or TiledVision.
       model_type: the family to write; empty: the first that can express the config.
       dtype: of the stored weights: float32, bfloat16 or float16.
       max_shard_bytes: a file holds no more, unless one tensor does.
@@ -153,6 +153,11 @@ def _split(
     """Their tensor as our leaves."""
     if tensor.patch:
         return [_rows_of_pixels(array, tensor.patch, shapes[0], name)]
+    if tensor.below:
+        ends = np.cumsum([shape[0] for shape in shapes])
+        if array.shape != (ends[-1], *shapes[0][1:]):
+            raise _wrong_shape(name, array.shape, (int(ends[-1]), *shapes[0][1:]))
+        return np.split(array, ends[:-1])
     if tensor.squeezed and array.ndim == 3 and array.shape[1] == 1:
         array = array[:, 0]
     rows = [int(np.prod(shape[: tensor.inputs], dtype=np.int64)) for shape in shapes]
@@ -181,6 +186,10 @@ def _join(parts: list[np.ndarray], tensor: Tensor) -> np.ndarray:
         p, (part,) = tensor.patch, parts
         pixels = part.reshape(p, p, -1, part.shape[-1])
         return np.ascontiguousarray(pixels.transpose(3, 2, 0, 1))
+    if tensor.below:
+        return np.concatenate(parts)
+    if tensor.flat:
+        return parts[0].reshape(len(parts[0]), -1)
     if len(parts) == 1 and not tensor.transposed and tensor.inputs < 2:
         part = parts[0].reshape((1,) * tensor.leading + parts[0].shape)
         return part if tensor.inputs or part.ndim == 1 else part.reshape(-1)

@@ -8,10 +8,11 @@ from gptjax import models
 from gptjax.convert.attributes import family_of, read_attributes, write_attributes
 from gptjax.convert.families import FAMILIES
 from gptjax.convert.layouts import Layout, Names, text_layout
+from gptjax.convert.mllama import read_mllama, write_mllama
 from gptjax.convert.projected import MODEL_TYPE, read_projected, write_projected
 from gptjax.convert.vision import VISION_FAMILIES, read_clip, read_vision, write_vision
 from gptjax.errors import UserError, nearest
-from gptjax.models import ModelConfig, ProjectedVision, VisionConfig
+from gptjax.models import ModelConfig, ProjectedVision, TiledVision, VisionConfig
 
 Read = Callable[[Mapping[str, Any], Names], Layout]
 Write = Callable[[Any, str], tuple[dict[str, Any], Layout]]
@@ -88,10 +89,12 @@ KINDS: dict[str, Kind] = {
     "decoder": Kind(ModelConfig, models.init, _write_text),
     "vision": Kind(VisionConfig, models.init_vision, write_vision),
     "projected": Kind(ProjectedVision, models.init_projected, write_projected),
+    "tiled": Kind(TiledVision, models.init_tiled, write_mllama),
 }
 READERS: dict[str, Read] = {
     **dict.fromkeys(FAMILIES, _read_text),
     **dict.fromkeys(VISION_FAMILIES, read_vision),
     "clip": read_clip,
     MODEL_TYPE: read_projected,
+    "mllama": read_mllama,
 }

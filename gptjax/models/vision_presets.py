@@ -3,8 +3,11 @@
 import dataclasses
 
 from gptjax.errors import UserError, nearest
+from gptjax.models.cross import CrossText
 from gptjax.models.joined import ProjectedVision
 from gptjax.models.presets import preset
+from gptjax.models.tiled import TiledVision
+from gptjax.models.tiles import TileConfig
 from gptjax.models.vision import VisionConfig
 
 # Dosovitskiy et al., "An Image is Worth 16x16 Words" (2021), table 1, at 224 pixels and without a
@@ -30,6 +33,15 @@ _LLAVA = {  # name: text model
     "llava-1.5-13b": "llama2-13b",
 }
 
+# Grattafiori et al., "The Llama 3 Herd of Models" (2024), section 7, with the released shapes: the
+# text parts of `presets.py` and cross-attention before every fourth of their layers. Of 90B both
+# releases have tiles of 560 pixels.
+_LLAMA32 = {  # name: (text model, image_size)
+    "llama3.2-11b-vision": ("llama3.2-11b-text", 448),
+    "llama3.2-11b-vision-instruct": ("llama3.2-11b-text", 560),
+    "llama3.2-90b-vision": ("llama3.2-90b-text", 560),
+}
+
 
 def _vit(patch_size: int, depth: int, width: int, num_heads: int) -> VisionConfig:
     return VisionConfig(patch_size=patch_size, depth=depth, width=width, num_heads=num_heads)
@@ -40,14 +52,22 @@ def _llava(text: str) -> ProjectedVision:
     return ProjectedVision(vicuna, _CLIP_L14_336, image_token=32000)
 
 
-VISION_PRESETS: dict[str, VisionConfig | ProjectedVision] = {
+def _llama32(text: str, image_size: int) -> TiledVision:
+    llama = dataclasses.replace(preset(text), preset="")
+    places = range(3, llama.depth + llama.depth // 4, 5)
+    tower = TileConfig(image_size=image_size)
+    return TiledVision(CrossText(llama, tuple(places)), tower, image_token=128256)
+
+
+VISION_PRESETS: dict[str, VisionConfig | ProjectedVision | TiledVision] = {
     **{name: _vit(*row) for name, row in _VIT.items()},
     "clip-vit-l14-336": _CLIP_L14_336,
     **{name: _llava(text) for name, text in _LLAVA.items()},
+    **{name: _llama32(*row) for name, row in _LLAMA32.items()},
 }
 
 
-def vision_preset(name: str) -> VisionConfig | ProjectedVision:
+def vision_preset(name: str) -> VisionConfig | ProjectedVision | TiledVision:
     """The published model of that name.
 
     Raises:

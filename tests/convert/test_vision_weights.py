@@ -400,7 +400,9 @@ def test_published_attributes_are_the_preset(name):
 
 
 # ViT: with a head of 1,000 classes as torchvision's weights count them (vit_b_16, vit_l_16 and
-# vit_h_14 at 224 pixels). CLIP's and Llava's: elements of the released files.
+# vit_h_14 at 224 pixels). CLIP's and Llava's: elements of the released files. Llama 3.2: of
+# `transformers`' model with the released shapes; 11B's is the published one, of 90B only 88.6 and
+# 88.8 billion are stated.
 COUNTS = {
     "vit-b16": (1000, 86_567_656),
     "vit-l16": (1000, 304_326_632),
@@ -408,6 +410,9 @@ COUNTS = {
     "clip-vit-l14-336": (0, 303_507_456),
     "llava-1.5-7b": (0, 7_063_427_072),
     "llava-1.5-13b": (0, 13_351_494_656),
+    "llama3.2-11b-vision": (0, 10_642_941_475),
+    "llama3.2-11b-vision-instruct": (0, 10_670_220_835),
+    "llama3.2-90b-vision": (0, 88_593_355_323),
 }
 
 

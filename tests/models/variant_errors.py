@@ -23,6 +23,7 @@ TESTS = Path(__file__).parents[1]
 sys.path[:0] = [str(TESTS / room) for room in ("models", "ops", "convert")]
 import phi3small  # noqa: E402
 import test_sparse_attention as sparse  # noqa: E402
+import tiled_reference as tiled  # noqa: E402
 import tiny  # noqa: E402
 import transformers_layers as layers  # noqa: E402
 import vision_reference as vision  # noqa: E402
@@ -433,6 +434,11 @@ def seen(module, name):
 def gates():
     """One gated block, some of its tokens without an image."""
     return seen(vision, "gated")
+
+
+def tiles():
+    """The largest of Llama 3.2's tower, its text model with and without images, and the whole."""
+    return max(seen(tiled, name) for name in _outputs(tiled, "ours"))
 
 
 def seen_in_a_folder(name):

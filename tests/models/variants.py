@@ -301,6 +301,8 @@ ROWS = (
     Row("gated cross-attention to patches", "Flamingo 2022", "models.GatedVision",
         "HF Idefics' layer", errors.gates,
         cost=partial(crossing, models.VisionConfig().patches)),
+    Row("cross-attention layers, tiles of an image", "Llama 3.2 2024", "models.TiledVision",
+        "HF Mllama", errors.tiles, cost=lambda: crossing(4 * models.TileConfig().tokens)),
 )  # fmt: skip
 
 HEADER = (
