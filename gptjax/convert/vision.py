@@ -149,6 +149,10 @@ CLIP = VisionFamily(
 )
 VISION_FAMILIES = {family.model_type: family for family in (VIT, CLIP)}
 # CLIP's folders hold both of its encoders; the one of images is read.
+CLIP_SILENT = (
+    "initializer_factor", "logit_scale_init_value", "projection_dim", "text_config",
+    "text_config_dict",
+)  # fmt: skip
 CLIP_TEXT = (r"^text_model\.", r"^(text|visual)_projection\.", r"^logit_scale$")
 
 
@@ -171,9 +175,13 @@ def read_clip(attributes: Mapping[str, Any], names: Names) -> Layout:
     """The layout of the image encoder in a folder with both of CLIP's.
 
     Raises:
-      UserError: for any attribute of that encoder that the table does not know.
+      UserError: for any attribute that is not known, but those of the text encoder.
     """
-    vision = {**(attributes.get("vision_config_dict") or {}), **attributes.get("vision_config", {})}
+    unsaid = IGNORED.union(CLIP_SILENT)
+    left = {name: value for name, value in attributes.items() if name not in unsaid}
+    older, vision = left.pop("vision_config_dict", None), left.pop("vision_config", None)
+    vision = older or vision or {}  # where files have both, the older name wins
+    check_nothing_left(left, "clip")
     _, config = read_vision_attributes({"model_type": CLIP.model_type, **vision})
     layout = vision_layout(CLIP, config)
     return dataclasses.replace(layout, ignored=(*layout.ignored, *CLIP_TEXT))

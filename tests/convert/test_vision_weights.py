@@ -165,7 +165,9 @@ def test_the_names_are_those_of_save_pretrained(name, tmp_path):
     convert.to_huggingface(config, params, tmp_path / "ours")
     attributes = json.loads((tmp_path / "ours" / "config.json").read_text())
     cls = getattr(transformers, attributes["architectures"][0])
-    cls.from_pretrained(tmp_path / "ours", dtype=torch.float32).save_pretrained(tmp_path / "theirs")
+    model = cls.from_pretrained(tmp_path / "ours", dtype=torch.float32)
+    model.save_pretrained(tmp_path / "theirs", max_shard_size=4000)
+    assert len(list((tmp_path / "theirs").glob("*.safetensors"))) > 2
     ours, theirs = (safetensors.open_folder(tmp_path / each) for each in ("ours", "theirs"))
     assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in theirs.items()}
     read, weights = convert.from_huggingface(tmp_path / "theirs")
@@ -237,10 +239,17 @@ def test_clips_folder_with_both_encoders_is_read(tmp_path):
         **json.loads(path.read_text()), "dropout": 0.0, "projection_dim": 768, "top_p": 1.0,
         "num_beams": 1, "use_bfloat16": False, "id2label": {"0": "LABEL_0"},
     }  # fmt: skip
-    path.write_text(json.dumps({"model_type": "clip", "vision_config": vision, "text_config": {}}))
+    both = {
+        "model_type": "clip", "vision_config": {}, "text_config": {}, "projection_dim": 768,
+        "logit_scale_init_value": 2.6592, "vision_config_dict": vision, "text_config_dict": None,
+    }  # fmt: skip
+    path.write_text(json.dumps(both))
     config, params = convert.from_huggingface(tmp_path)
     assert config == tiny.MODELS["clip"]
     same(tiny.parameters(tiny.MODELS["clip"]), params)
+    path.write_text(json.dumps({**both, "new_trick": 3}))
+    with pytest.raises(UserError, match="new_trick=3, which is not known for model_type=clip"):
+        convert.from_huggingface(tmp_path)
 
 
 def test_a_class_token_without_the_prefix_of_a_head(tmp_path):
