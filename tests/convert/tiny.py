@@ -149,8 +149,8 @@ def logits(config, params, batch):
     return np.asarray(jax.jit(functools.partial(models.apply, config))(params, batch))
 
 
-def their_logits(folder, batch):
-    """float32 logits of a folder in `transformers`."""
+def their_logits(folder, batch, mask=None):
+    """float32 logits of a folder in `transformers`; `mask` is 0 at padding."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -159,20 +159,34 @@ def their_logits(folder, batch):
     )
     problems = {k: v for k, v in report.items() if v and k != "error_msgs"}
     assert not problems, problems
+    marks = {} if mask is None else {"attention_mask": torch.tensor(mask)}
     with torch.no_grad():
-        return model.eval()(torch.tensor(batch, dtype=torch.long), use_cache=False).logits.numpy()
+        ids = torch.tensor(batch, dtype=torch.long)
+        return model.eval()(ids, use_cache=False, **marks).logits.numpy()
 
 
-def in_transformers(model_type, config, params):
+def in_transformers(model_type, config, params, batch=None, mask=None):
     """The logits of a model of ours, written as one of that type and loaded there."""
     with tempfile.TemporaryDirectory() as folder:
         convert.to_huggingface(config, params, folder, model_type=model_type)
-        return their_logits(folder, tokens())
+        return their_logits(folder, tokens() if batch is None else batch, mask)
 
 
-def reference(name):
+def reference(name, batch=None, mask=None):
     model_type, config = MODELS[name]
-    return in_transformers(model_type, config, parameters(config))
+    return in_transformers(model_type, config, parameters(config), batch, mask)
+
+
+def short():
+    """The second text without its last five tokens."""
+    return tokens()[1:, :7]
+
+
+def padded():
+    """(both texts, the second cut to seven tokens and padded; the mask of what is real)."""
+    batch, mask = tokens(), np.ones((2, 12), np.int64)
+    batch[1, 7:], mask[1, 7:] = 0, 0
+    return batch, mask
 
 
 def stored_places(array):
@@ -192,6 +206,8 @@ def main():
         off = error(logits(config, parameters(config), tokens()), wanted)
         print(f"{name:16} {model_type:12} {off:.1e}", flush=True)
         golden[name] = stored_places(wanted).astype(float).round(5).tolist()
+        last = reference(name, short())[0, -1, :5]
+        golden[name].append(last.astype(float).round(5).tolist())
     if not sys.argv[1:]:
         rows = ",\n".join(f"{json.dumps(k)}: {json.dumps(v)}" for k, v in golden.items())
         GOLDEN.write_text("{\n" + rows + "\n}\n")
