@@ -26,7 +26,10 @@ from test_huggingface import same
 GOLDEN = json.loads(tiny.GOLDEN.read_text())
 TOLERANCE = 1e-5  # relative; the two agree to 1e-6
 LLAVA = tiny.MODELS["llava"]
-SLOW = ("llava-tied", "llava-mixtral")
+EVERY = [
+    pytest.param(name, marks=[pytest.mark.slow] * (name in ("llava-tied", "llava-mixtral")))
+    for name in tiny.MODELS
+]
 
 
 @functools.cache
@@ -39,10 +42,7 @@ def off_the_stored(name, outputs):
     return max(tiny.errors(tiny.some(outputs), GOLDEN[name]).values())
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in tiny.MODELS],
-)
+@pytest.mark.parametrize("name", EVERY)
 def test_outputs_equal_the_stored_ones(name):
     assert off_the_stored(name, right(name)) < TOLERANCE
 
@@ -57,14 +57,14 @@ def test_outputs_equal_transformers(name):
 
 WRONG_FIELDS = [
     ("clip", {"mlp": "gelu_tanh"}),
-    ("clip", {"mlp": "gelu"}),
+    pytest.param("clip", {"mlp": "gelu"}, marks=pytest.mark.slow),
     ("clip", {"first_norm": False}),
     ("clip", {"norm_eps": 1e-3}),
-    ("clip-gelu", {"mlp": "quick_gelu"}),
+    pytest.param("clip-gelu", {"mlp": "quick_gelu"}, marks=pytest.mark.slow),
     ("vit", {"mlp": "gelu"}),
     ("vit", {"pooler": False}),
     ("llava", {"feature_layer": -1}),
-    ("llava", {"feature_layer": None}),
+    pytest.param("llava", {"feature_layer": None}, marks=pytest.mark.slow),
 ]
 
 
@@ -129,7 +129,8 @@ def test_a_kept_class_token_is_seen(monkeypatch):
         return x[:, :-1].reshape(B, I * config.patches, config.width)
 
     monkeypatch.setattr(joined, "_features", kept)
-    logits = jax.jit(functools.partial(models.apply_projected, LLAVA))
+    apply = functools.partial(models.apply_projected, LLAVA)
+    logits = jax.jit(apply, compiler_options=tiny.QUICKLY)
     found = logits(tiny.parameters(LLAVA), tiny.vision.tokens(), tiny.images(LLAVA))
     assert off_the_stored("llava", {"logits": np.asarray(found)}) > 4 * TOLERANCE
 
@@ -159,8 +160,8 @@ def test_what_is_read_computes_the_same(name, tmp_path):
 @pytest.mark.parametrize("name", ["vit-classes", "vit", "clip", "llava", "llava-mixtral"])
 def test_the_names_are_those_of_save_pretrained(name, tmp_path):
     """What `transformers` writes has our names and shapes, and is read back to the same bits."""
-    torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
+    torch = pytest.importorskip("torch")
     config, params = tiny.MODELS[name], tiny.parameters(tiny.MODELS[name])
     convert.to_huggingface(config, params, tmp_path / "ours")
     attributes = json.loads((tmp_path / "ours" / "config.json").read_text())
@@ -440,8 +441,8 @@ def test_presets_have_their_published_size(name):
 @pytest.mark.parametrize("name", models.VISION_PRESETS)
 def test_presets_are_the_models_of_transformers(name):
     """The preset's config.json makes a model of as many parameters there."""
-    torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
+    torch = pytest.importorskip("torch")
     attributes, _ = kinds.write_layout(preset_with_head(name), "")
     config = transformers.AutoConfig.for_model(**attributes)
     with torch.device("meta"):
