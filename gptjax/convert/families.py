@@ -139,15 +139,17 @@ def _without(attributes: tuple[Attribute, ...], *fields: str) -> tuple[Attribute
     return tuple(row for row in attributes if row.ours not in fields)
 
 
-def _norm(theirs: str, ours: str, *, bias: bool = False) -> tuple[Tensor, ...]:
+def norm(theirs: str, ours: str, *, bias: bool = False) -> tuple[Tensor, ...]:
+    """The rows of a norm's scale, and of its bias."""
     weight = Tensor(f"{theirs}.weight", (f"{ours}/scale",), transposed=False)
     both = (weight, Tensor(f"{theirs}.bias", (f"{ours}/bias",), transposed=False))
     return both if bias else (weight,)
 
 
-def _linear(
+def linear(
     theirs: str, *leaves: str, bias: bool = False, inputs: int = 1, **options: Any
 ) -> tuple[Tensor, ...]:
+    """The rows of a matrix that holds leaves side by side, and of its bias."""
     weight = Tensor(f"{theirs}.weight", leaves, inputs=inputs, **options)
     if not bias:
         return (weight,)
@@ -158,22 +160,22 @@ def _linear(
 
 def _separate_attention(at: str, *, bias: bool = False, out: str = "o_proj") -> tuple[Tensor, ...]:
     return (
-        *_linear(f"{at}.q_proj", "attention/query", bias=bias),
-        *_linear(f"{at}.k_proj", "attention/key", bias=bias),
-        *_linear(f"{at}.v_proj", "attention/value", bias=bias),
-        *_linear(f"{at}.{out}", "attention/out", inputs=2),
+        *linear(f"{at}.q_proj", "attention/query", bias=bias),
+        *linear(f"{at}.k_proj", "attention/key", bias=bias),
+        *linear(f"{at}.v_proj", "attention/value", bias=bias),
+        *linear(f"{at}.{out}", "attention/out", inputs=2),
     )
 
 
 _GATED_MLP = tuple(
     row for part in ("gate", "up", "down") for row in
-    _linear(f"layers.{{i}}.mlp.{part}_proj", f"mlp/{part}")
+    linear(f"layers.{{i}}.mlp.{part}_proj", f"mlp/{part}")
 )  # fmt: skip
 _TWO_NORMS = (
-    *_norm("layers.{i}.input_layernorm", "attention_norm"),
-    *_norm("layers.{i}.post_attention_layernorm", "mlp_norm"),
+    *norm("layers.{i}.input_layernorm", "attention_norm"),
+    *norm("layers.{i}.post_attention_layernorm", "mlp_norm"),
 )
-_AROUND = (Tensor("embed_tokens.weight", ("embed/tokens",), False), *_norm("norm", "final_norm"))
+_AROUND = (Tensor("embed_tokens.weight", ("embed/tokens",), False), *norm("norm", "final_norm"))
 _LLAMA_TENSORS = (
     *_AROUND, *_TWO_NORMS, *_separate_attention("layers.{i}.self_attn"), *_GATED_MLP,
 )  # fmt: skip
@@ -255,10 +257,10 @@ GEMMA2 = Family(
     },
     (
         *_AROUND,
-        *_norm("layers.{i}.input_layernorm", "attention_norm"),
-        *_norm("layers.{i}.post_attention_layernorm", "attention_out_norm"),
-        *_norm("layers.{i}.pre_feedforward_layernorm", "mlp_norm"),
-        *_norm("layers.{i}.post_feedforward_layernorm", "mlp_out_norm"),
+        *norm("layers.{i}.input_layernorm", "attention_norm"),
+        *norm("layers.{i}.post_attention_layernorm", "attention_out_norm"),
+        *norm("layers.{i}.pre_feedforward_layernorm", "mlp_norm"),
+        *norm("layers.{i}.post_feedforward_layernorm", "mlp_out_norm"),
         *_separate_attention("layers.{i}.self_attn"),
         *_GATED_MLP,
     ),
@@ -280,12 +282,12 @@ PHI3 = dataclasses.replace(
     tensors=(
         *_AROUND,
         *_TWO_NORMS,
-        *_linear(
+        *linear(
             "layers.{i}.self_attn.qkv_proj", "attention/query", "attention/key", "attention/value"
         ),
-        *_linear("layers.{i}.self_attn.o_proj", "attention/out", inputs=2),
-        *_linear("layers.{i}.mlp.gate_up_proj", "mlp/gate", "mlp/up"),
-        *_linear("layers.{i}.mlp.down_proj", "mlp/down"),
+        *linear("layers.{i}.self_attn.o_proj", "attention/out", inputs=2),
+        *linear("layers.{i}.mlp.gate_up_proj", "mlp/gate", "mlp/up"),
+        *linear("layers.{i}.mlp.down_proj", "mlp/down"),
     ),
 )
 COHERE = Family(
@@ -308,7 +310,7 @@ COHERE = Family(
     },
     (
         *_AROUND,
-        *_norm("layers.{i}.input_layernorm", "attention_norm"),
+        *norm("layers.{i}.input_layernorm", "attention_norm"),
         *_separate_attention("layers.{i}.self_attn"),
         *_GATED_MLP,
         Tensor("layers.{i}.self_attn.q_norm.weight", ("attention/query_norm_scale",), False),
@@ -328,13 +330,13 @@ _GPT2_ATTRIBUTES = (
     Attribute("tie_word_embeddings", "tied_head", True),
 )  # fmt: skip
 _GPT2_BLOCK = (
-    *_norm("h.{i}.ln_1", "attention_norm", bias=True),
-    *_linear("h.{i}.attn.c_attn", "attention/query", "attention/key", "attention/value",
+    *norm("h.{i}.ln_1", "attention_norm", bias=True),
+    *linear("h.{i}.attn.c_attn", "attention/query", "attention/key", "attention/value",
              bias=True, transposed=False),
-    *_linear("h.{i}.attn.c_proj", "attention/out", bias=True, inputs=2, transposed=False),
-    *_norm("h.{i}.ln_2", "mlp_norm", bias=True),
-    *_linear("h.{i}.mlp.c_fc", "mlp/up", bias=True, transposed=False),
-    *_linear("h.{i}.mlp.c_proj", "mlp/down", bias=True, transposed=False),
+    *linear("h.{i}.attn.c_proj", "attention/out", bias=True, inputs=2, transposed=False),
+    *norm("h.{i}.ln_2", "mlp_norm", bias=True),
+    *linear("h.{i}.mlp.c_fc", "mlp/up", bias=True, transposed=False),
+    *linear("h.{i}.mlp.c_proj", "mlp/down", bias=True, transposed=False),
 )  # fmt: skip
 GPT2 = Family(
     "gpt2",
@@ -349,7 +351,7 @@ GPT2 = Family(
     (
         Tensor("wte.weight", ("embed/tokens",), False),
         Tensor("wpe.weight", ("embed/positions",), False),
-        *_norm("ln_f", "final_norm", bias=True),
+        *norm("ln_f", "final_norm", bias=True),
         *_GPT2_BLOCK,
     ),
     only={
@@ -394,14 +396,14 @@ NEOX = Family(
     {"positions": "rotary"},
     (
         Tensor("embed_in.weight", ("embed/tokens",), False),
-        *_norm("final_layer_norm", "final_norm", bias=True),
-        *_norm("layers.{i}.input_layernorm", "attention_norm", bias=True),
-        *_norm("layers.{i}.post_attention_layernorm", "mlp_norm", bias=True),
-        *_linear("layers.{i}.attention.query_key_value", "attention/query", "attention/key",
+        *norm("final_layer_norm", "final_norm", bias=True),
+        *norm("layers.{i}.input_layernorm", "attention_norm", bias=True),
+        *norm("layers.{i}.post_attention_layernorm", "mlp_norm", bias=True),
+        *linear("layers.{i}.attention.query_key_value", "attention/query", "attention/key",
                  "attention/value", bias=True, by_head=True),
-        *_linear("layers.{i}.attention.dense", "attention/out", bias=True, inputs=2),
-        *_linear("layers.{i}.mlp.dense_h_to_4h", "mlp/up", bias=True),
-        *_linear("layers.{i}.mlp.dense_4h_to_h", "mlp/down", bias=True),
+        *linear("layers.{i}.attention.dense", "attention/out", bias=True, inputs=2),
+        *linear("layers.{i}.mlp.dense_h_to_4h", "mlp/up", bias=True),
+        *linear("layers.{i}.mlp.dense_4h_to_h", "mlp/down", bias=True),
     ),
     only={"attention_bias": True},
     rope=True,
@@ -430,13 +432,13 @@ MPT = Family(
     },
     (
         Tensor("wte.weight", ("embed/tokens",), False),
-        *_norm("norm_f", "final_norm"),
-        *_norm("blocks.{i}.norm_1", "attention_norm"),
-        *_norm("blocks.{i}.norm_2", "mlp_norm"),
-        *_linear("blocks.{i}.attn.Wqkv", "attention/query", "attention/key", "attention/value"),
-        *_linear("blocks.{i}.attn.out_proj", "attention/out", inputs=2),
-        *_linear("blocks.{i}.ffn.up_proj", "mlp/up"),
-        *_linear("blocks.{i}.ffn.down_proj", "mlp/down"),
+        *norm("norm_f", "final_norm"),
+        *norm("blocks.{i}.norm_1", "attention_norm"),
+        *norm("blocks.{i}.norm_2", "mlp_norm"),
+        *linear("blocks.{i}.attn.Wqkv", "attention/query", "attention/key", "attention/value"),
+        *linear("blocks.{i}.attn.out_proj", "attention/out", inputs=2),
+        *linear("blocks.{i}.ffn.up_proj", "mlp/up"),
+        *linear("blocks.{i}.ffn.down_proj", "mlp/down"),
     ),
     only={
         "attn_config": _MPT_ATTENTION, "expansion_ratio": 4, "no_bias": True,
@@ -462,10 +464,10 @@ MIXTRAL = dataclasses.replace(
     rope_base=1e6,
     tensors=(
         *_AROUND, *_TWO_NORMS, *_separate_attention("layers.{i}.self_attn"),
-        *_linear("layers.{i}.block_sparse_moe.gate", "mlp/router"),
-        *_linear("layers.{i}.block_sparse_moe.experts.{e}.w1", "mlp/experts_gate"),
-        *_linear("layers.{i}.block_sparse_moe.experts.{e}.w3", "mlp/experts_up"),
-        *_linear("layers.{i}.block_sparse_moe.experts.{e}.w2", "mlp/experts_down"),
+        *linear("layers.{i}.block_sparse_moe.gate", "mlp/router"),
+        *linear("layers.{i}.block_sparse_moe.experts.{e}.w1", "mlp/experts_gate"),
+        *linear("layers.{i}.block_sparse_moe.experts.{e}.w3", "mlp/experts_up"),
+        *linear("layers.{i}.block_sparse_moe.experts.{e}.w2", "mlp/experts_down"),
     ),
 )  # fmt: skip
 
@@ -504,20 +506,20 @@ DEEPSEEK2 = Family(
     },
     (
         *_AROUND, *_TWO_NORMS,
-        *_linear("layers.{i}.self_attn.q_proj", "attention/query"),
-        *_linear("layers.{i}.self_attn.q_a_proj", "attention/query_down"),
-        *_linear("layers.{i}.self_attn.q_b_proj", "attention/query_up"),
+        *linear("layers.{i}.self_attn.q_proj", "attention/query"),
+        *linear("layers.{i}.self_attn.q_a_proj", "attention/query_down"),
+        *linear("layers.{i}.self_attn.q_b_proj", "attention/query_up"),
         Tensor("layers.{i}.self_attn.q_a_layernorm.weight", ("attention/query_norm_scale",),
                False),
-        *_linear("layers.{i}.self_attn.kv_a_proj_with_mqa", "attention/kv_down"),
+        *linear("layers.{i}.self_attn.kv_a_proj_with_mqa", "attention/kv_down"),
         Tensor("layers.{i}.self_attn.kv_a_layernorm.weight", ("attention/kv_norm_scale",), False),
-        *_linear("layers.{i}.self_attn.kv_b_proj", "attention/kv_up"),
-        *_linear("layers.{i}.self_attn.o_proj", "attention/out", inputs=2),
+        *linear("layers.{i}.self_attn.kv_b_proj", "attention/kv_up"),
+        *linear("layers.{i}.self_attn.o_proj", "attention/out", inputs=2),
         *_GATED_MLP,
-        *_linear("layers.{i}.mlp.gate", "mlp/router"),
+        *linear("layers.{i}.mlp.gate", "mlp/router"),
         *(row for part in ("gate", "up", "down") for row in (
-            *_linear(f"layers.{{i}}.mlp.experts.{{e}}.{part}_proj", f"mlp/experts_{part}"),
-            *_linear(f"layers.{{i}}.mlp.shared_experts.{part}_proj", f"mlp/shared_{part}"),
+            *linear(f"layers.{{i}}.mlp.experts.{{e}}.{part}_proj", f"mlp/experts_{part}"),
+            *linear(f"layers.{{i}}.mlp.shared_experts.{part}_proj", f"mlp/shared_{part}"),
         )),
     ),
     only={
@@ -549,16 +551,16 @@ MAMBA = Family(
     },
     (
         Tensor("embeddings.weight", ("embed/tokens",), False),
-        *_norm("norm_f", "final_norm"),
-        *_norm("layers.{i}.norm", "ssm_norm"),
-        *_linear("layers.{i}.mixer.in_proj", "ssm/in"),
+        *norm("norm_f", "final_norm"),
+        *norm("layers.{i}.norm", "ssm_norm"),
+        *linear("layers.{i}.mixer.in_proj", "ssm/in"),
         Tensor("layers.{i}.mixer.conv1d.weight", ("ssm/conv",), squeezed=True),
         Tensor("layers.{i}.mixer.conv1d.bias", ("ssm/conv_bias",), False),
-        *_linear("layers.{i}.mixer.x_proj", "ssm/select"),
-        *_linear("layers.{i}.mixer.dt_proj", "ssm/step", bias=True),
+        *linear("layers.{i}.mixer.x_proj", "ssm/select"),
+        *linear("layers.{i}.mixer.dt_proj", "ssm/step", bias=True),
         Tensor("layers.{i}.mixer.A_log", ("ssm/state_log_scale",), False),
         Tensor("layers.{i}.mixer.D", ("ssm/skip_scale",), False),
-        *_linear("layers.{i}.mixer.out_proj", "ssm/out"),
+        *linear("layers.{i}.mixer.out_proj", "ssm/out"),
     ),
     only={"use_bias": False, "use_conv_bias": True, "hidden_act": "silu", "rms_norm": True},
     layers="none",
@@ -624,14 +626,14 @@ PHI3_SMALL = Family(
     {"norm": "layernorm", "positions": "rotary", "layer_pattern": ("blocksparse", "global")},
     (
         Tensor("embed_tokens.weight", ("embed/tokens",), False),
-        *_norm("final_layernorm", "final_norm", bias=True),
-        *_norm("layers.{i}.input_layernorm", "attention_norm", bias=True),
-        *_norm("layers.{i}.post_attention_layernorm", "mlp_norm", bias=True),
-        *_linear("layers.{i}.self_attn.query_key_value", "attention/query", "attention/key",
+        *norm("final_layernorm", "final_norm", bias=True),
+        *norm("layers.{i}.input_layernorm", "attention_norm", bias=True),
+        *norm("layers.{i}.post_attention_layernorm", "mlp_norm", bias=True),
+        *linear("layers.{i}.self_attn.query_key_value", "attention/query", "attention/key",
                  "attention/value", bias=True, by_head=True),
-        *_linear("layers.{i}.self_attn.dense", "attention/out", bias=True, inputs=2),
-        *_linear("layers.{i}.mlp.up_proj", "mlp/gate", "mlp/up", bias=True, by_column=True),
-        *_linear("layers.{i}.mlp.down_proj", "mlp/down", bias=True),
+        *linear("layers.{i}.self_attn.dense", "attention/out", bias=True, inputs=2),
+        *linear("layers.{i}.mlp.up_proj", "mlp/gate", "mlp/up", bias=True, by_column=True),
+        *linear("layers.{i}.mlp.down_proj", "mlp/down", bias=True),
     ),
     only={
         "blocksparse_homo_head_pattern": False, "ff_dim_multiplier": None,

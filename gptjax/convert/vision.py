@@ -9,7 +9,7 @@ from typing import Any
 
 from gptjax import models
 from gptjax.convert.attributes import IGNORED, read_row, same_value, write_row
-from gptjax.convert.families import PLAIN, Attribute, Tensor, _linear, _norm
+from gptjax.convert.families import PLAIN, Attribute, Tensor, linear, norm
 from gptjax.convert.layouts import Layout, Names, Source, Sources, by_path, shapes_of
 from gptjax.errors import UserError, nearest
 from gptjax.models import VisionConfig
@@ -85,19 +85,19 @@ def _layer(
 ) -> tuple[Tensor, ...]:
     query, key, value, out = attention
     return (
-        *_norm(f"{at}.{norms[0]}", "attention_norm", bias=True),
-        *_linear(f"{at}.{query}", "attention/query", bias=True),
-        *_linear(f"{at}.{key}", "attention/key", bias=True),
-        *_linear(f"{at}.{value}", "attention/value", bias=True),
-        *_linear(f"{at}.{out}", "attention/out", bias=True, inputs=2),
-        *_norm(f"{at}.{norms[1]}", "mlp_norm", bias=True),
-        *_linear(f"{at}.{mlp[0]}", "mlp/up", bias=True),
-        *_linear(f"{at}.{mlp[1]}", "mlp/down", bias=True),
+        *norm(f"{at}.{norms[0]}", "attention_norm", bias=True),
+        *linear(f"{at}.{query}", "attention/query", bias=True),
+        *linear(f"{at}.{key}", "attention/key", bias=True),
+        *linear(f"{at}.{value}", "attention/value", bias=True),
+        *linear(f"{at}.{out}", "attention/out", bias=True, inputs=2),
+        *norm(f"{at}.{norms[1]}", "mlp_norm", bias=True),
+        *linear(f"{at}.{mlp[0]}", "mlp/up", bias=True),
+        *linear(f"{at}.{mlp[1]}", "mlp/down", bias=True),
     )
 
 
 PATCH = ("patch",)  # this row's `patch` is the config's patch_size
-HEAD = _linear("classifier", "head", bias=True)
+HEAD = linear("classifier", "head", bias=True)
 VIT = VisionFamily(
     "vit",
     "ViTModel",
@@ -108,8 +108,8 @@ VIT = VisionFamily(
         Tensor("embeddings.position_embeddings", ("positions",), False, leading=1),
         Tensor("embeddings.patch_embeddings.projection.weight", PATCH),
         Tensor("embeddings.patch_embeddings.projection.bias", ("patch_bias",), False, 0),
-        *_norm("layernorm", "final_norm", bias=True),
-        *_linear("pooler.dense", "pooler", bias=True),
+        *norm("layernorm", "final_norm", bias=True),
+        *linear("pooler.dense", "pooler", bias=True),
         *_layer(
             "encoder.layer.{i}",
             ("attention.attention.query", "attention.attention.key", "attention.attention.value",
@@ -136,8 +136,8 @@ CLIP = VisionFamily(
         Tensor("embeddings.class_embedding", ("class_token",), False),
         Tensor("embeddings.position_embedding.weight", ("positions",), False),
         Tensor("embeddings.patch_embedding.weight", PATCH),
-        *_norm("pre_layrnorm", "first_norm", bias=True),
-        *_norm("post_layernorm", "final_norm", bias=True),
+        *norm("pre_layrnorm", "first_norm", bias=True),
+        *norm("post_layernorm", "final_norm", bias=True),
         *_layer(
             "encoder.layers.{i}",
             ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj"),
