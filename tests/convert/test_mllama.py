@@ -1,8 +1,10 @@
 """Llama 3.2 Vision in and out: round trips, released names and attributes, what is refused."""
 
 import dataclasses
+import functools
 import json
 import math
+import shutil
 import sys
 from pathlib import Path
 
@@ -19,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 import tiled_reference as reference
 
 TILED = reference.TILED
+parameters = functools.cache(reference.parameters)
 EXPERIMENT = Path(__file__).parents[2] / "experiments" / "convert_weights.py"
 
 
@@ -28,10 +31,16 @@ def same(one, two):
         np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("written")
+    convert.to_huggingface(TILED, parameters(), folder)
+    return folder
+
+
 @pytest.fixture
-def folder(tmp_path):
-    convert.to_huggingface(TILED, reference.parameters(), tmp_path / "out")
-    return tmp_path / "out"
+def folder(written, tmp_path):
+    return Path(shutil.copytree(written, tmp_path / "out"))
 
 
 def files(folder):
@@ -41,7 +50,7 @@ def files(folder):
 def test_round_trip_is_bit_exact(folder, tmp_path):
     config, params = convert.from_huggingface(folder)
     assert config == mllama.resolved(TILED) == convert.read_config(folder)
-    same(params, reference.parameters())
+    same(params, parameters())
     convert.to_huggingface(config, params, tmp_path / "again", model_type="mllama")
     assert files(folder) == files(tmp_path / "again")
 
@@ -59,7 +68,7 @@ def test_through_the_job_and_back(folder, tmp_path):
 def test_shards_and_bfloat16(tmp_path):
     """Weights that are bf16 numbers come back from a bf16 folder unchanged, in many files."""
     dtype = convert.huggingface.DTYPES["bfloat16"]
-    narrow = jax.tree.map(lambda x: x.astype(dtype).astype(np.float32), reference.parameters())
+    narrow = jax.tree.map(lambda x: x.astype(dtype).astype(np.float32), parameters())
     convert.to_huggingface(TILED, narrow, tmp_path, dtype="bfloat16", max_shard_bytes=5000)
     assert len(list(tmp_path.glob("*.safetensors"))) > 3
     same(narrow, convert.from_huggingface(tmp_path)[1])
@@ -75,7 +84,7 @@ def test_names_of_the_released_files(folder):
     assert not any(name.startswith("model.") for name in found)
     found["language_model.model.rotary_emb.inv_freq"] = np.ones(2, np.float32)
     safetensors.write_folder(folder, found.items(), max_shard_bytes=1 << 30)
-    same(convert.from_huggingface(folder)[1], reference.parameters())
+    same(convert.from_huggingface(folder)[1], parameters())
 
 
 def test_what_transformers_saves_is_read(folder, tmp_path):
@@ -84,7 +93,7 @@ def test_what_transformers_saves_is_read(folder, tmp_path):
     reference.their_model(folder).save_pretrained(tmp_path / "theirs")
     config, params = convert.from_huggingface(tmp_path / "theirs")
     assert config == mllama.resolved(TILED)
-    same(params, reference.parameters())
+    same(params, parameters())
 
 
 # The attributes of 11B as its file has them, without most of how texts are generated.

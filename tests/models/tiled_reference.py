@@ -118,14 +118,13 @@ def ours():
     }
 
 
-def some(outputs):
-    """Few enough numbers to store."""
-    return {
-        "tower": outputs["tower"][[0, 0, 2, 3, 6], [0, 1, 0, 0, 1], [0, 9, 4, 3, 7]][:, ::5],
-        "text": outputs["text"][[0, 0, 1, 1], [0, 8, 4, 11], :5],
-        "text alone": outputs["text alone"][[0, 1], [11, 6], :5],
-        "model": outputs["model"][[0, 0, 1, 2, 2], [0, 7, 11, 3, 11], :5],
-    }
+PLACES = {
+    "tower": lambda x: x[[0, 0, 2, 3, 6], [0, 1, 0, 0, 1], [0, 9, 4, 3, 7]][:, ::5],
+    "text": lambda x: x[[0, 0, 1, 1], [0, 8, 4, 11], :5],
+    "text alone": lambda x: x[[0, 1], [11, 6], :5],
+    "model": lambda x: x[[0, 0, 1, 2, 2], [0, 7, 11, 3, 11], :5],
+}
+"""Of each output few enough numbers to store."""
 
 
 def their_model(folder):
@@ -202,8 +201,8 @@ def main():
     mine, other = ours(), theirs()
     for name in mine:
         print(f"{name:12} {error(mine[name], other[name]):.1e}")
-    for name, values in some(other).items():
-        print(f"    {name!r}: {values.astype(float).round(5).tolist()},")
+    for name, places in PLACES.items():
+        print(f"    {name!r}: {places(other[name]).astype(float).round(5).tolist()},")
 
 
 if __name__ == "__main__":
