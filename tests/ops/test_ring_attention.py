@@ -26,6 +26,9 @@ def visited(ring, window):
                 rows = positions_of_block(ring.chunks[d], size, i)
                 columns = positions_of_block(keys, size, j)
                 count[np.ix_(rows, columns)] += real
+                ago = rows[:, None] - columns
+                sees = (ago >= 0) & (ago < (window or ring.positions.size))
+                assert not real or sees.any()  # nobody works for nothing
     return count
 
 

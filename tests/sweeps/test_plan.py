@@ -166,6 +166,15 @@ def test_predicted_time_grows_with_work_and_falls_with_workers():
     assert max(lane.finish for lane in lanes) == two
     last = min(lane.bundles[-1].total_flops for lane in lanes)
     assert last == flops[-1]  # the cheapest is left for the end
+    for lane in lanes:
+        cells = [cell for bundle in lane.bundles for cell in bundle.cells]
+        compiling = timing.COMPILE_SECONDS * len({cell.run.program for cell in cells})
+        assert lane.finish == pytest.approx(compiling + sum(seconds[cell.id] for cell in cells))
+    seeds = [dataclasses.replace(small, run=dataclasses.replace(small.run, seed=i)) for i in (1, 2)]
+    one, two = (make_bundles(SweepConfig(), TrainConfig(), seeds[:i]) for i in (1, 2))
+    (alone,), (both,) = (timing.schedule(which, 1e10, 1) for which in (one, two))
+    trained = timing.predicted_by_cell(two, 1e10)[seeds[1].id]
+    assert both.finish == pytest.approx(alone.finish + trained)  # compiled once
 
 
 def trunk_plan(**changes):
