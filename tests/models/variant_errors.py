@@ -449,6 +449,11 @@ def seen_in_a_folder(name):
     return of_parts(*([side[key] for key in wanted] for side in (ours, wanted)))
 
 
+def tower_of_tiles():
+    """Features of nine images of one to three tiles."""
+    return seen(tiled, "tower")
+
+
 def draw(seed, *shapes):
     """Arrays of standard normal numbers."""
     rng = np.random.default_rng(seed)

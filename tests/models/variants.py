@@ -92,6 +92,16 @@ def of_a_patch(config: models.VisionConfig | None = None) -> Cost:
     ), None
 
 
+def of_a_tile() -> Cost:
+    """Llama 3.2 Vision's tower: its blocks for each token of four tiles, which see each other."""
+    tower = models.TileConfig()
+    blocks = dataclasses.replace(
+        tower.blocks, depth=tower.depth + tower.global_depth, layer_pattern=("global",),
+        seq_len=tower.max_tiles * tower.tokens,
+    )  # fmt: skip
+    return shapes.training_flops_per_token(blocks), None
+
+
 def crossing(keys: int, layers: int = 3) -> Cost:
     """The reference with so many blocks of cross-attention to the patches of one image.
 
@@ -301,6 +311,8 @@ ROWS = (
     Row("gated cross-attention to patches", "Flamingo 2022", "models.GatedVision",
         "HF Idefics' layer", errors.gates,
         cost=partial(crossing, models.VisionConfig().patches)),
+    Row("tower of tiles", "Llama 3.2 2024", "models.TileConfig", "HF Mllama's tower",
+        errors.tower_of_tiles, cost=of_a_tile),
     Row("cross-attention layers, tiles of an image", "Llama 3.2 2024", "models.TiledVision",
         "HF Mllama", errors.tiles, cost=lambda: crossing(4 * models.TileConfig().tokens)),
 )  # fmt: skip
