@@ -1,7 +1,7 @@
 """Learning-rate schedules as pure functions of (step, total steps, peak).
 
-Step, total and peak may be traced, so runs that differ only in length or learning rate share one
-compiled program.
+Step, total, peak and steps of warm-up may be traced, so runs that differ only in length, learning
+rate or warm-up share one compiled program.
 """
 
 import jax.numpy as jnp
@@ -11,7 +11,9 @@ from jax import Array
 from gptjax.optim.config import OptimConfig
 
 
-def learning_rate(config: OptimConfig, step: Array, total: Array, peak: Array) -> Array:
+def learning_rate(
+    config: OptimConfig, step: Array, total: Array, peak: Array, warmup: Array | None = None
+) -> Array:
     """Learning rate of the update with index `step` (0-based) of `total`.
 
     Linear warm-up reaches the peak at the last warm-up step. Cosine, linear and wsd end exactly at
@@ -22,12 +24,16 @@ def learning_rate(config: OptimConfig, step: Array, total: Array, peak: Array) -
       step: index of the update, 0 … total−1.
       total: number of updates of the whole run.
       peak: largest learning rate.
+      warmup: steps of warm-up in place of `config.warmup_steps`, where that is not 0.
     """
     done = jnp.asarray(step, jnp.float32) + 1.0
     total = jnp.asarray(total, jnp.float32)
-    warmup = warmup_steps(config, total)
+    if not config.warmup_steps or warmup is None:
+        warmup = warmup_steps(config, total)
+    warmup = jnp.asarray(warmup, jnp.float32)
     shape = _SHAPES[config.schedule](config, done, total, warmup)
-    return peak * jnp.where(done < warmup, done / warmup, shape)
+    # By the inverse, as the compiler divides by a constant: the same bits, traced or not.
+    return peak * jnp.where(done < warmup, done * (1.0 / warmup), shape)
 
 
 def warmup_steps(config: OptimConfig, total: Array) -> Array:

@@ -168,7 +168,10 @@ class RunSpec:
         """The same spec with every traced number set to a constant: specs that agree here share
         one compiled program, and can be stacked."""
         decay = 1.0 if self.optim.weight_decay > 0.0 else 0.0
-        optim = dataclasses.replace(self.optim, learning_rate=1.0, weight_decay=decay)
+        warmup = min(1, self.optim.warmup_steps)
+        optim = dataclasses.replace(
+            self.optim, learning_rate=1.0, weight_decay=decay, warmup_steps=warmup
+        )
         model = dataclasses.replace(self.model, init_scale=1.0, hidden_init_scale=0.0)
         return dataclasses.replace(self, model=model, optim=optim, steps=1, seed=0)
 

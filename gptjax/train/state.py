@@ -86,6 +86,7 @@ class Hyper:
       peak: largest learning rate, float32.
       decay: weight decay, float32.
       total: updates of the whole run, int32.
+      warmup: `optim.warmup_steps`, int32; unread where they are a fraction of the run.
       seed: seed of the data order, uint32.
       parts: micro-batches of a step, int32; read by a `RunSpec.shared_program` alone.
     """
@@ -93,6 +94,7 @@ class Hyper:
     peak: Array
     decay: Array
     total: Array
+    warmup: Array
     seed: Array
     parts: Array
 
@@ -130,6 +132,7 @@ def make_hyper(spec: RunSpec) -> Hyper:
         peak=jnp.float32(spec.optim.learning_rate),
         decay=jnp.float32(spec.optim.weight_decay),
         total=jnp.int32(spec.steps),
+        warmup=jnp.int32(spec.optim.warmup_steps),
         seed=jnp.uint32(spec.seed),
         parts=jnp.int32(spec.micro_batches),
     )

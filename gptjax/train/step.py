@@ -323,7 +323,7 @@ def _make_update(
         if layout is not None:
             grads = layout.constrain_gradients(grads)
         step = state.step if part is None else state.step + (part[0] + 1.0) / part[1] - 1.0
-        rate = learning_rate(spec.optim, step, hyper.total, hyper.peak)
+        rate = learning_rate(spec.optim, step, hyper.total, hyper.peak, hyper.warmup)
         updates, opt_state = optimizer.update(
             grads, state.opt_state, wide, learning_rate=rate, weight_decay=hyper.decay
         )

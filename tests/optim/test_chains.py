@@ -1,11 +1,14 @@
 """Schedules by hand, AdamW against a NumPy loop, decay by path."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from gptjax.optim import OptimConfig, decay_mask, learning_rate, make_optimizer
+from gptjax.optim.config import SCHEDULES
 
 
 def rates(total: int, **settings) -> np.ndarray:
@@ -31,6 +34,23 @@ def test_linear_constant_and_inverse_sqrt_by_hand():
     inverse = rates(100, schedule="inverse_sqrt", warmup_fraction=0.04)
     assert inverse[3] == pytest.approx(2.0)
     assert inverse[15] == pytest.approx(1.0)  # four times the warm-up: half the peak
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_steps_of_warmup_may_be_traced(schedule):
+    """One program for warm-ups of 7 and of 10 steps, each with the bits of its own."""
+    steps, peak = jnp.arange(100), jnp.float32(2.0)
+
+    def of(warmup):
+        return functools.partial(learning_rate, OptimConfig(schedule=schedule, warmup_steps=warmup))
+
+    shared = jax.jit(of(1))
+    for warmup in (7, 10):
+        own = jax.jit(of(warmup))(steps, jnp.int32(100), peak)
+        assert own[warmup - 1] == 2.0 and own[warmup - 2] == pytest.approx(2.0 - 2.0 / warmup)
+        assert (shared(steps, jnp.int32(100), peak, jnp.int32(warmup)) == own).all()
+    fraction = OptimConfig(schedule=schedule, warmup_fraction=0.2)
+    assert learning_rate(fraction, 9, 100, peak, jnp.int32(0)) == pytest.approx(1.0)
 
 
 def test_wsd_is_flat_then_falls_as_one_minus_root():

@@ -53,7 +53,8 @@ def test_batches_of_parts_of_one_size_share_a_program_and_have_the_bits_of_their
     rooms = [dataclasses.replace(spec, batch_size=k, micro_batches=k) for k in (1, 2, 3, 9)]
     assert [one.shared_program.micro_batches for one in rooms] == [2, 2, 8, 32]
     for parts in (1, 2):
-        one = dataclasses.replace(spec, batch_size=2 * parts, micro_batches=parts)
+        warmup = dataclasses.replace(spec.optim, warmup_steps=5 - parts)
+        one = dataclasses.replace(spec, optim=warmup, batch_size=2 * parts, micro_batches=parts)
         shared, metrics = session.advance(one, session.init(one), make_hyper(one), 5)
         assert len(session._programs) == 2  # one for the steps, one for the initial state
         plain = jax.jit(make_advance(one.program, corpus))
