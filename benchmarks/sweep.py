@@ -135,7 +135,7 @@ def one_by_one(place: Path, setup: Any, cell: Any, name: str, **changes: Any) ->
     values["train"] |= {
         "batch_size": run.batch_size, "steps": changes.get("steps", run.steps), "tokens": 0,
         "seed": changes.get("seed", run.seed), "evaluations": 1, "keep_best": False,
-        "tensorboard": False,
+        "tensorboard": False, "micro_batches": run.micro_batches,
     }  # fmt: skip
     (place / "one.py").write_text(READ_JSON)
     (place / f"{name}.json").write_text(json.dumps(values))

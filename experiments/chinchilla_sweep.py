@@ -27,4 +27,5 @@ def get_config() -> ConfigDict:
     config.sweep.width_step = 4
     config.sweep.head_width = 16
     config.sweep.rule = "demo_trunk"
+    config.sweep.part_tokens = 512
     return config

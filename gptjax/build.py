@@ -183,6 +183,11 @@ def _check_together(setup: Setup) -> None:
     _check_memory(setup)
     if setup.sweep.rule == "fixed" or setup.general.job in ONE_RUN:
         _check_micro_batches(train.batch_size, train.micro_batches)
+    if setup.sweep.part_tokens and train.micro_batches > 1:
+        raise UserError(
+            f"sweep.part_tokens={setup.sweep.part_tokens} and train.micro_batches="
+            f"{train.micro_batches} both cut a batch; set one of them to its default"
+        )
     if setup.general.job in ONE_RUN and train.steps == 0 and train.tokens == 0:
         raise UserError(
             "train.steps=0 and train.tokens=0 give the run no length; set one of them, for "

@@ -49,6 +49,12 @@ class SweepConfig:
         1e6, "size (non-embedding + head) at which sweep.learning_rate_scale holds", above=0.0
     )
     batch_scale: float = setting(1.0, "multiplies the rule's batch size", above=0.0)
+    part_tokens: int = setting(
+        0,
+        "every batch is computed in parts of at most so many tokens, one after another, so that "
+        "batches share programs and, on CPU, fit its cache (512); 0 = train.micro_batches parts",
+        minimum=0,
+    )
     tune: bool = setting(
         False,
         "before the sweep, find the best learning rate of its smallest sizes, and correct the rule "

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from gptjax.errors import UserError
 from gptjax.files import digest
 from gptjax.models import ModelConfig
+from gptjax.ops.backend import micro_batches
 from gptjax.optim import OptimConfig
 from gptjax.sweeps import shapes
 from gptjax.sweeps.config import SweepConfig
@@ -99,8 +100,12 @@ def make_run(
         rate = _round_digits(rate * relative**sweep.learning_rate_exponent)
     optim = dataclasses.replace(optim, learning_rate=rate, warmup_steps=warmup)
     model, optim = transfer_width(model, optim)
+    parts = train.micro_batches
+    if sweep.part_tokens:
+        parts = micro_batches(batch_size, model.seq_len, tokens=sweep.part_tokens)
     run = RunSpec.of(
         train,
+        micro_batches=parts,
         model=model,
         optim=optim,
         batch_size=batch_size,

@@ -144,6 +144,10 @@ CASES: dict[str, tuple] = {
         sweep("sweep.rule=fixed", "train.micro_batches=5"),
         "train.batch_size=32 is not a multiple of train.micro_batches=5; change one",
     ),
+    "parts twice": (
+        sweep("sweep.part_tokens=512", "train.micro_batches=2"),
+        "sweep.part_tokens=512 and train.micro_batches=2 both cut a batch",
+    ),
     "memory of many runs": (
         sweep("model.remat=auto"), "model.remat=auto is for one run", "for example model.remat=",
     ),

@@ -29,6 +29,17 @@ def test_cells_spend_their_budget_under_the_exact_count():
         assert error <= 0.5 * tokens_a_step / cell.run.tokens + 1e-12
 
 
+def test_parts_of_so_many_tokens_make_programs_of_different_batches_one():
+    rule = {"rule": "demo_trunk", "widths": (16,), "budgets": (1e10, 1e12)}
+    whole, parts = plan(**rule), plan(**rule, part_tokens=512)
+    assert [cell.run.batch_size for cell in parts] == [8, 16]
+    assert [cell.run.micro_batches for cell in parts] == [1, 2]
+    assert [cell.run.micro_batches for cell in whole] == [1, 1]
+    assert len({cell.run.shared_program for cell in parts}) == 1
+    assert len({cell.run.shared_program for cell in whole}) == 2
+    assert [cell.run.steps for cell in parts] == [cell.run.steps for cell in whole]
+
+
 def test_exact_count_by_hand():
     """One block of width 2, one head: 3 · (projections + scores + MLP + head) a token."""
     model = dataclasses.replace(
