@@ -176,19 +176,19 @@ def enable_compilation_cache(setup: Setup) -> None:
 
 
 def _check_together(setup: Setup) -> None:
-    train = setup.train
+    train, one_run = setup.train, setup.general.job in ONE_RUN
     _check_name(setup.general.experiment)
     optim.validate(setup.optim)
     _check_widths(setup.sweep)
     _check_memory(setup)
-    if setup.sweep.rule == "fixed" or setup.general.job in ONE_RUN:
+    if setup.sweep.rule == "fixed" or one_run:
         _check_micro_batches(train.batch_size, train.micro_batches)
-    if setup.sweep.part_tokens and train.micro_batches > 1:
+    if setup.sweep.part_tokens and train.micro_batches > 1 and not one_run:
         raise UserError(
             f"sweep.part_tokens={setup.sweep.part_tokens} and train.micro_batches="
             f"{train.micro_batches} both cut a batch; set one of them to its default"
         )
-    if setup.general.job in ONE_RUN and train.steps == 0 and train.tokens == 0:
+    if one_run and train.steps == 0 and train.tokens == 0:
         raise UserError(
             "train.steps=0 and train.tokens=0 give the run no length; set one of them, for "
             "example --config.train.tokens=10000000"

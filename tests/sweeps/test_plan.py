@@ -30,8 +30,9 @@ def test_cells_spend_their_budget_under_the_exact_count():
 
 
 def test_parts_of_so_many_tokens_make_programs_of_different_batches_one():
-    rule = {"rule": "demo_trunk", "widths": (16,), "budgets": (1e10, 1e12)}
-    whole, parts = plan(**rule), plan(**rule, part_tokens=512)
+    rule = {"rule": "demo_trunk", "widths": (16, 32), "budgets": (1e10, 1e12)}
+    whole, parts = (plan(**rule, part_tokens=tokens)[::2] for tokens in (0, 512))
+    assert {cell.run.model.width for cell in parts} == {16}
     assert [cell.run.batch_size for cell in parts] == [8, 16]
     assert [cell.run.micro_batches for cell in parts] == [1, 2]
     assert [cell.run.micro_batches for cell in whole] == [1, 1]
