@@ -62,22 +62,29 @@ def read_family(family: Family, attributes: Mapping[str, Any]) -> ModelConfig:
     if family.rope:
         fields |= _read_rope(left, family, fields["seq_len"])
     fields |= LAYERS[family.layers][0](left, fields["depth"])
-    for name, wanted in family.only.items():
-        given = left.pop(name, wanted)
-        if not same_value(given, wanted):
-            raise UserError(
-                f"config.json has {name}={given!r}, and gptjax builds a {family.model_type} with "
-                f"{wanted!r} only; convert another model"
-            )
-    if left:
-        name = sorted(left)[0]
-        raise UserError(
-            f"config.json has {name}={left[name]!r}, which is not known for model_type="
-            f"{family.model_type}; remove it if it does not change the logits"
-        )
+    check_rest(left, family.only, family.model_type)
     config = canonical(ModelConfig(**fields))
     validate(config)
     return config
+
+
+def check_rest(left: Mapping[str, Any], only: Mapping[str, Any], model_type: str) -> None:
+    """Refuse attributes that no table has read: those of `only` with another value, and all others.
+
+    Raises:
+      UserError: naming the first by the alphabet.
+    """
+    for name, given in sorted(left.items()):
+        if name not in only:
+            raise UserError(
+                f"config.json has {name}={given!r}, which is not known for model_type="
+                f"{model_type}; remove it if it does not change the logits"
+            )
+        if not same_value(given, only[name]):
+            raise UserError(
+                f"config.json has {name}={given!r}, and gptjax builds a {model_type} with "
+                f"{only[name]!r} only; convert another model"
+            )
 
 
 def write_attributes(family: Family, config: ModelConfig) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from gptjax import models
 from gptjax.convert.attributes import (
     IGNORED,
     canonical,
+    check_rest,
     read_family,
     read_row,
     write_attributes,
@@ -27,23 +28,13 @@ from gptjax.convert.layouts import (
     shapes_of,
     text_layout,
 )
+from gptjax.convert.vision import SILENT, side
 from gptjax.errors import UserError
 from gptjax.models import CrossText, TileConfig, TiledVision
 
 MODEL_TYPE, ARCHITECTURE = "mllama", "MllamaForConditionalGeneration"
 EXTRA_TOKENS = 8  # rows of the embedding beyond its vocabulary, in `transformers`
 
-# What older versions of `transformers` write into every part: how texts are generated, and files.
-_SILENT = (
-    "bad_words_ids", "begin_suppress_tokens", "cross_attention_hidden_size",
-    "decoder_start_token_id", "diversity_penalty", "do_sample", "dropout", "early_stopping",
-    "encoder_no_repeat_ngram_size", "exponential_decay_length_penalty", "finetuning_task",
-    "forced_bos_token_id", "forced_eos_token_id", "length_penalty", "max_length", "min_length",
-    "no_repeat_ngram_size", "num_beam_groups", "num_beams", "num_return_sequences",
-    "output_scores", "prefix", "remove_invalid_values", "repetition_penalty",
-    "return_dict_in_generate", "suppress_tokens", "temperature", "tf_legacy_loss",
-    "tie_encoder_decoder", "top_k", "top_p", "typical_p", "use_bfloat16",
-)  # fmt: skip
 _TEXT_DEFAULTS = {
     "vocab_size": 128256, "hidden_size": 4096, "intermediate_size": 14336,
     "num_hidden_layers": 40, "num_attention_heads": 32, "num_key_value_heads": 8,
@@ -63,23 +54,14 @@ TEXT = dataclasses.replace(
     always={**LLAMA.always, "tied_head": False},
     only={"tie_word_embeddings": False, "add_cross_attention": False, "pruned_heads": {}},
     rope_base=5e5,
-    silent=_SILENT,
+    silent=SILENT,
 )
-
-
-def _side(pixels: Any) -> int:
-    if not isinstance(pixels, int):
-        raise UserError(
-            f"config.json has a side of {pixels!r}, and gptjax builds square tiles and patches; "
-            "give one number"
-        )
-    return pixels
 
 
 _PLAIN = TileConfig()
 VISION = (
-    Attribute("image_size", "image_size", _PLAIN.image_size, _side),
-    Attribute("patch_size", "patch_size", _PLAIN.patch_size, _side),
+    Attribute("image_size", "image_size", _PLAIN.image_size, side),
+    Attribute("patch_size", "patch_size", _PLAIN.patch_size, side),
     Attribute("num_channels", "channels", _PLAIN.channels),
     Attribute("hidden_size", "width", _PLAIN.width),
     Attribute("num_hidden_layers", "depth", _PLAIN.depth),
@@ -94,7 +76,7 @@ VISION = (
         lambda pairs: tuple(map(tuple, pairs)), lambda pairs: list(map(list, pairs)),
     ),
 )  # fmt: skip
-_VISION_SILENT = IGNORED.union(_SILENT, ("tie_word_embeddings",))
+_VISION_SILENT = IGNORED.union(SILENT, ("tie_word_embeddings",))
 _VISION_ONLY = {"hidden_act": "gelu", "add_cross_attention": False, "pruned_heads": {}}
 
 
@@ -115,7 +97,7 @@ def read_mllama(attributes: Mapping[str, Any], names: Names) -> Layout:
     left = {name: value for name, value in attributes.items() if name not in IGNORED}
     text, vision = left.pop("text_config", None) or {}, left.pop("vision_config", None) or {}
     token = left.pop("image_token_index", left.pop("image_token_id", 128256))
-    _check_rest(left, {"tie_word_embeddings": False}, "mllama")
+    check_rest(left, {"tie_word_embeddings": False}, "mllama")
     config = TiledVision(_read_text(text), _read_vision(vision), token)
     models.count_tiled(config)  # checks it
     return layout_of(config)
@@ -210,23 +192,8 @@ def _read_vision(attributes: Mapping[str, Any]) -> TileConfig:
         fields[row.ours] = read_row(row, value, "mllama_vision_model")
     config = TileConfig(**fields)
     wanted = {**_VISION_ONLY, "vision_output_dim": config.feature_width}
-    _check_rest(left, wanted, "mllama_vision_model")
+    check_rest(left, wanted, "mllama_vision_model")
     return _resolved(config)
-
-
-def _check_rest(left: Mapping[str, Any], wanted: Mapping[str, Any], model_type: str) -> None:
-    """Refuse what has another value than `wanted`, or is not there."""
-    for name, value in sorted(left.items()):
-        if name not in wanted:
-            raise UserError(
-                f"config.json has {name}={value!r}, which is not known for model_type="
-                f"{model_type}; remove it if it does not change the logits"
-            )
-        if value != wanted[name]:
-            raise UserError(
-                f"config.json has {name}={value!r}, and gptjax builds a {model_type} with "
-                f"{wanted[name]!r} only; convert another model"
-            )
 
 
 def _resolved(vision: TileConfig) -> TileConfig:

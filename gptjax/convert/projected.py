@@ -7,9 +7,9 @@ from typing import Any
 from gptjax import models
 from gptjax.convert.attributes import (
     IGNORED,
+    check_rest,
     family_of,
     read_attributes,
-    same_value,
     write_attributes,
 )
 from gptjax.convert.families import FAMILIES, Family, Tensor
@@ -26,7 +26,6 @@ from gptjax.convert.layouts import (
 from gptjax.convert.vision import (
     NOT_WEIGHTS,
     VisionFamily,
-    check_nothing_left,
     fitting,
     read_vision_attributes,
     vision_sources,
@@ -82,14 +81,7 @@ def read_projected(attributes: Mapping[str, Any], names: Names) -> Layout:
             f"config.json has vision_feature_layer={layer!r}, and one layer is read; convert "
             "another model"
         )
-    for name, wanted in ONLY.items():
-        given = left.pop(name, wanted)
-        if not same_value(given, wanted):
-            raise UserError(
-                f"config.json has {name}={given!r}, and gptjax builds a {MODEL_TYPE} with "
-                f"{wanted!r} only; convert another model"
-            )
-    check_nothing_left(left, MODEL_TYPE)
+    check_rest(left, ONLY, MODEL_TYPE)
     kind = text.setdefault("model_type", "llama")
     vision.setdefault("model_type", "clip_vision_model")
     text = {**TEXT_DEFAULTS.get(kind, {}), **text}

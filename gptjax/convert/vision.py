@@ -8,24 +8,27 @@ from collections.abc import Mapping
 from typing import Any
 
 from gptjax import models
-from gptjax.convert.attributes import IGNORED, read_row, same_value, write_row
+from gptjax.convert.attributes import IGNORED, check_rest, read_row, write_row
 from gptjax.convert.families import PLAIN, Attribute, Tensor, linear, norm
 from gptjax.convert.layouts import Layout, Names, Source, Sources, by_path, shapes_of
 from gptjax.errors import UserError, nearest
 from gptjax.models import VisionConfig
 
 NOT_THE_FUNCTION = {"init_scale", "compute_dtype"}
-# What older versions wrote into every config, most of it on the generation of texts.
+# What older versions wrote into every part of a config, on how texts are generated and on files.
 SILENT = (
-    "add_cross_attention", "bad_words_ids", "begin_suppress_tokens", "cross_attention_hidden_size",
+    "bad_words_ids", "begin_suppress_tokens", "cross_attention_hidden_size",
     "decoder_start_token_id", "diversity_penalty", "do_sample", "dropout", "early_stopping",
     "encoder_no_repeat_ngram_size", "exponential_decay_length_penalty", "finetuning_task",
-    "forced_bos_token_id", "forced_eos_token_id", "initializer_factor", "length_penalty",
-    "max_length", "min_length", "no_repeat_ngram_size", "num_beam_groups", "num_beams",
-    "num_return_sequences", "output_scores", "prefix", "projection_dim", "remove_invalid_values",
-    "repetition_penalty", "return_dict_in_generate", "suppress_tokens", "temperature",
-    "tf_legacy_loss", "tie_encoder_decoder", "tie_word_embeddings", "top_k", "top_p", "typical_p",
-    "use_bfloat16", "vocab_size",
+    "forced_bos_token_id", "forced_eos_token_id", "length_penalty", "max_length", "min_length",
+    "no_repeat_ngram_size", "num_beam_groups", "num_beams", "num_return_sequences",
+    "output_scores", "prefix", "remove_invalid_values", "repetition_penalty",
+    "return_dict_in_generate", "suppress_tokens", "temperature", "tf_legacy_loss",
+    "tie_encoder_decoder", "top_k", "top_p", "typical_p", "use_bfloat16",
+)  # fmt: skip
+OF_VISION = (
+    *SILENT, "add_cross_attention", "initializer_factor", "projection_dim",
+    "tie_word_embeddings", "vocab_size",
 )  # fmt: skip
 NOT_WEIGHTS = (r"position_ids$",)
 
@@ -53,23 +56,29 @@ class VisionFamily:
     only: Mapping[str, Any] = dataclasses.field(default_factory=lambda: {"pruned_heads": {}})
     classifier: str = ""
     prefix: str = ""
-    silent: tuple[str, ...] = SILENT
+    silent: tuple[str, ...] = OF_VISION
     aliases: tuple[tuple[str, str], ...] = ()
 
 
-def _side(value: Any) -> int:
-    """The side of a square, which some files give twice."""
+def side(value: Any) -> int:
+    """The side of a square, which some files give twice.
+
+    Raises:
+      UserError: for another rectangle.
+    """
     if isinstance(value, int):
         return value
     if len(set(value)) != 1:
-        raise UserError(f"config.json has a size of {value}, and only squares are built")
+        raise UserError(
+            f"config.json has a size of {value}, and only squares are built; convert another model"
+        )
     return int(value[0])
 
 
 def _attributes(*, patch: int, act: str, eps: float) -> tuple[Attribute, ...]:
     return (
-        Attribute("image_size", "image_size", 224, _side),
-        Attribute("patch_size", "patch_size", patch, _side),
+        Attribute("image_size", "image_size", 224, side),
+        Attribute("patch_size", "patch_size", patch, side),
         Attribute("num_channels", "channels", 3),
         Attribute("hidden_size", "width", 768),
         Attribute("num_hidden_layers", "depth", 12),
@@ -122,7 +131,7 @@ VIT = VisionFamily(
     classifier="ViTForImageClassification",
     prefix="vit.",
     silent=(
-        *SILENT, "attention_probs_dropout_prob", "encoder_stride", "hidden_dropout_prob",
+        *OF_VISION, "attention_probs_dropout_prob", "encoder_stride", "hidden_dropout_prob",
         "pooler_output_size",
     ),
     aliases=((r"^vit\.", ""),),
@@ -181,7 +190,7 @@ def read_clip(attributes: Mapping[str, Any], names: Names) -> Layout:
     left = {name: value for name, value in attributes.items() if name not in unsaid}
     older, vision = left.pop("vision_config_dict", None), left.pop("vision_config", None)
     vision = older or vision or {}  # where files have both, the older name wins
-    check_nothing_left(left, "clip")
+    check_rest(left, {}, "clip")
     _, config = read_vision_attributes({"model_type": CLIP.model_type, **vision})
     layout = vision_layout(CLIP, config)
     return dataclasses.replace(layout, ignored=(*layout.ignored, *CLIP_TEXT))
@@ -205,24 +214,8 @@ def read_vision_attributes(attributes: Mapping[str, Any]) -> tuple[VisionFamily,
     fields = dict(family.always)
     for row in family.attributes:
         fields[row.ours] = read_row(row, left.pop(row.theirs, row.default), family.model_type)
-    for name, wanted in family.only.items():
-        given = left.pop(name, wanted)
-        if not same_value(given, wanted):
-            raise UserError(
-                f"config.json has {name}={given!r}, and gptjax builds a {family.model_type} with "
-                f"{wanted!r} only; convert another model"
-            )
-    check_nothing_left(left, family.model_type)
+    check_rest(left, family.only, family.model_type)
     return family, VisionConfig(**fields)
-
-
-def check_nothing_left(left: Mapping[str, Any], model_type: str) -> None:
-    """Refuse the first attribute that no table has read."""
-    for name in sorted(left):
-        raise UserError(
-            f"config.json has {name}={left[name]!r}, which is not known for model_type="
-            f"{model_type}; remove it if it does not change the logits"
-        )
 
 
 def write_vision(config: VisionConfig, model_type: str) -> tuple[dict[str, Any], Layout]:

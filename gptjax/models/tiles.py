@@ -20,7 +20,7 @@ from gptjax.models.config import BOTH_WAYS, ModelConfig
 from gptjax.models.cross import GatedBlock
 from gptjax.models.parts import Norm, activation_type, init_stacked
 from gptjax.models.sizes import sizes
-from gptjax.models.vision import cut_patches
+from gptjax.models.vision import check_multiples, cut_patches
 
 Params = Any  # nested dict of float32 arrays
 
@@ -95,11 +95,7 @@ def validate_tiles(config: TileConfig) -> None:
     for name in least:
         if getattr(config, name) < 1:
             raise UserError(f"{name}={getattr(config, name)} must be at least 1")
-    for name, part in (("image_size", "patch_size"), ("width", "num_heads")):
-        whole, each = getattr(config, name), getattr(config, part)
-        if whole < each or whole % each:
-            near = max(1, round(whole / each)) * each
-            raise UserError(f"{name}={whole} is not a multiple of {part}={each}; try {name}={near}")
+    check_multiples(config)
     for layer in config.read_layers:
         if not 0 <= layer < config.depth:
             raise UserError(f"read_layers has {layer}; choose among 0 to {config.depth - 1}")

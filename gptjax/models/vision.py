@@ -83,6 +83,11 @@ def validate_vision(config: VisionConfig) -> None:
             raise UserError(f"{name}={getattr(config, name)} must be at least {minimum}")
     if config.mlp not in ops.FEED_FORWARD:
         raise UserError(f"mlp={config.mlp!r} is not known; {nearest(config.mlp, ops.FEED_FORWARD)}")
+    check_multiples(config)
+
+
+def check_multiples(config: Any) -> None:
+    """Refuse a tower whose images are no whole patches, or whose width is no whole heads."""
     for name, part in (("image_size", "patch_size"), ("width", "num_heads")):
         whole, each = getattr(config, name), getattr(config, part)
         if whole < each or whole % each:
