@@ -82,7 +82,7 @@ def prepare(folder: Path) -> tuple[Any, list, Callable[[Sequence], Any]]:
     build.enable_compilation_cache(setup)
     corpus = build.load_corpus(setup)
     bundles = timing.longest_first(plan.make_bundles(setup, plan.make_cells(setup, corpus)))
-    return setup, bundles, lambda devices: session_on(corpus, setup.train, devices)
+    return setup, bundles, lambda devices: session_on(corpus, setup.sweep, setup.train, devices)
 
 
 def train(

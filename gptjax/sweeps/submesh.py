@@ -60,9 +60,11 @@ def sizes_of(sweep: SweepConfig, devices: Sequence[Any]) -> Callable[[Bundle], i
     return size
 
 
-def session_on(corpus: Corpus, train: TrainConfig, devices: Sequence[Any]) -> Session:
+def session_on(
+    corpus: Corpus, sweep: SweepConfig, train: TrainConfig, devices: Sequence[Any]
+) -> Session:
     """A session whose runs are cut over these devices."""
     if len(devices) == 1:
-        return Session(corpus, train)
+        return Session(corpus, train, shares_parts=sweep.part_tokens > 0)
     mesh = _mesh(len(devices))
     return Session(corpus, train, lambda spec: make_layout(mesh, spec, devices))

@@ -36,6 +36,8 @@ class Session:
       options: batch of evaluation, where batches are gathered, checkpoint intervals.
       layout_of: where a run's arrays live; None means one device.
       watch: told what the process is at.
+      shares_parts: whether batches of parts of one size share a program, on a CPU; it costs each a
+        sum of gradients more, so for runs that are many.
       compile_seconds: time spent compiling so far.
     """
 
@@ -45,11 +47,14 @@ class Session:
         options: TrainConfig,
         layout_of: Callable[[RunSpec], Layout | None] = lambda spec: None,
         watch: Watchdog | None = None,
+        *,
+        shares_parts: bool = False,
     ) -> None:
         self.corpus = corpus
         self.options = options
         self.layout_of = layout_of
         self.watch = Watchdog() if watch is None else watch
+        self.shares_parts = shares_parts and jax.default_backend() == "cpu"
         self.compile_seconds = 0.0
         self._programs = Programs()
         self._ahead = threading.local()
@@ -140,7 +145,7 @@ class Session:
         return self._advance_from_host(spec, state, hyper, steps)
 
     def _advance_program(self, spec: RunSpec, inputs: tuple, layout: Layout | None) -> Any:
-        roomy = layout is None and spec.only_sums_parts and jax.default_backend() == "cpu"
+        roomy = self.shares_parts and layout is None and spec.only_sums_parts
         program = spec.shared_program if roomy else spec.program
 
         def lower() -> Any:

@@ -4,10 +4,10 @@ import dataclasses
 
 from gptjax.models import ModelConfig
 from gptjax.optim import OptimConfig
-from gptjax.sweeps import SweepConfig, devices_for, memory, sizes_of
+from gptjax.sweeps import SweepConfig, devices_for, memory, session_on, sizes_of
 from gptjax.sweeps.bundles import Bundle
 from gptjax.sweeps.plan import Cell
-from gptjax.train import RunSpec
+from gptjax.train import RunSpec, TrainConfig
 
 MODEL = ModelConfig(depth=2, width=64, num_heads=4, seq_len=64, vocab_size=256)
 RUN = RunSpec(model=MODEL, optim=OptimConfig(), batch_size=8, steps=10)
@@ -41,3 +41,9 @@ def test_a_stack_stays_on_one_device_and_a_cpu_says_no_limit():
     assert sizes_of(exact, [Device()] * 8)(one) == 1
     tight = SweepConfig(device_gb=memory.training_bytes(RUN) / 2**30 / 8)
     assert sizes_of(tight, [Device()] * 8)(one) == 8
+
+
+def test_runs_of_a_sweep_in_parts_share_programs():
+    for tokens in (0, 512):
+        session = session_on(None, SweepConfig(part_tokens=tokens), TrainConfig(), [None])
+        assert session.shares_parts == (tokens > 0)

@@ -48,7 +48,7 @@ def test_micro_batches_equal_one_batch_also_with_unequal_masks(spec, corpus):
 
 
 def test_batches_of_parts_of_one_size_share_a_program_and_have_the_bits_of_their_own(corpus, spec):
-    session = Session(corpus, TrainConfig())
+    session = Session(corpus, TrainConfig(), shares_parts=True)
     spec = dataclasses.replace(spec, mask_end_of_document=True)
     rooms = [dataclasses.replace(spec, batch_size=k, micro_batches=k) for k in (1, 2, 3, 9)]
     assert [one.shared_program.micro_batches for one in rooms] == [2, 2, 8, 32]
