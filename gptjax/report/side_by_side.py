@@ -18,7 +18,7 @@ from gptjax.report.view import Json, Number, number, real
 DASHES = ("-", (0, (4, 1.4)), (0, (1, 1.2)), (0, (5, 1.2, 1, 1.2)), (0, (8, 1.5)))
 MARKERS = "osD^v"
 FARTHEST = 100.0
-"""A multiplier from here on was not looked for."""
+"""A multiplier was looked for between this and its inverse."""
 
 
 def build(
@@ -175,7 +175,9 @@ def _text(key: str) -> Callable[[float], str]:
 
 
 def _multiplier(value: float) -> str:
-    return f"≥ {FARTHEST:g}" if value >= 0.999 * FARTHEST else _three(value)
+    if value >= 0.999 * FARTHEST:
+        return f"≥ {FARTHEST:g}"
+    return f"≤ {1 / FARTHEST:g}" if value <= 1.001 / FARTHEST else _three(value)
 
 
 def _three(value: float) -> str:
@@ -240,7 +242,7 @@ def _standings_html(content: Json) -> str:
         for row in content["standings"]
     ]
     level = f"{content['confidence']:.0%}"
-    note = f"{level} intervals. A multiplier is looked for up to {FARTHEST:g}."
+    note = f"{level} intervals. A multiplier is looked for from 1/{FARTHEST:g} to {FARTHEST:g}."
     return tables.table("", _HEAD, rows, note=note, text_columns=(1,))
 
 

@@ -188,3 +188,4 @@ def test_multipliers_up_to_the_farthest_lie_inside_their_figure():
     assert 0 < heights[0] < 0.1 and heights[1] - heights[0] > 0.3 < heights[2] - heights[1]
     assert side_by_side._multiplier(farthest) == f"≥ {farthest:g}"
     assert side_by_side._multiplier(15.2) == "15.2"
+    assert side_by_side._multiplier(1 / farthest) == f"≤ {1 / farthest:g}"
