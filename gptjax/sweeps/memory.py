@@ -8,7 +8,7 @@ from gptjax.train import RunSpec
 STATES = 8.0
 """Copies of all states of a state-space layer that its backward pass finds, measured on a CPU."""
 
-PATHS = 4.0
+SPARSE_COPIES = 4.0
 """Copies of the scores of the kinds that leave pairs out, over those of dense attention."""
 
 BLOCK = 256
@@ -23,7 +23,7 @@ def training_bytes(run: RunSpec) -> float:
     that here, with the keys whose scores are held at a time in place of s; states of Mamba and what
     experts hold besides; the logits with their gradient and one copy; half as much again for what
     else the compiler keeps. Of twelve kinds of layers at 256 and 1,024 tokens, compiled for a CPU,
-    all hold less (`tests/sweeps/test_memory.py`).
+    each holds less, and no less than a quarter (`tests/sweeps/test_memory.py`).
     """
     model = run.model
     tokens = run.batch_size / run.micro_batches * model.seq_len
@@ -38,7 +38,7 @@ def _layer_bytes(run: RunSpec, layer: Layer) -> float:
     if layer.mixer == "ssm":
         mixing = STATES * model.ssm_width * model.ssm_state
     elif layer.mixer == "performer":
-        mixing = PATHS * 5.0 * model.num_heads * model.feature_count
+        mixing = SPARSE_COPIES * 5.0 * model.num_heads * model.feature_count
     else:
         mixing = 5.0 * model.num_heads * _keys(run, layer.mixer)
     experts = 0.0
@@ -54,7 +54,7 @@ def _keys(run: RunSpec, mixer: str) -> float:
     """
     model = run.model
     if mixer in SPARSE:
-        return PATHS * shapes.sparse_keys(model, mixer)
+        return SPARSE_COPIES * shapes.sparse_keys(model, mixer)
     kernel = models.attention_kernel(
         model, mixer, segmented=run.document_attention, backend="cpu"
     )
