@@ -5,12 +5,13 @@ import itertools
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from gptjax import build, models
 from gptjax.errors import UserError
-from gptjax.jobs import experiment
+from gptjax.jobs import experiment, plan_mesh
 from gptjax.jobs.compile import run_spec
 from gptjax.jobs.plan_mesh import POLICIES, fits, search, with_remat
 from gptjax.main import main
@@ -64,6 +65,16 @@ def test_what_does_not_is_cut(tmp_path, capsys):
     assert alone and not any(one["fits"] for one in alone)
     assert all("does not fit" in one["why_not"] for one in alone)
     assert "candidates are faster by the estimate and do not fit" in capsys.readouterr().out
+
+
+def test_what_the_compiler_was_not_asked_about_is_not_refused():
+    """Without a word from the compiler nothing fits; with some words, none of these does."""
+    chip = SimpleNamespace(memory=16 * 2**30)
+    target = SimpleNamespace(name="v5e-16", chip=chip)
+    found = [SimpleNamespace(held=SimpleNamespace(total=20 * 2**30))]
+    assert plan_mesh._verdict(target, found, [], None).startswith("nothing fits v5e-16: the least")
+    said = plan_mesh._verdict(target, found, [SimpleNamespace()] * 3, None)
+    assert "none of the 3 that it was asked about fits; set config.compiled=12" in said
 
 
 @pytest.mark.slow

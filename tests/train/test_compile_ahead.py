@@ -23,6 +23,20 @@ def test_a_run_finds_everything_that_it_needs_and_gives_the_same_bits(corpus, sp
     assert results[0].evaluation == results[1].evaluation
 
 
+def test_a_thread_that_compiled_ahead_counts_its_own_compiling_again(corpus, spec, monkeypatch):
+    session = Session(corpus, TrainConfig())
+
+    def fails(spec, members):
+        assert session._ahead.here
+        raise ValueError("no memory")
+
+    monkeypatch.setattr(session, "_compile_all", fails)
+    with pytest.raises(ValueError, match="no memory"):
+        session.compile_ahead(spec)
+    session.init(spec)
+    assert session.compile_seconds > 0.0
+
+
 def test_a_stack_finds_its_program_too(corpus, spec, tmp_path):
     session = Session(corpus, TrainConfig())
     session.compile_ahead(spec, members=2)
