@@ -111,7 +111,6 @@ class Session:
             ("init", spec.origin),
             lambda: jax.jit(lambda key: init_state(spec.origin, key)).lower(jax.random.key(0)),
             None,
-            quickly=True,
         )
 
     def _init_on(self, layout: Layout, spec: RunSpec) -> TrainState:
@@ -206,15 +205,13 @@ class Session:
             layout,
         )
 
-    def _compiled(
-        self, key: Any, lower: Callable[[], Any], layout: Layout | None, *, quickly: bool = False
-    ) -> Any:
+    def _compiled(self, key: Any, lower: Callable[[], Any], layout: Layout | None) -> Any:
         started = time.perf_counter()
 
         def make() -> Any:
-            # A program that runs once: on a CPU half of the time to compile it, the same bits.
-            cheap = quickly and jax.default_backend() == "cpu"
-            options = {"xla_backend_optimization_level": 1} if cheap else None
+            # On a CPU the first level compiles faster, and what it makes is as fast.
+            on_cpu = jax.default_backend() == "cpu"
+            options = {"xla_backend_optimization_level": 1} if on_cpu else None
             with contextlib.nullcontext() if layout is None else layout.context():
                 return lower().compile(compiler_options=options)
 

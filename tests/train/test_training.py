@@ -24,7 +24,6 @@ from gptjax.train import (
     make_train_step,
     run,
 )
-from gptjax.train.session import make_advance
 from gptjax.train.step import make_batch, token_losses
 
 
@@ -57,9 +56,8 @@ def test_batches_of_parts_of_one_size_share_a_program_and_have_the_bits_of_their
         one = dataclasses.replace(spec, optim=warmup, batch_size=2 * parts, micro_batches=parts)
         shared, metrics = session.advance(one, session.init(one), make_hyper(one), 5)
         assert len(session._programs) == 2  # one for the steps, one for the initial state
-        plain = jax.jit(make_advance(one.program, corpus))
-        tokens = jnp.asarray(np.asarray(corpus.train))
-        alone, own = plain(session.init(one), tokens, make_hyper(one), jnp.int32(5))
+        plain = Session(corpus, TrainConfig())
+        alone, own = plain.advance(one, plain.init(one), make_hyper(one), 5)
         same = [(a == b).all() for a, b in zip(*map(jax.tree.leaves, (shared, alone)), strict=True)]
         assert all(same) and (metrics.loss == own.loss).all() and float(own.loss[4]) > 0
 
