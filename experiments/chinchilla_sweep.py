@@ -28,4 +28,5 @@ def get_config() -> ConfigDict:
     config.sweep.head_width = 16
     config.sweep.rule = "demo_trunk"
     config.sweep.part_tokens = 512
+    config.train.eval_batch_size = 16
     return config

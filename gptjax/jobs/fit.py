@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import importlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,6 +53,12 @@ def fit_and_report(
     stamp_path.unlink(missing_ok=True)
     laws_of_tables(setup, folder, folder / "runs.csv", folder / "curves.csv")
     write_json(stamp_path, stamp)
+
+
+def preload() -> None:
+    """Import what figures need and is long to import."""
+    for name in ("gptjax.report.html", "matplotlib.backends.backend_pdf"):
+        importlib.import_module(name)
 
 
 def _inputs(setup: Setup, folder: Path) -> dict[str, str]:

@@ -149,6 +149,8 @@ class Workers:
             if status is None:
                 continue
             del self._processes[name]
+            if status == 0:
+                fit.preload()  # on the core that this worker left
             if status == USER_ERROR_STATUS:
                 raise UserError(self._last_words(name))
             if status != 0:

@@ -2,19 +2,22 @@
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 import numpy as np
 
-from gptjax.sweeps import shapes
 from gptjax.sweeps.bundles import Bundle
 from gptjax.sweeps.plan import Cell
+from gptjax.train import RunSpec
 
 COMPILE_SECONDS = 5.0
 """A new shape: step and evaluation programs of two to four unrolled layers, one core."""
 
 CALL_SECONDS_PER_LAYER = 8.5e-5
 """What a layer's step costs whatever its size (kernel launches, small reductions), one core."""
+
+REFERENCE = 1e11
+"""FLOP/s of a core's products, where all that matters is which of two bundles takes longer."""
 
 WIDTH_OF_HALF_SPEED = 22.0
 """Width at which a step reaches half of the rate that wide layers reach."""
@@ -62,18 +65,62 @@ class Lane:
     finish: float = 0.0
 
 
+class Turns:
+    """Which bundle a worker takes next: the longest, by preference of those it has compiled.
+
+    One that needs no other program goes before others that are not twice as long, compiling
+    included: what is saved is the compiling, or at least the tracing, and what stays for the end is
+    short all the same.
+    """
+
+    def __init__(self, bundles: Sequence[Bundle]) -> None:
+        numbers: dict[RunSpec, int] = {}
+        self._programs = {
+            bundle.name: frozenset(
+                numbers.setdefault(cell.run.shared_program, len(numbers)) for cell in bundle.cells
+            )
+            for bundle in bundles
+        }
+        seconds = predicted_by_cell(bundles, REFERENCE)
+        self._seconds = {
+            bundle.name: sum(seconds[cell.id] for cell in bundle.cells) for bundle in bundles
+        }
+
+    def programs(self, bundle: Bundle) -> frozenset[int]:
+        """What a worker compiles for a bundle."""
+        return self._programs[bundle.name]
+
+    def order(self, left: Sequence[Bundle], compiled: Set[int] = frozenset()) -> list[Bundle]:
+        """The order in which a worker with these programs tries what is left; equals as given."""
+        spent = {
+            bundle.name: self._seconds[bundle.name]
+            + COMPILE_SECONDS * len(self.programs(bundle) - compiled)
+            for bundle in left
+        }
+        longest = max(spent.values(), default=0.0)
+
+        def key(bundle: Bundle) -> tuple[bool, float]:
+            mine = spent[bundle.name]
+            return self.programs(bundle) <= compiled and 2 * mine > longest, mine
+
+        return sorted(left, key=key, reverse=True)
+
+
 def schedule(bundles: Sequence[Bundle], reference: float, workers: int) -> list[Lane]:
-    """Longest first onto the worker that is free, compiling included; one lane a worker.
+    """Bundles by `Turns` onto the worker that is free, compiling included; one lane a worker.
 
     Args:
       reference: FLOP/s, `reference_rate`.
     """
     lanes = [Lane()] * max(1, workers)
-    compiled: list[set] = [set() for _ in lanes]
+    compiled: list[set[int]] = [set() for _ in lanes]
     seconds = predicted_by_cell(bundles, reference)
-    for bundle in longest_first(bundles):
+    turns, left = Turns(bundles), list(bundles)
+    while left:
         i = min(range(len(lanes)), key=lambda lane: lanes[lane].finish)
-        new = {cell.run.shared_program for cell in bundle.cells} - compiled[i]
+        bundle = turns.order(left, compiled[i])[0]
+        left.remove(bundle)
+        new = turns.programs(bundle) - compiled[i]
         compiled[i] |= new
         spent = COMPILE_SECONDS * len(new) + sum(seconds[cell.id] for cell in bundle.cells)
         lanes[i] = Lane((*lanes[i].bundles, bundle), lanes[i].finish + spent)
@@ -86,9 +133,5 @@ def predicted_total(bundles: Sequence[Bundle], reference: float, workers: int) -
 
 
 def longest_first(bundles: Sequence[Bundle]) -> list[Bundle]:
-    """Bundles by falling cost, so that no long one is left for the end."""
-
-    def order(bundle: Bundle) -> tuple[float, int, str]:
-        return -bundle.total_flops, shapes.size_of(bundle.cells[0].run.model), bundle.name
-
-    return sorted(bundles, key=order)
+    """Bundles by falling time, so that no long one is left for the end."""
+    return Turns(bundles).order(bundles)

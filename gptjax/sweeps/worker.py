@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from gptjax.files import read_json, write_json
-from gptjax.sweeps import records
+from gptjax.sweeps import records, timing
 from gptjax.sweeps.bundles import Bundle
 from gptjax.sweeps.claims import Claims
 from gptjax.sweeps.plan import Cell
@@ -67,7 +67,7 @@ def work(
     options: WorkerOptions,
     stop: Callable[[], bool],
 ) -> None:
-    """Train every cell that has no record; `bundles` in the order of preference.
+    """Train every cell that has no record; in the order of `timing.Turns`.
 
     Raises:
       Interrupted: when `stop` said so; the current run's state is saved and its claim released.
@@ -76,12 +76,15 @@ def work(
     claims = Claims(workdir, stale_seconds=options.claim_seconds)
     status = Status(workdir, options.name)
     ahead = _Ahead(session)
+    turns, compiled = timing.Turns(bundles), set[int]()
     try:
         while True:
             left = [bundle for bundle in bundles if records.open_cells(workdir, bundle.cells)]
-            taken = next((bundle for bundle in left if claims.take(bundle.name)), None)
+            free = turns.order([one for one in left if claims.free(one.name)], compiled)
+            taken = next((bundle for bundle in free if claims.take(bundle.name)), None)
             if taken is not None:
-                later = (one for one in left if one is not taken and claims.free(one.name))
+                compiled |= turns.programs(taken)
+                later = (one for one in free if one is not taken and claims.free(one.name))
                 if options.compile_ahead and (following := next(later, None)) is not None:
                     ahead.compile(following)
                 with claims.holding(taken.name):

@@ -154,6 +154,24 @@ def test_known_entropy_replaces_the_noise_of_the_sample(tmp_path, monkeypatch):
     assert record["loss_plain"] == 0.93
 
 
+def test_a_worker_goes_on_with_what_it_has_compiled(tmp_path, monkeypatch):
+    trained = []
+
+    def train(session, run, *rest):
+        trained.append(run.seed)
+        return result()
+
+    wide = dataclasses.replace(MODEL, width=16)
+    cells = [
+        dataclasses.replace(one, run=dataclasses.replace(one.run, model=model, steps=steps))
+        for one, model, steps in (
+            (cell(0), MODEL, 10**6), (cell(1), wide, 10**5), (cell(2), MODEL, 10**5)
+        )
+    ]  # fmt: skip
+    run_worker(tmp_path, cells, monkeypatch, train)
+    assert trained == [0, 2, 1]
+
+
 def test_a_worker_compiles_ahead_for_the_bundle_that_is_free(tmp_path, monkeypatch):
     asked, trained = [], []
 

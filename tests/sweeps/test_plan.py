@@ -9,6 +9,7 @@ from gptjax.errors import UserError
 from gptjax.models import ModelConfig
 from gptjax.optim import OptimConfig
 from gptjax.sweeps import RULES, Scale, SweepConfig, make_bundles, make_plan, memory, shapes, timing
+from gptjax.sweeps.bundles import Bundle
 from gptjax.sweeps.config import RULES as RULE_NAMES
 from gptjax.train import TrainConfig
 
@@ -171,13 +172,15 @@ def test_predicted_time_grows_with_work_and_falls_with_workers():
     assert seconds[large.id] > seconds[small.id]
     one, two = (timing.predicted_total(bundles, 1e10, workers) for workers in (1, 2))
     assert one / 2 <= two < one
-    flops = [bundle.total_flops for bundle in timing.longest_first(bundles)]
-    assert flops == sorted(flops, reverse=True)
+    trained = [
+        sum(seconds[cell.id] for cell in bundle.cells) for bundle in timing.longest_first(bundles)
+    ]
+    assert trained == sorted(trained, reverse=True)
     lanes = timing.schedule(bundles, 1e10, 2)
     assert sorted(b.name for lane in lanes for b in lane.bundles) == sorted(b.name for b in bundles)
     assert max(lane.finish for lane in lanes) == two
-    last = min(lane.bundles[-1].total_flops for lane in lanes)
-    assert last == flops[-1]  # the cheapest is left for the end
+    last = min(seconds[lane.bundles[-1].cells[0].id] for lane in lanes)
+    assert last == trained[-1]  # the cheapest is left for the end
     for lane in lanes:
         cells = [cell for bundle in lane.bundles for cell in bundle.cells]
         compiling = timing.COMPILE_SECONDS * len({cell.run.program for cell in cells})
@@ -187,6 +190,27 @@ def test_predicted_time_grows_with_work_and_falls_with_workers():
     (alone,), (both,) = (timing.schedule(which, 1e10, 1) for which in (one, two))
     trained = timing.predicted_by_cell(two, 1e10)[seeds[1].id]
     assert both.finish == pytest.approx(alone.finish + trained)  # compiled once
+
+
+def test_a_worker_prefers_what_it_has_compiled_to_what_is_not_twice_as_long():
+    cell = plan()[0]
+
+    def bundle(steps, norm_eps):
+        model = dataclasses.replace(cell.run.model, norm_eps=norm_eps)
+        run = dataclasses.replace(cell.run, model=model, steps=steps)
+        return Bundle(f"{steps}", (dataclasses.replace(cell, run=run),))
+
+    bundles = [bundle(4200, 1e-5), bundle(4000, 1e-6), bundle(3800, 1e-5), bundle(3600, 1e-6)]
+    first, second, third, fourth = bundles
+    half = bundle(1000, 1e-6)
+    turns = timing.Turns([*bundles, half])
+    assert turns.programs(first) == turns.programs(third)
+    assert turns.order([fourth, third, second, first]) == bundles
+    assert turns.order(bundles[1:], turns.programs(first)) == [third, second, fourth]
+    assert turns.order([third, fourth], turns.programs(second)) == [fourth, third]
+    assert turns.order([third, half], turns.programs(second)) == [third, half]
+    lanes = timing.schedule(bundles, 1e10, 2)
+    assert [lane.bundles for lane in lanes] == [(first, third), (second, fourth)]
 
 
 def trunk_plan(**changes):
