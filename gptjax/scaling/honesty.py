@@ -132,17 +132,16 @@ def convention_table(table: Any, form: Form, config: FitConfig) -> list[dict[str
     known = [c for c in PARAMS_CONVENTIONS if f"params_{c}" in table]
     if config.column_params or not known:
         known = [config.params_convention]
-    rows = []
-    for params in known:
-        for flops in ("exact", "6nd"):
-            if flops == "exact" and not (config.column_flops or "flops" in table or "C" in table):
-                continue
-            there = dataclasses.replace(
-                config, params_convention=params, flops_convention=flops,
-                resamples=min(config.resamples, RESAMPLES),
-            )  # fmt: skip
-            rows.append(_convention_row(table, form, there))
-    return rows
+    exact = config.column_flops or "flops" in table or "C" in table
+    there = [
+        dataclasses.replace(
+            config, params_convention=params, flops_convention=flops,
+            resamples=min(config.resamples, RESAMPLES),
+        )
+        for params in known
+        for flops in (("exact", "6nd") if exact else ("6nd",))
+    ]  # fmt: skip
+    return together([functools.partial(_convention_row, table, form, one) for one in there])
 
 
 def _convention_row(table: Any, form: Form, config: FitConfig) -> dict[str, Any]:
