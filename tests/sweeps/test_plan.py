@@ -202,7 +202,7 @@ def test_a_worker_prefers_what_it_has_compiled_to_what_is_not_twice_as_long():
 
     bundles = [bundle(4200, 1e-5), bundle(4000, 1e-6), bundle(3800, 1e-5), bundle(3600, 1e-6)]
     first, second, third, fourth = bundles
-    half = bundle(1000, 1e-6)
+    half = bundle(2500, 1e-6)  # 6 s, where the third takes 9 and 5 to compile
     turns = timing.Turns([*bundles, half])
     assert turns.programs(first) == turns.programs(third)
     assert turns.order([fourth, third, second, first]) == bundles
