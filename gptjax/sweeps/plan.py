@@ -1,6 +1,7 @@
 """From config sections to cells: which runs a sweep trains, and why it refuses some plans."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 
@@ -30,7 +31,7 @@ class Cell:
     corpus: str
     budget: float
 
-    @property
+    @functools.cached_property
     def id(self) -> str:
         """Hash of the canonical form of run and corpus."""
         return digest({"run": dataclasses.asdict(self.run), "corpus": self.corpus})
