@@ -98,6 +98,7 @@ def test_the_optimizer_counts_updates(spec, corpus):
     assert jax.tree.structure(state.opt_state) == jax.tree.structure(optimizer.init(state.params))
 
 
+@pytest.mark.slow
 def test_stop_resume_and_feed_change_no_bit(session, spec, corpus, tmp_path):
     model = dataclasses.replace(spec.model, compute_dtype="float16")
     grown = growing(spec, model=model, param_dtype="bfloat16", loss_scale=2.0**30, steps=12)
