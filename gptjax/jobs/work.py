@@ -70,18 +70,17 @@ def work(folder: Path, name: str) -> int:
 
 
 def prepare(folder: Path) -> tuple[Any, list, Callable[[Sequence], Any]]:
-    """Start JAX; the setup that made a folder, its bundles (longest first), a maker of Sessions for
-    some devices."""
+    """Start JAX; the setup that made a folder, its bundles, what makes Sessions for devices."""
     from gptjax import build
     from gptjax.jobs import plan, workdir
     from gptjax.jobs.devices import start_backend
-    from gptjax.sweeps import session_on, timing
+    from gptjax.sweeps import session_on
 
     setup = workdir.saved_setup(folder)
     start_backend(setup)
     build.enable_compilation_cache(setup)
     corpus = build.load_corpus(setup)
-    bundles = timing.longest_first(plan.make_bundles(setup, plan.make_cells(setup, corpus)))
+    bundles = plan.make_bundles(setup, plan.make_cells(setup, corpus))
     return setup, bundles, lambda devices: session_on(corpus, setup.sweep, setup.train, devices)
 
 
