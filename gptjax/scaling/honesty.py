@@ -133,7 +133,7 @@ def convention_table(table: Any, form: Form, config: FitConfig) -> list[dict[str
     if config.column_params or not known:
         known = [config.params_convention]
     exact = config.column_flops or "flops" in table or "C" in table
-    there = [
+    counted = [
         dataclasses.replace(
             config, params_convention=params, flops_convention=flops,
             resamples=min(config.resamples, RESAMPLES),
@@ -141,7 +141,7 @@ def convention_table(table: Any, form: Form, config: FitConfig) -> list[dict[str
         for params in known
         for flops in (("exact", "6nd") if exact else ("6nd",))
     ]  # fmt: skip
-    return together([functools.partial(_convention_row, table, form, one) for one in there])
+    return together([functools.partial(_convention_row, table, form, one) for one in counted])
 
 
 def _convention_row(table: Any, form: Form, config: FitConfig) -> dict[str, Any]:
