@@ -25,13 +25,23 @@ STEPS = 8
 def moved(width: int, transfer: str) -> dict[str, float]:
     """The check at one width: four heads at each, learning rate and scales tuned at none."""
     model = ModelConfig(
-        depth=2, width=width, num_heads=4, seq_len=32, vocab_size=64, positions="rotary",
-        norm="rmsnorm", use_bias=False, init_scale=0.1,
-    )  # fmt: skip
+        depth=2,
+        width=width,
+        num_heads=4,
+        seq_len=32,
+        vocab_size=64,
+        positions="rotary",
+        norm="rmsnorm",
+        use_bias=False,
+        init_scale=0.1,
+    )
     optim = OptimConfig(
-        learning_rate=4e-3, schedule="constant", width_transfer=transfer, base_width=64,
+        learning_rate=4e-3,
+        schedule="constant",
+        width_transfer=transfer,
+        base_width=64,
         base_head_dim=16,
-    )  # fmt: skip
+    )
     model, optim = transfer_width(model, optim)
     spec = RunSpec(model=model, optim=optim, batch_size=8, steps=100)
     tokens = np.random.default_rng(0).integers(0, 64, (8, 33))

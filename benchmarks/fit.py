@@ -85,12 +85,18 @@ def main() -> None:
     share = float(np.mean(np.array(reached) <= best * (1 + 1e-6)))
     print(f"runs {len(runs['loss'])}, objective {best:.7g}")
     print(f"500 starts and 4,000 resamples, cold      {cold:8.2f} s")
-    print(f"500 starts, warm                          {median['fit']:8.2f} s"
-          f"   {law.certificate.share_at_best:.1%} of starts at the optimum")  # fmt: skip
-    print(f"4,000 resamples, warm                     {median['both'] - median['fit']:8.2f} s"
-          f"   {law.resamples.failed} failed")  # fmt: skip
-    print(f"SciPy BFGS, {len(grid)} classic starts        {median['scipy']:8.2f} s"
-          f"   {share:.1%} of starts at the optimum")  # fmt: skip
+    print(
+        f"500 starts, warm                          {median['fit']:8.2f} s"
+        f"   {law.certificate.share_at_best:.1%} of starts at the optimum"
+    )
+    print(
+        f"4,000 resamples, warm                     {median['both'] - median['fit']:8.2f} s"
+        f"   {law.resamples.failed} failed"
+    )
+    print(
+        f"SciPy BFGS, {len(grid)} classic starts        {median['scipy']:8.2f} s"
+        f"   {share:.1%} of starts at the optimum"
+    )
     print(f"SciPy over ours, one fit                  {median['scipy'] / median['fit']:8.1f} times")
 
 

@@ -83,9 +83,16 @@ FIGURES = Path(__file__).parents[1] / "docs" / "figures"
 def remat() -> None:
     """Temporary bytes of one gradient by depth, time at one depth, and bytes a parameter."""
     shape = models.ModelConfig(
-        width=64, num_heads=2, vocab_size=64, seq_len=32, layers="scan", positions="rotary",
-        mlp="relu", norm="rmsnorm", use_bias=False,
-    )  # fmt: skip
+        width=64,
+        num_heads=2,
+        vocab_size=64,
+        seq_len=32,
+        layers="scan",
+        positions="rotary",
+        mlp="relu",
+        norm="rmsnorm",
+        use_bias=False,
+    )
     found: dict[str, list[float]] = {policy: [] for policy in POLICIES}
     for depth in DEPTHS:
         for policy in POLICIES:
@@ -109,11 +116,18 @@ def remat() -> None:
         config = dataclasses.replace(small, remat=policy)
         program = _gradient_of(config, 4, _chunked_model_loss)
         each.append(temporary_mib(program) * 2**20 / size(shapes_of(config)))
-    print("| bytes a parameter, GPT-2 small, 4 × 1,024 tokens | "
-          + " | ".join(f"{one:.1f}" for one in each) + " |")  # fmt: skip
-    _draw("memory_depth", "blocks", DEPTHS[1:], {
-        policy: [mib - values[0] for mib in values[1:]] for policy, values in found.items()
-    }, "temporary memory beyond one block's, MiB")  # fmt: skip
+    print(
+        "| bytes a parameter, GPT-2 small, 4 × 1,024 tokens | "
+        + " | ".join(f"{one:.1f}" for one in each)
+        + " |"
+    )
+    _draw(
+        "memory_depth",
+        "blocks",
+        DEPTHS[1:],
+        {policy: [mib - values[0] for mib in values[1:]] for policy, values in found.items()},
+        "temporary memory beyond one block's, MiB",
+    )
 
 
 def _chunked_model_loss(config: models.ModelConfig, params, ids) -> jax.Array:
@@ -173,9 +187,10 @@ def loss() -> None:
 
 def _loss_inputs(tokens: int, vocabulary: int, width: int = 256) -> list[jax.Array]:
     return [
-        jnp.ones((1, tokens, width)), jnp.ones((width, vocabulary)),
+        jnp.ones((1, tokens, width)),
+        jnp.ones((width, vocabulary)),
         jnp.zeros((1, tokens), jnp.int32),
-    ]  # fmt: skip
+    ]
 
 
 def _head_loss(chunk: int, x_BTD, w_DV, ids_BT) -> jax.Array:
@@ -203,7 +218,10 @@ def seconds_of(programs: dict[str, tuple], rounds: int = 5) -> dict[str, float]:
 
 
 def _draw(
-    name: str, label: str, x: tuple[int, ...], lines: dict[str, list[float]],
+    name: str,
+    label: str,
+    x: tuple[int, ...],
+    lines: dict[str, list[float]],
     y_label: str = "temporary memory, MiB",
 ) -> None:
     """Bytes against x on log axes, the slope of each line's last two points in the legend."""
@@ -224,8 +242,11 @@ def _draw(
 
 
 TABLES: dict[str, Callable[[], None]] = {
-    "optimizers": optimizers, "remat": remat, "attention": attention, "loss": loss,
-}  # fmt: skip
+    "optimizers": optimizers,
+    "remat": remat,
+    "attention": attention,
+    "loss": loss,
+}
 
 
 def main() -> None:

@@ -33,9 +33,17 @@ def corpus(folder: Path) -> data.Corpus:
 def make_spec(width: int, batch_size: int, vocab_size: int) -> RunSpec:
     """A cell of the demo sweep."""
     model = ModelConfig(
-        depth=3, width=width, num_heads=max(1, width // 16), seq_len=64, vocab_size=vocab_size,
-        positions="rotary", mlp="relu", norm="rmsnorm", use_bias=False, init_scale=0.1,
-    )  # fmt: skip
+        depth=3,
+        width=width,
+        num_heads=max(1, width // 16),
+        seq_len=64,
+        vocab_size=vocab_size,
+        positions="rotary",
+        mlp="relu",
+        norm="rmsnorm",
+        use_bias=False,
+        init_scale=0.1,
+    )
     return RunSpec(model=model, optim=OptimConfig(), batch_size=batch_size, steps=10**6)
 
 

@@ -133,15 +133,25 @@ def one_by_one(place: Path, setup: Any, cell: Any, name: str, **changes: Any) ->
     values["model"] = {**dataclasses.asdict(run.model), **changes.get("model", {})}
     values["optim"] = dataclasses.asdict(run.optim)
     values["train"] |= {
-        "batch_size": run.batch_size, "steps": changes.get("steps", run.steps), "tokens": 0,
-        "seed": changes.get("seed", run.seed), "evaluations": 1, "keep_best": False,
-        "tensorboard": False, "micro_batches": run.micro_batches,
-    }  # fmt: skip
+        "batch_size": run.batch_size,
+        "steps": changes.get("steps", run.steps),
+        "tokens": 0,
+        "seed": changes.get("seed", run.seed),
+        "evaluations": 1,
+        "keep_best": False,
+        "tensorboard": False,
+        "micro_batches": run.micro_batches,
+    }
     (place / "one.py").write_text(READ_JSON)
     (place / f"{name}.json").write_text(json.dumps(values))
     workdir = place / name
-    command = [sys.executable, "-m", "gptjax.main", f"--workdir={workdir}",
-               f"--config={place / 'one.py'}:{place / f'{name}.json'}"]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "gptjax.main",
+        f"--workdir={workdir}",
+        f"--config={place / 'one.py'}:{place / f'{name}.json'}",
+    ]
     started = time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     wall = time.perf_counter() - started
@@ -172,19 +182,30 @@ def torch_job(place: Path, corpus: Any, cell: Any, steps: int, seed: int, name: 
     rates = np.asarray(learning_rate(run.optim, jnp.arange(steps), total, peak))
     path = place / f"{name}.npz"
     np.savez(
-        path, train=np.asarray(corpus.train), heldout=np.asarray(corpus.heldout), rates=rates,
+        path,
+        train=np.asarray(corpus.train),
+        heldout=np.asarray(corpus.heldout),
+        rates=rates,
         windows=windows.reshape(steps, run.batch_size),
-    )  # fmt: skip
+    )
     config = {
-        "vocab_size": model.vocab_size, "n_positions": model.seq_len, "n_embd": model.width,
-        "n_layer": model.depth, "n_head": model.num_heads, "n_inner": model.hidden_width,
-        "activation_function": model.mlp, "initializer_range": model.init_scale,
-        "layer_norm_epsilon": model.norm_eps, "tie_word_embeddings": model.tied_head,
-    }  # fmt: skip
+        "vocab_size": model.vocab_size,
+        "n_positions": model.seq_len,
+        "n_embd": model.width,
+        "n_layer": model.depth,
+        "n_head": model.num_heads,
+        "n_inner": model.hidden_width,
+        "activation_function": model.mlp,
+        "initializer_range": model.init_scale,
+        "layer_norm_epsilon": model.norm_eps,
+        "tie_word_embeddings": model.tied_head,
+    }
     optim = {
-        "betas": (run.optim.b1, run.optim.b2), "eps": run.optim.eps,
-        "weight_decay": run.optim.weight_decay, "clip": run.optim.clip_norm,
-    }  # fmt: skip
+        "betas": (run.optim.b1, run.optim.b2),
+        "eps": run.optim.eps,
+        "weight_decay": run.optim.weight_decay,
+        "clip": run.optim.clip_norm,
+    }
     masked = corpus.end_of_document if corpus.mask_end_of_document else -1
     job = {"data": str(path), "config": config, "optim": optim, "masked": masked, "seed": seed}
     path.with_suffix(".json").write_text(json.dumps(job))
@@ -195,15 +216,23 @@ def in_torch(job: Path, rival: "Rival", attention: str = "sdpa") -> dict[str, fl
     """Run a job in a process of its own, or in as many at once as the rival has; their mean."""
     environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(job.parent / "inductor")}
     threads = THREADS // rival.processes
-    command = [sys.executable, __file__, f"--worker={job}", f"--compiled={int(rival.compiled)}",
-               f"--threads={threads}", f"--attention={attention}"]  # fmt: skip
+    command = [
+        sys.executable,
+        __file__,
+        f"--worker={job}",
+        f"--compiled={int(rival.compiled)}",
+        f"--threads={threads}",
+        f"--attention={attention}",
+    ]
     running = [
         subprocess.Popen(
             [*command, f"--core={core if rival.processes > 1 else -1}"],
-            stdout=subprocess.PIPE, text=True, env=environment,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
         )
         for core in range(rival.processes)
-    ]  # fmt: skip
+    ]
     found = []
     for process in running:
         output = process.communicate()[0]
@@ -253,9 +282,13 @@ def serve(path: Path, *, compiled: bool, threads: int, attention: str, core: int
     torch.manual_seed(job["seed"])
     dropout = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
     config = GPT2Config(
-        **job["config"], **dropout, use_cache=False, bos_token_id=0, eos_token_id=0,
+        **job["config"],
+        **dropout,
+        use_cache=False,
+        bos_token_id=0,
+        eos_token_id=0,
         attn_implementation=attention,
-    )  # fmt: skip
+    )
     arrays = np.load(job["data"])
     model = GPT2LMHeadModel(config).train()
     call = torch.compile(model) if compiled else model
@@ -299,8 +332,11 @@ def torch_optimizer(model: Any, rate: float, settings: dict[str, Any]) -> Any:
             {"params": decayed, "weight_decay": settings["weight_decay"]},
             {"params": rest, "weight_decay": 0.0},
         ],
-        lr=rate, betas=tuple(settings["betas"]), eps=settings["eps"], fused=True,
-    )  # fmt: skip
+        lr=rate,
+        betas=tuple(settings["betas"]),
+        eps=settings["eps"],
+        fused=True,
+    )
 
 
 def torch_updates(model: Any, call: Any, arrays: Any, job: dict[str, Any]) -> list[float]:
@@ -392,10 +428,13 @@ def equal_losses(place: Path, setup: Any, corpus: Any, cell: Any, record: dict) 
     ]
     jobs = [torch_job(place, corpus, cell, cell.run.steps, seed, f"whole-{seed}") for seed in seeds]
     return {
-        "width": cell.run.model.width, "steps": cell.run.steps, "sweep": record["loss"],
-        "one by one": whole, "one by one, as GPT-2": nearest,
+        "width": cell.run.model.width,
+        "steps": cell.run.steps,
+        "sweep": record["loss"],
+        "one by one": whole,
+        "one by one, as GPT-2": nearest,
         "PyTorch": [in_torch(job, RIVALS["eager"])["loss"] for job in jobs],
-    }  # fmt: skip
+    }
 
 
 def measure(place: Path, sample: int, overrides: Sequence[str]) -> dict[str, Any]:
@@ -432,8 +471,9 @@ def measure(place: Path, sample: int, overrides: Sequence[str]) -> dict[str, Any
                 costs[name][shape] = rival.cost(job, attention)
             print(
                 f"{cell.run.model.width} × {cell.run.batch_size}, {steps} steps, PyTorch's "
-                f"{attention} attention:", flush=True,
-            )  # fmt: skip
+                f"{attention} attention:",
+                flush=True,
+            )
             for name, found in costs.items():
                 print(f"  {name}: {_words(found[shape])}", flush=True)
     ours = sweep.finish()
@@ -443,10 +483,12 @@ def measure(place: Path, sample: int, overrides: Sequence[str]) -> dict[str, Any
         "cells": len(cells),
         "sweep": ours,
         "one by one": total(cells, costs["one by one"], each_starts=True),
-        **{name: total(cells, costs[name], each_starts=False, at_once=rival.processes)
-           for name, rival in RIVALS.items()},
+        **{
+            name: total(cells, costs[name], each_starts=False, at_once=rival.processes)
+            for name, rival in RIVALS.items()
+        },
         "losses": equal_losses(place, apart, corpus, whole, record),
-    }  # fmt: skip
+    }
 
 
 def _words(cost: Cost) -> str:
@@ -468,9 +510,12 @@ def main() -> None:
     args, overrides = parser.parse_known_args()
     if args.worker:
         serve(
-            args.worker, compiled=bool(args.compiled), threads=args.threads,
-            attention=args.attention, core=args.core,
-        )  # fmt: skip
+            args.worker,
+            compiled=bool(args.compiled),
+            threads=args.threads,
+            attention=args.attention,
+            core=args.core,
+        )
         return
     with tempfile.TemporaryDirectory() as folder:
         found = measure(Path(folder), args.sample, overrides)

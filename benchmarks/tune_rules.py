@@ -32,10 +32,16 @@ def main() -> None:
     options = _arguments()
     corpus = data.load(data.DataConfig(), seq_len=options.seq_len)
     base = ModelConfig(
-        depth=options.depth, seq_len=options.seq_len, vocab_size=corpus.vocab_size, norm="rmsnorm",
-        positions=options.positions, mlp=options.mlp, use_bias=False, tied_head=options.tied,
+        depth=options.depth,
+        seq_len=options.seq_len,
+        vocab_size=corpus.vocab_size,
+        norm="rmsnorm",
+        positions=options.positions,
+        mlp=options.mlp,
+        use_bias=False,
+        tied_head=options.tied,
         init_scale=options.init_scale,
-    )  # fmt: skip
+    )
     sweep = SweepConfig(head_width=options.head_width)
     rates = [float(rate) for rate in options.rates.split(",")]
     optim = OptimConfig(
@@ -53,10 +59,22 @@ def main() -> None:
                 losses = grid_losses(spec, corpus, rates, options.stack, options.seeds)
                 for (rate, seed), (loss, error) in losses.items():
                     row = [
-                        options.label, f"{options.flops:g}", width, model.depth, model.num_heads,
-                        options.seq_len, options.mlp, batch, steps, rate, seed, f"{loss:.5f}",
-                        f"{error:.5f}", shapes.size_of(model), f"{time.time() - started:.1f}",
-                    ]  # fmt: skip
+                        options.label,
+                        f"{options.flops:g}",
+                        width,
+                        model.depth,
+                        model.num_heads,
+                        options.seq_len,
+                        options.mlp,
+                        batch,
+                        steps,
+                        rate,
+                        seed,
+                        f"{loss:.5f}",
+                        f"{error:.5f}",
+                        shapes.size_of(model),
+                        f"{time.time() - started:.1f}",
+                    ]
                     writer.writerow(row)
                     print(*row, flush=True)
                 file.flush()

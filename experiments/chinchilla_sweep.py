@@ -17,9 +17,14 @@ def get_config() -> ConfigDict:
     config.job = "sweep"
     config.data.source = "python-stdlib"
     config.model.update(
-        depth=3, seq_len=64, norm="rmsnorm", positions="rotary", mlp="relu", use_bias=False,
+        depth=3,
+        seq_len=64,
+        norm="rmsnorm",
+        positions="rotary",
+        mlp="relu",
+        use_bias=False,
         init_scale=0.15,
-    )  # fmt: skip
+    )
     config.optim.schedule = "wsd"
     config.sweep.plan = "isoflop"
     config.sweep.budgets = (1.2e11, 2e11, 3.2e11, 5.2e11, 8.4e11, 1.4e12, 3.8e12)

@@ -33,14 +33,29 @@ def get_config() -> ConfigDict:
     config.job = "compare_sweeps"
     config.data.update(source="python-stdlib", heldout_fraction=0.01)
     config.model.update(
-        depth=3, width=48, mlp_width=128, seq_len=64, norm="rmsnorm", positions="rotary",
-        mlp="swiglu", use_bias=False, init_scale=0.15, ssm_state=8,
-    )  # fmt: skip
+        depth=3,
+        width=48,
+        mlp_width=128,
+        seq_len=64,
+        norm="rmsnorm",
+        positions="rotary",
+        mlp="swiglu",
+        use_bias=False,
+        init_scale=0.15,
+        ssm_state=8,
+    )
     config.optim.schedule = "wsd"
     config.compare.sweeps = ARCHITECTURES
     config.sweep.update(
-        budgets=(7e10, 1.4e11, 2.8e11), sizes=4, seeds=(0, 1), width_step=4, head_width=16,
-        rule="demo_trunk", tune=True, tune_sizes=2, tune_factors=(0.5, 1.0, 2.0, 4.0),
-    )  # fmt: skip
+        budgets=(7e10, 1.4e11, 2.8e11),
+        sizes=4,
+        seeds=(0, 1),
+        width_step=4,
+        head_width=16,
+        rule="demo_trunk",
+        tune=True,
+        tune_sizes=2,
+        tune_factors=(0.5, 1.0, 2.0, 4.0),
+    )
     config.fit.update(approaches=("parametric",), diagnostics=False, holdout_budgets=0)
     return config

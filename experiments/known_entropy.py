@@ -27,9 +27,14 @@ def get_config() -> ConfigDict:
     config.data.zipf_base = 64
     config.data.zipf_relations = 2
     config.model.update(
-        depth=2, seq_len=40, norm="rmsnorm", positions="rotary", mlp="relu", use_bias=False,
+        depth=2,
+        seq_len=40,
+        norm="rmsnorm",
+        positions="rotary",
+        mlp="relu",
+        use_bias=False,
         init_scale=0.15,
-    )  # fmt: skip
+    )
     config.sweep.plan = "grid"
     config.sweep.widths = (8, 12, 16, 24, 32, 48)
     config.sweep.tokens = (2.0**17, 2.0**18, 2.0**19, 2.0**20, 2.0**21)

@@ -20,9 +20,16 @@ def get_config() -> ConfigDict:
     config.job = "compare"
     config.data.update(source="python-stdlib", heldout_fraction=0.005)
     config.model.update(
-        depth=2, width=64, num_heads=4, seq_len=64, norm="rmsnorm", positions="rotary", mlp="relu",
-        use_bias=False, init_scale=0.1,
-    )  # fmt: skip
+        depth=2,
+        width=64,
+        num_heads=4,
+        seq_len=64,
+        norm="rmsnorm",
+        positions="rotary",
+        mlp="relu",
+        use_bias=False,
+        init_scale=0.1,
+    )
     config.train.update(batch_size=16, steps=300, evaluations=8, eval_batch_size=64)
     config.optim.update(warmup_fraction=0.1, schedule="cosine")
     config.compare.variants = (

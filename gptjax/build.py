@@ -24,8 +24,22 @@ from gptjax.sweeps.compare import CompareConfig
 from gptjax.sweeps.config import SweepConfig
 from gptjax.train import TrainConfig
 
-JOBS = ("sweep", "plan", "work", "fit", "report", "train", "fit_table", "predict", "compare",
-        "convert", "compile", "plan_mesh", "tune", "compare_sweeps")  # fmt: skip
+JOBS = (
+    "sweep",
+    "plan",
+    "work",
+    "fit",
+    "report",
+    "train",
+    "fit_table",
+    "predict",
+    "compare",
+    "convert",
+    "compile",
+    "plan_mesh",
+    "tune",
+    "compare_sweeps",
+)
 
 ONE_RUN = ("train", "compare", "compile", "plan_mesh")
 """Jobs whose run is described by the `train` section."""
@@ -217,8 +231,12 @@ def _check_together(setup: Setup) -> None:
 def _check_memory(setup: Setup) -> None:
     model, train = setup.model, setup.train
     if model.remat == "auto" and setup.general.job in (
-        "sweep", "plan", "work", "compare", "compare_sweeps",
-    ):  # fmt: skip
+        "sweep",
+        "plan",
+        "work",
+        "compare",
+        "compare_sweeps",
+    ):
         raise UserError(
             f"model.remat=auto is for one run, and config.job={setup.general.job} has many; name a "
             "policy, for example model.remat=block"

@@ -10,15 +10,26 @@ PACKAGE = Path(__file__).parents[1] / "gptjax"
 
 # Rooms that are planned have their floor already.
 FLOORS = {
-    "errors": -1, "fields": -1, "files": -1,
+    "errors": -1,
+    "fields": -1,
+    "files": -1,
     "ops": 0,
-    "models": 1, "optim": 1, "parallel": 1, "data": 1, "scaling": 1,
-    "train": 2, "infer": 2, "convert": 2,
-    "sweeps": 3, "align": 3, "evals": 3,
+    "models": 1,
+    "optim": 1,
+    "parallel": 1,
+    "data": 1,
+    "scaling": 1,
+    "train": 2,
+    "infer": 2,
+    "convert": 2,
+    "sweeps": 3,
+    "align": 3,
+    "evals": 3,
     "report": 4,
-    "build": 5, "jobs": 5,
+    "build": 5,
+    "jobs": 5,
     "main": 6,
-}  # fmt: skip
+}
 ONE_ROOM = ({"errors", "fields", "files"}, {"build", "jobs"})
 """Neighbours on one floor that may import each other."""
 
@@ -143,9 +154,11 @@ def test_floors():
 
 def test_only_the_top_sees_a_config_dict():
     found = outsiders(
-        PACKAGE, "ml_collections", SEES_CONFIG_DICT,
+        PACKAGE,
+        "ml_collections",
+        SEES_CONFIG_DICT,
         "rooms get frozen dataclasses; only build.py, jobs/ and main.py see a ConfigDict",
-    )  # fmt: skip
+    )
     assert not found, "\n".join(found)
 
 

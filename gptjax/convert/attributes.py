@@ -12,25 +12,79 @@ from gptjax.models import ModelConfig, validate
 
 # Attributes that say nothing about what the network computes: training, files, generation.
 IGNORED = {
-    "_name_or_path", "_attn_implementation_autoset", "_commit_hash", "architectures",
-    "attention_dropout", "attn_impl", "attn_pdrop", "attn_uses_sequence_id", "auto_map",
-    "bos_token_id", "cache_implementation", "chunk_size_feed_forward", "classifier_dropout",
-    "dtype", "embd_pdrop", "emb_pdrop", "embed_pdrop", "eos_token_id",
-    "gradient_checkpointing", "hidden_dropout", "id2label", "init_device",
-    "initializer_range", "is_decoder", "is_encoder_decoder", "label2id", "model_type",
-    "n_ctx", "n_special", "output_attentions", "output_hidden_states", "output_router_logits",
-    "pad_token_id", "predict_special_tokens", "problem_type", "reorder_and_upcast_attn",
-    "resid_pdrop", "return_dict", "router_aux_loss_coef", "router_jitter_noise",
-    "sep_token_id", "summary_activation", "summary_first_dropout", "summary_proj_to_labels",
-    "summary_type", "summary_use_proj", "task_specific_params", "tokenizer_class",
-    "torch_dtype", "torchscript", "transformers_version", "use_cache", "verbose",
-}  # fmt: skip
+    "_name_or_path",
+    "_attn_implementation_autoset",
+    "_commit_hash",
+    "architectures",
+    "attention_dropout",
+    "attn_impl",
+    "attn_pdrop",
+    "attn_uses_sequence_id",
+    "auto_map",
+    "bos_token_id",
+    "cache_implementation",
+    "chunk_size_feed_forward",
+    "classifier_dropout",
+    "dtype",
+    "embd_pdrop",
+    "emb_pdrop",
+    "embed_pdrop",
+    "eos_token_id",
+    "gradient_checkpointing",
+    "hidden_dropout",
+    "id2label",
+    "init_device",
+    "initializer_range",
+    "is_decoder",
+    "is_encoder_decoder",
+    "label2id",
+    "model_type",
+    "n_ctx",
+    "n_special",
+    "output_attentions",
+    "output_hidden_states",
+    "output_router_logits",
+    "pad_token_id",
+    "predict_special_tokens",
+    "problem_type",
+    "reorder_and_upcast_attn",
+    "resid_pdrop",
+    "return_dict",
+    "router_aux_loss_coef",
+    "router_jitter_noise",
+    "sep_token_id",
+    "summary_activation",
+    "summary_first_dropout",
+    "summary_proj_to_labels",
+    "summary_type",
+    "summary_use_proj",
+    "task_specific_params",
+    "tokenizer_class",
+    "torch_dtype",
+    "torchscript",
+    "transformers_version",
+    "use_cache",
+    "verbose",
+}
 # Fields that change no logit, or only in training, or only where they are computed.
 NOT_THE_FUNCTION = {
-    "family", "preset", "init_scale", "hidden_init_scale", "layers", "compute_dtype", "remat",
-    "seq_len", "attention_impl", "ssm_scan", "capacity_factor", "balance_loss", "router_z_loss",
-    "importance_loss", "load_loss", "balance_over",
-}  # fmt: skip
+    "family",
+    "preset",
+    "init_scale",
+    "hidden_init_scale",
+    "layers",
+    "compute_dtype",
+    "remat",
+    "seq_len",
+    "attention_impl",
+    "ssm_scan",
+    "capacity_factor",
+    "balance_loss",
+    "router_z_loss",
+    "importance_loss",
+    "load_loss",
+    "balance_over",
+}
 ROPE_FIELDS = frozenset(
     field.name for field in dataclasses.fields(ModelConfig) if field.name.startswith("rope_")
 )
@@ -179,9 +233,7 @@ def _family(attributes: Mapping[str, Any]) -> Family:
 def read_row(row: Attribute, value: Any, model_type: str) -> Any:
     """Our value of an attribute of theirs."""
     if value is REQUIRED:
-        raise UserError(
-            f"config.json has no {row.theirs}, which a {model_type} needs; add it"
-        )
+        raise UserError(f"config.json has no {row.theirs}, which a {model_type} needs; add it")
     if not isinstance(row.read, Mapping):
         return row.read(value)
     if value not in row.read:
@@ -374,9 +426,14 @@ LAYERS: dict[str, tuple[Callable, Callable]] = {
 
 # Rotary scaling: names in `rope_scaling` (and, later, `rope_parameters`) by kind.
 _ROPE_KINDS = {
-    "default": "none", "linear": "linear", "dynamic": "dynamic", "yarn": "yarn",
-    "longrope": "longrope", "su": "longrope", "llama3": "llama3",
-}  # fmt: skip
+    "default": "none",
+    "linear": "linear",
+    "dynamic": "dynamic",
+    "yarn": "yarn",
+    "longrope": "longrope",
+    "su": "longrope",
+    "llama3": "llama3",
+}
 _ROPE_NAMES = {
     "factor": "rope_factor",
     "original_max_position_embeddings": "rope_trained_len",
@@ -395,16 +452,23 @@ _ROPE_WRITTEN = {
     "linear": ("factor",),
     "dynamic": ("factor", "original_max_position_embeddings"),
     "yarn": (
-        "factor", "original_max_position_embeddings", "beta_slow", "beta_fast",
-        "attention_factor", "mscale", "mscale_all_dim",
+        "factor",
+        "original_max_position_embeddings",
+        "beta_slow",
+        "beta_fast",
+        "attention_factor",
+        "mscale",
+        "mscale_all_dim",
     ),
     "longrope": (
-        "factor", "original_max_position_embeddings", "short_factor", "long_factor",
+        "factor",
+        "original_max_position_embeddings",
+        "short_factor",
+        "long_factor",
         "attention_factor",
     ),
     "llama3": ("factor", "original_max_position_embeddings", "low_freq_factor", "high_freq_factor"),
-}  # fmt: skip
-
+}
 
 
 def _read_rope(attributes: dict[str, Any], family: Family, seq_len: int) -> dict[str, Any]:

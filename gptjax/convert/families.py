@@ -9,9 +9,13 @@ from typing import Any
 
 GATED = {"silu": "swiglu", "gelu": "geglu", "gelu_pytorch_tanh": "geglu_tanh", "relu": "reglu"}
 PLAIN = {
-    "gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu",
-    "quick_gelu": "quick_gelu", "silu": "silu",
-}  # fmt: skip
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "relu": "relu",
+    "quick_gelu": "quick_gelu",
+    "silu": "silu",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,8 +120,11 @@ def _sizes(**names: str) -> tuple[Attribute, ...]:
 
 _LLAMA_ATTRIBUTES = (
     *_sizes(
-        vocab_size="vocab_size", width="hidden_size", mlp_width="intermediate_size",
-        depth="num_hidden_layers", num_heads="num_attention_heads",
+        vocab_size="vocab_size",
+        width="hidden_size",
+        mlp_width="intermediate_size",
+        depth="num_hidden_layers",
+        num_heads="num_attention_heads",
     ),
     Attribute("num_key_value_heads", "num_kv_heads", 0, lambda n: n or 0),
     Attribute("head_dim", "head_dim", 0, lambda n: n or 0),
@@ -125,7 +132,7 @@ _LLAMA_ATTRIBUTES = (
     Attribute("rms_norm_eps", "norm_eps", 1e-6),
     Attribute("tie_word_embeddings", "tied_head", False),
     Attribute("hidden_act", "mlp", "silu", GATED),
-)  # fmt: skip
+)
 _LLAMA_ALWAYS = {"norm": "rmsnorm", "positions": "rotary", "use_bias": False}
 
 
@@ -168,23 +175,33 @@ def _separate_attention(at: str, *, bias: bool = False, out: str = "o_proj") -> 
 
 
 _GATED_MLP = tuple(
-    row for part in ("gate", "up", "down") for row in
-    linear(f"layers.{{i}}.mlp.{part}_proj", f"mlp/{part}")
-)  # fmt: skip
+    row
+    for part in ("gate", "up", "down")
+    for row in linear(f"layers.{{i}}.mlp.{part}_proj", f"mlp/{part}")
+)
 _TWO_NORMS = (
     *norm("layers.{i}.input_layernorm", "attention_norm"),
     *norm("layers.{i}.post_attention_layernorm", "mlp_norm"),
 )
 _AROUND = (Tensor("embed_tokens.weight", ("embed/tokens",), False), *norm("norm", "final_norm"))
 _LLAMA_TENSORS = (
-    *_AROUND, *_TWO_NORMS, *_separate_attention("layers.{i}.self_attn"), *_GATED_MLP,
-)  # fmt: skip
+    *_AROUND,
+    *_TWO_NORMS,
+    *_separate_attention("layers.{i}.self_attn"),
+    *_GATED_MLP,
+)
 _NO_BIASES = {"attention_bias": False, "mlp_bias": False}
 
 LLAMA = Family(
-    "llama", "LlamaForCausalLM", "model.", _LLAMA_ATTRIBUTES, _LLAMA_ALWAYS, _LLAMA_TENSORS,
-    only={**_NO_BIASES, "pretraining_tp": 1}, rope=True,
-)  # fmt: skip
+    "llama",
+    "LlamaForCausalLM",
+    "model.",
+    _LLAMA_ATTRIBUTES,
+    _LLAMA_ALWAYS,
+    _LLAMA_TENSORS,
+    only={**_NO_BIASES, "pretraining_tp": 1},
+    rope=True,
+)
 MISTRAL = dataclasses.replace(
     LLAMA,
     model_type="mistral",
@@ -201,10 +218,12 @@ QWEN2 = dataclasses.replace(
     only={},
     layers="above",
     tensors=(
-        *_AROUND, *_TWO_NORMS, *_separate_attention("layers.{i}.self_attn", bias=True),
+        *_AROUND,
+        *_TWO_NORMS,
+        *_separate_attention("layers.{i}.self_attn", bias=True),
         *_GATED_MLP,
     ),
-)  # fmt: skip
+)
 QWEN3 = dataclasses.replace(
     QWEN2,
     model_type="qwen3",
@@ -227,9 +246,7 @@ GRANITE = dataclasses.replace(
         Attribute("embedding_multiplier", "embedding_scale", 1.0),
         Attribute("residual_multiplier", "residual_scale", 1.0),
         Attribute("attention_multiplier", "attention_scale", 1.0),
-        Attribute(
-            "logits_scaling", "logit_scale", 1.0, lambda c: 1 / c, lambda scale: 1 / scale
-        ),
+        Attribute("logits_scaling", "logit_scale", 1.0, lambda c: 1 / c, lambda scale: 1 / scale),
     ),
     only=_NO_BIASES,
 )
@@ -245,15 +262,33 @@ GEMMA2 = Family(
             Attribute("max_position_embeddings", "seq_len", 8192),
         ),
         Attribute("hidden_activation", "mlp", "gelu_pytorch_tanh", GATED),
-        Attribute("query_pre_attn_scalar", "attention_scale", 256,
-                  lambda width: width**-0.5, lambda scale: round(scale**-2)),
-        Attribute("attn_logit_softcapping", "attention_soft_cap", 50.0, lambda c: c or 0.0,
-                  lambda c: c or None),
-        Attribute("final_logit_softcapping", "logit_soft_cap", 30.0, lambda c: c or 0.0,
-                  lambda c: c or None),
+        Attribute(
+            "query_pre_attn_scalar",
+            "attention_scale",
+            256,
+            lambda width: width**-0.5,
+            lambda scale: round(scale**-2),
+        ),
+        Attribute(
+            "attn_logit_softcapping",
+            "attention_soft_cap",
+            50.0,
+            lambda c: c or 0.0,
+            lambda c: c or None,
+        ),
+        Attribute(
+            "final_logit_softcapping",
+            "logit_soft_cap",
+            30.0,
+            lambda c: c or 0.0,
+            lambda c: c or None,
+        ),
     ),
     {
-        **_LLAMA_ALWAYS, "norm_place": "both", "norm_plus_one": True, "embedding_scale": 0.0,
+        **_LLAMA_ALWAYS,
+        "norm_place": "both",
+        "norm_plus_one": True,
+        "embedding_scale": 0.0,
     },
     (
         *_AROUND,
@@ -267,7 +302,7 @@ GEMMA2 = Family(
     only={"attention_bias": False},
     rope=True,
     layers="alternate",
-)  # fmt: skip
+)
 PHI3 = dataclasses.replace(
     LLAMA,
     model_type="phi3",
@@ -305,8 +340,11 @@ COHERE = Family(
         Attribute("use_qk_norm", "qk_norm", False, {False: "none", True: "per_head"}),
     ),
     {
-        "norm": "layernorm", "positions": "rotary", "rope_layout": "interleaved",
-        "use_bias": False, "block": "parallel_shared_norm",
+        "norm": "layernorm",
+        "positions": "rotary",
+        "rope_layout": "interleaved",
+        "use_bias": False,
+        "block": "parallel_shared_norm",
     },
     (
         *_AROUND,
@@ -319,25 +357,34 @@ COHERE = Family(
     only={"attention_bias": False},
     rope=True,
     rope_base=5e5,
-)  # fmt: skip
+)
 
 _GPT2_ATTRIBUTES = (
     *_sizes(
-        vocab_size="vocab_size", seq_len="n_positions", width="n_embd", depth="n_layer",
+        vocab_size="vocab_size",
+        seq_len="n_positions",
+        width="n_embd",
+        depth="n_layer",
         num_heads="n_head",
     ),
     Attribute("layer_norm_epsilon", "norm_eps", 1e-5),
     Attribute("tie_word_embeddings", "tied_head", True),
-)  # fmt: skip
+)
 _GPT2_BLOCK = (
     *norm("h.{i}.ln_1", "attention_norm", bias=True),
-    *linear("h.{i}.attn.c_attn", "attention/query", "attention/key", "attention/value",
-             bias=True, transposed=False),
+    *linear(
+        "h.{i}.attn.c_attn",
+        "attention/query",
+        "attention/key",
+        "attention/value",
+        bias=True,
+        transposed=False,
+    ),
     *linear("h.{i}.attn.c_proj", "attention/out", bias=True, inputs=2, transposed=False),
     *norm("h.{i}.ln_2", "mlp_norm", bias=True),
     *linear("h.{i}.mlp.c_fc", "mlp/up", bias=True, transposed=False),
     *linear("h.{i}.mlp.c_proj", "mlp/down", bias=True, transposed=False),
-)  # fmt: skip
+)
 GPT2 = Family(
     "gpt2",
     "GPT2LMHeadModel",
@@ -355,11 +402,12 @@ GPT2 = Family(
         *_GPT2_BLOCK,
     ),
     only={
-        "scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False,
+        "scale_attn_weights": True,
+        "scale_attn_by_inverse_layer_idx": False,
         "add_cross_attention": False,
     },
     ignored=(r"\.attn\.(masked_)?bias$",),
-)  # fmt: skip
+)
 GPT1 = dataclasses.replace(
     GPT2,
     model_type="openai-gpt",
@@ -384,8 +432,11 @@ NEOX = Family(
     "gpt_neox.",
     (
         *_sizes(
-            vocab_size="vocab_size", width="hidden_size", mlp_width="intermediate_size",
-            depth="num_hidden_layers", num_heads="num_attention_heads",
+            vocab_size="vocab_size",
+            width="hidden_size",
+            mlp_width="intermediate_size",
+            depth="num_hidden_layers",
+            num_heads="num_attention_heads",
         ),
         Attribute("max_position_embeddings", "seq_len", 2048),
         Attribute("layer_norm_eps", "norm_eps", 1e-5),
@@ -399,8 +450,14 @@ NEOX = Family(
         *norm("final_layer_norm", "final_norm", bias=True),
         *norm("layers.{i}.input_layernorm", "attention_norm", bias=True),
         *norm("layers.{i}.post_attention_layernorm", "mlp_norm", bias=True),
-        *linear("layers.{i}.attention.query_key_value", "attention/query", "attention/key",
-                 "attention/value", bias=True, by_head=True),
+        *linear(
+            "layers.{i}.attention.query_key_value",
+            "attention/query",
+            "attention/key",
+            "attention/value",
+            bias=True,
+            by_head=True,
+        ),
         *linear("layers.{i}.attention.dense", "attention/out", bias=True, inputs=2),
         *linear("layers.{i}.mlp.dense_h_to_4h", "mlp/up", bias=True),
         *linear("layers.{i}.mlp.dense_4h_to_h", "mlp/down", bias=True),
@@ -411,24 +468,36 @@ NEOX = Family(
     rope_fraction=0.25,
     head="embed_out.weight",
     ignored=(r"rotary_emb\.inv_freq$", r"\.attention\.(masked_)?bias$"),
-)  # fmt: skip
+)
 _MPT_ATTENTION = {
-    "alibi": True, "alibi_bias_max": 8, "attn_type": "multihead_attention", "clip_qkv": None,
-    "softmax_scale": None, "prefix_lm": False, "qk_ln": False,
-}  # fmt: skip
+    "alibi": True,
+    "alibi_bias_max": 8,
+    "attn_type": "multihead_attention",
+    "clip_qkv": None,
+    "softmax_scale": None,
+    "prefix_lm": False,
+    "qk_ln": False,
+}
 MPT = Family(
     "mpt",
     "MptForCausalLM",
     "transformer.",
     (
         *_sizes(
-            vocab_size="vocab_size", seq_len="max_seq_len", width="d_model", depth="n_layers",
+            vocab_size="vocab_size",
+            seq_len="max_seq_len",
+            width="d_model",
+            depth="n_layers",
             num_heads="n_heads",
         ),
         Attribute("tie_word_embeddings", "tied_head", True),
     ),
     {
-        "positions": "alibi", "mlp": "gelu", "use_bias": False, "norm_eps": 1e-5, "mlp_width": 0,
+        "positions": "alibi",
+        "mlp": "gelu",
+        "use_bias": False,
+        "norm_eps": 1e-5,
+        "mlp_width": 0,
     },
     (
         Tensor("wte.weight", ("embed/tokens",), False),
@@ -441,10 +510,14 @@ MPT = Family(
         *linear("blocks.{i}.ffn.down_proj", "mlp/down"),
     ),
     only={
-        "attn_config": _MPT_ATTENTION, "expansion_ratio": 4, "no_bias": True,
-        "layer_norm_epsilon": 1e-5, "learned_pos_emb": True, "logit_scale": None,
+        "attn_config": _MPT_ATTENTION,
+        "expansion_ratio": 4,
+        "no_bias": True,
+        "layer_norm_epsilon": 1e-5,
+        "learned_pos_emb": True,
+        "logit_scale": None,
     },
-)  # fmt: skip
+)
 
 MIXTRAL = dataclasses.replace(
     MISTRAL,
@@ -463,13 +536,15 @@ MIXTRAL = dataclasses.replace(
     always={**_LLAMA_ALWAYS, "mlp_pattern": ("experts",)},
     rope_base=1e6,
     tensors=(
-        *_AROUND, *_TWO_NORMS, *_separate_attention("layers.{i}.self_attn"),
+        *_AROUND,
+        *_TWO_NORMS,
+        *_separate_attention("layers.{i}.self_attn"),
         *linear("layers.{i}.block_sparse_moe.gate", "mlp/router"),
         *linear("layers.{i}.block_sparse_moe.experts.{e}.w1", "mlp/experts_gate"),
         *linear("layers.{i}.block_sparse_moe.experts.{e}.w3", "mlp/experts_up"),
         *linear("layers.{i}.block_sparse_moe.experts.{e}.w2", "mlp/experts_down"),
     ),
-)  # fmt: skip
+)
 
 
 def _group_limits(attributes: dict[str, Any]) -> dict[str, Any]:
@@ -501,36 +576,47 @@ DEEPSEEK2 = Family(
         Attribute("topk_group", "router_top_groups", 1, lambda n: n or 1),
     ),
     {
-        **_LLAMA_ALWAYS, "rope_layout": "interleaved", "mlp_pattern": ("experts",),
-        "router": "softmax", "norm_eps": 1e-6,
+        **_LLAMA_ALWAYS,
+        "rope_layout": "interleaved",
+        "mlp_pattern": ("experts",),
+        "router": "softmax",
+        "norm_eps": 1e-6,
     },
     (
-        *_AROUND, *_TWO_NORMS,
+        *_AROUND,
+        *_TWO_NORMS,
         *linear("layers.{i}.self_attn.q_proj", "attention/query"),
         *linear("layers.{i}.self_attn.q_a_proj", "attention/query_down"),
         *linear("layers.{i}.self_attn.q_b_proj", "attention/query_up"),
-        Tensor("layers.{i}.self_attn.q_a_layernorm.weight", ("attention/query_norm_scale",),
-               False),
+        Tensor("layers.{i}.self_attn.q_a_layernorm.weight", ("attention/query_norm_scale",), False),
         *linear("layers.{i}.self_attn.kv_a_proj_with_mqa", "attention/kv_down"),
         Tensor("layers.{i}.self_attn.kv_a_layernorm.weight", ("attention/kv_norm_scale",), False),
         *linear("layers.{i}.self_attn.kv_b_proj", "attention/kv_up"),
         *linear("layers.{i}.self_attn.o_proj", "attention/out", inputs=2),
         *_GATED_MLP,
         *linear("layers.{i}.mlp.gate", "mlp/router"),
-        *(row for part in ("gate", "up", "down") for row in (
-            *linear(f"layers.{{i}}.mlp.experts.{{e}}.{part}_proj", f"mlp/experts_{part}"),
-            *linear(f"layers.{{i}}.mlp.shared_experts.{part}_proj", f"mlp/shared_{part}"),
-        )),
+        *(
+            row
+            for part in ("gate", "up", "down")
+            for row in (
+                *linear(f"layers.{{i}}.mlp.experts.{{e}}.{part}_proj", f"mlp/experts_{part}"),
+                *linear(f"layers.{{i}}.mlp.shared_experts.{part}_proj", f"mlp/shared_{part}"),
+            )
+        ),
     ),
     only={
-        **_NO_BIASES, "pretraining_tp": 1, "norm_topk_prob": False, "scoring_func": "softmax",
-        "moe_layer_freq": 1, "topk_method": "group_limited_greedy",
+        **_NO_BIASES,
+        "pretraining_tp": 1,
+        "norm_topk_prob": False,
+        "scoring_func": "softmax",
+        "moe_layer_freq": 1,
+        "topk_method": "group_limited_greedy",
         "rms_norm_eps": 1e-6,  # the norms of its latents have it fixed
     },
     rope=True,
     silent=("aux_loss_alpha", "ep_size", "seq_aux", "head_dim", "qk_head_dim"),
     prepare=_group_limits,
-)  # fmt: skip
+)
 MAMBA = Family(
     "mamba",
     "MambaForCausalLM",
@@ -542,12 +628,22 @@ MAMBA = Family(
         Attribute("state_size", "ssm_state", 16),
         Attribute("expand", "ssm_expand", 2),
         Attribute("conv_kernel", "ssm_conv", 4),
-        Attribute("time_step_rank", "ssm_rank", "auto", lambda r: 0 if r == "auto" else r,
-                  lambda r: r or "auto"),
+        Attribute(
+            "time_step_rank",
+            "ssm_rank",
+            "auto",
+            lambda r: 0 if r == "auto" else r,
+            lambda r: r or "auto",
+        ),
     ),
     {
-        "norm": "rmsnorm", "positions": "none", "use_bias": False, "num_heads": 1,
-        "layer_pattern": ("ssm",), "mlp_pattern": ("none",), "seq_len": 2048,
+        "norm": "rmsnorm",
+        "positions": "none",
+        "use_bias": False,
+        "num_heads": 1,
+        "layer_pattern": ("ssm",),
+        "mlp_pattern": ("none",),
+        "seq_len": 2048,
     },
     (
         Tensor("embeddings.weight", ("embed/tokens",), False),
@@ -566,13 +662,24 @@ MAMBA = Family(
     layers="none",
     unused=("num_heads", "num_kv_heads", "head_dim", "mlp", "mlp_width", "expert_width"),
     silent=(
-        "d_inner", "d_model", "n_layer", "intermediate_size", "fused_add_norm", "ssm_cfg",
-        "pad_vocab_size_multiple", "residual_in_fp32", "rescale_prenorm_residual",
-        "time_step_scale", "time_step_min", "time_step_max", "time_step_init_scheme",
-        "time_step_floor", "use_mambapy", "use_associative_scan",
+        "d_inner",
+        "d_model",
+        "n_layer",
+        "intermediate_size",
+        "fused_add_norm",
+        "ssm_cfg",
+        "pad_vocab_size_multiple",
+        "residual_in_fp32",
+        "rescale_prenorm_residual",
+        "time_step_scale",
+        "time_step_min",
+        "time_step_max",
+        "time_step_init_scheme",
+        "time_step_floor",
+        "use_mambapy",
+        "use_associative_scan",
     ),
-)  # fmt: skip
-
+)
 
 
 def _scale_of_scores(attributes: dict[str, Any]) -> dict[str, Any]:
@@ -603,7 +710,9 @@ PHI3_SMALL = Family(
     "model.",
     (
         *_sizes(
-            vocab_size="vocab_size", width="hidden_size", depth="num_hidden_layers",
+            vocab_size="vocab_size",
+            width="hidden_size",
+            depth="num_hidden_layers",
             num_heads="num_attention_heads",
         ),
         Attribute("num_key_value_heads", "num_kv_heads", 8),
@@ -613,10 +722,16 @@ PHI3_SMALL = Family(
         Attribute("tie_word_embeddings", "tied_head", True),
         Attribute("hidden_act", "mlp", "gegelu", {"gegelu": "gegelu"}),
         Attribute("gegelu_limit", "mlp_limit", 20.0, lambda c: c or 0.0, lambda c: c or None),
-        Attribute("mup_embedding_multiplier", "embedding_scale", 10.0,
-                  lambda c: c if c and c > 0 else 1.0),
-        Attribute("mup_width_multiplier", "logit_scale", 8.0, lambda c: 1 / (c or 1.0),
-                  lambda scale: 1 / scale),
+        Attribute(
+            "mup_embedding_multiplier", "embedding_scale", 10.0, lambda c: c if c and c > 0 else 1.0
+        ),
+        Attribute(
+            "mup_width_multiplier",
+            "logit_scale",
+            8.0,
+            lambda c: 1 / (c or 1.0),
+            lambda scale: 1 / scale,
+        ),
         Attribute("mup_attn_multiplier", "attention_scale", REQUIRED),
         Attribute("rope_embedding_base", "rope_base", 1e6, float),
         Attribute("blocksparse_block_size", "sparse_block", 64),
@@ -629,31 +744,56 @@ PHI3_SMALL = Family(
         *norm("final_layernorm", "final_norm", bias=True),
         *norm("layers.{i}.input_layernorm", "attention_norm", bias=True),
         *norm("layers.{i}.post_attention_layernorm", "mlp_norm", bias=True),
-        *linear("layers.{i}.self_attn.query_key_value", "attention/query", "attention/key",
-                 "attention/value", bias=True, by_head=True),
+        *linear(
+            "layers.{i}.self_attn.query_key_value",
+            "attention/query",
+            "attention/key",
+            "attention/value",
+            bias=True,
+            by_head=True,
+        ),
         *linear("layers.{i}.self_attn.dense", "attention/out", bias=True, inputs=2),
         *linear("layers.{i}.mlp.up_proj", "mlp/gate", "mlp/up", bias=True, by_column=True),
         *linear("layers.{i}.mlp.down_proj", "mlp/down", bias=True),
     ),
     only={
-        "blocksparse_homo_head_pattern": False, "ff_dim_multiplier": None,
-        "rope_position_scale": 1.0, "rope_scaling": None,
+        "blocksparse_homo_head_pattern": False,
+        "ff_dim_multiplier": None,
+        "rope_position_scale": 1.0,
+        "rope_scaling": None,
     },
     layers="dense_every",
     silent=(
         "attention_bias",  # false in the published file, and the code has biases all the same
-        "attention_dropout_prob", "blocksparse_triton_kernel_block_size",
-        "embedding_dropout_prob", "ffn_dropout_prob", "gegelu_pad_to_256",
+        "attention_dropout_prob",
+        "blocksparse_triton_kernel_block_size",
+        "embedding_dropout_prob",
+        "ffn_dropout_prob",
+        "gegelu_pad_to_256",
         "pad_sequence_to_multiple_of_64",
     ),
     prepare=_scale_of_scores,
     finish=_with_mup,
-)  # fmt: skip
+)
 
 FAMILIES: dict[str, Family] = {
     family.model_type: family
     for family in (
-        GPT2, GPT1, LLAMA, MISTRAL, QWEN2, QWEN3, GRANITE, GEMMA2, PHI3, COHERE, NEOX, MPT,
-        MIXTRAL, DEEPSEEK2, MAMBA, PHI3_SMALL,
+        GPT2,
+        GPT1,
+        LLAMA,
+        MISTRAL,
+        QWEN2,
+        QWEN3,
+        GRANITE,
+        GEMMA2,
+        PHI3,
+        COHERE,
+        NEOX,
+        MPT,
+        MIXTRAL,
+        DEEPSEEK2,
+        MAMBA,
+        PHI3_SMALL,
     )
-}  # fmt: skip
+}

@@ -37,9 +37,7 @@ def read_config(directory: str | Path) -> Any:
     return _layout(Path(directory)).config
 
 
-def from_huggingface(
-    directory: str | Path, *, shardings: Any = None
-) -> tuple[Any, Params]:
+def from_huggingface(directory: str | Path, *, shardings: Any = None) -> tuple[Any, Params]:
     """The config and float32 parameters of a folder with config.json and safetensors.
 
     Needs memory for the parameters and one tensor: files are mapped, each leaf is filled layer by
@@ -208,9 +206,7 @@ def _together(tensor: Tensor, shapes: Sequence[tuple[int, ...]]) -> int:
     return min(shape[-2] for shape in shapes) if tensor.by_head else 1
 
 
-def _rows_of_pixels(
-    array: np.ndarray, patch: int, shape: tuple[int, ...], name: str
-) -> np.ndarray:
+def _rows_of_pixels(array: np.ndarray, patch: int, shape: tuple[int, ...], name: str) -> np.ndarray:
     """A convolution [out, channels, rows, columns] as [rows·columns·channels, out]."""
     wanted = (shape[-1], shape[0] // patch**2, patch, patch)
     if array.shape != wanted:

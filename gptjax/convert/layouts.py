@@ -119,9 +119,7 @@ def _sources(family: Family, config: ModelConfig, path: str) -> Iterator[Source]
     inner = _inner(config, path)
     rows = [row for row in family.tensors if inner in row.leaves]
     if not rows:
-        raise UserError(
-            f"{path} has no tensor in a {family.model_type}; name another family"
-        )
+        raise UserError(f"{path} has no tensor in a {family.model_type}; name another family")
     (row,) = rows
     around = path.removesuffix(inner)
     paths = tuple(around + leaf for leaf in row.leaves)

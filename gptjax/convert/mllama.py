@@ -36,10 +36,15 @@ MODEL_TYPE, ARCHITECTURE = "mllama", "MllamaForConditionalGeneration"
 EXTRA_TOKENS = 8  # rows of the embedding beyond its vocabulary, in `transformers`
 
 _TEXT_DEFAULTS = {
-    "vocab_size": 128256, "hidden_size": 4096, "intermediate_size": 14336,
-    "num_hidden_layers": 40, "num_attention_heads": 32, "num_key_value_heads": 8,
-    "max_position_embeddings": 131072, "rms_norm_eps": 1e-5,
-}  # fmt: skip
+    "vocab_size": 128256,
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 40,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "max_position_embeddings": 131072,
+    "rms_norm_eps": 1e-5,
+}
 _CROSS_LAYERS = (3, 8, 13, 18, 23, 28, 33, 38)
 TEXT = dataclasses.replace(
     LLAMA,
@@ -72,10 +77,13 @@ VISION = (
     Attribute("max_num_tiles", "max_tiles", _PLAIN.max_tiles),
     Attribute("intermediate_layers_indices", "read_layers", _PLAIN.read_layers, tuple, list),
     Attribute(
-        "supported_aspect_ratios", "ratios", _PLAIN.ratios,
-        lambda pairs: tuple(map(tuple, pairs)), lambda pairs: list(map(list, pairs)),
+        "supported_aspect_ratios",
+        "ratios",
+        _PLAIN.ratios,
+        lambda pairs: tuple(map(tuple, pairs)),
+        lambda pairs: list(map(list, pairs)),
     ),
-)  # fmt: skip
+)
 _VISION_SILENT = IGNORED.union(SILENT, ("tie_word_embeddings",))
 _VISION_ONLY = {"hidden_act": "gelu", "add_cross_attention": False, "pruned_heads": {}}
 
@@ -167,9 +175,13 @@ def layout_of(config: TiledVision) -> Layout:
         "projector/bias": [_source(bias, "projector/bias")],
     }
     return Layout(
-        MODEL_TYPE, config, shapes, {path: sources[path] for path in paths}, ALIASES,
+        MODEL_TYPE,
+        config,
+        shapes,
+        {path: sources[path] for path in paths},
+        ALIASES,
         ignored=TEXT.ignored,
-    )  # fmt: skip
+    )
 
 
 def _read_text(attributes: Mapping[str, Any]) -> CrossText:
@@ -244,13 +256,16 @@ def _stack(
     return {
         f"{at}/{leaf}": [
             _source(
-                theirs.replace("{i}", str(i)) + name, f"{at}/{leaf}", (j,), inputs=inputs,
+                theirs.replace("{i}", str(i)) + name,
+                f"{at}/{leaf}",
+                (j,),
+                inputs=inputs,
                 leading=int(leaf.endswith("_gate")),
             )
             for j, i in enumerate(numbers)
         ]
         for leaf, (name, inputs) in rows.items()
-    }  # fmt: skip
+    }
 
 
 def _tower_sources(config: TileConfig) -> Sources:
@@ -263,7 +278,9 @@ def _tower_sources(config: TileConfig) -> Sources:
         **{
             f"vision/{leaf}": [
                 _source(
-                    f"{at}.{name}", f"vision/{leaf}", leading=int(leaf.endswith("gate")),
+                    f"{at}.{name}",
+                    f"vision/{leaf}",
+                    leading=int(leaf.endswith("gate")),
                     flat=leaf.endswith(("table", "tile_positions")),
                 )
             ]
@@ -271,15 +288,20 @@ def _tower_sources(config: TileConfig) -> Sources:
         },
         **_stack("vision/local", f"{at}.transformer.layers.{{i}}.", local, range(config.depth)),
         **_stack(
-            "vision/global", f"{at}.global_transformer.layers.{{i}}.", _VISION_LAYER,
+            "vision/global",
+            f"{at}.global_transformer.layers.{{i}}.",
+            _VISION_LAYER,
             range(config.global_depth),
         ),
-    }  # fmt: skip
+    }
 
 
 _ATTENTION = {
-    "query": ("q_proj", 1), "key": ("k_proj", 1), "value": ("v_proj", 1), "out": ("o_proj", 2),
-}  # fmt: skip
+    "query": ("q_proj", 1),
+    "key": ("k_proj", 1),
+    "value": ("v_proj", 1),
+    "out": ("o_proj", 2),
+}
 _NORMS = {"attention_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm"}
 # Our leaf: (their tensor, our leading axes that are inputs; 0: no matrix).
 _CROSS: dict[str, tuple[str, int]] = {

@@ -36,26 +36,39 @@ from gptjax.models import ProjectedVision
 
 MODEL_TYPE = "llava"
 ONLY = {
-    "projector_hidden_act": "gelu", "vision_feature_select_strategy": "default",
+    "projector_hidden_act": "gelu",
+    "vision_feature_select_strategy": "default",
     "multimodal_projector_bias": True,
-}  # fmt: skip
+}
 SILENT = {"ignore_index", "image_seq_length", "vocab_size"}
 # Files of this kind say of their text model only what differs from its class's defaults.
 TEXT_DEFAULTS: dict[str, dict[str, Any]] = {
     "llama": {
-        "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008,
-        "num_hidden_layers": 32, "num_attention_heads": 32,
+        "vocab_size": 32000,
+        "hidden_size": 4096,
+        "intermediate_size": 11008,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
     },
     "mistral": {
-        "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 14336,
-        "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8,
-        "max_position_embeddings": 131072, "sliding_window": 4096,
+        "vocab_size": 32000,
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "max_position_embeddings": 131072,
+        "sliding_window": 4096,
     },
     "qwen2": {
-        "vocab_size": 151936, "hidden_size": 4096, "intermediate_size": 22016,
-        "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 32,
+        "vocab_size": 151936,
+        "hidden_size": 4096,
+        "intermediate_size": 22016,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 32,
     },
-}  # fmt: skip
+}
 # To the names that save_pretrained writes today, from those of a module's state and of older files.
 ALIASES = (
     (r"^lm_head\.", "language_model.lm_head."),
@@ -138,9 +151,7 @@ def write_projected(config: ProjectedVision, model_type: str) -> tuple[dict[str,
     return attributes, _layout(text_family, vision_family, config)
 
 
-def _layout(
-    text_family: Family, vision_family: VisionFamily, config: ProjectedVision
-) -> Layout:
+def _layout(text_family: Family, vision_family: VisionFamily, config: ProjectedVision) -> Layout:
     if text_family.prefix != "model.":
         fit = ", ".join(name for name, family in FAMILIES.items() if family.prefix == "model.")
         raise UserError(

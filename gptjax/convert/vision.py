@@ -17,19 +17,48 @@ from gptjax.models import VisionConfig
 NOT_THE_FUNCTION = {"init_scale", "compute_dtype"}
 # What older versions wrote into every part of a config, on how texts are generated and on files.
 SILENT = (
-    "bad_words_ids", "begin_suppress_tokens", "cross_attention_hidden_size",
-    "decoder_start_token_id", "diversity_penalty", "do_sample", "dropout", "early_stopping",
-    "encoder_no_repeat_ngram_size", "exponential_decay_length_penalty", "finetuning_task",
-    "forced_bos_token_id", "forced_eos_token_id", "length_penalty", "max_length", "min_length",
-    "no_repeat_ngram_size", "num_beam_groups", "num_beams", "num_return_sequences",
-    "output_scores", "prefix", "remove_invalid_values", "repetition_penalty",
-    "return_dict_in_generate", "suppress_tokens", "temperature", "tf_legacy_loss",
-    "tie_encoder_decoder", "top_k", "top_p", "typical_p", "use_bfloat16",
-)  # fmt: skip
+    "bad_words_ids",
+    "begin_suppress_tokens",
+    "cross_attention_hidden_size",
+    "decoder_start_token_id",
+    "diversity_penalty",
+    "do_sample",
+    "dropout",
+    "early_stopping",
+    "encoder_no_repeat_ngram_size",
+    "exponential_decay_length_penalty",
+    "finetuning_task",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "length_penalty",
+    "max_length",
+    "min_length",
+    "no_repeat_ngram_size",
+    "num_beam_groups",
+    "num_beams",
+    "num_return_sequences",
+    "output_scores",
+    "prefix",
+    "remove_invalid_values",
+    "repetition_penalty",
+    "return_dict_in_generate",
+    "suppress_tokens",
+    "temperature",
+    "tf_legacy_loss",
+    "tie_encoder_decoder",
+    "top_k",
+    "top_p",
+    "typical_p",
+    "use_bfloat16",
+)
 OF_VISION = (
-    *SILENT, "add_cross_attention", "initializer_factor", "projection_dim",
-    "tie_word_embeddings", "vocab_size",
-)  # fmt: skip
+    *SILENT,
+    "add_cross_attention",
+    "initializer_factor",
+    "projection_dim",
+    "tie_word_embeddings",
+    "vocab_size",
+)
 NOT_WEIGHTS = (r"position_ids$",)
 
 
@@ -121,8 +150,12 @@ VIT = VisionFamily(
         *linear("pooler.dense", "pooler", bias=True),
         *_layer(
             "encoder.layer.{i}",
-            ("attention.attention.query", "attention.attention.key", "attention.attention.value",
-             "attention.output.dense"),
+            (
+                "attention.attention.query",
+                "attention.attention.key",
+                "attention.attention.value",
+                "attention.output.dense",
+            ),
             ("layernorm_before", "layernorm_after"),
             ("intermediate.dense", "output.dense"),
         ),
@@ -131,11 +164,14 @@ VIT = VisionFamily(
     classifier="ViTForImageClassification",
     prefix="vit.",
     silent=(
-        *OF_VISION, "attention_probs_dropout_prob", "encoder_stride", "hidden_dropout_prob",
+        *OF_VISION,
+        "attention_probs_dropout_prob",
+        "encoder_stride",
+        "hidden_dropout_prob",
         "pooler_output_size",
     ),
     aliases=((r"^vit\.", ""),),
-)  # fmt: skip
+)
 CLIP = VisionFamily(
     "clip_vision_model",
     "CLIPVisionModel",
@@ -159,9 +195,12 @@ CLIP = VisionFamily(
 VISION_FAMILIES = {family.model_type: family for family in (VIT, CLIP)}
 # CLIP's folders hold both of its encoders; the one of images is read.
 CLIP_SILENT = (
-    "initializer_factor", "logit_scale_init_value", "projection_dim", "text_config",
+    "initializer_factor",
+    "logit_scale_init_value",
+    "projection_dim",
+    "text_config",
     "text_config_dict",
-)  # fmt: skip
+)
 CLIP_TEXT = (r"^text_model\.", r"^(text|visual)_projection\.", r"^logit_scale$")
 
 

@@ -134,9 +134,7 @@ def _from_text(config: DataConfig) -> _Recipe:
             **({"normalize": True} if config.normalize else {}),
         },
         build=build,
-        reopen=lambda folder: tokenizers.reopen(
-            config.tokenizer, folder, config.tiktoken_pattern
-        ),
+        reopen=lambda folder: tokenizers.reopen(config.tokenizer, folder, config.tiktoken_pattern),
         field=source.field,
     )
 

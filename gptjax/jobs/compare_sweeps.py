@@ -61,9 +61,12 @@ def compare(setup: Setup, folder: Path, asked: Mapping[str, Setup]) -> None:
     write_json(folder / "comparison.json", content)
     corpus = read_json(folder / folder_name(next(iter(asked))) / "corpus.json")
     page = report.build(
-        folder, content, setup.report, title=setup.general.experiment.replace("_", " "),
+        folder,
+        content,
+        setup.report,
+        title=setup.general.experiment.replace("_", " "),
         facts=corpus,
-    )  # fmt: skip
+    )
     Console(width=120).print(report.table(content))
     print(f"report: {page}")
 
@@ -103,4 +106,3 @@ def seconds_of(folder: Path) -> float:
     """Worker seconds of a sweep, its tuning included."""
     files = [*folder.glob("timing/*.json"), *folder.glob("tune/*/timing/*.json")]
     return sum(read_json(path)["seconds"] for path in files)
-

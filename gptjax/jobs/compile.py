@@ -35,7 +35,7 @@ from gptjax.train import (
     make_hyper,
     make_train_step,
     state_shardings,
-)  # fmt: skip
+)
 from gptjax.train.roofline import Estimate, estimate
 
 GIB = 2**30
@@ -219,9 +219,7 @@ def _needed(message: str) -> int:
     return int(float(found[1]) * 1024 ** ("KMGT".index(found[2]) + 1))
 
 
-def print_cost(
-    layout: Layout, target: Target, cost: Cost, guess: Estimate, network: float
-) -> None:
+def print_cost(layout: Layout, target: Target, cost: Cost, guess: Estimate, network: float) -> None:
     """A table of memory and one of traffic, and the estimate of a step's time."""
     console = Console(width=100)
     sizes = " × ".join(f"{axis} {n}" for axis, n in layout.mesh.shape.items() if n > 1)
@@ -240,8 +238,12 @@ def print_cost(
     table.add_row("there is", f"{target.chip.memory / GIB:.2f}", "")
     console.print(table)
     fits = cost.needed <= target.chip.memory
-    print("it fits" if fits else "it does not fit; cut the state by mesh.fsdp, mesh.tensor or "
-          "mesh.pipe, the batch by train.micro_batches, or set model.remat=block")  # fmt: skip
+    print(
+        "it fits"
+        if fits
+        else "it does not fit; cut the state by mesh.fsdp, mesh.tensor or "
+        "mesh.pipe, the batch by train.micro_batches, or set model.remat=block"
+    )
     _print_traffic(console, cost)
     _print_time(cost, guess, network)
 
@@ -297,9 +299,11 @@ def _as_json(
         "memory_bytes": target.chip.memory,
         "fits": cost.needed <= target.chip.memory,
         "seconds": {
-            "ideal": guess.seconds.ideal, "compute": guess.seconds.compute,
-            "memory": guess.seconds.memory, "network": network,
+            "ideal": guess.seconds.ideal,
+            "compute": guess.seconds.compute,
+            "memory": guess.seconds.memory,
+            "network": network,
         },
         "estimated": {**dataclasses.asdict(guess.held), "needed": guess.held.total},
         **dataclasses.asdict(cost),
-    }  # fmt: skip
+    }

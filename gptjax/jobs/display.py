@@ -118,9 +118,12 @@ class Display:
             table.add_column(name, justify="right")
         for state in running:
             table.add_row(
-                f"{state['budget']:.3g}", str(state["width"]), str(state["step"]),
-                str(state["steps"]), f"{state['loss']:.4f}", f"{state['learning_rate']:.2g}",
+                f"{state['budget']:.3g}",
+                str(state["width"]),
+                str(state["step"]),
+                str(state["steps"]),
+                f"{state['loss']:.4f}",
+                f"{state['learning_rate']:.2g}",
                 f"{1e3 * state['seconds_per_step']:.2f}",
-            )  # fmt: skip
+            )
         return Group(head, ProgressBar(total=1.0, completed=done / self._total, width=60), table)
-

@@ -88,9 +88,14 @@ def laws_of_tables(
 def show(setup: Setup, folder: Path, runs: Any, curves: Any, laws: dict[str, Any]) -> dict:
     """Write the report and print the answer."""
     page = report.build(
-        folder, runs, curves, laws, setup.report,
-        title=setup.general.experiment.replace("_", " "), facts=facts(setup, folder),
-    )  # fmt: skip
+        folder,
+        runs,
+        curves,
+        laws,
+        setup.report,
+        title=setup.general.experiment.replace("_", " "),
+        facts=facts(setup, folder),
+    )
     print_answer(laws)
     print(f"report: {page}")
     return laws

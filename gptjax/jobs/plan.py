@@ -77,9 +77,13 @@ def make_members(setup: Setup, corpus: Corpus) -> list[Member]:
 def make_trials(setup: Setup, corpus: Corpus) -> list[Trial]:
     """The runs of a tuning on a corpus."""
     return sweeps.make_trials(
-        setup.sweep, build.make_model(setup, corpus), setup.optim, setup.train,
-        corpus.fingerprint, mask_end_of_document=corpus.mask_end_of_document,
-    )  # fmt: skip
+        setup.sweep,
+        build.make_model(setup, corpus),
+        setup.optim,
+        setup.train,
+        corpus.fingerprint,
+        mask_end_of_document=corpus.mask_end_of_document,
+    )
 
 
 def make_bundles(setup: Setup, cells: Sequence[Cell]) -> list[Bundle]:
@@ -122,8 +126,21 @@ def print_plan(setup: Setup, cells: Sequence[Cell]) -> float:
     total = max(lane.finish for lane in lanes)
     seconds = timing.predicted_by_cell(bundles, reference)
     table = Table(title=f"Plan: {len(cells)} cells", title_justify="left", header_style="bold")
-    for name in ("budget", "width", "depth", "params", "no embed", "+ head", "tokens", "batch",
-                 "steps", "lr", "FLOPs", "6ND", "seconds"):  # fmt: skip
+    for name in (
+        "budget",
+        "width",
+        "depth",
+        "params",
+        "no embed",
+        "+ head",
+        "tokens",
+        "batch",
+        "steps",
+        "lr",
+        "FLOPs",
+        "6ND",
+        "seconds",
+    ):
         table.add_column(name, justify="right", no_wrap=True)
     for cell in cells:
         table.add_row(*_row(cell, seconds[cell.id]))

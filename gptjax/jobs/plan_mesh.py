@@ -75,9 +75,7 @@ def _order(one: Estimate) -> tuple[float, int, float]:
     return float(f"{one.seconds.total:.6g}"), cut, one.held.total
 
 
-def _estimates(
-    spec: RunSpec, config: MeshConfig, devices: int, chip: Chip
-) -> Iterator[Estimate]:
+def _estimates(spec: RunSpec, config: MeshConfig, devices: int, chip: Chip) -> Iterator[Estimate]:
     flops = shapes.training_flops_per_token(spec.model, spec.optim.cost)
     for sizes in factorizations(devices, [axis for axis in AXES if axis in TRAFFIC]):
         mesh = with_sizes(config, sizes)
@@ -135,9 +133,7 @@ def _from_compiler(
     return found
 
 
-def choose(
-    found: Sequence[Estimate], words: Sequence[Compiled], chip: Chip
-) -> Estimate | None:
+def choose(found: Sequence[Estimate], words: Sequence[Compiled], chip: Chip) -> Estimate | None:
     """The fastest that fits: by the compiler where it was asked, else by the estimates."""
     if words:
         fitting = [one for one in words if one.needed <= chip.memory]
@@ -165,9 +161,13 @@ def why_not(one: Estimate, chosen: Estimate | None, chip: Chip) -> str:
 
 
 KINDS = {
-    "params": "parameters", "opt_state": "optimizer state", "gradients": "gradients",
-    "gathered": "gathered parameters", "activations": "activations", "head": "logits",
-}  # fmt: skip
+    "params": "parameters",
+    "opt_state": "optimizer state",
+    "gradients": "gradients",
+    "gathered": "gathered parameters",
+    "activations": "activations",
+    "head": "logits",
+}
 
 
 def _print(
@@ -182,24 +182,36 @@ def _print(
         f"{target.name}: {target.devices} devices with {chip.memory / compiling.GIB:g} GiB; "
         f"{len(found)} candidates, {fitting} fit by the estimate"
     )
-    table = Table("mesh", "remat", "GiB", "arithmetic s", "memory s", "network s", "step s", "MFU",
-                  "why not", title="estimates", header_style="bold")  # fmt: skip
+    table = Table(
+        "mesh",
+        "remat",
+        "GiB",
+        "arithmetic s",
+        "memory s",
+        "network s",
+        "step s",
+        "MFU",
+        "why not",
+        title="estimates",
+        header_style="bold",
+    )
     for one in _rows(found, chosen, chip):
         seconds = one.seconds
         numbers = (seconds.compute, seconds.memory, sum(seconds.network.values()), seconds.total)
         table.add_row(
-            _words(one.sizes), one.remat, f"{one.held.total / compiling.GIB:.2f}",
-            *(f"{number:.3g}" for number in numbers), f"{seconds.utilization:.0%}",
+            _words(one.sizes),
+            one.remat,
+            f"{one.held.total / compiling.GIB:.2f}",
+            *(f"{number:.3g}" for number in numbers),
+            f"{seconds.utilization:.0%}",
             "chosen" if one is chosen else why_not(one, chosen, chip),
-        )  # fmt: skip
+        )
     console.print(table)
     _print_compiled(console, words, chip)
     print(_verdict(target, found, words, chosen))
 
 
-def _rows(
-    found: Sequence[Estimate], chosen: Estimate | None, chip: Chip
-) -> list[Estimate]:
+def _rows(found: Sequence[Estimate], chosen: Estimate | None, chip: Chip) -> list[Estimate]:
     """The fastest that fit and that do not, half each, and what was chosen."""
     good = [one for one in found if fits(one, chip)][: SHOWN // 2]
     bad = [one for one in found if not fits(one, chip)][: SHOWN - len(good)]
@@ -210,16 +222,26 @@ def _rows(
 def _print_compiled(console: Console, words: Sequence[Compiled], chip: Chip) -> None:
     if not words:
         return
-    table = Table("mesh", "remat", "GiB estimated", "compiled", "step s estimated", "compiled",
-                  title="by the compiler", header_style="bold")  # fmt: skip
+    table = Table(
+        "mesh",
+        "remat",
+        "GiB estimated",
+        "compiled",
+        "step s estimated",
+        "compiled",
+        title="by the compiler",
+        header_style="bold",
+    )
     for one in words:
         over = "" if one.needed <= chip.memory else " (does not fit)"
         table.add_row(
-            _words(one.guess.sizes), one.guess.remat,
+            _words(one.guess.sizes),
+            one.guess.remat,
             f"{one.guess.held.total / compiling.GIB:.2f}",
             f"{one.needed / compiling.GIB:.2f}{over}",
-            f"{one.guess.seconds.total:.3g}", f"{one.seconds:.3g}",
-        )  # fmt: skip
+            f"{one.guess.seconds.total:.3g}",
+            f"{one.seconds:.3g}",
+        )
     console.print(table)
 
 
@@ -273,10 +295,13 @@ def _as_json(
 ) -> dict[str, Any]:
     def row(one: Estimate) -> dict[str, Any]:
         return {
-            **dataclasses.asdict(one), "needed": one.held.total, "step_s": one.seconds.total,
-            "mfu": one.seconds.utilization, "fits": fits(one, target.chip),
+            **dataclasses.asdict(one),
+            "needed": one.held.total,
+            "step_s": one.seconds.total,
+            "mfu": one.seconds.utilization,
+            "fits": fits(one, target.chip),
             "why_not": why_not(one, chosen, target.chip),
-        }  # fmt: skip
+        }
 
     return {
         "target": target.name,

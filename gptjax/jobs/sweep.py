@@ -125,17 +125,24 @@ class Workers:
     def _start(self, index: int) -> None:
         name = f"{os.uname().nodename}-{os.getpid()}-{index}"
         command = [
-            sys.executable, "-m", "gptjax.jobs.work", f"--workdir={self._folder}",
-            f"--name={name}", *self._pin(index),
-        ]  # fmt: skip
+            sys.executable,
+            "-m",
+            "gptjax.jobs.work",
+            f"--workdir={self._folder}",
+            f"--name={name}",
+            *self._pin(index),
+        ]
         log = self._folder / "logs" / f"worker-{index}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         with open(log, "ab") as output:
             # A session of its own: Ctrl-C reaches this process, which tells the workers once.
             self._processes[name] = subprocess.Popen(
-                command, stdout=output, stderr=output, start_new_session=True,
+                command,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
                 stdin=subprocess.DEVNULL,
-            )  # fmt: skip
+            )
 
     def _pin(self, index: int) -> list[str]:
         if not plan.only_cpu(self._setup):

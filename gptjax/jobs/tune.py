@@ -85,9 +85,14 @@ def show(tuned: Tuned) -> None:
         best = row["why"] or f"{row['factor']:.3g}"
         loss = "–" if row["why"] else f"{row['loss']:.4f}"
         table.add_row(
-            f"{row['params']:,}", f"{row['tokens']:,}", f"{row['batch']:g}", f"{row['b2']:g}",
-            f"{row['rule']:.3g}", best, loss,
-        )  # fmt: skip
+            f"{row['params']:,}",
+            f"{row['tokens']:,}",
+            f"{row['batch']:g}",
+            f"{row['b2']:g}",
+            f"{row['rule']:.3g}",
+            best,
+            loss,
+        )
     console = Console(width=110)
     console.print(table)
     console.print(tuned.sentence, highlight=False)

@@ -99,9 +99,11 @@ def train(
     from gptjax.train import EXIT_RESUMABLE, Interrupted
 
     options = sweeps.WorkerOptions(
-        name=name, attempts=setup.sweep.attempts, claim_seconds=setup.sweep.claim_seconds,
+        name=name,
+        attempts=setup.sweep.attempts,
+        claim_seconds=setup.sweep.claim_seconds,
         compile_ahead=jax.default_backend() != "cpu",
-    )  # fmt: skip
+    )
     devices = jax.local_devices()
     sizes = sweeps.sizes_of(setup.sweep, devices)
     try:

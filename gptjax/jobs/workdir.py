@@ -10,14 +10,27 @@ from gptjax.files import finite, read_json, write_json
 EXECUTION_ONLY = {
     "data": {"cache_dir"},
     "train": {
-        "feed", "device_data_gb", "checkpoint_seconds", "hang_seconds", "keep_last", "keep_best",
-        "log_seconds", "tensorboard", "wandb",
+        "feed",
+        "device_data_gb",
+        "checkpoint_seconds",
+        "hang_seconds",
+        "keep_last",
+        "keep_best",
+        "log_seconds",
+        "tensorboard",
+        "wandb",
     },
     "sweep": {
-        "engine", "address", "task_cpus", "task_devices", "workers", "attempts", "claim_seconds",
+        "engine",
+        "address",
+        "task_cpus",
+        "task_devices",
+        "workers",
+        "attempts",
+        "claim_seconds",
         "price_per_device_hour",
     },
-}  # fmt: skip
+}
 """Settings that change no result, and so may differ when a folder is opened again."""
 
 SCIENCE = ("data", "model", "optim", "train", "sweep", "compare")

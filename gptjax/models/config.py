@@ -6,8 +6,14 @@ import math
 from gptjax.fields import setting
 
 SPARSE = (
-    "strided", "fixed", "blocksparse", "longformer", "linformer", "performer", "reformer",
-)  # fmt: skip
+    "strided",
+    "fixed",
+    "blocksparse",
+    "longformer",
+    "linformer",
+    "performer",
+    "reformer",
+)
 """Kinds of attention that leave pairs of tokens out; what each is stands in models/sparse.py."""
 
 BOTH_WAYS = "both_ways"
@@ -43,9 +49,13 @@ class Layer:
 
 
 TRAINS_ROUTERS = (
-    "router_noise", "capacity_factor", "balance_loss", "router_z_loss", "importance_loss",
+    "router_noise",
+    "capacity_factor",
+    "balance_loss",
+    "router_z_loss",
+    "importance_loss",
     "load_loss",
-)  # fmt: skip
+)
 """Settings that act on experts in training only."""
 
 
@@ -101,20 +111,23 @@ class ModelConfig:
         minimum=0,
     )
     sparse_summary: int = setting(
-        4, "fixed: last tokens of a block, and linformer: summaries of it, that later blocks see",
+        4,
+        "fixed: last tokens of a block, and linformer: summaries of it, that later blocks see",
         minimum=1,
-    )  # fmt: skip
+    )
     sparse_local_blocks: int = setting(
-        2, "blocksparse: last blocks that all heads see, the own included (Phi-3-small: 16)",
+        2,
+        "blocksparse: last blocks that all heads see, the own included (Phi-3-small: 16)",
         minimum=1,
-    )  # fmt: skip
+    )
     sparse_stride: int = setting(
         4, "blocksparse: of so many earlier blocks a head sees one (Phi-3-small: 8)", minimum=1
     )
     global_tokens: int = setting(
-        1, "longformer: first tokens, which all see and which have projections of their own",
+        1,
+        "longformer: first tokens, which all see and which have projections of their own",
         minimum=1,
-    )  # fmt: skip
+    )
     random_features: int = setting(
         0, "performer: random features of a head; 0: head_dim·ln(head_dim), upwards", minimum=0
     )
@@ -168,10 +181,18 @@ class ModelConfig:
         "feed-forward kind; those with glu in their name, and gegelu (Phi-3-small: a sigmoid's "
         "GELU times 1 + the other), are gated and have three matrices",
         choices=(
-            "gelu", "gelu_tanh", "quick_gelu", "relu", "silu", "swiglu", "geglu", "geglu_tanh",
-            "reglu", "gegelu",
+            "gelu",
+            "gelu_tanh",
+            "quick_gelu",
+            "relu",
+            "silu",
+            "swiglu",
+            "geglu",
+            "geglu_tanh",
+            "reglu",
+            "gegelu",
         ),
-    )  # fmt: skip
+    )
     mlp_limit: float = setting(
         0.0,
         "gated feed-forwards: the largest gate, and the largest size of what it multiplies "
@@ -251,9 +272,7 @@ class ModelConfig:
     rope_dim: int = setting(
         64, "latent attention: columns that turn, besides model.head_dim that do not", minimum=2
     )
-    value_dim: int = setting(
-        0, "latent attention: width of a value; 0: that of a head", minimum=0
-    )
+    value_dim: int = setting(0, "latent attention: width of a value; 0: that of a head", minimum=0)
     ssm_state: int = setting(16, "mamba: states of a channel", minimum=1)
     ssm_expand: int = setting(2, "mamba: channels over model.width", minimum=1)
     ssm_conv: int = setting(4, "mamba: taps of the convolution", minimum=2)

@@ -138,10 +138,17 @@ class CrossText:
     def cross(self) -> ModelConfig:
         """The cross-attention layers, as a decoder's settings have them."""
         return dataclasses.replace(
-            self.text, qk_norm="shared", block="sequential", norm_place="pre",
-            layer_pattern=("global",), mlp_pattern=("dense",), depth=len(self.cross_layers),
-            kv_rank=0, attention_gate=False, attention_sinks=False,
-        )  # fmt: skip
+            self.text,
+            qk_norm="shared",
+            block="sequential",
+            norm_place="pre",
+            layer_pattern=("global",),
+            mlp_pattern=("dense",),
+            depth=len(self.cross_layers),
+            kv_rank=0,
+            attention_gate=False,
+            attention_sinks=False,
+        )
 
     @property
     def depth(self) -> int:

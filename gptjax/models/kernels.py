@@ -141,9 +141,13 @@ def _cut(free: set[str], *names: str | None) -> PartitionSpec:
 def _beyond_dense(config: ModelConfig, kind: str) -> bool:
     """Whether something asks for more than the fast dense path has."""
     asked = (
-        config.attention_scale, config.attention_soft_cap, config.attention_sinks,
-        kind == "local", config.positions == "alibi", config.kv_rank,
-    )  # fmt: skip
+        config.attention_scale,
+        config.attention_soft_cap,
+        config.attention_sinks,
+        kind == "local",
+        config.positions == "alibi",
+        config.kv_rank,
+    )
     return any(asked)
 
 

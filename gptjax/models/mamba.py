@@ -30,15 +30,11 @@ class Mamba(nn.Module):
         both = ops.linear(x_BTD, w["in"], b_2I)
         x_BTI, gate_BTI = both[..., :I], both[..., I:]
         x_BTI = ops.swish(
-            ops.causal_convolution(
-                x_BTI, w["conv"], w["conv_bias"], segment_ids_BT=segment_ids_BT
-            )
+            ops.causal_convolution(x_BTI, w["conv"], w["conv_bias"], segment_ids_BT=segment_ids_BT)
         )
         step_BTI, b_BTZ, c_BTZ = _select(cfg, w, x_BTI)
         a_IZ = -jnp.exp(w["state_log_scale"])
-        y_BTI = _scan_of(cfg)(
-            x_BTI, step_BTI, a_IZ, b_BTZ, c_BTZ, segment_ids_BT=segment_ids_BT
-        )
+        y_BTI = _scan_of(cfg)(x_BTI, step_BTI, a_IZ, b_BTZ, c_BTZ, segment_ids_BT=segment_ids_BT)
         y_BTI = (y_BTI + x_BTI * w["skip_scale"]).astype(x_BTD.dtype) * ops.swish(gate_BTI)
         return ops.linear(y_BTI, w["out"], bias_at(self, "mlp", "out_bias", (D,), ("embed",)))
 

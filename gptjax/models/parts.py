@@ -53,9 +53,7 @@ class Norm(nn.Module):
         return normed(cfg, x_BTD, scale, bias)
 
 
-def norm_scale(
-    module: Any, name: str, shape: tuple[int, ...], axes: tuple[str, ...]
-) -> jax.Array:
+def norm_scale(module: Any, name: str, shape: tuple[int, ...], axes: tuple[str, ...]) -> jax.Array:
     """What a norm multiplies by: one at the start."""
     if module.config.norm_plus_one:
         return 1.0 + parameter(module, name, shape, axes, nn.initializers.zeros)

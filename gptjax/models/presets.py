@@ -61,9 +61,15 @@ _LLAMA = {  # name: (depth, width, num_heads, num_kv_heads, mlp_width, vocab, co
 # weights their adapters left as they were; section 7.2 of the paper): the same with
 # frequencies stretched from 8,192 to 131,072 positions.
 _LLAMA31_COMMON = dataclasses.replace(
-    _LLAMA_COMMON, vocab_size=128256, seq_len=131072, rope_base=5e5, rope_scaling="llama3",
-    rope_trained_len=8192, rope_slow=1.0, rope_fast=4.0,
-)  # fmt: skip
+    _LLAMA_COMMON,
+    vocab_size=128256,
+    seq_len=131072,
+    rope_base=5e5,
+    rope_scaling="llama3",
+    rope_trained_len=8192,
+    rope_slow=1.0,
+    rope_fast=4.0,
+)
 _LLAMA31 = {  # name: (depth, width, num_heads, num_kv_heads, mlp_width, rope_factor, tied head)
     "llama3.1-8b": (32, 4096, 32, 8, 14336, 8.0, False),
     "llama3.1-70b": (80, 8192, 64, 8, 28672, 8.0, False),
@@ -77,22 +83,47 @@ _LLAMA31 = {  # name: (depth, width, num_heads, num_kv_heads, mlp_width, rope_fa
 # Radford et al., "Improving Language Understanding by Generative Pre-Training" (2018), section
 # 4.1; post-norm, and the released vocabulary of 40,478.
 _GPT1 = ModelConfig(
-    preset="gpt1", vocab_size=40478, depth=12, width=768, num_heads=12, seq_len=512,
-    norm_place="post", mlp="gelu_tanh", tied_head=True,
-)  # fmt: skip
+    preset="gpt1",
+    vocab_size=40478,
+    depth=12,
+    width=768,
+    num_heads=12,
+    seq_len=512,
+    norm_place="post",
+    mlp="gelu_tanh",
+    tied_head=True,
+)
 
 # Jiang et al., "Mistral 7B" (2023), table 1, its window included; Mistral Large 2 (2407): the
 # released configuration.
 _MISTRAL = {
     "mistral-7b": dataclasses.replace(
-        _LLAMA_COMMON, depth=32, width=4096, num_heads=32, num_kv_heads=8, mlp_width=14336,
-        vocab_size=32000, seq_len=32768, norm_eps=1e-5, layer_pattern=("local",), window=4096,
+        _LLAMA_COMMON,
+        depth=32,
+        width=4096,
+        num_heads=32,
+        num_kv_heads=8,
+        mlp_width=14336,
+        vocab_size=32000,
+        seq_len=32768,
+        norm_eps=1e-5,
+        layer_pattern=("local",),
+        window=4096,
     ),
     "mistral-large-2": dataclasses.replace(
-        _LLAMA_COMMON, depth=88, width=12288, num_heads=96, num_kv_heads=8, head_dim=128,
-        mlp_width=28672, vocab_size=32768, seq_len=131072, norm_eps=1e-5, rope_base=1e6,
+        _LLAMA_COMMON,
+        depth=88,
+        width=12288,
+        num_heads=96,
+        num_kv_heads=8,
+        head_dim=128,
+        mlp_width=28672,
+        vocab_size=32768,
+        seq_len=131072,
+        norm_eps=1e-5,
+        rope_base=1e6,
     ),
-}  # fmt: skip
+}
 
 # Qwen Team, "Qwen2.5 Technical Report" (2024), table 1, and the released configurations (base
 # models; vocabularies are padded as released). Queries, keys and values have biases.
@@ -112,11 +143,22 @@ _QWEN25 = {  # name: (depth, width, num_heads, num_kv_heads, mlp_width, vocab, c
 # Gemma Team, "Gemma 2" (2024), table 1 and section 2; 27B divides its queries by
 # √(width / heads), the others by √head_dim.
 _GEMMA2_COMMON = ModelConfig(
-    vocab_size=256000, seq_len=8192, norm="rmsnorm", norm_place="both", norm_plus_one=True,
-    norm_eps=1e-6, positions="rotary", mlp="geglu_tanh", use_bias=False, tied_head=True,
-    layer_pattern=("local", "global"), window=4096, embedding_scale=0.0,
-    attention_soft_cap=50.0, logit_soft_cap=30.0,
-)  # fmt: skip
+    vocab_size=256000,
+    seq_len=8192,
+    norm="rmsnorm",
+    norm_place="both",
+    norm_plus_one=True,
+    norm_eps=1e-6,
+    positions="rotary",
+    mlp="geglu_tanh",
+    use_bias=False,
+    tied_head=True,
+    layer_pattern=("local", "global"),
+    window=4096,
+    embedding_scale=0.0,
+    attention_soft_cap=50.0,
+    logit_soft_cap=30.0,
+)
 _GEMMA2 = {  # name: (depth, width, num_heads, num_kv_heads, head_dim, mlp_width, attention_scale)
     "gemma2-2b": (26, 2304, 8, 4, 256, 9216, 256**-0.5),
     "gemma2-9b": (42, 3584, 16, 8, 256, 14336, 256**-0.5),
@@ -133,52 +175,122 @@ _PHI3 = {  # name: (depth, width, num_heads, num_kv_heads, mlp_width)
     "phi3-medium": (40, 5120, 40, 10, 17920),
 }
 _PHI3_SMALL = ModelConfig(
-    vocab_size=100352, seq_len=8192, depth=32, width=4096, num_heads=32, num_kv_heads=8,
-    mlp_width=14336, mlp="gegelu", mlp_limit=20.0, norm="layernorm", norm_eps=1e-5,
-    positions="rotary", rope_base=1e6, layer_pattern=("blocksparse", "global"), sparse_block=64,
-    sparse_local_blocks=16, sparse_stride=8, embedding_scale=10.0, attention_scale=1 / 128,
-    logit_scale=1 / 8, use_bias=True, tied_head=True,
-)  # fmt: skip
+    vocab_size=100352,
+    seq_len=8192,
+    depth=32,
+    width=4096,
+    num_heads=32,
+    num_kv_heads=8,
+    mlp_width=14336,
+    mlp="gegelu",
+    mlp_limit=20.0,
+    norm="layernorm",
+    norm_eps=1e-5,
+    positions="rotary",
+    rope_base=1e6,
+    layer_pattern=("blocksparse", "global"),
+    sparse_block=64,
+    sparse_local_blocks=16,
+    sparse_stride=8,
+    embedding_scale=10.0,
+    attention_scale=1 / 128,
+    logit_scale=1 / 8,
+    use_bias=True,
+    tied_head=True,
+)
 
 # Cohere, Command R+ (2024), the released configuration.
 _COMMAND = {
     "command-r-plus": ModelConfig(
-        vocab_size=256000, seq_len=131072, depth=64, width=12288, num_heads=96, num_kv_heads=8,
-        mlp_width=33792, norm="layernorm", norm_eps=1e-5, positions="rotary", rope_base=75e6,
-        rope_layout="interleaved", block="parallel_shared_norm", qk_norm="per_head",
-        mlp="swiglu", use_bias=False, tied_head=True, logit_scale=0.8333333333333334,
+        vocab_size=256000,
+        seq_len=131072,
+        depth=64,
+        width=12288,
+        num_heads=96,
+        num_kv_heads=8,
+        mlp_width=33792,
+        norm="layernorm",
+        norm_eps=1e-5,
+        positions="rotary",
+        rope_base=75e6,
+        rope_layout="interleaved",
+        block="parallel_shared_norm",
+        qk_norm="per_head",
+        mlp="swiglu",
+        use_bias=False,
+        tied_head=True,
+        logit_scale=0.8333333333333334,
     ),
-}  # fmt: skip
+}
 
 # Jiang et al., "Mixtral of Experts" (2024), table 1; 8x22B: the released configuration.
 _MIXTRAL_COMMON = dataclasses.replace(
-    _LLAMA_COMMON, mlp_pattern=("experts",), num_experts=8, experts_per_token=2, rope_base=1e6,
-    norm_eps=1e-5, num_kv_heads=8,
-)  # fmt: skip
+    _LLAMA_COMMON,
+    mlp_pattern=("experts",),
+    num_experts=8,
+    experts_per_token=2,
+    rope_base=1e6,
+    norm_eps=1e-5,
+    num_kv_heads=8,
+)
 _MIXTRAL = {
     "mixtral-8x7b": dataclasses.replace(
-        _MIXTRAL_COMMON, depth=32, width=4096, num_heads=32, mlp_width=14336, vocab_size=32000,
+        _MIXTRAL_COMMON,
+        depth=32,
+        width=4096,
+        num_heads=32,
+        mlp_width=14336,
+        vocab_size=32000,
         seq_len=32768,
     ),
     "mixtral-8x22b": dataclasses.replace(
-        _MIXTRAL_COMMON, depth=56, width=6144, num_heads=48, mlp_width=16384, vocab_size=32000,
+        _MIXTRAL_COMMON,
+        depth=56,
+        width=6144,
+        num_heads=48,
+        mlp_width=16384,
+        vocab_size=32000,
         seq_len=65536,
     ),
-}  # fmt: skip
+}
 
 # DeepSeek-AI, "DeepSeek-V2" (2024), section 3.1.2; V2.5 has the same shape and configuration. Of
 # its three balance losses the one over experts is built.
 _DEEPSEEK = {
     "deepseek-v2.5": dataclasses.replace(
-        _LLAMA_COMMON, depth=60, width=5120, num_heads=128, head_dim=128, mlp_width=12288,
-        vocab_size=102400, seq_len=163840, norm_eps=1e-6, kv_rank=512, q_rank=1536, rope_dim=64,
-        value_dim=128, rope_layout="interleaved", rope_scaling="yarn", rope_factor=40.0,
-        rope_trained_len=4096, rope_mscale=1.0, rope_mscale_all_dim=1.0, mlp_pattern=("experts",),
-        dense_layers=1, num_experts=160, experts_per_token=6, expert_width=1536, shared_experts=2,
-        router="softmax", router_scale=16.0, router_groups=8, router_top_groups=3,
-        balance_loss=0.003, balance_over="sequence",
+        _LLAMA_COMMON,
+        depth=60,
+        width=5120,
+        num_heads=128,
+        head_dim=128,
+        mlp_width=12288,
+        vocab_size=102400,
+        seq_len=163840,
+        norm_eps=1e-6,
+        kv_rank=512,
+        q_rank=1536,
+        rope_dim=64,
+        value_dim=128,
+        rope_layout="interleaved",
+        rope_scaling="yarn",
+        rope_factor=40.0,
+        rope_trained_len=4096,
+        rope_mscale=1.0,
+        rope_mscale_all_dim=1.0,
+        mlp_pattern=("experts",),
+        dense_layers=1,
+        num_experts=160,
+        experts_per_token=6,
+        expert_width=1536,
+        shared_experts=2,
+        router="softmax",
+        router_scale=16.0,
+        router_groups=8,
+        router_top_groups=3,
+        balance_loss=0.003,
+        balance_over="sequence",
     ),
-}  # fmt: skip
+}
 
 # Gu & Dao, "Mamba" (2023), table 12, with the released vocabulary of 50,280.
 _MAMBA = {  # name: (depth, width)
@@ -189,9 +301,16 @@ _MAMBA = {  # name: (depth, width)
     "mamba-2.8b": (64, 2560),
 }
 _MAMBA_COMMON = ModelConfig(
-    vocab_size=50280, seq_len=2048, norm="rmsnorm", positions="none", use_bias=False,
-    tied_head=True, layer_pattern=("ssm",), mlp_pattern=("none",), num_heads=1,
-)  # fmt: skip
+    vocab_size=50280,
+    seq_len=2048,
+    norm="rmsnorm",
+    positions="none",
+    use_bias=False,
+    tied_head=True,
+    layer_pattern=("ssm",),
+    mlp_pattern=("none",),
+    num_heads=1,
+)
 
 
 SHAPE = ("depth", "width", "num_heads")

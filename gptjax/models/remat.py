@@ -25,10 +25,12 @@ _KEPT: dict[str, Any] = {
     "sqrt": None,
     "dots": _policies.save_only_these_names(PRODUCT),
     "offload": _policies.save_and_offload_only_these_names(
-        names_which_can_be_saved=[], names_which_can_be_offloaded=[PRODUCT],
-        offload_src="device", offload_dst="pinned_host",
+        names_which_can_be_saved=[],
+        names_which_can_be_offloaded=[PRODUCT],
+        offload_src="device",
+        offload_dst="pinned_host",
     ),
-}  # fmt: skip
+}
 
 
 def recomputed(policy: str, block: Callable) -> Callable:

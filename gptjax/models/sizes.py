@@ -1,7 +1,5 @@
 """Parameters counted from the settings alone."""
 
-
-
 from gptjax import ops
 from gptjax.models.config import Layer, ModelConfig
 from gptjax.models.experts import experts_size

@@ -58,8 +58,15 @@ class TileConfig:
     mlp_width: int = 0
     read_layers: tuple[int, ...] = (3, 7, 15, 23, 30)
     ratios: tuple[tuple[int, int], ...] = (
-        (1, 1), (1, 2), (1, 3), (1, 4), (2, 1), (2, 2), (3, 1), (4, 1),
-    )  # fmt: skip
+        (1, 1),
+        (1, 2),
+        (1, 3),
+        (1, 4),
+        (2, 1),
+        (2, 2),
+        (3, 1),
+        (4, 1),
+    )
     max_tiles: int = 4
     norm_eps: float = 1e-5
     init_scale: float = 0.02
@@ -79,10 +86,18 @@ class TileConfig:
     def blocks(self) -> ModelConfig:
         """The local layers, as a decoder's settings have them."""
         return ModelConfig(
-            depth=self.depth, width=self.width, num_heads=self.num_heads, mlp_width=self.mlp_width,
-            norm_eps=self.norm_eps, init_scale=self.init_scale, compute_dtype=self.compute_dtype,
-            mlp="gelu", positions="none", layer_pattern=(BOTH_WAYS,), bias_places=("mlp", "norm"),
-        )  # fmt: skip
+            depth=self.depth,
+            width=self.width,
+            num_heads=self.num_heads,
+            mlp_width=self.mlp_width,
+            norm_eps=self.norm_eps,
+            init_scale=self.init_scale,
+            compute_dtype=self.compute_dtype,
+            mlp="gelu",
+            positions="none",
+            layer_pattern=(BOTH_WAYS,),
+            bias_places=("mlp", "norm"),
+        )
 
 
 def validate_tiles(config: TileConfig) -> None:

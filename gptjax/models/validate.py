@@ -142,10 +142,15 @@ def _check_mixers(config: ModelConfig) -> None:
     if not config.kv_rank:
         return
     without = {
-        "attention_gate": False, "attention_sinks": False, "attention_soft_cap": 0.0,
-        "qk_norm": "none", "norm": "rmsnorm", "norm_plus_one": False, "positions": "rotary",
+        "attention_gate": False,
+        "attention_sinks": False,
+        "attention_soft_cap": 0.0,
+        "qk_norm": "none",
+        "norm": "rmsnorm",
+        "norm_plus_one": False,
+        "positions": "rotary",
         "rope_fraction": 1.0,
-    }  # fmt: skip
+    }
     for name, wanted in without.items():
         if getattr(config, name) != wanted:
             raise UserError(

@@ -65,10 +65,18 @@ class VisionConfig:
     def blocks(self) -> ModelConfig:
         """The blocks, as the decoder's settings have them."""
         return ModelConfig(
-            depth=self.depth, width=self.width, num_heads=self.num_heads, mlp_width=self.mlp_width,
-            norm_eps=self.norm_eps, init_scale=self.init_scale, compute_dtype=self.compute_dtype,
-            mlp=self.mlp, positions="none", layer_pattern=(BOTH_WAYS,), seq_len=1 + self.patches,
-        )  # fmt: skip
+            depth=self.depth,
+            width=self.width,
+            num_heads=self.num_heads,
+            mlp_width=self.mlp_width,
+            norm_eps=self.norm_eps,
+            init_scale=self.init_scale,
+            compute_dtype=self.compute_dtype,
+            mlp=self.mlp,
+            positions="none",
+            layer_pattern=(BOTH_WAYS,),
+            seq_len=1 + self.patches,
+        )
 
 
 def validate_vision(config: VisionConfig) -> None:

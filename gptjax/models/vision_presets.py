@@ -21,9 +21,16 @@ _VIT = {  # name: (patch_size, depth, width, num_heads)
 # Radford et al., "Learning Transferable Visual Models From Natural Language Supervision" (2021),
 # table 20, the image encoder without its projection, with the released configuration.
 _CLIP_L14_336 = VisionConfig(
-    image_size=336, patch_size=14, depth=24, width=1024, num_heads=16, norm_eps=1e-5,
-    mlp="quick_gelu", patch_bias=False, first_norm=True,
-)  # fmt: skip
+    image_size=336,
+    patch_size=14,
+    depth=24,
+    width=1024,
+    num_heads=16,
+    norm_eps=1e-5,
+    mlp="quick_gelu",
+    patch_bias=False,
+    first_norm=True,
+)
 
 # Liu et al., "Improved Baselines with Visual Instruction Tuning" (2023): Vicuna v1.5, which has
 # Llama 2's shape, and CLIP; with the released vocabulary of 32,064, of which 32,000 is the image's

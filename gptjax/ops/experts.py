@@ -62,9 +62,7 @@ def mix_experts(
     x_SD = x_MD[token]
 
     def product(x: jax.Array, w: jax.Array) -> jax.Array:
-        wide = jax.lax.ragged_dot(
-            x, w.astype(x.dtype), sizes_E, preferred_element_type=jnp.float32
-        )
+        wide = jax.lax.ragged_dot(x, w.astype(x.dtype), sizes_E, preferred_element_type=jnp.float32)
         return wide.astype(x.dtype)
 
     h_SF = product(x_SD, up_EDF)

@@ -21,9 +21,14 @@ def cudnn_attention(
 ) -> Float[Array, "B T N H"]:
     """Causal attention of 16-bit numbers by cuDNN; without segments, whose mask would be dense."""
     return jax.nn.dot_product_attention(
-        q_BTNH, k_BTKH, v_BTKH, scale=scale, is_causal=True,
-        local_window_size=(window - 1, 0) if window else None, implementation="cudnn",
-    )  # fmt: skip
+        q_BTNH,
+        k_BTKH,
+        v_BTKH,
+        scale=scale,
+        is_causal=True,
+        local_window_size=(window - 1, 0) if window else None,
+        implementation="cudnn",
+    )
 
 
 def splash_attention(

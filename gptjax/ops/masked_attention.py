@@ -44,9 +44,11 @@ def masked_attention(
     for start, end in query_blocks(T):
         first = max(0, start - window + 1) if window else 0
         scores = jnp.einsum(
-            "btkgh,bskh->bkgts", q_BTKGH[:, start:end], k_BTKH[:, first:end],
+            "btkgh,bskh->bkgts",
+            q_BTKGH[:, start:end],
+            k_BTKH[:, first:end],
             preferred_element_type=jnp.float32,
-        )  # fmt: skip
+        )
         scores = scores * scale
         if soft_cap:
             scores = soft_cap * jnp.tanh(scores / soft_cap)
@@ -62,7 +64,9 @@ def masked_attention(
         weights = _softmax(jnp.where(visible, scores, MASKED), sinks_N)
         outputs.append(
             jnp.einsum(
-                "bkgts,bsku->btkgu", weights.astype(v_BTKU.dtype), v_BTKU[:, first:end],
+                "bkgts,bsku->btkgu",
+                weights.astype(v_BTKU.dtype),
+                v_BTKU[:, first:end],
                 preferred_element_type=jnp.float32,
             )
         )

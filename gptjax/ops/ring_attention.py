@@ -176,9 +176,7 @@ def ring_attention(
     if segment_ids_BL is not None:
         ids_nBs = cut(segment_ids_BL[:, :, None, None])[:, :, 0, :, 0]
     o_nBKrH = _attend(options, q_nBKrH, kv_2nBKsH, ids_nBs, tables)
-    o_cBmsKGH = jnp.transpose(
-        o_nBKrH.reshape(chunks, -1, B, K, block, G, H), (0, 2, 1, 4, 3, 5, 6)
-    )
+    o_cBmsKGH = jnp.transpose(o_nBKrH.reshape(chunks, -1, B, K, block, G, H), (0, 2, 1, 4, 3, 5, 6))
     o_cBsNH = o_cBmsKGH.reshape(chunks, B, -1, N, H)[:, :, : ring.size]
     return jnp.moveaxis(o_cBsNH, 0, 1).reshape(B, L, N, H)
 
@@ -213,8 +211,10 @@ def _attend_forward(
     n, B, K, r, H = q_nBKrH.shape
     tables, q_nBKrH = tied(tables, q_nBKrH)
     running = (
-        jnp.full((n, B, K, r, 1), MASKED), jnp.zeros((n, B, K, r, 1)), jnp.zeros((n, B, K, r, H)),
-    )  # fmt: skip
+        jnp.full((n, B, K, r, 1), MASKED),
+        jnp.zeros((n, B, K, r, 1)),
+        jnp.zeros((n, B, K, r, H)),
+    )
     travelling = kv_2nBKsH, ids_nBs
     for o in range(len(options.offsets)):
         (k_nBKsH, v_nBKsH), ids_k_nBs = travelling
@@ -224,9 +224,8 @@ def _attend_forward(
 
         def visit(running: tuple, i: jax.Array, j: jax.Array) -> tuple:
             ids = _of_pair(ids_nBs, ids_k_nBs, i, j)  # noqa: B023
-            scores_BKrs, _ = block_scores(
-                options, q_nBKrH[i], k_nBKsH[j], (at[0][i], at[1][j]), ids  # noqa: B023
-            )
+            where = at[0][i], at[1][j]  # noqa: B023
+            scores_BKrs, _ = block_scores(options, q_nBKrH[i], k_nBKsH[j], where, ids)  # noqa: B023
             new = absorb(tuple(x[i] for x in running), scores_BKrs, v_nBKsH[j])  # noqa: B023
             return tuple(x.at[i].set(y) for x, y in zip(running, new, strict=True))
 

@@ -234,9 +234,15 @@ def longformer_attention(
     """
     g = global_q_BgNH.shape[1]
     o_BTNU = windowed_attention(
-        q_BTNH, k_BTKH, v_BTKU, window=window, global_tokens=g, causal=causal,
-        segment_ids_BT=segment_ids_BT, **options,
-    )  # fmt: skip
+        q_BTNH,
+        k_BTKH,
+        v_BTKU,
+        window=window,
+        global_tokens=g,
+        causal=causal,
+        segment_ids_BT=segment_ids_BT,
+        **options,
+    )
     if causal:
         ids_Bg = None if segment_ids_BT is None else segment_ids_BT[:, :g]
         k_BgKH, v_BgKU = global_k_BSKH[:, :g], global_v_BSKU[:, :g]

@@ -30,16 +30,20 @@ class OptimConfig:
         0, "steps of linear warm-up whatever the length of the run; 0 = warmup_fraction", minimum=0
     )
     final_fraction: float = setting(
-        0.1, "learning rate of the last step over the peak (cosine, wsd, linear)",
-        minimum=0.0, maximum=1.0,
+        0.1,
+        "learning rate of the last step over the peak (cosine, wsd, linear)",
+        minimum=0.0,
+        maximum=1.0,
     )
     decay_fraction: float = setting(
         0.2, "share of the steps in the final decay of wsd", above=0.0, maximum=1.0
     )
     b1: float = setting(
-        0.9, "decay of the first moment; momentum of sgd and muon; interpolation of schedule_free",
-        minimum=0.0, below=1.0,
-    )  # fmt: skip
+        0.9,
+        "decay of the first moment; momentum of sgd and muon; interpolation of schedule_free",
+        minimum=0.0,
+        below=1.0,
+    )
     b2: float = setting(0.95, "decay of the second moment", minimum=0.0, below=1.0)
     eps: float = setting(1e-8, "added to the root of the second moment", above=0.0)
     weight_decay: float = setting(
@@ -62,9 +66,11 @@ class OptimConfig:
         minimum=0,
     )
     ema_decay: float = setting(
-        0.0, "decay of an average of the weights that is evaluated in their place; 0 = off",
-        minimum=0.0, below=1.0,
-    )  # fmt: skip
+        0.0,
+        "decay of an average of the weights that is evaluated in their place; 0 = off",
+        minimum=0.0,
+        below=1.0,
+    )
     sam_rho: float = setting(
         0.0, "radius of sharpness-aware minimisation, over any optimizer; 0 = off", minimum=0.0
     )

@@ -50,9 +50,19 @@ class Chip:
 
 
 def _gpu(
-    name: str, flops: float, memory: int, memory_rate: float, links: float, between: float,
-    capability: int, cores: int, lanes: int, shared: int, cache: int, clock: float,
-) -> Chip:  # fmt: skip
+    name: str,
+    flops: float,
+    memory: int,
+    memory_rate: float,
+    links: float,
+    between: float,
+    capability: int,
+    cores: int,
+    lanes: int,
+    shared: int,
+    cache: int,
+    clock: float,
+) -> Chip:
     """A GPU in nodes of eight, and its description as XLA's compiler reads it."""
     mode = f"""
         gpu_device_info {{
@@ -82,18 +92,48 @@ CHIPS = {
     "v5p": Chip(459e12, 95 * 2**30, 2765e9, 600e9, cores=2, dims=3),
     "v6e": Chip(918e12, 32 * 2**30, 1640e9, 448e9, cores=1, dims=2),
     "a100": _gpu(
-        "NVIDIA A100-SXM4-80GB", 312e12, 80 * 10**9, 2039e9, 300e9, 25e9,
-        capability=80, cores=108, lanes=64, shared=166912, cache=40 * 2**20, clock=1.41,
+        "NVIDIA A100-SXM4-80GB",
+        312e12,
+        80 * 10**9,
+        2039e9,
+        300e9,
+        25e9,
+        capability=80,
+        cores=108,
+        lanes=64,
+        shared=166912,
+        cache=40 * 2**20,
+        clock=1.41,
     ),
     "h100": _gpu(
-        "NVIDIA H100 80GB HBM3", 989e12, 80 * 10**9, 3350e9, 450e9, 50e9,
-        capability=90, cores=132, lanes=128, shared=232448, cache=50 * 2**20, clock=1.98,
+        "NVIDIA H100 80GB HBM3",
+        989e12,
+        80 * 10**9,
+        3350e9,
+        450e9,
+        50e9,
+        capability=90,
+        cores=132,
+        lanes=128,
+        shared=232448,
+        cache=50 * 2**20,
+        clock=1.98,
     ),
     "h200": _gpu(
-        "NVIDIA H200", 989e12, 141 * 10**9, 4800e9, 450e9, 50e9,
-        capability=90, cores=132, lanes=128, shared=232448, cache=50 * 2**20, clock=1.98,
+        "NVIDIA H200",
+        989e12,
+        141 * 10**9,
+        4800e9,
+        450e9,
+        50e9,
+        capability=90,
+        cores=132,
+        lanes=128,
+        shared=232448,
+        cache=50 * 2**20,
+        clock=1.98,
     ),
-}  # fmt: skip
+}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -33,9 +33,14 @@ def table(config: MeshConfig) -> Rules:
     """Logical axis → mesh axes of activations and of parameters that mesh.zero does not cut."""
     cut: list[tuple[str, str | tuple[str, ...]]] = [
         ("batch", BATCH),
-        ("heads", "tensor"), ("kv_heads", "tensor"), ("mlp", "tensor"), ("vocab", "tensor"),
-        ("layers", "pipe"), ("experts", "expert"), ("dispatched", NOT_EXPERT),
-    ]  # fmt: skip
+        ("heads", "tensor"),
+        ("kv_heads", "tensor"),
+        ("mlp", "tensor"),
+        ("vocab", "tensor"),
+        ("layers", "pipe"),
+        ("experts", "expert"),
+        ("dispatched", NOT_EXPERT),
+    ]
     if config.sequence_parallel:
         cut.append(("seq", ("seq", "tensor")))
     return (*cut, ("seq", "seq"))
@@ -65,9 +70,11 @@ class Layout:
         rules, devices = table(self.config), self.mesh.devices.flat[0].platform
         spread = make_spread(self.mesh, self.config.context, rules)
         with (
-            jax.set_mesh(self.mesh), nn.logical_axis_rules(rules), spread_over(spread),
+            jax.set_mesh(self.mesh),
+            nn.logical_axis_rules(rules),
+            spread_over(spread),
             programs_for(devices),
-        ):  # fmt: skip
+        ):
             yield
 
     @property

@@ -129,8 +129,16 @@ ORDERS = {"gpipe": _gpipe, "1f1b": _one_forward_one_backward, "interleaved": _in
 
 
 COLUMNS = (
-    "kind", "chunk", "micro", "first", "last", "x_slot", "g_slot", "x_arrives", "g_arrives",
-)  # fmt: skip
+    "kind",
+    "chunk",
+    "micro",
+    "first",
+    "last",
+    "x_slot",
+    "g_slot",
+    "x_arrives",
+    "g_arrives",
+)
 
 
 @dataclasses.dataclass(frozen=True)

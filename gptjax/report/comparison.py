@@ -107,9 +107,12 @@ def _draw(ax: Axes, shown: Sequence[Variant], places: Sequence[np.ndarray]) -> N
         low, high = variant.losses.min(axis=0), variant.losses.max(axis=0)
         ax.fill_between(place, low, high, color=colours[i], alpha=0.15, lw=0)
         ax.plot(
-            place, variant.losses.mean(axis=0), color=colours[i], ls=DASHES[i % len(DASHES)],
+            place,
+            variant.losses.mean(axis=0),
+            color=colours[i],
+            ls=DASHES[i % len(DASHES)],
             label=f"{variant.label}: {variant.final.mean():.3f}",
-        )  # fmt: skip
+        )
     ax.set_ylabel("held-out loss (nats per token)")
     style.log_axis(ax, "y", "loss")
     if shown:

@@ -122,9 +122,15 @@ def draw_optimum(ax: Axes, scene: Scene, laws: Json, prediction: Json) -> None:
     _name_lines(ax, laws)
     if handles:
         ax.legend(
-            handles=handles, ncols=2, fontsize=6.4, handlelength=2.1, columnspacing=1.0,
-            loc="lower left", bbox_to_anchor=(-0.16, 1.0), handletextpad=0.5,
-        )  # fmt: skip
+            handles=handles,
+            ncols=2,
+            fontsize=6.4,
+            handlelength=2.1,
+            columnspacing=1.0,
+            loc="lower left",
+            bbox_to_anchor=(-0.16, 1.0),
+            handletextpad=0.5,
+        )
 
 
 def draw_contours(ax: Axes, scene: Scene, parametric: Json) -> None:
@@ -243,9 +249,16 @@ def _held_out_point(
     ax: Axes, scene: Scene, row: Json, x: float, colour: str, key: str = "loss"
 ) -> None:
     ax.plot(
-        [x], [real(row[key])], "o", ms=5, color=colour, mec=PAPER, mew=0.7, zorder=5,
+        [x],
+        [real(row[key])],
+        "o",
+        ms=5,
+        color=colour,
+        mec=PAPER,
+        mew=0.7,
+        zorder=5,
         gid=scene.gids.get(str(row.get("cell"))),
-    )  # fmt: skip
+    )
 
 
 def _holdout_legend(ax: Axes, line: str) -> None:
@@ -280,9 +293,17 @@ def _point(
     face, edge, width = (colour, PAPER, 0.5) if filled else (PAPER, colour, 1.0)
     size = 4.3 if len(scene.runs) <= 120 else 3.2
     ax.plot(
-        [x], [y], "o", ms=size, mfc=face, mec=edge, mew=width, zorder=5,
-        gid=scene.gids.get(run.cell), clip_on=clip,
-    )  # fmt: skip
+        [x],
+        [y],
+        "o",
+        ms=size,
+        mfc=face,
+        mec=edge,
+        mew=width,
+        zorder=5,
+        gid=scene.gids.get(run.cell),
+        clip_on=clip,
+    )
 
 
 def _interval_bar(ax: Axes, x, y: float) -> None:
@@ -324,9 +345,14 @@ def _trained_limit(ax: Axes, scene: Scene) -> None:
     most = max(run.flops for run in scene.runs)
     ax.axvline(most, color=MUTED, lw=0.8, ls=(0, (2, 2)), zorder=0)
     ax.annotate(
-        "extrapolated →", (most, 0.0), xycoords=("data", "axes fraction"), xytext=(3, 3),
-        textcoords="offset points", fontsize=6.4, color=MUTED,
-    )  # fmt: skip
+        "extrapolated →",
+        (most, 0.0),
+        xycoords=("data", "axes fraction"),
+        xytext=(3, 3),
+        textcoords="offset points",
+        fontsize=6.4,
+        color=MUTED,
+    )
 
 
 def _name_lines(ax: Axes, laws: Json) -> None:
@@ -341,9 +367,15 @@ def _name_lines(ax: Axes, laws: Json) -> None:
             if len(middle) > 4:
                 k = len(middle) // 5
                 ax.annotate(
-                    text, (flops[k], middle[k]), xytext=(8, -8), va="top", color=colour,
-                    textcoords="offset points", fontsize=8, weight="bold",
-                )  # fmt: skip
+                    text,
+                    (flops[k], middle[k]),
+                    xytext=(8, -8),
+                    va="top",
+                    color=colour,
+                    textcoords="offset points",
+                    fontsize=8,
+                    weight="bold",
+                )
                 break
 
 
@@ -371,9 +403,13 @@ def _contours(ax: Axes, flops: np.ndarray, params: np.ndarray, loss: np.ndarray,
         lines = ax.contour(flops, params, loss, levels=levels, colors=[MUTED], linewidths=0.6)
         spots = _label_spots(flops, params, loss, levels)
         ax.clabel(
-            lines, [level for level, _ in spots], fmt=lambda v: exact_text(v, 3), fontsize=6.4,
-            inline_spacing=2, manual=[spot for _, spot in spots],
-        )  # fmt: skip
+            lines,
+            [level for level, _ in spots],
+            fmt=lambda v: exact_text(v, 3),
+            fontsize=6.4,
+            inline_spacing=2,
+            manual=[spot for _, spot in spots],
+        )
 
 
 def _label_spots(flops: np.ndarray, params: np.ndarray, loss: np.ndarray, levels: list[float]):
@@ -411,10 +447,16 @@ def _budget_legend(ax: Axes, scene: Scene, extra: Sequence[Artist]) -> None:
     if not [*handles, *extra]:
         return
     ax.legend(
-        handles=_by_rows([*handles, *extra], 5), ncols=5, title=scene.budget_label,
-        alignment="left", loc="lower left", bbox_to_anchor=(-0.02, 1.0),
-        handlelength=1.2, handletextpad=0.3, columnspacing=1.1,
-    )  # fmt: skip
+        handles=_by_rows([*handles, *extra], 5),
+        ncols=5,
+        title=scene.budget_label,
+        alignment="left",
+        loc="lower left",
+        bbox_to_anchor=(-0.02, 1.0),
+        handlelength=1.2,
+        handletextpad=0.3,
+        columnspacing=1.1,
+    )
 
 
 def _by_rows(handles: Sequence[Artist], columns: int) -> list[Artist]:

@@ -96,13 +96,19 @@ def draw_frontiers(ax: Axes, content: Json) -> None:
         inside = line["flops"] <= content["budgets"][-1] * 1.0001
         ax.plot(line["flops"], line["loss"], color=colours[i], ls=DASHES[i % 5], lw=0.7, alpha=0.6)
         ax.plot(
-            line["flops"][inside], line["loss"][inside], color=colours[i], ls=DASHES[i % 5],
+            line["flops"][inside],
+            line["loss"][inside],
+            color=colours[i],
+            ls=DASHES[i % 5],
             label=label,
-        )  # fmt: skip
+        )
         ax.plot(
-            [row["budget"] for row in law["best"]], [row["loss"] for row in law["best"]],
-            MARKERS[i % 5], color=colours[i], ms=4,
-        )  # fmt: skip
+            [row["budget"] for row in law["best"]],
+            [row["loss"] for row in law["best"]],
+            MARKERS[i % 5],
+            color=colours[i],
+            ms=4,
+        )
     ax.set_xlabel("training compute C (FLOPs)")
     ax.set_ylabel("loss at the best size (nats per token)")
     style.log_axis(ax, "x")
@@ -125,9 +131,14 @@ def draw_multipliers(ax: Axes, content: Json) -> None:
         inside = flops <= content["budgets"][-1] * shift * 1.0001
         ax.vlines(flops[inside], low[inside], high[inside], color=colours[i], lw=1)
         ax.plot(
-            flops[inside], value[inside], color=colours[i], ls=DASHES[i % 5],
-            marker=MARKERS[i % 5], ms=4, label=label,
-        )  # fmt: skip
+            flops[inside],
+            value[inside],
+            color=colours[i],
+            ls=DASHES[i % 5],
+            marker=MARKERS[i % 5],
+            ms=4,
+            label=label,
+        )
     ax.set_xlabel("training compute C (FLOPs)")
     ax.set_ylabel(f"FLOPs of {content['reference']} for the same loss, over C")
     style.log_axis(ax, "x")
@@ -149,8 +160,15 @@ def table(content: Json) -> Table:
     return made
 
 
-_HEAD = ("FLOPs", "sweep", "loss, nats per token", "minus reference", "compute multiplier",
-         "slope of ln L in ln C", "minus reference")  # fmt: skip
+_HEAD = (
+    "FLOPs",
+    "sweep",
+    "loss, nats per token",
+    "minus reference",
+    "compute multiplier",
+    "slope of ln L in ln C",
+    "minus reference",
+)
 _KEYS = ("loss", "difference", "multiplier", "slope", "slope_difference")
 
 
@@ -220,9 +238,14 @@ _MULTIPLIER_CAPTION = (
 
 
 def _draw(
-    folder: Path, content: Json, config: ReportConfig, name: str,
-    draw: Callable[[Axes, Json], None], claim: str, caption: str,
-) -> str:  # fmt: skip
+    folder: Path,
+    content: Json,
+    config: ReportConfig,
+    name: str,
+    draw: Callable[[Axes, Json], None],
+    claim: str,
+    caption: str,
+) -> str:
     with style.drawing():
         figure, ax = style.new_figure()
         draw(ax, content)

@@ -19,9 +19,11 @@ SURFACE = (48, 64)  # sizes by budgets of the loss surface
 def number(interval: Interval) -> dict[str, float]:
     """An interval as {"value", "low", "high", "stderr"}."""
     return {
-        "value": interval.value, "low": interval.low, "high": interval.high,
+        "value": interval.value,
+        "low": interval.low,
+        "high": interval.high,
         "stderr": interval.stderr,
-    }  # fmt: skip
+    }
 
 
 @functools.singledispatch
@@ -34,28 +36,39 @@ def law(result: Any, table: Runs, flops: np.ndarray) -> dict[str, Any]:
 def _(result: Fit, table: Runs, flops: np.ndarray) -> dict[str, Any]:
     form, proof, again = result.form, result.certificate, result.resamples
     entry = {
-        "form": form.name, "equation": form.equation, "paper": form.paper, "units": form.units,
+        "form": form.name,
+        "equation": form.equation,
+        "paper": form.paper,
+        "units": form.units,
         "differs": form.differs,
         "params": {name: number(interval) for name, interval in result.params.items()},
         "covariance": {"names": [p.name for p in form.fitted], "matrix": result.covariance},
         "coordinates": {
-            "theta": result.theta, "centres": result.problem.centres, "tied": form.tied,
-            "freedom": again.tail_freedom, "noise": float(np.sqrt(np.mean(result.noise**2))),
+            "theta": result.theta,
+            "centres": result.problem.centres,
+            "tied": form.tied,
+            "freedom": again.tail_freedom,
+            "noise": float(np.sqrt(np.mean(result.noise**2))),
         },
         "objective": proof.objective,
-        "loss_kind": result.config.loss_kind, "delta": result.config.delta,
+        "loss_kind": result.config.loss_kind,
+        "delta": result.config.delta,
         "n_runs": len(result.runs),
         "certificate": {**vars(proof), "bounds_hit": list(proof.bounds_hit)},
         "resamples": {
-            "kind": again.kind, "count": result.config.resamples, "failed": again.failed,
-            "group_by": again.group_by, "groups": again.groups, "seed": again.seed,
+            "kind": again.kind,
+            "count": result.config.resamples,
+            "failed": again.failed,
+            "group_by": again.group_by,
+            "groups": again.groups,
+            "seed": again.seed,
         },
         "residuals": [
             {"cell": cell, "log_residual": residual}
             for cell, residual in zip(result.runs.cell, result.residuals, strict=True)
         ],
         "doubts": list(result.warnings),
-    }  # fmt: skip
+    }
     if form.splits_compute:
         entry["optimum"] = {"flops": flops, **optimum_lines(result, flops)}
         entry["surface"] = surface(result, table, flops)
@@ -70,12 +83,17 @@ def _(result: IsoFlop, table: Runs, flops: np.ndarray) -> dict[str, Any]:
         "valleys": [_valley(valley, table, result) for valley in result.valleys],
         "optimum": {"flops": flops, **optimum_lines(result, flops)},
         "n_runs": sum(int(valley.used.sum()) for valley in result.used),
-        "resamples": {"kind": "wild", "count": result.count, "failed": 0,
-                      "group_by": table.group_by, "seed": result.config.seed},
+        "resamples": {
+            "kind": "wild",
+            "count": result.count,
+            "failed": 0,
+            "group_by": table.group_by,
+            "seed": result.config.seed,
+        },
         "loss_law": {n: number(i) for n, i in result.loss_law.items()} if result.loss_law else None,
         "equation": "N_opt = k C^a, D_opt = k' C^b through the minima of the valleys",
         "paper": "Hoffmann et al. 2022, arXiv:2203.15556, approach 2",
-    }  # fmt: skip
+    }
 
 
 @law.register
@@ -91,12 +109,16 @@ def _(result: Envelope, table: Runs, flops: np.ndarray) -> dict[str, Any]:
         "curve_points": {"flops": result.flops, "loss": result.loss},
         "optimum": {"flops": flops, **optimum_lines(result, flops)},
         "n_curves": result.curves,
-        "resamples": {"kind": "runs", "count": result.count, "failed": 0,
-                      "group_by": table.group_by},
+        "resamples": {
+            "kind": "runs",
+            "count": result.count,
+            "failed": 0,
+            "group_by": table.group_by,
+        },
         "note": NOTE,
         "equation": "N_opt = k C^a, D_opt = k' C^b through the winners of the envelope",
         "paper": "Hoffmann et al. 2022, arXiv:2203.15556, approach 1",
-    }  # fmt: skip
+    }
 
 
 def _line_params(params: PowerLine, tokens: PowerLine) -> dict[str, Any]:
@@ -187,12 +209,16 @@ def _valley(valley: Valley, table: Runs, result: IsoFlop) -> dict[str, Any]:
     known = bool(np.all(np.isfinite(valley.coefficients)))
     points = [
         {
-            "cell": table.cell[row], "params": table.params[row], "tokens": table.tokens[row],
-            "flops": table.flops[row], "loss": table.loss[row],
-            "used": bool(used), "reason": reason or None,
+            "cell": table.cell[row],
+            "params": table.params[row],
+            "tokens": table.tokens[row],
+            "flops": table.flops[row],
+            "loss": table.loss[row],
+            "used": bool(used),
+            "reason": reason or None,
         }
         for row, used, reason in zip(valley.index, valley.used, valley.reasons, strict=True)
-    ]  # fmt: skip
+    ]
     return {
         "budget": valley.budget,
         "flops": valley.flops,
@@ -210,12 +236,14 @@ def _minimum(valley: Valley, result: IsoFlop) -> dict[str, Any]:
     return {
         name: number(
             bootstrap.interval(
-                getattr(valley, name), valley.samples[:, i], result.config.confidence,
+                getattr(valley, name),
+                valley.samples[:, i],
+                result.config.confidence,
                 result.freedom,
             )
         )
         for i, name in enumerate(("params", "tokens", "loss"))
-    }  # fmt: skip
+    }
 
 
 def _parabola(valley: Valley, table: Runs) -> dict[str, Any]:
@@ -229,12 +257,17 @@ def runs(table: Runs) -> list[dict[str, Any]]:
     """One entry a usable run, for points that a reader can hover over."""
     return [
         {
-            "cell": table.cell[i], "params": table.params[i], "tokens": table.tokens[i],
-            "flops": table.flops[i], "budget": table.budget[i], "loss": table.loss[i],
-            "loss_stderr": table.stderr[i], "used": True,
+            "cell": table.cell[i],
+            "params": table.params[i],
+            "tokens": table.tokens[i],
+            "flops": table.flops[i],
+            "budget": table.budget[i],
+            "loss": table.loss[i],
+            "loss_stderr": table.stderr[i],
+            "used": True,
         }
         for i in range(len(table))
-    ]  # fmt: skip
+    ]
 
 
 def data(table: Runs) -> dict[str, Any]:
@@ -244,10 +277,14 @@ def data(table: Runs) -> dict[str, Any]:
         for name in ("flops", "params", "tokens", "loss")
     }
     return {
-        "n_runs": len(table) + len(table.left_out), "n_used": len(table),
-        "n_groups": table.groups, "group_by": table.group_by, "budgets": table.budgets,
-        "seed_noise": seed_noise(table), **spans,
-    }  # fmt: skip
+        "n_runs": len(table) + len(table.left_out),
+        "n_used": len(table),
+        "n_groups": table.groups,
+        "group_by": table.group_by,
+        "budgets": table.budgets,
+        "seed_noise": seed_noise(table),
+        **spans,
+    }
 
 
 def seed_noise(table: Runs) -> float:

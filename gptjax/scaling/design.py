@@ -118,9 +118,18 @@ def run_next(
     dearest = dearest or min(allowance, 4 * float(law.runs.flops.max()))
     candidates = candidate_grid(law.cost, min(low, dearest), dearest, ratios=ratios)
     return _plan(
-        law.form, law.theta, law.problem.centres, law.cost, information, scale, candidates,
-        target_flops, allowance, quantity, most,
-    )  # fmt: skip
+        law.form,
+        law.theta,
+        law.problem.centres,
+        law.cost,
+        information,
+        scale,
+        candidates,
+        target_flops,
+        allowance,
+        quantity,
+        most,
+    )
 
 
 def first_plan(
@@ -152,9 +161,18 @@ def first_plan(
     theta = engine.theta_of(form, guess, centres)
     information = np.eye(len(theta)) / PRIOR**2
     return _plan(
-        form, theta, centres, cost, information, noise, candidates, target_flops, allowance,
-        quantity, most,
-    )  # fmt: skip
+        form,
+        theta,
+        centres,
+        cost,
+        information,
+        noise,
+        candidates,
+        target_flops,
+        allowance,
+        quantity,
+        most,
+    )
 
 
 def _plan(
@@ -187,9 +205,15 @@ def _plan(
     before = _variance(information, gradient)
     after = _variance(information + rows[chosen].T @ rows[chosen], gradient)
     return Plan(
-        candidates.params[chosen], candidates.tokens[chosen], candidates.flops[chosen],
-        float(target_flops), quantity, float(allowance), math.sqrt(before), math.sqrt(after),
-    )  # fmt: skip
+        candidates.params[chosen],
+        candidates.tokens[chosen],
+        candidates.flops[chosen],
+        float(target_flops),
+        quantity,
+        float(allowance),
+        math.sqrt(before),
+        math.sqrt(after),
+    )
 
 
 def _rows(form: Form, theta: np.ndarray, centres: dict[str, float], at: Candidates) -> np.ndarray:
@@ -300,12 +324,20 @@ def describe_plan(law: Fit, plan: Plan) -> dict[str, Any]:
     reach = bootstrap.t_quantile(0.5 + law.config.confidence / 2, law.resamples.freedom)
 
     def around(sd: float) -> dict[str, float]:
-        return {"value": value, "low": value * math.exp(-reach * sd),
-                "high": value * math.exp(reach * sd)}  # fmt: skip
+        return {
+            "value": value,
+            "low": value * math.exp(-reach * sd),
+            "high": value * math.exp(reach * sd),
+        }
 
     return {
-        "target_flops": plan.target_flops, "quantity": plan.quantity,
-        "allowance_flops": plan.allowance, "spent_flops": float(plan.flops.sum()),
-        "before": around(plan.sd_before), "after": around(plan.sd_after),
-        "sd_before": plan.sd_before, "sd_after": plan.sd_after, "cells": plan.cells(),
-    }  # fmt: skip
+        "target_flops": plan.target_flops,
+        "quantity": plan.quantity,
+        "allowance_flops": plan.allowance,
+        "spent_flops": float(plan.flops.sum()),
+        "before": around(plan.sd_before),
+        "after": around(plan.sd_after),
+        "sd_before": plan.sd_before,
+        "sd_after": plan.sd_after,
+        "cells": plan.cells(),
+    }

@@ -72,17 +72,23 @@ def compare(sigmoid: Fit, smooth: Fit) -> Emergence:
     sizes = np.log(sigmoid.runs.params)
     centre = sigmoid.params["N_half"]
     ends = [centre.low, centre.high] if math.isfinite(centre.low) else [centre.value] * 2
-    inside = bool(sizes.min() <= math.log(max(ends[0], 1e-300)) and
-                  math.log(ends[1]) <= sizes.max())  # fmt: skip
+    inside = bool(
+        sizes.min() <= math.log(max(ends[0], 1e-300)) and math.log(ends[1]) <= sizes.max()
+    )
     span = RISE * sigmoid.values["width"] / float(np.ptp(sizes))
     against = [
-        why for why, true in (
-            (f"a smooth curve describes the runs as well (AICc better by only {gain:.1f}, "
-             f"{MARGIN:g} are asked)", gain < MARGIN),
+        why
+        for why, true in (
+            (
+                f"a smooth curve describes the runs as well (AICc better by only {gain:.1f}, "
+                f"{MARGIN:g} are asked)",
+                gain < MARGIN,
+            ),
             ("the place of the rise is not bounded by the sizes that were run", not inside),
             (f"the rise takes {span:.0%} of the range of sizes", span > SHARP),
-        ) if true
-    ]  # fmt: skip
+        )
+        if true
+    ]
     if against:
         sentence = f"No threshold is shown: {'; '.join(against)}."
     else:
@@ -112,7 +118,11 @@ def aicc(law: Fit) -> float:
 def describe(found: Emergence) -> dict[str, Any]:
     """The `emergence` block of laws.json."""
     return {
-        "threshold": found.threshold, "sentence": found.sentence, "gain": found.gain,
-        "margin": MARGIN, "inside": found.inside, "span": found.span,
+        "threshold": found.threshold,
+        "sentence": found.sentence,
+        "gain": found.gain,
+        "margin": MARGIN,
+        "inside": found.inside,
+        "span": found.span,
         "aicc": {law.form.name: aicc(law) for law in (found.sigmoid, found.smooth)},
-    }  # fmt: skip
+    }

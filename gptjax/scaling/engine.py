@@ -268,8 +268,10 @@ def _data(problem: Problem, rows: int) -> dict[str, Any]:
     return {
         "columns": {name: _pad_rows(problem.columns[name], rows) for name in sorted(needed)},
         "centres": problem.centres,
-        "low": low, "high": high, "delta": effective_delta(problem),
-    }  # fmt: skip
+        "low": low,
+        "high": high,
+        "delta": effective_delta(problem),
+    }
 
 
 def solve(
@@ -313,10 +315,13 @@ def solve(
             spread = delta
         low, high = problem.bounds
         state = _State(
-            np.clip(np.asarray(theta, np.float64), low, high), np.full(lanes, spread),
-            np.full(lanes, 1e-2), np.zeros(lanes, bool), np.zeros(lanes, np.int32),
+            np.clip(np.asarray(theta, np.float64), low, high),
+            np.full(lanes, spread),
+            np.full(lanes, 1e-2),
+            np.zeros(lanes, bool),
+            np.zeros(lanes, np.int32),
             np.zeros(np.shape(theta), bool) if held is None else held,
-        )  # fmt: skip
+        )
         state = _run(problem, state, data, target, weights)
     value = objective(problem, state.theta, weights[:, :n], target[:, :n])
     return Solution(state.theta, value, state.done & np.isfinite(value), state.count)

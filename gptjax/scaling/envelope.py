@@ -75,13 +75,21 @@ def fit_envelope(curves: Any, runs: Runs, config: FitConfig) -> Envelope:
     ]
     reached = np.isfinite(losses[best, columns])
     points = {
-        "flops": flops[usable], "params": values[0][usable], "tokens": values[1][usable],
-        "loss": losses[best, columns][usable], "cell": np.array(names)[best[usable]],
-    }  # fmt: skip
+        "flops": flops[usable],
+        "params": values[0][usable],
+        "tokens": values[1][usable],
+        "loss": losses[best, columns][usable],
+        "cell": np.array(names)[best[usable]],
+    }
     return Envelope(
-        flops[reached], losses[best, columns][reached], points, lines[0], lines[1],
-        len(names), config.resamples,
-    )  # fmt: skip
+        flops[reached],
+        losses[best, columns][reached],
+        points,
+        lines[0],
+        lines[1],
+        len(names),
+        config.resamples,
+    )
 
 
 def _grid(curves: Any, runs: Runs) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:

@@ -340,15 +340,20 @@ def fit_runs(runs: Runs, form: Form, config: FitConfig, *, quick: bool = False) 
     )
     runaways = [] if quick else profile.unbounded(problem, theta, config.confidence)
     return Fit(
-        form=form, runs=runs, problem=problem, theta=theta, certificate=certificate,
-        resamples=resamples, cost=optimum.cost_of(runs),
+        form=form,
+        runs=runs,
+        problem=problem,
+        theta=theta,
+        certificate=certificate,
+        resamples=resamples,
+        cost=optimum.cost_of(runs),
         warnings=(
             *runs.warnings,
             *_doubts(form, certificate),
             *_one_sided(problem, certificate, resamples, runaways),
         ),
         config=config,
-    )  # fmt: skip
+    )
 
 
 def around(theta: np.ndarray, config: FitConfig) -> np.ndarray:
@@ -374,9 +379,10 @@ def certify(problem: Problem, solution: Any, polished: Any, best: int) -> Certif
     low, high = problem.bounds
     theta = polished.theta[0]
     hit = [
-        p.name for p, t, lo, hi in zip(problem.form.fitted, theta, low, high, strict=True)
+        p.name
+        for p, t, lo, hi in zip(problem.form.fitted, theta, low, high, strict=True)
         if t <= lo + 1e-6 or t >= hi - 1e-6
-    ]  # fmt: skip
+    ]
     return Certificate(
         objective=objective,
         starts=len(solution.objective),

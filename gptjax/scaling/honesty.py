@@ -120,10 +120,14 @@ def _drift_row(name: str, law: Fit, flops: float) -> dict[str, Any]:
     best = law.optimum(flops)
     values = {key: interval.value for key, interval in law.params.items()}
     return {
-        "left_out": name, "n_runs": len(law.runs), **values, "flops": flops,
-        "params_at_prediction": best.params.value, "loss_at_prediction": best.loss.value,
+        "left_out": name,
+        "n_runs": len(law.runs),
+        **values,
+        "flops": flops,
+        "params_at_prediction": best.params.value,
+        "loss_at_prediction": best.loss.value,
         "reason": None,
-    }  # fmt: skip
+    }
 
 
 def convention_table(table: Any, form: Form, config: FitConfig) -> list[dict[str, Any]]:
@@ -135,12 +139,14 @@ def convention_table(table: Any, form: Form, config: FitConfig) -> list[dict[str
     exact = config.column_flops or "flops" in table or "C" in table
     counted = [
         dataclasses.replace(
-            config, params_convention=params, flops_convention=flops,
+            config,
+            params_convention=params,
+            flops_convention=flops,
             resamples=min(config.resamples, RESAMPLES),
         )
         for params in known
         for flops in (("exact", "6nd") if exact else ("6nd",))
-    ]  # fmt: skip
+    ]
     return together([functools.partial(_convention_row, table, form, one) for one in counted])
 
 

@@ -108,11 +108,21 @@ def setting_law(
         "loss_stderr": [one.stderr * one.value for one in used],
     }
     config = dataclasses.replace(
-        config, column_params="params", column_tokens="tokens", column_loss="best",
-        column_flops="", column_budget="", column_group="", where="", flops_convention="6nd",
-        weights="stderr", loss_kind="squares_log",
-        exclude_below_flops=0.0, exclude_below_tokens=0.0, exclude_above_loss=0.0,
-    )  # fmt: skip
+        config,
+        column_params="params",
+        column_tokens="tokens",
+        column_loss="best",
+        column_flops="",
+        column_budget="",
+        column_group="",
+        where="",
+        flops_convention="6nd",
+        weights="stderr",
+        loss_kind="squares_log",
+        exclude_below_flops=0.0,
+        exclude_below_tokens=0.0,
+        exclude_above_loss=0.0,
+    )
     return SettingLaw(setting, tuple(best), fit(found, form, config=config))
 
 
@@ -146,10 +156,14 @@ def best_of_each(runs: Runs, settings: tuple[str, ...]) -> Runs:
     groups = _groups({"params": runs.params, "tokens": runs.tokens})
     best = [int(rows[np.argmin(runs.loss[rows])]) for rows in groups]
     beaten = [
-        LeftOut(runs.cell[row], f"{runs.cell[kept]} has the same N and D and a better "
-                f"{' and '.join(settings)}")
-        for rows, kept in zip(groups, best, strict=True) for row in rows if row != kept
-    ]  # fmt: skip
+        LeftOut(
+            runs.cell[row],
+            f"{runs.cell[kept]} has the same N and D and a better {' and '.join(settings)}",
+        )
+        for rows, kept in zip(groups, best, strict=True)
+        for row in rows
+        if row != kept
+    ]
     keep = np.isin(np.arange(len(runs)), best)
     return dataclasses.replace(runs.take(keep), left_out=(*runs.left_out, *beaten))
 
@@ -181,14 +195,15 @@ def _describe(found: SettingLaw, at: tuple[float, float] | None) -> dict[str, An
         f"from {len(found.used)} of {len(found.best)} groups of equal N and D"
     )
     entry: dict[str, Any] = {
-        "equation": law.form.equation, "paper": law.form.paper,
+        "equation": law.form.equation,
+        "paper": law.form.paper,
         "params": {
             key: {"value": one.value, "low": one.low, "high": one.high, "stderr": one.stderr}
             for key, one in law.params.items()
         },
         "best": [dataclasses.asdict(one) for one in found.best],
         "doubts": list(law.warnings),
-    }  # fmt: skip
+    }
     if at is not None:
         value, low, high = law.predict(*at, noise=False)
         entry["at"] = {"params": at[0], "tokens": at[1], "value": value, "low": low, "high": high}
@@ -250,9 +265,12 @@ def _parabola(log_values: np.ndarray, losses: np.ndarray) -> _Parabola:
         distinct = len(np.unique(np.round(log_values[used], 9)))
         if distinct < POINTS:
             return _Parabola(
-                np.full(3, np.nan), 0.0, log_values, np.zeros(0),
+                np.full(3, np.nan),
+                0.0,
+                log_values,
+                np.zeros(0),
                 f"{distinct} values near the minimum; {POINTS} are needed",
-            )  # fmt: skip
+            )
         centre = float(np.mean(log_values[used]))
         u = log_values[used] - centre
         coefficients = np.polyfit(u, losses[used], 2)[::-1]

@@ -94,16 +94,25 @@ def fit_isoflop(runs: Runs, config: FitConfig) -> IsoFlop:
     flops = np.array([valley.flops for valley in used])
     lines = [
         power_line(
-            flops, np.array([(v.params, v.tokens)[i] for v in used]),
-            np.stack([v.samples[:, i] for v in used], axis=1), config.confidence, freedom,
+            flops,
+            np.array([(v.params, v.tokens)[i] for v in used]),
+            np.stack([v.samples[:, i] for v in used], axis=1),
+            config.confidence,
+            freedom,
         )
         for i in (0, 1)
-    ]  # fmt: skip
+    ]
     loss_law, loss_samples = _loss_law(used, flops, config, freedom)
     return IsoFlop(
-        tuple(valleys), lines[0], lines[1], loss_law, loss_samples, freedom,
-        config.resamples, config,
-    )  # fmt: skip
+        tuple(valleys),
+        lines[0],
+        lines[1],
+        loss_law,
+        loss_samples,
+        freedom,
+        config.resamples,
+        config,
+    )
 
 
 def _valley(runs: Runs, budget: float, config: FitConfig) -> Valley:

@@ -209,13 +209,19 @@ def _holdout(
     error = held.relative_error
     rows = [
         {
-            "cell": str(rest.cell[i]), "budget": rest.budget[i], "params": rest.params[i],
-            "tokens": rest.tokens[i], "flops": rest.flops[i], "loss": rest.loss[i],
-            "predicted": held.predicted[i], "low": held.low[i], "high": held.high[i],
+            "cell": str(rest.cell[i]),
+            "budget": rest.budget[i],
+            "params": rest.params[i],
+            "tokens": rest.tokens[i],
+            "flops": rest.flops[i],
+            "loss": rest.loss[i],
+            "predicted": held.predicted[i],
+            "low": held.low[i],
+            "high": held.high[i],
             "relative_error": error[i],
         }
         for i in range(len(rest))
-    ]  # fmt: skip
+    ]
     best = int(np.argmin(rest.loss))
     top = held.law.optimum(float(rest.budget.max()))
     seen = [v for v in valleys.used if v.budget == rest.budget.max()] if valleys else []

@@ -51,8 +51,9 @@ class Profile:
     open_above: bool
 
     def __str__(self) -> str:
-        sides = [s for s, is_open in (("below", self.open_below), ("above", self.open_above))
-                 if is_open]  # fmt: skip
+        sides = [
+            s for s, is_open in (("below", self.open_below), ("above", self.open_above)) if is_open
+        ]
         if not sides:
             return f"{self.name}: the runs bound it to [{self.low:.4g}, {self.high:.4g}]"
         return f"{self.name}: the runs do not bound it from {' or '.join(sides)}"
@@ -90,11 +91,15 @@ def profile(law: "Fit", name: str, points: int = POINTS) -> Profile:
     )
     positive = law.form.fitted[index].positive
     return Profile(
-        name, shown, rise, limit,
+        name,
+        shown,
+        rise,
+        limit,
         low=_natural(ends[0], positive, 0.0 if positive else -math.inf),
         high=_natural(ends[1], positive, math.inf),
-        open_below=ends[0] is None, open_above=ends[1] is None,
-    )  # fmt: skip
+        open_below=ends[0] is None,
+        open_above=ends[1] is None,
+    )
 
 
 def _crossing(grid: np.ndarray, rise: np.ndarray, limit: float) -> float | None:
@@ -142,9 +147,12 @@ def rises(
     mask = np.zeros_like(direct, bool)
     mask[lanes, index] = True
     both = engine.solve(
-        problem, np.concatenate(starts), held=np.concatenate([mask, mask]), widen=64.0,
+        problem,
+        np.concatenate(starts),
+        held=np.concatenate([mask, mask]),
+        widen=64.0,
         tolerance=tolerance,
-    )  # fmt: skip
+    )
     cost = np.nanmin(np.stack(np.split(both.objective, 2)), axis=0, initial=np.inf)
     best = engine.objective(problem, theta[None], problem.weights[None], problem.target[None])[0]
     return np.maximum(cost - best, 0.0) * _unit(problem, residual, len(theta))

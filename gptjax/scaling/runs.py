@@ -109,12 +109,18 @@ def prepare(
     group, group_by = _groups(table, config)
     runs = Runs(
         cell=_cells(table),
-        params=values["params"], tokens=values["tokens"], flops=values["flops"],
-        loss=values["loss"], stderr=_stderr(table),
-        budget=_budgets(table, values["flops"], config), group=group,
-        columns=columns, left_out=tuple(left_out),
-        warnings=tuple(warnings), group_by=group_by,
-    )  # fmt: skip
+        params=values["params"],
+        tokens=values["tokens"],
+        flops=values["flops"],
+        loss=values["loss"],
+        stderr=_stderr(table),
+        budget=_budgets(table, values["flops"], config),
+        group=group,
+        columns=columns,
+        left_out=tuple(left_out),
+        warnings=tuple(warnings),
+        group_by=group_by,
+    )
     return _cut(runs, config, needs)
 
 
@@ -159,9 +165,10 @@ def _stand_in(table: Table, config: FitConfig, needs: tuple[str, ...]) -> Table:
     }
     given = {"params": config.column_params, "tokens": config.column_tokens}
     missing = [
-        what for what, names in known.items()
+        what
+        for what, names in known.items()
         if what not in needs and not given[what] and not any(name in table for name in names)
-    ]  # fmt: skip
+    ]
     ones = {what: np.ones(len(table)) for what in missing}
     return Table({**table.columns, **ones}, table.name)
 

@@ -110,9 +110,7 @@ class _Frontier:
         ratios = np.geomspace(1 / FARTHEST_MULTIPLIER, FARTHEST_MULTIPLIER, POINTS)
         table = _losses(self.law, values, self.flops * ratios)  # falls from left to right
         logs = np.log(ratios)
-        found = [
-            np.interp(-loss, -row, logs) for loss, row in zip(losses, table, strict=True)
-        ]
+        found = [np.interp(-loss, -row, logs) for loss, row in zip(losses, table, strict=True)]
         return np.exp(np.array(found))
 
 

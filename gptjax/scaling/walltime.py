@@ -21,15 +21,18 @@ class MachineConfig:
     """Another machine than this one, for whose hours and money job=plan asks."""
 
     flops_per_s: float = setting(
-        0.0, "measured training FLOP/s of one of its devices; 0: only this machine is predicted",
+        0.0,
+        "measured training FLOP/s of one of its devices; 0: only this machine is predicted",
         minimum=0.0,
-    )  # fmt: skip
+    )
     devices: int = setting(1, "how many devices it has", minimum=1)
     devices_per_run: int = setting(1, "how many of them one run uses", minimum=1)
     serial_fraction: float = setting(
-        0.0, "share of a one-device step that more devices do not shorten (Amdahl)",
-        minimum=0.0, maximum=1.0,
-    )  # fmt: skip
+        0.0,
+        "share of a one-device step that more devices do not shorten (Amdahl)",
+        minimum=0.0,
+        maximum=1.0,
+    )
 
 
 @dataclasses.dataclass(frozen=True)

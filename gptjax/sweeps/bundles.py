@@ -46,9 +46,7 @@ class Bundle:
         """Updates that each cell adds to what is trained already."""
         forks = [cell.run.shared_steps if self.shares else 0 for cell in self.cells]
         starts = [0, *forks[:-1]]
-        return tuple(
-            cell.run.steps - start for cell, start in zip(self.cells, starts, strict=True)
-        )
+        return tuple(cell.run.steps - start for cell, start in zip(self.cells, starts, strict=True))
 
     @property
     def flops(self) -> tuple[float, ...]:

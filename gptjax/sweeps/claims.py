@@ -46,9 +46,10 @@ class Claims:
         names = sorted(path.stem for path in self._folder.glob("*.json"))
         owners = {name: self._read(name) for name in names}
         return [
-            name for name in names
+            name
+            for name in names
             if owners[name].get("pid") == pid and owners[name].get("host") == host
-        ]  # fmt: skip
+        ]
 
     def release(self, name: str) -> None:
         """Give the claim back if it is still ours."""

@@ -120,6 +120,7 @@ class SweepConfig:
         60.0, "a claim without a heartbeat for so long is taken over", above=1.0
     )
     price_per_device_hour: float = setting(
-        0.0, "money for an hour of one device; the plan prints the total when it is not 0",
+        0.0,
+        "money for an hour of one device; the plan prints the total when it is not 0",
         minimum=0.0,
     )

@@ -55,7 +55,5 @@ def _keys(run: RunSpec, mixer: str) -> float:
     model = run.model
     if mixer in SPARSE:
         return SPARSE_COPIES * shapes.sparse_keys(model, mixer)
-    kernel = models.attention_kernel(
-        model, mixer, segmented=run.document_attention, backend="cpu"
-    )
+    kernel = models.attention_kernel(model, mixer, segmented=run.document_attention, backend="cpu")
     return model.seq_len if kernel in ("dense", "masked") else min(model.seq_len, BLOCK)

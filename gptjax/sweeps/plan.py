@@ -44,8 +44,13 @@ class Cell:
 
 
 def make_plan(
-    sweep: SweepConfig, model: ModelConfig, optim: OptimConfig, train: TrainConfig, corpus: str,
-    *, mask_end_of_document: bool = False,
+    sweep: SweepConfig,
+    model: ModelConfig,
+    optim: OptimConfig,
+    train: TrainConfig,
+    corpus: str,
+    *,
+    mask_end_of_document: bool = False,
 ) -> list[Cell]:
     """The cells of a sweep, smallest budget first.
 
@@ -71,8 +76,14 @@ def sized(
 
 
 def make_run(
-    sweep: SweepConfig, model: ModelConfig, optim: OptimConfig, train: TrainConfig,
-    tokens: float, seed: int, *, mask_end_of_document: bool = False,
+    sweep: SweepConfig,
+    model: ModelConfig,
+    optim: OptimConfig,
+    train: TrainConfig,
+    tokens: float,
+    seed: int,
+    *,
+    mask_end_of_document: bool = False,
 ) -> RunSpec:
     """One run of `tokens` tokens with batch size and learning rate from the sweep's rule."""
     count = shapes.counts(model)

@@ -21,16 +21,47 @@ from gptjax.train import RunResult
 SCHEMA = 1
 
 RUN_COLUMNS = (
-    "cell", "status", "reason", "budget", "flops", "flops_6nd", "params_total",
-    "params_non_embedding", "params_non_embedding_with_head", "tokens", "loss", "loss_stderr",
-    "bits_per_byte", "train_loss", "depth", "width", "num_heads", "head_dim", "mlp_width",
-    "seq_len", "batch_size", "steps", "learning_rate", "seed", "trunk",
-)  # fmt: skip
+    "cell",
+    "status",
+    "reason",
+    "budget",
+    "flops",
+    "flops_6nd",
+    "params_total",
+    "params_non_embedding",
+    "params_non_embedding_with_head",
+    "tokens",
+    "loss",
+    "loss_stderr",
+    "bits_per_byte",
+    "train_loss",
+    "depth",
+    "width",
+    "num_heads",
+    "head_dim",
+    "mlp_width",
+    "seq_len",
+    "batch_size",
+    "steps",
+    "learning_rate",
+    "seed",
+    "trunk",
+)
 CURVE_COLUMNS = ("cell", "step", "tokens", "flops", "loss")
 TIMING_COLUMNS = (
-    "cell", "worker", "seconds", "compile", "train", "evaluate", "checkpoint", "flops_per_s",
-    "bundle", "width", "ended", "updates",
-)  # fmt: skip
+    "cell",
+    "worker",
+    "seconds",
+    "compile",
+    "train",
+    "evaluate",
+    "checkpoint",
+    "flops_per_s",
+    "bundle",
+    "width",
+    "ended",
+    "updates",
+)
 
 
 def record_path(workdir: Path, cell: Cell) -> Path:

@@ -96,8 +96,13 @@ class Tuned:
 
 
 def make_trials(
-    sweep: SweepConfig, model: ModelConfig, optim: OptimConfig, train: TrainConfig, corpus: str,
-    *, mask_end_of_document: bool = False,
+    sweep: SweepConfig,
+    model: ModelConfig,
+    optim: OptimConfig,
+    train: TrainConfig,
+    corpus: str,
+    *,
+    mask_end_of_document: bool = False,
 ) -> list[Trial]:
     """Every factor at each of the smallest sizes, at the budget that suits the size best.
 
@@ -118,9 +123,14 @@ def make_trials(
                         learning_rate_scale=sweep.learning_rate_scale * factor,
                     )
                     run = make_run(
-                        changed, shape, dataclasses.replace(optim, b2=b2), train, tokens,
-                        sweep.seeds[0], mask_end_of_document=mask_end_of_document,
-                    )  # fmt: skip
+                        changed,
+                        shape,
+                        dataclasses.replace(optim, b2=b2),
+                        train,
+                        tokens,
+                        sweep.seeds[0],
+                        mask_end_of_document=mask_end_of_document,
+                    )
                     cell = Cell(run=run, corpus=corpus, budget=budget)
                     trials.append(Trial(cell, shapes.size_of(shape), batch, b2, factor))
     return trials
@@ -224,10 +234,15 @@ def _best(group: Sequence[Trial], losses: Mapping[str, float | None]) -> dict[st
     first = group[0]
     done = [(t.factor, loss) for t in group if (loss := losses[t.cell.id]) is not None]
     row: dict[str, Any] = {
-        "params": first.params, "tokens": first.cell.run.tokens, "batch": first.batch,
-        "b2": first.b2, "factor": math.nan, "loss": math.nan, "why": "every run failed",
+        "params": first.params,
+        "tokens": first.cell.run.tokens,
+        "batch": first.batch,
+        "b2": first.b2,
+        "factor": math.nan,
+        "loss": math.nan,
+        "why": "every run failed",
         "rule": first.cell.run.optim.learning_rate / first.factor,
-    }  # fmt: skip
+    }
     if not done:
         return row
     factors, values = zip(*done, strict=True)

@@ -150,9 +150,7 @@ def work_on_devices(
     while True:
         for size in sizes:
             part = [bundle for bundle in bundles if size_of(bundle) == size]
-            groups = [
-                tuple(devices[i : i + size]) for i in range(0, len(devices) - size + 1, size)
-            ]
+            groups = [tuple(devices[i : i + size]) for i in range(0, len(devices) - size + 1, size)]
             waits = options.wait_for_others and size == sizes[-1]
             mine = dataclasses.replace(options, wait_for_others=waits)
             _work_on_groups(workdir, part, made, mine, stop, groups)
@@ -181,9 +179,12 @@ def _work_on_groups(
         try:
             with jax.default_device(groups[number][0]):
                 work(
-                    workdir, bundles, sessions(groups[number]), mine,
+                    workdir,
+                    bundles,
+                    sessions(groups[number]),
+                    mine,
                     lambda: stop() or failed.is_set(),
-                )  # fmt: skip
+                )
         except BaseException:
             failed.set()
             raise
@@ -276,10 +277,13 @@ class _Taken:
 
     def _record(self, cell: Cell, result: RunResult) -> None:
         records.write_done(
-            self._workdir, cell, self._with_trunk(cell, result),
+            self._workdir,
+            cell,
+            self._with_trunk(cell, result),
             entropy=self._session.corpus.entropy_nats,
-            worker=self._options.name, bundle=self._bundle.name,
-        )  # fmt: skip
+            worker=self._options.name,
+            bundle=self._bundle.name,
+        )
 
     def _train_stack(self) -> None:
         """Train the cells side by side; those that diverge, or all without room, get no record."""
@@ -338,9 +342,7 @@ class _Taken:
     def _grow(self, cell: Cell) -> Fork | None:
         state, self._state = self._state, None  # used up, also when the trunk diverges
         try:
-            fork = grow_trunk(
-                self._session, cell.run, self._trunk_folder, self._hooks(cell), state
-            )
+            fork = grow_trunk(self._session, cell.run, self._trunk_folder, self._hooks(cell), state)
         except Diverged:
             shutil.rmtree(self._trunk_folder, ignore_errors=True)
             raise
@@ -357,8 +359,10 @@ class _Taken:
     def _saved_fork(self, cell: Cell) -> TrainState:
         saved = Checkpointer(
             self._trunk_folder / "forks" / str(cell.run.shared_steps),
-            f"{cell.run.trunk}-{self._session.corpus.fingerprint}", keep_last=1, keep_best=False,
-        )  # fmt: skip
+            f"{cell.run.trunk}-{self._session.corpus.fingerprint}",
+            keep_last=1,
+            keep_best=False,
+        )
         try:
             state = saved.restore(self._session.init(cell.run))
             if state is not None:

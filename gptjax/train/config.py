@@ -21,9 +21,11 @@ class TrainConfig:
         1, "parts a batch is computed in, one after another, to save memory", minimum=1
     )
     batch_doublings: int = setting(
-        0, "times that the batch doubles until it is batch_size; 0 = it is so from the start",
-        minimum=0, maximum=16,
-    )  # fmt: skip
+        0,
+        "times that the batch doubles until it is batch_size; 0 = it is so from the start",
+        minimum=0,
+        maximum=16,
+    )
     batch_warmup_tokens: int = setting(
         0, "tokens over which it does so, with equally many updates of each size", minimum=0
     )
@@ -58,8 +60,9 @@ class TrainConfig:
         0,
         "times that a run goes back to an earlier state after a spike of its loss, around the "
         "batches that were read; 0 = a loss that is not finite ends it",
-        minimum=0, maximum=64,
-    )  # fmt: skip
+        minimum=0,
+        maximum=64,
+    )
     rollback_steps: int = setting(
         100, "steps between the states to which it may go back, by at least so many", minimum=1
     )

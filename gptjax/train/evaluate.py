@@ -88,9 +88,7 @@ def _block_error(sums: np.ndarray, counts: np.ndarray) -> float:
     return float(np.sqrt(blocks / (blocks - 1) * np.sum(residuals**2)) / counts.sum())
 
 
-def _excess(
-    spec: RunSpec, corpus: Corpus, sums: np.ndarray, counts: np.ndarray
-) -> float | None:
+def _excess(spec: RunSpec, corpus: Corpus, sums: np.ndarray, counts: np.ndarray) -> float | None:
     exact = corpus.heldout_logprob_nats
     if exact is None:
         return None

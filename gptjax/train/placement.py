@@ -189,9 +189,12 @@ def _check_pipeline(config: MeshConfig, spec: RunSpec, stages: int) -> None:
 def _not_on_a_pipeline(spec: RunSpec) -> list[tuple[str, Any, Any]]:
     """(name, value, what it must be) of settings that look at the whole model at once."""
     train = {
-        "z_loss": 0.0, "label_smoothing": 0.0, "loss_chunk": 0, "noise_scale": False,
+        "z_loss": 0.0,
+        "label_smoothing": 0.0,
+        "loss_chunk": 0,
+        "noise_scale": False,
         "batch_doublings": 0,
-    }  # fmt: skip
+    }
     return [
         ("optim.adversarial_epsilon", spec.optim.adversarial_epsilon, 0.0),
         *((f"train.{name}", getattr(spec, name, off), off) for name, off in train.items()),

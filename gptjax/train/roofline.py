@@ -266,9 +266,7 @@ def _seconds(shape: _Shape, state: State, chip: Chip, flops_per_token: float) ->
     repeated = ideal * (1 + shape.again * (1 - head) / 3)
     bubble = shape.schedule.bubble if shape.axis("pipe") > 1 else 0.0
     network = {
-        axis: sent / chip.rate((axis,), shape.sizes)
-        for axis, sent in _sent(shape).items()
-        if sent
+        axis: sent / chip.rate((axis,), shape.sizes) for axis, sent in _sent(shape).items() if sent
     }
     passes, update = _moved(shape, state)
     memory = (passes / (1 - bubble) + update) / chip.memory_rate
@@ -350,7 +348,10 @@ def _over_pipe(shape: _Shape) -> float:
 
 
 TRAFFIC = {
-    "data": _over_data, "fsdp": _over_fsdp, "tensor": _over_tensor, "pipe": _over_pipe,
+    "data": _over_data,
+    "fsdp": _over_fsdp,
+    "tensor": _over_tensor,
+    "pipe": _over_pipe,
     "seq": _over_seq,
-}  # fmt: skip
+}
 """What an axis sends for one micro-batch; an axis without an entry is not searched."""

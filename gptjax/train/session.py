@@ -194,9 +194,7 @@ class Session:
         self, spec: RunSpec, params: Any, windows: Array, layout: Layout | None
     ) -> Any:
         def program_of(params: Any, windows: Array) -> tuple[Array, Array]:
-            return evaluate.window_losses(
-                spec.layout, self.corpus.end_of_document, params, windows
-            )
+            return evaluate.window_losses(spec.layout, self.corpus.end_of_document, params, windows)
 
         options: dict[str, Any] = {} if layout is None else {"out_shardings": layout.replicated}
         return self._compiled(

@@ -115,7 +115,8 @@ def rollbacks(state: TrainState) -> tuple[Rollback, ...]:
         return ()
     past = jax.tree.map(np.asarray, spikes)
     return tuple(
-        Rollback(int(past.steps[i]), float(past.losses[i]), int(past.starts[i]),
-                 int(past.skipped[i]))
+        Rollback(
+            int(past.steps[i]), float(past.losses[i]), int(past.starts[i]), int(past.skipped[i])
+        )
         for i in range(int(past.count))
-    )  # fmt: skip
+    )

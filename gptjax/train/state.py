@@ -120,9 +120,15 @@ def _extra(spec: RunSpec) -> dict[str, Any]:
     if spec.rollbacks:
         zero, each = jnp.zeros((), jnp.int32), jnp.zeros((spec.rollbacks,), jnp.int32)
         extra["spikes"] = Spikes(
-            mean=jnp.zeros(()), seen=zero, shift=zero, count=zero,
-            steps=each, starts=each, losses=jnp.zeros((spec.rollbacks,)), skipped=each,
-        )  # fmt: skip
+            mean=jnp.zeros(()),
+            seen=zero,
+            shift=zero,
+            count=zero,
+            steps=each,
+            starts=each,
+            losses=jnp.zeros((spec.rollbacks,)),
+            skipped=each,
+        )
     return extra
 
 

@@ -57,15 +57,25 @@ def test_a_tiny_one(tmp_path):
     pytest.importorskip("torch", reason="pip install 'gptjax[bench]'")
     out = tmp_path / "found.json"
     settings = {
-        "sweep.budgets": "1e10,2e10", "sweep.widths": "16,24,32", "fit.resamples": 10,
-        "fit.approaches": "isoflop", "report.formats": "png", "report.dpi": 50,
-    }  # fmt: skip
+        "sweep.budgets": "1e10,2e10",
+        "sweep.widths": "16,24,32",
+        "fit.resamples": 10,
+        "fit.approaches": "isoflop",
+        "report.formats": "png",
+        "report.dpi": 50,
+    }
     command = [sys.executable, SCRIPT, "--sample=1", f"--out={out}"]
     command += [f"--config.{name}={value}" for name, value in settings.items()]
     subprocess.run(command, check=True, cwd=REPO, timeout=1500)
     found = json.loads(out.read_text())
-    ways = ("sweep", "one by one", "eager", "eager, two processes", "compiled",
-            "compiled, two processes")  # fmt: skip
+    ways = (
+        "sweep",
+        "one by one",
+        "eager",
+        "eager, two processes",
+        "compiled",
+        "compiled, two processes",
+    )
     assert min(found[name] for name in ways) > 0
     losses = found["losses"]
     assert losses["one by one"] == pytest.approx(losses["sweep"], abs=0.02)

@@ -23,11 +23,26 @@ import tiny
 # mlx-lm has blocks of 32 or 64 tokens only, and is right for whole blocks: of other lengths its
 # mask is that of later queries.
 CONFIG = models.ModelConfig(
-    vocab_size=13, depth=2, width=16, num_heads=4, num_kv_heads=2, mlp_width=20, seq_len=256,
-    mlp="gegelu", mlp_limit=0.9, norm_eps=1e-4, positions="rotary", rope_base=500.0,
-    layer_pattern=("blocksparse", "global"), sparse_block=32, sparse_local_blocks=2,
-    sparse_stride=3, embedding_scale=1.7, attention_scale=0.6 / 4, logit_scale=1 / 2.5,
-)  # fmt: skip
+    vocab_size=13,
+    depth=2,
+    width=16,
+    num_heads=4,
+    num_kv_heads=2,
+    mlp_width=20,
+    seq_len=256,
+    mlp="gegelu",
+    mlp_limit=0.9,
+    norm_eps=1e-4,
+    positions="rotary",
+    rope_base=500.0,
+    layer_pattern=("blocksparse", "global"),
+    sparse_block=32,
+    sparse_local_blocks=2,
+    sparse_stride=3,
+    embedding_scale=1.7,
+    attention_scale=0.6 / 4,
+    logit_scale=1 / 2.5,
+)
 
 
 def tokens(T=192):

@@ -34,12 +34,22 @@ def trained(tmp_path_factory):
     (place / "text").mkdir()
     (place / "text" / "a.txt").write_text("\n\n".join(words))
     settings = {
-        "data__source": "text", "data__path": place / "text", "data__cache_dir": place / "cache",
-        "data__heldout_fraction": 0.1, "model__depth": 2, "model__width": 16, "model__num_heads": 2,
-        "model__seq_len": 32, "model__vocab_size": 0, "train__steps": 3, "train__tokens": 0,
-        "train__batch_size": 4, "train__evaluations": 1, "train__keep_best": True,
+        "data__source": "text",
+        "data__path": place / "text",
+        "data__cache_dir": place / "cache",
+        "data__heldout_fraction": 0.1,
+        "model__depth": 2,
+        "model__width": 16,
+        "model__num_heads": 2,
+        "model__seq_len": 32,
+        "model__vocab_size": 0,
+        "train__steps": 3,
+        "train__tokens": 0,
+        "train__batch_size": 4,
+        "train__evaluations": 1,
+        "train__keep_best": True,
         "train__tensorboard": False,
-    }  # fmt: skip
+    }
     assert command("train_gpt2_small", place / "run", **settings) == 0
     return place
 
@@ -84,10 +94,13 @@ def test_vision_goes_in_and_out(name, tmp_path, capsys):
     [
         ("run", {}, "convert.folder='' names no folder"),
         ("none", {"convert__folder": "x"}, "holds no sweep"),
-        ("run", {"convert__folder": "x", "convert__dtype": "float16",
-                 "convert__model_type": "lama"}, "did you mean llama"),
+        (
+            "run",
+            {"convert__folder": "x", "convert__dtype": "float16", "convert__model_type": "lama"},
+            "did you mean llama",
+        ),
     ],
-)  # fmt: skip
+)
 def test_mistakes_are_told(workdir, settings, sentence, trained, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert command("convert_weights", trained / workdir, **settings) == 2

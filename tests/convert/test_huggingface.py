@@ -41,19 +41,49 @@ def test_round_trip_is_bit_exact(name, tmp_path):
 
 
 DEEPSEEK25 = {  # as published, without what is not the network's
-    "model_type": "deepseek_v2", "aux_loss_alpha": 0.001, "ep_size": 1, "first_k_dense_replace": 1,
-    "hidden_act": "silu", "hidden_size": 5120, "intermediate_size": 12288, "kv_lora_rank": 512,
-    "max_position_embeddings": 163840, "moe_intermediate_size": 1536, "moe_layer_freq": 1,
-    "n_group": 8, "n_routed_experts": 160, "n_shared_experts": 2, "norm_topk_prob": False,
-    "num_attention_heads": 128, "num_experts_per_tok": 6, "num_hidden_layers": 60,
-    "num_key_value_heads": 128, "pretraining_tp": 1, "q_lora_rank": 1536, "qk_nope_head_dim": 128,
-    "qk_rope_head_dim": 64, "rms_norm_eps": 1e-06, "rope_scaling": {"beta_fast": 32,
-    "beta_slow": 1, "factor": 40, "mscale": 1.0, "mscale_all_dim": 1.0,
-    "original_max_position_embeddings": 4096, "type": "yarn"}, "rope_theta": 10000,
-    "routed_scaling_factor": 16.0, "scoring_func": "softmax", "seq_aux": True,
-    "tie_word_embeddings": False, "topk_group": 3, "topk_method": "group_limited_greedy",
-    "v_head_dim": 128, "vocab_size": 102400,
-}  # fmt: skip
+    "model_type": "deepseek_v2",
+    "aux_loss_alpha": 0.001,
+    "ep_size": 1,
+    "first_k_dense_replace": 1,
+    "hidden_act": "silu",
+    "hidden_size": 5120,
+    "intermediate_size": 12288,
+    "kv_lora_rank": 512,
+    "max_position_embeddings": 163840,
+    "moe_intermediate_size": 1536,
+    "moe_layer_freq": 1,
+    "n_group": 8,
+    "n_routed_experts": 160,
+    "n_shared_experts": 2,
+    "norm_topk_prob": False,
+    "num_attention_heads": 128,
+    "num_experts_per_tok": 6,
+    "num_hidden_layers": 60,
+    "num_key_value_heads": 128,
+    "pretraining_tp": 1,
+    "q_lora_rank": 1536,
+    "qk_nope_head_dim": 128,
+    "qk_rope_head_dim": 64,
+    "rms_norm_eps": 1e-06,
+    "rope_scaling": {
+        "beta_fast": 32,
+        "beta_slow": 1,
+        "factor": 40,
+        "mscale": 1.0,
+        "mscale_all_dim": 1.0,
+        "original_max_position_embeddings": 4096,
+        "type": "yarn",
+    },
+    "rope_theta": 10000,
+    "routed_scaling_factor": 16.0,
+    "scoring_func": "softmax",
+    "seq_aux": True,
+    "tie_word_embeddings": False,
+    "topk_group": 3,
+    "topk_method": "group_limited_greedy",
+    "v_head_dim": 128,
+    "vocab_size": 102400,
+}
 
 
 def test_the_published_deepseek_is_its_preset():
@@ -140,7 +170,7 @@ def folder(tmp_path):
         ({"num_hidden_layers": 3}, "has no tensor model.layers.2"),
         ({"num_hidden_layers": 1}, "is not part of a llama"),
     ],
-)  # fmt: skip
+)
 def test_what_is_not_understood_is_refused(changes, sentence, folder):
     path = folder / "config.json"
     attributes = json.loads(path.read_text())
@@ -165,9 +195,14 @@ def test_a_missing_attribute_and_a_missing_file(folder):
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"\x01", struct.pack("<Q", 1 << 40), struct.pack("<Q", 2) + b"{]",
-     struct.pack("<Q", 64) + b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'.ljust(64)],
-)  # fmt: skip
+    [
+        b"",
+        b"\x01",
+        struct.pack("<Q", 1 << 40),
+        struct.pack("<Q", 2) + b"{]",
+        struct.pack("<Q", 64) + b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'.ljust(64),
+    ],
+)
 def test_a_damaged_file_is_refused(content, folder):
     (folder / "model.safetensors").write_bytes(content)
     with pytest.raises(UserError, match="is not a safetensors file that can be read"):

@@ -53,8 +53,11 @@ def test_shards_and_bfloat16(name, tmp_path):
 def test_experts_of_a_layer_lie_in_several_files(tmp_path):
     write("mixtral", tmp_path)
     of = read_json(tmp_path / safetensors.INDEX)["weight_map"]
-    matrices = [f"model.layers.0.block_sparse_moe.experts.{e}.w{n}.weight"
-                for e in range(4) for n in (1, 2, 3)]  # fmt: skip
+    matrices = [
+        f"model.layers.0.block_sparse_moe.experts.{e}.w{n}.weight"
+        for e in range(4)
+        for n in (1, 2, 3)
+    ]
     assert len({of[name] for name in matrices}) > 1
 
 

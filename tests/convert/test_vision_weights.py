@@ -79,10 +79,13 @@ def test_a_wrong_field_is_seen(name, wrong):
 def _without(params, *path):
     """A copy with zeros in place of one leaf."""
     return jax.tree_util.tree_map_with_path(
-        lambda at, leaf: 0 * leaf if [str(e.key if hasattr(e, "key") else e.idx) for e in at]
-        == list(path) else leaf,
+        lambda at, leaf: (
+            0 * leaf
+            if [str(e.key if hasattr(e, "key") else e.idx) for e in at] == list(path)
+            else leaf
+        ),
         params,
-    )  # fmt: skip
+    )
 
 
 def _transposed(params):
@@ -106,14 +109,17 @@ WRONG_PARAMETERS = {
     "columns of patches before rows": _transposed,
     "channels before pixels": _channels_first,
     "the last norm for the first": lambda params: {
-        **params, "vision": {**params["vision"], "first_norm": params["vision"]["final_norm"]}
+        **params,
+        "vision": {**params["vision"], "first_norm": params["vision"]["final_norm"]},
     },
     "projections in the other order": lambda params: {
         **params,
-        "projector": [{**a, "bias": b["bias"]} for a, b in
-                      zip(params["projector"], params["projector"][::-1], strict=True)],
+        "projector": [
+            {**a, "bias": b["bias"]}
+            for a, b in zip(params["projector"], params["projector"][::-1], strict=True)
+        ],
     },
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("wrong", WRONG_PARAMETERS)
@@ -230,20 +236,34 @@ def test_clips_folder_with_both_encoders_is_read(tmp_path):
 
     def change(tensors):
         both = {f"vision_model.{name}": array for name, array in tensors.items()}
-        text = ("text_model.embeddings.token_embedding.weight", "text_projection.weight",
-                "visual_projection.weight", "logit_scale")  # fmt: skip
+        text = (
+            "text_model.embeddings.token_embedding.weight",
+            "text_projection.weight",
+            "visual_projection.weight",
+            "logit_scale",
+        )
         return {**both, **dict.fromkeys(text, np.zeros(3, np.float32))}
 
     written("clip", tmp_path, change)
     path = tmp_path / "config.json"
     vision = {
-        **json.loads(path.read_text()), "dropout": 0.0, "projection_dim": 768, "top_p": 1.0,
-        "num_beams": 1, "use_bfloat16": False, "id2label": {"0": "LABEL_0"},
-    }  # fmt: skip
+        **json.loads(path.read_text()),
+        "dropout": 0.0,
+        "projection_dim": 768,
+        "top_p": 1.0,
+        "num_beams": 1,
+        "use_bfloat16": False,
+        "id2label": {"0": "LABEL_0"},
+    }
     both = {
-        "model_type": "clip", "vision_config": {}, "text_config": {}, "projection_dim": 768,
-        "logit_scale_init_value": 2.6592, "vision_config_dict": vision, "text_config_dict": None,
-    }  # fmt: skip
+        "model_type": "clip",
+        "vision_config": {},
+        "text_config": {},
+        "projection_dim": 768,
+        "logit_scale_init_value": 2.6592,
+        "vision_config_dict": vision,
+        "text_config_dict": None,
+    }
     path.write_text(json.dumps(both))
     config, params = convert.from_huggingface(tmp_path)
     assert config == tiny.MODELS["clip"]
@@ -362,39 +382,70 @@ def test_what_a_family_lacks_is_refused(config, model_type, sentence, tmp_path):
 # As published, without what is not the network's: google/vit-huge-patch14-224-in21k,
 # openai/clip-vit-large-patch14-336 (its image encoder), llava-hf/llava-1.5-7b-hf and -13b-hf.
 CLIP_L14_336 = {
-    "hidden_size": 1024, "image_size": 336, "intermediate_size": 4096,
-    "model_type": "clip_vision_model", "num_attention_heads": 16, "num_hidden_layers": 24,
-    "patch_size": 14, "projection_dim": 768,
-}  # fmt: skip
+    "hidden_size": 1024,
+    "image_size": 336,
+    "intermediate_size": 4096,
+    "model_type": "clip_vision_model",
+    "num_attention_heads": 16,
+    "num_hidden_layers": 24,
+    "patch_size": 14,
+    "projection_dim": 768,
+}
 VICUNA = {
-    "_name_or_path": "lmsys/vicuna-7b-v1.5", "architectures": ["LlamaForCausalLM"],
-    "max_position_embeddings": 4096, "model_type": "llama", "rms_norm_eps": 1e-05,
-    "torch_dtype": "float16", "vocab_size": 32064,
-}  # fmt: skip
+    "_name_or_path": "lmsys/vicuna-7b-v1.5",
+    "architectures": ["LlamaForCausalLM"],
+    "max_position_embeddings": 4096,
+    "model_type": "llama",
+    "rms_norm_eps": 1e-05,
+    "torch_dtype": "float16",
+    "vocab_size": 32064,
+}
 LLAVA_7B = {
-    "architectures": ["LlavaForConditionalGeneration"], "ignore_index": -100,
-    "image_token_index": 32000, "model_type": "llava", "pad_token_id": 32001,
-    "projector_hidden_act": "gelu", "text_config": VICUNA, "tie_word_embeddings": False,
-    "torch_dtype": "float16", "transformers_version": "4.36.0.dev0",
-    "vision_config": {**CLIP_L14_336, "vocab_size": 32000}, "vision_feature_layer": -2,
-    "vision_feature_select_strategy": "default", "vocab_size": 32064,
-}  # fmt: skip
+    "architectures": ["LlavaForConditionalGeneration"],
+    "ignore_index": -100,
+    "image_token_index": 32000,
+    "model_type": "llava",
+    "pad_token_id": 32001,
+    "projector_hidden_act": "gelu",
+    "text_config": VICUNA,
+    "tie_word_embeddings": False,
+    "torch_dtype": "float16",
+    "transformers_version": "4.36.0.dev0",
+    "vision_config": {**CLIP_L14_336, "vocab_size": 32000},
+    "vision_feature_layer": -2,
+    "vision_feature_select_strategy": "default",
+    "vocab_size": 32064,
+}
 VICUNA_13B = {
-    **VICUNA, "hidden_size": 5120, "intermediate_size": 13824, "num_attention_heads": 40,
-    "num_hidden_layers": 40, "num_key_value_heads": 40,
-}  # fmt: skip
+    **VICUNA,
+    "hidden_size": 5120,
+    "intermediate_size": 13824,
+    "num_attention_heads": 40,
+    "num_hidden_layers": 40,
+    "num_key_value_heads": 40,
+}
 PUBLISHED = {
     "vit-h14": {
-        "architectures": ["ViTModel"], "attention_probs_dropout_prob": 0.0, "hidden_act": "gelu",
-        "hidden_dropout_prob": 0.0, "hidden_size": 1280, "image_size": 224,
-        "initializer_range": 0.02, "intermediate_size": 5120, "layer_norm_eps": 1e-6,
-        "model_type": "vit", "num_attention_heads": 16, "num_channels": 3,
-        "num_hidden_layers": 32, "patch_size": 14, "qkv_bias": True,
+        "architectures": ["ViTModel"],
+        "attention_probs_dropout_prob": 0.0,
+        "hidden_act": "gelu",
+        "hidden_dropout_prob": 0.0,
+        "hidden_size": 1280,
+        "image_size": 224,
+        "initializer_range": 0.02,
+        "intermediate_size": 5120,
+        "layer_norm_eps": 1e-6,
+        "model_type": "vit",
+        "num_attention_heads": 16,
+        "num_channels": 3,
+        "num_hidden_layers": 32,
+        "patch_size": 14,
+        "qkv_bias": True,
     },
     "clip-vit-l14-336": CLIP_L14_336,
     "llava-1.5-7b": LLAVA_7B,
     "llava-1.5-13b": {**LLAVA_7B, "text_config": VICUNA_13B},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

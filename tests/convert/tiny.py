@@ -18,10 +18,21 @@ from gptjax import convert, models
 
 GOLDEN = Path(__file__).with_name("golden.json")
 LLAMA = models.ModelConfig(
-    vocab_size=13, depth=2, width=16, num_heads=4, num_kv_heads=2, mlp_width=20, seq_len=12,
-    norm="rmsnorm", norm_eps=1e-6, positions="rotary", rope_base=500.0, mlp="swiglu",
-    use_bias=False, tied_head=False,
-)  # fmt: skip
+    vocab_size=13,
+    depth=2,
+    width=16,
+    num_heads=4,
+    num_kv_heads=2,
+    mlp_width=20,
+    seq_len=12,
+    norm="rmsnorm",
+    norm_eps=1e-6,
+    positions="rotary",
+    rope_base=500.0,
+    mlp="swiglu",
+    use_bias=False,
+    tied_head=False,
+)
 GPT2 = models.ModelConfig(vocab_size=13, depth=2, width=12, num_heads=3, seq_len=12)
 
 
@@ -35,8 +46,9 @@ def gpt2(**changes):
 
 LONG = {"rope_factor": 4.0, "rope_trained_len": 5, "head_dim": 8}
 FACTORS = {
-    "rope_short_factors": (1.0, 1.1, 1.3, 1.2), "rope_long_factors": (1.0, 2.0, 3.5, 4.5),
-}  # fmt: skip
+    "rope_short_factors": (1.0, 1.1, 1.3, 1.2),
+    "rope_long_factors": (1.0, 2.0, 3.5, 4.5),
+}
 # name: (model type, config). Inputs have 12 tokens: more than trained lengths and windows below.
 MODELS = {
     "gpt1": ("openai-gpt", gpt2(norm_place="post")),
@@ -51,8 +63,14 @@ MODELS = {
     "yarn": ("llama", llama(rope_scaling="yarn", rope_fast=2.0, rope_slow=0.05, **LONG)),
     "yarn-mscale": (
         "llama",
-        llama(rope_scaling="yarn", rope_fast=2.0, rope_slow=0.05, rope_mscale=0.7,
-              rope_mscale_all_dim=0.4, **LONG),
+        llama(
+            rope_scaling="yarn",
+            rope_fast=2.0,
+            rope_slow=0.05,
+            rope_mscale=0.7,
+            rope_mscale_all_dim=0.4,
+            **LONG,
+        ),
     ),
     "llama3": ("llama", llama(rope_scaling="llama3", rope_slow=0.5, rope_fast=2.0, **LONG)),
     "mistral": ("mistral", llama(layer_pattern=("local",), window=4)),
@@ -63,9 +81,20 @@ MODELS = {
     "qwen3": ("qwen3", llama(qk_norm="shared", head_dim=6)),
     "gemma2": (
         "gemma2",
-        llama(depth=3, norm_place="both", norm_plus_one=True, embedding_scale=0.0, head_dim=6,
-              layer_pattern=("local", "global"), window=4, mlp="geglu_tanh",
-              attention_scale=7**-0.5, attention_soft_cap=2.0, logit_soft_cap=3.0, tied_head=True),
+        llama(
+            depth=3,
+            norm_place="both",
+            norm_plus_one=True,
+            embedding_scale=0.0,
+            head_dim=6,
+            layer_pattern=("local", "global"),
+            window=4,
+            mlp="geglu_tanh",
+            attention_scale=7**-0.5,
+            attention_soft_cap=2.0,
+            logit_soft_cap=3.0,
+            tied_head=True,
+        ),
     ),
     "phi3": ("phi3", llama(layer_pattern=("local",), window=5)),
     "longrope": (
@@ -74,13 +103,22 @@ MODELS = {
     ),
     "longrope-short": (
         "phi3",
-        llama(width=32, rope_scaling="longrope",
-              **LONG | FACTORS | {"seq_len": 64, "rope_trained_len": 16}),
+        llama(
+            width=32,
+            rope_scaling="longrope",
+            **LONG | FACTORS | {"seq_len": 64, "rope_trained_len": 16},
+        ),
     ),
     "cohere": (
         "cohere",
-        llama(norm="layernorm", rope_layout="interleaved", block="parallel_shared_norm",
-              logit_scale=0.4, qk_norm="per_head", tied_head=True),
+        llama(
+            norm="layernorm",
+            rope_layout="interleaved",
+            block="parallel_shared_norm",
+            logit_scale=0.4,
+            qk_norm="per_head",
+            tied_head=True,
+        ),
     ),
     "granite": (
         "granite",
@@ -88,37 +126,91 @@ MODELS = {
     ),
     "gpt_neox": (
         "gpt_neox",
-        gpt2(width=24, positions="rotary", rope_fraction=0.5, block="parallel", mlp="gelu",
-             mlp_width=20, tied_head=False),
+        gpt2(
+            width=24,
+            positions="rotary",
+            rope_fraction=0.5,
+            block="parallel",
+            mlp="gelu",
+            mlp_width=20,
+            tied_head=False,
+        ),
     ),
     "mixtral": (
         "mixtral",
-        llama(mlp_pattern=("experts",), num_experts=4, experts_per_token=2,
-              layer_pattern=("local",), window=4),
+        llama(
+            mlp_pattern=("experts",),
+            num_experts=4,
+            experts_per_token=2,
+            layer_pattern=("local",),
+            window=4,
+        ),
     ),
     "deepseek2": (
         "deepseek_v2",
-        llama(depth=3, num_kv_heads=4, head_dim=6, kv_rank=6, q_rank=9, rope_dim=8, value_dim=5,
-              rope_layout="interleaved", mlp_pattern=("experts",), dense_layers=1, num_experts=8,
-              experts_per_token=3, expert_width=8, shared_experts=2, router="softmax",
-              router_scale=2.5, router_groups=4, router_top_groups=2, rope_scaling="yarn",
-              rope_fast=2.0, rope_slow=0.05, rope_factor=4.0, rope_trained_len=5,
-              rope_mscale=0.7, rope_mscale_all_dim=0.4),
+        llama(
+            depth=3,
+            num_kv_heads=4,
+            head_dim=6,
+            kv_rank=6,
+            q_rank=9,
+            rope_dim=8,
+            value_dim=5,
+            rope_layout="interleaved",
+            mlp_pattern=("experts",),
+            dense_layers=1,
+            num_experts=8,
+            experts_per_token=3,
+            expert_width=8,
+            shared_experts=2,
+            router="softmax",
+            router_scale=2.5,
+            router_groups=4,
+            router_top_groups=2,
+            rope_scaling="yarn",
+            rope_fast=2.0,
+            rope_slow=0.05,
+            rope_factor=4.0,
+            rope_trained_len=5,
+            rope_mscale=0.7,
+            rope_mscale_all_dim=0.4,
+        ),
     ),
     "deepseek2-lite": (
         "deepseek_v2",
-        llama(num_kv_heads=4, head_dim=6, kv_rank=6, rope_dim=4, value_dim=5,
-              rope_layout="interleaved", mlp_pattern=("experts",), dense_layers=1, num_experts=4,
-              experts_per_token=2, expert_width=8, shared_experts=1, router="softmax"),
+        llama(
+            num_kv_heads=4,
+            head_dim=6,
+            kv_rank=6,
+            rope_dim=4,
+            value_dim=5,
+            rope_layout="interleaved",
+            mlp_pattern=("experts",),
+            dense_layers=1,
+            num_experts=4,
+            experts_per_token=2,
+            expert_width=8,
+            shared_experts=1,
+            router="softmax",
+        ),
     ),
     "mamba": (
         "mamba",
-        gpt2(depth=3, norm="rmsnorm", positions="none", use_bias=False,
-             layer_pattern=("ssm",), mlp_pattern=("none",), ssm_state=5, ssm_conv=3, ssm_rank=2,
-             num_heads=1),
+        gpt2(
+            depth=3,
+            norm="rmsnorm",
+            positions="none",
+            use_bias=False,
+            layer_pattern=("ssm",),
+            mlp_pattern=("none",),
+            ssm_state=5,
+            ssm_conv=3,
+            ssm_rank=2,
+            num_heads=1,
+        ),
     ),
     "mpt": ("mpt", gpt2(positions="alibi", mlp="gelu", use_bias=False)),
-}  # fmt: skip
+}
 
 
 def tokens():

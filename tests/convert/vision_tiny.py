@@ -26,9 +26,17 @@ IMAGE = 10
 QUICKLY = {"xla_backend_optimization_level": 0}  # compiles in half the time
 VIT = vision.VISION
 CLIP = models.VisionConfig(
-    image_size=6, patch_size=2, width=12, depth=3, num_heads=3, mlp_width=20, norm_eps=1e-4,
-    mlp="quick_gelu", patch_bias=False, first_norm=True,
-)  # fmt: skip
+    image_size=6,
+    patch_size=2,
+    width=12,
+    depth=3,
+    num_heads=3,
+    mlp_width=20,
+    norm_eps=1e-4,
+    mlp="quick_gelu",
+    patch_bias=False,
+    first_norm=True,
+)
 LLAMA = tiny.llama(seq_len=24)
 MIXTRAL = dataclasses.replace(tiny.MODELS["mixtral"][1], seq_len=24)
 PLAIN_VIT = dataclasses.replace(VIT, num_classes=0, pooler=True, mlp="gelu_tanh")

@@ -30,9 +30,29 @@ TEXTS = {
     "e": ("user", ""),
 }
 CONVERSATIONS = (
-    "u", "su", "ua", "sua", "uav", "suav", "uavb", "suavb", "sv", "svb", "e", "se", "eb",
-    "a", "uu", "us", "sa", "uaa", "suu", "usa", "ss", "s",
-)  # fmt: skip
+    "u",
+    "su",
+    "ua",
+    "sua",
+    "uav",
+    "suav",
+    "uavb",
+    "suavb",
+    "sv",
+    "svb",
+    "e",
+    "se",
+    "eb",
+    "a",
+    "uu",
+    "us",
+    "sa",
+    "uaa",
+    "suu",
+    "usa",
+    "ss",
+    "s",
+)
 
 
 def messages(letters):

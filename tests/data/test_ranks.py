@@ -63,9 +63,12 @@ def test_ranks_equal_tiktoken(pattern):
 
 @pytest.mark.parametrize(
     ("content", "sentence"),
-    [(b"YQ== x", "is not a file of ranks"), (b"YQ== 0", "does not rank every byte"),
-     (b"??? 1", "is not a file of ranks")],
-)  # fmt: skip
+    [
+        (b"YQ== x", "is not a file of ranks"),
+        (b"YQ== 0", "does not rank every byte"),
+        (b"??? 1", "is not a file of ranks"),
+    ],
+)
 def test_other_files_are_refused(content, sentence):
     with pytest.raises(UserError, match=sentence):
         tiktoken_ranks.read(content, "here", "gpt2")

@@ -254,9 +254,13 @@ def library_kinds():
         [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
     )
     llama.decoder = hf.decoders.Sequence(
-        [hf.decoders.Replace("▁", " "), hf.decoders.ByteFallback(), hf.decoders.Fuse(),
-         hf.decoders.Strip(" ", 1, 0)]
-    )  # fmt: skip
+        [
+            hf.decoders.Replace("▁", " "),
+            hf.decoders.ByteFallback(),
+            hf.decoders.Fuse(),
+            hf.decoders.Strip(" ", 1, 0),
+        ]
+    )
     fallback = [f"<0x{byte:02X}>" for byte in range(256)]
     trainer = trainers.BpeTrainer(
         special_tokens=marks + fallback, show_progress=False, vocab_size=420
@@ -271,9 +275,12 @@ def test_any_tokenizer_json_is_loaded_from_disk(tmp_path, texts, config, kind):
     theirs = library_kinds()[kind]
     theirs.save(str(tmp_path / "any.json"))
     wanted = config(
-        source="text", path=str(texts), heldout_fraction=0.2, tokenizer="bpe",
+        source="text",
+        path=str(texts),
+        heldout_fraction=0.2,
+        tokenizer="bpe",
         tokenizer_path=str(tmp_path / "any.json"),
-    )  # fmt: skip
+    )
     corpus = load(wanted, seq_len=16)
     for text in ("the scaling law, 1984", "für 東京 don't", texts.joinpath("0000.txt").read_text()):
         ids = theirs.encode(text, add_special_tokens=False).ids

@@ -67,8 +67,12 @@ TEXTS = {
     "no_laws/runs.csv": b"x\n",
 }
 
-DATA = ("--config.data.source=text", "--config.data.path=texts", "--config.data.cache_dir=cache",
-        "--config.data.heldout_fraction=0.2")  # fmt: skip
+DATA = (
+    "--config.data.source=text",
+    "--config.data.path=texts",
+    "--config.data.cache_dir=cache",
+    "--config.data.heldout_fraction=0.2",
+)
 SMALL = (SWEEP, *DATA, "--workdir=work")
 
 
@@ -149,16 +153,20 @@ CASES: dict[str, tuple] = {
         "sweep.part_tokens=512 and train.micro_batches=2 both cut a batch",
     ),
     "memory of many runs": (
-        sweep("model.remat=auto"), "model.remat=auto is for one run", "for example model.remat=",
+        sweep("model.remat=auto"),
+        "model.remat=auto is for one run",
+        "for example model.remat=",
     ),
     "noise of one batch": (
-        sweep("train.noise_scale=true"), "train.noise_scale=True compares micro-batches",
+        sweep("train.noise_scale=true"),
+        "train.noise_scale=True compares micro-batches",
         "set train.micro_batches=2",
     ),
     "grid of nothing": (sweep("sweep.plan=grid"), "sweep.plan=grid needs sweep.widths=()", "give"),
     "one size": (
         sweep("sweep.sizes=1", "sweep.budgets=1e12"),
-        "the plan has one size only", "raise sweep.sizes=1 or give more sweep.widths",
+        "the plan has one size only",
+        "raise sweep.sizes=1 or give more sweep.widths",
     ),
     "tiny budget": (sweep("sweep.budgets=1e6"), "steps of", "larger budgets than", "budgets=1e+06"),
     "no length": (
@@ -172,7 +180,8 @@ CASES: dict[str, tuple] = {
     "no held-out": (sweep("data.path=short.txt"), "data.heldout_fraction=", "part without any"),
     "window": (
         sweep("model.seq_len=99999"),
-        "train tokens, fewer than one window of model.seq_len=99999", "or a shorter seq_len",
+        "train tokens, fewer than one window of model.seq_len=99999",
+        "or a shorter seq_len",
     ),
     "no path": (sweep("data.path="), "data.path='' names no file", "give a file"),
     "tokenizer": (
@@ -218,7 +227,10 @@ CASES: dict[str, tuple] = {
     "words for numbers": (table("words.csv"), "words.csv", "row 13", "'low'", ";"),
     "missing column": (table("columns.csv"), "columns.csv", "tokens", "did you mean tokenz?"),
     "wrong column": (
-        table("good.csv", "--config.fit.column_loss=los"), "good.csv", "los", "did you mean loss?"
+        table("good.csv", "--config.fit.column_loss=los"),
+        "good.csv",
+        "los",
+        "did you mean loss?",
     ),
     "constant loss": (table("constant.csv"), "every run has loss=3", "check the column"),
     "table not UTF-8": (table("latin.csv"), "latin.csv", "UTF-8", ";"),
@@ -232,7 +244,7 @@ CASES: dict[str, tuple] = {
     "laws without laws": (predict("nolaws.json", "--config.flops=1"), "laws holds no laws; give"),
     "hollow laws": (predict("hollow.json", "--config.flops=1"), "laws.isoflop is incomplete;"),
     "negative budget": (predict("nolaws.json", "--config.flops=-1"), "config.flops[0]=-1.0 must"),
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
@@ -341,7 +353,7 @@ PROCESSES: dict[str, tuple] = {
     "corpus": (("-m", "gptjax.main", *sweep("data.path=textz")), "data.path='textz' does not"),
     "table": (("-m", "gptjax.main", *table("nan.csv")), "nan.csv row 13: loss is missing or NaN"),
     "full disk": (("-c", SIZE_LIMITED, *sweep()), "cannot write ", "File too large; free"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", PROCESSES)
@@ -350,9 +362,12 @@ def test_refused_by_a_process(folder, name):
     arguments, *hints = PROCESSES[name]
     before, used = tree(folder), resource.getrusage(resource.RUSAGE_CHILDREN)
     result = subprocess.run(
-        [sys.executable, *arguments], cwd=folder, capture_output=True, text=True,
+        [sys.executable, *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
         env={**os.environ, "PYTHONPATH": str(REPO), "PYTHONDONTWRITEBYTECODE": "1"},
-    )  # fmt: skip
+    )
     spent = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert result.returncode == 2
     sentence = one_sentence(result.stderr)

@@ -9,9 +9,13 @@ from gptjax.main import main
 
 SWEEP = Path(__file__).parents[2] / "experiments" / "chinchilla_sweep.py"
 SETTINGS = {
-    "job": "plan", "data.source": "zipf-facts", "data.zipf_tokens": "200000",
-    "data.zipf_heldout_tokens": "4096", "sweep.budgets": "1e11,3e11", "sweep.sizes": "3",
-}  # fmt: skip
+    "job": "plan",
+    "data.source": "zipf-facts",
+    "data.zipf_tokens": "200000",
+    "data.zipf_heldout_tokens": "4096",
+    "sweep.budgets": "1e11,3e11",
+    "sweep.sizes": "3",
+}
 
 
 def plan(tmp_path, capsys, **machine):
@@ -23,9 +27,12 @@ def plan(tmp_path, capsys, **machine):
 
 def test_the_plan_prints_hours_and_money_of_another_machine(tmp_path, capsys):
     machine = {
-        "machine.flops_per_s": "1e9", "machine.devices": "2", "machine.devices_per_run": "2",
-        "machine.serial_fraction": "0.25", "sweep.price_per_device_hour": "3",
-    }  # fmt: skip
+        "machine.flops_per_s": "1e9",
+        "machine.devices": "2",
+        "machine.devices_per_run": "2",
+        "machine.serial_fraction": "0.25",
+        "sweep.price_per_device_hour": "3",
+    }
     status, output = plan(tmp_path, capsys, **machine)
     assert status == 0
     text = " ".join(output.out.split())

@@ -89,12 +89,23 @@ def command(tmp_path):
         text = " ".join(f"word{(i * k) % 17}" for k in range(60))
         (tmp_path / "text" / f"{i}.txt").write_text(text)
     settings = {
-        "data.source": "text", "data.path": tmp_path / "text", "data.cache_dir": tmp_path / "cache",
-        "data.heldout_fraction": 0.2, "model.depth": 1, "model.width": 16, "model.mlp_width": 32,
-        "model.seq_len": 16, "sweep.budgets": "5e8,1e9,2e9", "sweep.widths": "8,16,24",
-        "sweep.rule": "fixed", "sweep.workers": 1, "train.batch_size": 8, "fit.resamples": 40,
-        "report.formats": "png,", "report.dpi": 50,
-    }  # fmt: skip
+        "data.source": "text",
+        "data.path": tmp_path / "text",
+        "data.cache_dir": tmp_path / "cache",
+        "data.heldout_fraction": 0.2,
+        "model.depth": 1,
+        "model.width": 16,
+        "model.mlp_width": 32,
+        "model.seq_len": 16,
+        "sweep.budgets": "5e8,1e9,2e9",
+        "sweep.widths": "8,16,24",
+        "sweep.rule": "fixed",
+        "sweep.workers": 1,
+        "train.batch_size": 8,
+        "fit.resamples": 40,
+        "report.formats": "png,",
+        "report.dpi": 50,
+    }
     path = tmp_path / "experiment.py"
     path.write_text(EXPERIMENT)
     flags = [f"--config.{name}={value}" for name, value in settings.items()]
@@ -162,8 +173,9 @@ def test_the_comparison_of_two_tables(tmp_path, capsys):
     assert "<b>Less &amp; less</b> reaches the lowest loss" in page and "optim.b2=0.8" in page
     assert "15, 1 left out" in page and "1 min 30 s" in page and page.count("<svg") == 2
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {
-        "frontiers.png", "multipliers.png",
-    }  # fmt: skip
+        "frontiers.png",
+        "multipliers.png",
+    }
     assert "Less & less" in capsys.readouterr().out
 
 
@@ -183,8 +195,10 @@ def test_multipliers_up_to_the_farthest_lie_inside_their_figure():
         side_by_side.style.settle(figure)
     low, high = ax.get_ylim()
     assert 0.5 < low < 1.0 and farthest < high
-    heights = [ax.transAxes.inverted().transform(ax.transData.transform((1e10, y)))[1]
-               for y in (1.0, 10.0, farthest)]  # fmt: skip
+    heights = [
+        ax.transAxes.inverted().transform(ax.transData.transform((1e10, y)))[1]
+        for y in (1.0, 10.0, farthest)
+    ]
     assert 0 < heights[0] < 0.1 and heights[1] - heights[0] > 0.3 < heights[2] - heights[1]
     assert side_by_side._multiplier(farthest) == f"≥ {farthest:g}"
     assert side_by_side._multiplier(15.2) == "15.2"

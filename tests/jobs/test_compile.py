@@ -82,8 +82,14 @@ def compiled(tmp_path, **settings):
     flags = [f"--config.{key}={value}" for key, value in settings.items()]
     fast = {"JAX_EXEC_TIME_OPTIMIZATION_EFFORT": "-1", "JAX_MEMORY_FITTING_EFFORT": "-1"}
     environment = {**os.environ, **fast, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
-    command = [sys.executable, "-m", "gptjax.main", "--config=experiments/train_gpt2_small.py",
-               f"--workdir={tmp_path}", *flags]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "gptjax.main",
+        "--config=experiments/train_gpt2_small.py",
+        f"--workdir={tmp_path}",
+        *flags,
+    ]
     done = subprocess.run(command, cwd=REPO, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads((tmp_path / "compile.json").read_text())
@@ -94,10 +100,17 @@ def compiled(tmp_path, **settings):
 def test_a_small_model_for_16_chips(tmp_path):
     """Bytes against the analytic count; collectives of tensor parallelism against Megatron's."""
     settings = {
-        "model.depth": 6, "model.width": 512, "model.num_heads": 8, "model.vocab_size": 8192,
-        "train.batch_size": 16, "mesh.data": 1, "mesh.fsdp": 4, "mesh.tensor": 4, "job": "compile",
+        "model.depth": 6,
+        "model.width": 512,
+        "model.num_heads": 8,
+        "model.vocab_size": 8192,
+        "train.batch_size": 16,
+        "mesh.data": 1,
+        "mesh.fsdp": 4,
+        "mesh.tensor": 4,
+        "job": "compile",
         "target": "v5e-16",
-    }  # fmt: skip
+    }
     found = compiled(tmp_path, **settings)
     config = models.ModelConfig(depth=6, width=512, num_heads=8, vocab_size=8192, seq_len=1024)
     params = 4 * models.count_params(config).total / 16
@@ -106,9 +119,10 @@ def test_a_small_model_for_16_chips(tmp_path):
     assert found["arguments"] == pytest.approx(3 * params, rel=0.1)
     whole_stream = 16 // 4 * 1024 * 512 * 4
     per_layer = [
-        one for one in found["traffic"]
+        one
+        for one in found["traffic"]
         if one["axes"] == ["tensor"] and one["size"] == whole_stream and one["times"] == 6
-    ]  # fmt: skip
+    ]
     assert [one["kind"] for one in per_layer] == ["all-reduce"] * 4
 
 
@@ -119,11 +133,20 @@ def test_every_kind_of_chip_compiles(tmp_path, target):
     if not has_compiler(parse_target(target)):
         pytest.skip("its compiler is not installed")
     settings = {
-        "model.depth": 2, "model.width": 256, "model.num_heads": 2, "model.seq_len": 256,
-        "model.vocab_size": 512, "model.compute_dtype": "bfloat16", "train.batch_size": 16,
-        "mesh.data": 2, "mesh.fsdp": 4, "mesh.tensor": 2, "job": "compile", "target": target,
+        "model.depth": 2,
+        "model.width": 256,
+        "model.num_heads": 2,
+        "model.seq_len": 256,
+        "model.vocab_size": 512,
+        "model.compute_dtype": "bfloat16",
+        "train.batch_size": 16,
+        "mesh.data": 2,
+        "mesh.fsdp": 4,
+        "mesh.tensor": 2,
+        "job": "compile",
+        "target": target,
         "model.attention_impl": "blockwise" if target == "h100-16" else "auto",
-    }  # fmt: skip
+    }
     found = compiled(tmp_path, **settings)
     assert found["devices"] == 16 and found["fits"]
     assert "all-reduce" in {one["kind"] for one in found["traffic"]}

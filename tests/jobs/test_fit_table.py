@@ -16,8 +16,12 @@ sys.path.insert(0, str(REPO / "tests" / "scaling"))
 
 from known_forms import CONTRACT, clean_loss  # noqa: E402
 
-QUICK = ("--config.fit.starts=8", "--config.fit.diagnostics=False", "--config.report.formats=png",
-         "--config.report.dpi=50")  # fmt: skip
+QUICK = (
+    "--config.fit.starts=8",
+    "--config.fit.diagnostics=False",
+    "--config.report.formats=png",
+    "--config.report.dpi=50",
+)
 
 
 def write(path, table):
@@ -29,10 +33,16 @@ def write(path, table):
 
 def fit_table(tmp_path, table, *flags):
     write(tmp_path / "runs.csv", table)
-    return main([
-        "gptjax", f"--config={REPO / 'experiments' / 'fit_table.py'}",
-        f"--config.table={tmp_path / 'runs.csv'}", f"--workdir={tmp_path / 'run'}", *QUICK, *flags,
-    ])  # fmt: skip
+    return main(
+        [
+            "gptjax",
+            f"--config={REPO / 'experiments' / 'fit_table.py'}",
+            f"--config.table={tmp_path / 'runs.csv'}",
+            f"--workdir={tmp_path / 'run'}",
+            *QUICK,
+            *flags,
+        ]
+    )
 
 
 def good(name):
@@ -87,8 +97,13 @@ BAD = {
 def test_a_bad_table_is_one_sentence_for_every_form(tmp_path, capsys, name):
     form, kind = scaling.form_named(name), CONTRACT[name].kind
     size = next(column for column in form.columns if column not in form.loose)
-    flags = ("--config.fit.approaches=", f"--config.forms={name}", "--config.fit.resamples=0",
-             "--config.fit.column_loss=target", f"--config.fit.loss_kind={kind}")  # fmt: skip
+    flags = (
+        "--config.fit.approaches=",
+        f"--config.forms={name}",
+        "--config.fit.resamples=0",
+        "--config.fit.column_loss=target",
+        f"--config.fit.loss_kind={kind}",
+    )
     bad = BAD | ({} if kind == "squares" else {"zero loss": put("loss", 0.0)})
     for what, spoil in bad.items():
         assert fit_table(tmp_path, spoil(good(name), size), *flags) == 2, what
@@ -102,10 +117,11 @@ def test_a_bad_table_is_one_sentence_for_every_form(tmp_path, capsys, name):
 def sweep_of_rates(noise=1e-3):
     """Nine sizes and token counts, seven learning rates at each."""
     size, data, step = (
-        x.ravel() for x in np.meshgrid(
+        x.ravel()
+        for x in np.meshgrid(
             np.geomspace(1e6, 1e8, 3), np.geomspace(1e8, 1e10, 3), np.geomspace(0.4, 2.5, 7)
         )
-    )  # fmt: skip
+    )
     best = 0.6 * size**-0.28 * data**0.08
     loss = 1.7 + 400 * size**-0.34 + 1200 * data**-0.36 + 0.05 * np.log(step) ** 2
     loss = loss + noise * np.random.default_rng(0).standard_normal(len(loss))
@@ -113,8 +129,11 @@ def sweep_of_rates(noise=1e-3):
 
 
 def test_the_best_learning_rate_is_a_law_from_a_config(tmp_path, capsys):
-    flags = ("--config.fit.approaches=parametric", "--config.fit.settings=learning_rate",
-             "--config.fit.resamples=100")  # fmt: skip
+    flags = (
+        "--config.fit.approaches=parametric",
+        "--config.fit.settings=learning_rate",
+        "--config.fit.resamples=100",
+    )
     assert fit_table(tmp_path, sweep_of_rates(), *flags) == 0
     laws = json.loads((tmp_path / "run" / "laws.json").read_text())
     (found,) = laws["settings_laws"]
@@ -134,8 +153,11 @@ def test_a_setting_that_was_not_swept_is_said_so(tmp_path, capsys):
     table = sweep_of_rates()
     table = {name: column[3::7] for name, column in table.items()}
     table["batch_size"] = np.full(9, 64.0)
-    flags = ("--config.fit.approaches=parametric", "--config.fit.settings=batch_size",
-             "--config.fit.resamples=0")  # fmt: skip
+    flags = (
+        "--config.fit.approaches=parametric",
+        "--config.fit.settings=batch_size",
+        "--config.fit.resamples=0",
+    )
     assert fit_table(tmp_path, table, *flags) == 0
     assert "No law of the best batch_size" in capsys.readouterr().out
 
@@ -143,8 +165,12 @@ def test_a_setting_that_was_not_swept_is_said_so(tmp_path, capsys):
 def test_the_critical_batch_is_a_law_from_a_config(tmp_path):
     batch = np.geomspace(1e4, 1e7, 9)
     steps = 2e3 * (1 + 3e5 / batch) * np.exp(0.01 * np.cos(7 * np.arange(9)))
-    flags = ("--config.fit.approaches=", "--config.forms=critical_batch",
-             "--config.fit.column_loss=steps", "--config.fit.resamples=200")  # fmt: skip
+    flags = (
+        "--config.fit.approaches=",
+        "--config.forms=critical_batch",
+        "--config.fit.column_loss=steps",
+        "--config.fit.resamples=200",
+    )
     assert fit_table(tmp_path, {"batch": batch, "steps": steps}, *flags) == 0
     law = json.loads((tmp_path / "run" / "laws.json").read_text())["laws"]["critical_batch"]
     assert law["params"]["B_crit"]["low"] < 3e5 < law["params"]["B_crit"]["high"]

@@ -95,11 +95,21 @@ def test_predict_from_the_saved_law(sweep, capsys):
 def test_train_is_done_once_and_logs_every_step(place, tmp_path, capsys):  # noqa: F811
     path = EXPERIMENTS / "train_gpt2_small.py"
     settings = {
-        "data.source": "text", "data.path": place / "text", "data.cache_dir": place / "cache",
-        "data.heldout_fraction": 0.1, "model.depth": 1, "model.width": 16, "model.num_heads": 2,
-        "model.seq_len": 32, "model.vocab_size": 0, "train.steps": 6, "train.tokens": 0,
-        "train.batch_size": 4, "train.evaluations": 2, "train.keep_best": False,
-    }  # fmt: skip
+        "data.source": "text",
+        "data.path": place / "text",
+        "data.cache_dir": place / "cache",
+        "data.heldout_fraction": 0.1,
+        "model.depth": 1,
+        "model.width": 16,
+        "model.num_heads": 2,
+        "model.seq_len": 32,
+        "model.vocab_size": 0,
+        "train.steps": 6,
+        "train.tokens": 0,
+        "train.batch_size": 4,
+        "train.evaluations": 2,
+        "train.keep_best": False,
+    }
     flags = [f"--config.{name}={value}" for name, value in settings.items()]
     command = ["gptjax", f"--config={path}", f"--workdir={tmp_path / 'run'}", *flags]
     assert main(command) == 0

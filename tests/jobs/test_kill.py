@@ -31,15 +31,28 @@ def place(tmp_path_factory):
 
 def arguments(place: Path, workdir: Path, **overrides) -> list[str]:
     settings = {
-        "data.source": "text", "data.path": place / "text", "data.cache_dir": place / "cache",
-        "data.heldout_fraction": 0.1, "model.depth": 1, "model.seq_len": 32,
-        "sweep.budgets": "(1e9,6e9)", "sweep.widths": "(8,16,24)", "sweep.head_width": 8,
-        "sweep.rule": "fixed", "train.batch_size": 8, "train.checkpoint_seconds": 0.01,
-        "optim.learning_rate": 1e-2, "optim.schedule": "wsd", "optim.warmup_steps": 20,
-        "fit.resamples": 20, "report.formats": "('png',)", "report.dpi": 50,
-        "fit.diagnostics": False, "fit.approaches": "('parametric','envelope')",
+        "data.source": "text",
+        "data.path": place / "text",
+        "data.cache_dir": place / "cache",
+        "data.heldout_fraction": 0.1,
+        "model.depth": 1,
+        "model.seq_len": 32,
+        "sweep.budgets": "(1e9,6e9)",
+        "sweep.widths": "(8,16,24)",
+        "sweep.head_width": 8,
+        "sweep.rule": "fixed",
+        "train.batch_size": 8,
+        "train.checkpoint_seconds": 0.01,
+        "optim.learning_rate": 1e-2,
+        "optim.schedule": "wsd",
+        "optim.warmup_steps": 20,
+        "fit.resamples": 20,
+        "report.formats": "('png',)",
+        "report.dpi": 50,
+        "fit.diagnostics": False,
+        "fit.approaches": "('parametric','envelope')",
         **overrides,
-    }  # fmt: skip
+    }
     flags = [f"--config.{name}={value}" for name, value in settings.items()]
     experiment = EXPERIMENTS / "chinchilla_sweep.py"
     command = [sys.executable, "-m", "gptjax.main", f"--config={experiment}"]
@@ -126,8 +139,11 @@ def test_twenty_kills_give_the_same_bytes(place):
 
 
 STACKED = {
-    "optim.schedule": "cosine", "optim.warmup_steps": 0, "sweep.seeds": "(0,1)", "sweep.stack": 3,
-}  # fmt: skip
+    "optim.schedule": "cosine",
+    "optim.warmup_steps": 0,
+    "sweep.seeds": "(0,1)",
+    "sweep.stack": 3,
+}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the processes under /proc")
@@ -136,16 +152,19 @@ def test_stacked_cells_survive_kills_and_equal_separate_ones(place):
     check(place, 1, 3, "stacked", **STACKED)
     apart = place / "one-by-one"
     assert "side by side" not in finish(arguments(place, apart, **{**STACKED, "sweep.stack": 1}))
-    tables = [list(csv.DictReader((folder / "runs.csv").open()))
-              for folder in (place / "straightstacked1", apart)]  # fmt: skip
+    tables = [
+        list(csv.DictReader((folder / "runs.csv").open()))
+        for folder in (place / "straightstacked1", apart)
+    ]
     assert len(tables[0]) == 12
     for stacked, own in zip(*tables, strict=True):
         assert stacked["cell"] == own["cell"] and stacked["status"] == own["status"] == "done"
         # Training multiplies differences in the last digits, to 1.3e-3 here; of few steps
         # tests/train/test_stack.py compares them closely.
         assert float(stacked["loss"]) == pytest.approx(float(own["loss"]), rel=4e-3)
-    bundles = [row["bundle"] for row in csv.DictReader(
-        (place / "straightstacked1" / "timing.csv").open())]  # fmt: skip
+    bundles = [
+        row["bundle"] for row in csv.DictReader((place / "straightstacked1" / "timing.csv").open())
+    ]
     assert sorted(bundles.count(bundle) for bundle in set(bundles)) == [1, 1, 1, 3, 3, 3]
 
 
@@ -207,18 +226,25 @@ def test_done_sweep_ends_without_training(place):
 
 
 EIGHT_CELLS = {
-    "sweep.workers": 1, "sweep.share_trunks": False, "sweep.budgets": "(1e9,2e9)",
-    "sweep.widths": "(8,12,16,24)", "optim.learning_rate": 2e-3, "train.checkpoint_seconds": 5,
-}  # fmt: skip
+    "sweep.workers": 1,
+    "sweep.share_trunks": False,
+    "sweep.budgets": "(1e9,2e9)",
+    "sweep.widths": "(8,12,16,24)",
+    "optim.learning_rate": 2e-3,
+    "train.checkpoint_seconds": 5,
+}
 
 
 def on_devices(place: Path, workdir: Path, count: int, **settings) -> list[dict[str, str]]:
     """The sweep of eight cells in one process of so many simulated devices; its timing table."""
     flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={count}"}
     done = subprocess.run(
-        arguments(place, workdir, **EIGHT_CELLS, **settings), env={**os.environ, **flags},
-        capture_output=True, text=True, timeout=400,
-    )  # fmt: skip
+        arguments(place, workdir, **EIGHT_CELLS, **settings),
+        env={**os.environ, **flags},
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return list(csv.DictReader((workdir / "timing.csv").open()))
 

@@ -62,9 +62,11 @@ def test_a_negative_number_is_a_value():
 
 def test_the_last_one_wins_and_lists_grow():
     setup = setup_of(
-        "--config.sweep.sizes=5", "--config.sweep.sizes=6",
-        "--config.sweep.budgets=1e9", "--config.sweep.budgets=2e9,3e9",
-    )  # fmt: skip
+        "--config.sweep.sizes=5",
+        "--config.sweep.sizes=6",
+        "--config.sweep.budgets=1e9",
+        "--config.sweep.budgets=2e9,3e9",
+    )
     assert setup.sweep.sizes == 6
     assert setup.sweep.budgets == (1e9, 2e9, 3e9)
 

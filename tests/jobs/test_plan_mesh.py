@@ -26,8 +26,9 @@ def plan(tmp_path, name, **settings):
     settings = {"config.compiled": 0, **settings}
     flags = [f"--{'' if k.startswith('config') else 'config.'}{k}={v}" for k, v in settings.items()]
     path = EXPERIMENTS / f"{name}.py"
-    status = main(["gptjax", f"--config={path}", f"--workdir={tmp_path}", "--config.job=plan_mesh",
-                   *flags])  # fmt: skip
+    status = main(
+        ["gptjax", f"--config={path}", f"--workdir={tmp_path}", "--config.job=plan_mesh", *flags]
+    )
     return status, json.loads((tmp_path / "plan_mesh.json").read_text())
 
 
@@ -38,8 +39,10 @@ def test_what_fits_on_one_chip_gets_data_parallelism(tmp_path, capsys):
     the optimizer's state pays.
     """
     settings = {
-        "config.target": "v5e-4", "train.batch_size": 64, "model.compute_dtype": "bfloat16",
-    }  # fmt: skip
+        "config.target": "v5e-4",
+        "train.batch_size": 64,
+        "model.compute_dtype": "bfloat16",
+    }
     status, found = plan(tmp_path, "train_gpt2_small", **settings)
     assert status == 0
     cut = {name: size for name, size in found["chosen"].items() if size != 1}
@@ -88,9 +91,13 @@ def test_nothing_fits(tmp_path, capsys):
 def test_the_search_finds_what_exhaustion_finds():
     config = experiment.override(
         experiment.load(str(EXPERIMENTS / "train_gpt2_small.py")),
-        [("target", "v5e-8"), ("job", "plan_mesh"), ("train.batch_size", "64"),
-         ("model.vocab_size", "50304")],
-    )  # fmt: skip
+        [
+            ("target", "v5e-8"),
+            ("job", "plan_mesh"),
+            ("train.batch_size", "64"),
+            ("model.vocab_size", "50304"),
+        ],
+    )
     setup = build.make_setup(config)
     spec, target = run_spec(setup), parse_target("v5e-8")
     flops = training_flops_per_token(spec.model)

@@ -95,9 +95,11 @@ def test_a_lost_node_changes_no_byte(place, straight, cluster):  # noqa: F811
     broken = place / "broken"
     settings = {**LONG, "sweep.engine": "ray", "sweep.address": cluster.address}
     process = subprocess.Popen(
-        arguments(place, broken, **settings), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        arguments(place, broken, **settings),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-    )  # fmt: skip
+    )
     raylet = cluster.worker_nodes.copy().pop().all_processes["raylet"][0].process.pid
     cell = wait_for_checkpoint(broken, raylet)
     lost = children(raylet)
@@ -112,9 +114,13 @@ def test_a_lost_node_changes_no_byte(place, straight, cluster):  # noqa: F811
 
 def test_a_tuning_on_a_cluster_finds_what_one_here_finds(place, cluster):  # noqa: F811
     tuned = {
-        "job": "tune", "sweep.tune": True, "sweep.tune_sizes": 2, "optim.learning_rate": 1e-3,
-        "sweep.tune_factors": "(1,2,4,8,16)", "sweep.budgets": "(1e9,2e9)",
-    }  # fmt: skip
+        "job": "tune",
+        "sweep.tune": True,
+        "sweep.tune_sizes": 2,
+        "optim.learning_rate": 1e-3,
+        "sweep.tune_factors": "(1,2,4,8,16)",
+        "sweep.budgets": "(1e9,2e9)",
+    }
     here, there = place / "tuned-here", place / "tuned-there"
     finish(arguments(place, here, **tuned))
     ray_ones = {"sweep.engine": "ray", "sweep.address": cluster.address}

@@ -43,12 +43,22 @@ def test_a_stopped_job_ends_with_the_same_bits(name, tmp_path, monkeypatch):
     for i in range(40):
         (text / f"{i}.txt").write_text(" ".join(f"word{(i * k) % 17}" for k in range(60)))
     settings = {
-        "data.source": "text", "data.path": text, "data.cache_dir": tmp_path / "cache",
-        "data.heldout_fraction": 0.2, "model.depth": 2, "model.width": 32, "model.num_heads": 2,
-        "model.seq_len": 16, "model.vocab_size": 0, "train.steps": 40, "train.tokens": 0,
-        "train.batch_size": 4, "train.evaluations": 4, "optim.learning_rate": 1e-2,
+        "data.source": "text",
+        "data.path": text,
+        "data.cache_dir": tmp_path / "cache",
+        "data.heldout_fraction": 0.2,
+        "model.depth": 2,
+        "model.width": 32,
+        "model.num_heads": 2,
+        "model.seq_len": 16,
+        "model.vocab_size": 0,
+        "train.steps": 40,
+        "train.tokens": 0,
+        "train.batch_size": 4,
+        "train.evaluations": 4,
+        "optim.learning_rate": 1e-2,
         "train.tensorboard": False,
-    }  # fmt: skip
+    }
     settings |= {f"optim.{key}": value for key, value in CHOICES[name].items()}
     flags = [f"--config.{key}={value}" for key, value in settings.items()]
 

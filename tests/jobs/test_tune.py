@@ -10,9 +10,13 @@ from test_kill import arguments, finish, place  # noqa: F401
 from gptjax.main import main
 
 TUNED = {
-    "sweep.tune": True, "sweep.tune_sizes": 3, "sweep.tune_factors": "(1,2,4,8,16)",
-    "optim.learning_rate": 1e-3, "sweep.budgets": "(1e9,2e9)", "train.checkpoint_seconds": 60,
-}  # fmt: skip
+    "sweep.tune": True,
+    "sweep.tune_sizes": 3,
+    "sweep.tune_factors": "(1,2,4,8,16)",
+    "optim.learning_rate": 1e-3,
+    "sweep.budgets": "(1e9,2e9)",
+    "train.checkpoint_seconds": 60,
+}
 
 
 @pytest.fixture(scope="module")

@@ -32,8 +32,10 @@ FLAGS = [one for one in commands() if "--config=experiments/" in one and "$" not
 
 def test_there_are_some():
     assert {shlex.split(one)[0] for one in LAUNCHED} == {
-        "launch/tpu_pod.sh", "launch/gke.sh", "sbatch",
-    }  # fmt: skip
+        "launch/tpu_pod.sh",
+        "launch/gke.sh",
+        "sbatch",
+    }
     assert len(FLAGS) >= 8
 
 

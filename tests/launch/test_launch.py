@@ -115,8 +115,10 @@ def test_gke_fills_in_the_jobset(recorders, tmp_path):
     assert "@" not in text.replace("@NAMES@", "")
     line = next(line for line in text.splitlines() if "args:" in line)
     assert json.loads(line.partition("args:")[2]) == [
-        *FLAGS, "--config.distributed=true", "--workdir=/runs/big",
-    ]  # fmt: skip
+        *FLAGS,
+        "--config.distributed=true",
+        "--workdir=/runs/big",
+    ]
     assert "parallelism: 8" in text and "google.com/tpu: 4" in text
 
 
@@ -125,9 +127,16 @@ def test_slurm_runs_one_command_on_all_nodes(recorders):
     done = launch("slurm.sbatch", *FLAGS, path=recorders.path, GPTJAX_PYTHON="py")
     assert done.returncode == 0, done.stderr
     assert recorders.calls() == [
-        ["srun", "--kill-on-bad-exit=1", "py", "-m", "gptjax.main", *FLAGS,
-         "--config.distributed=true"],
-    ]  # fmt: skip
+        [
+            "srun",
+            "--kill-on-bad-exit=1",
+            "py",
+            "-m",
+            "gptjax.main",
+            *FLAGS,
+            "--config.distributed=true",
+        ],
+    ]
 
 
 def test_slurm_array_shares_a_folder(recorders, tmp_path):
@@ -137,21 +146,37 @@ def test_slurm_array_shares_a_folder(recorders, tmp_path):
     task = {"SLURM_ARRAY_TASK_MIN": "3", "SLURM_CPUS_PER_TASK": "4"}
     for number in ("3", "4"):
         done = launch(
-            "slurm_array.sbatch", *FLAGS, f"--workdir={tmp_path}", path=recorders.path,
-            GPTJAX_PYTHON="py", SLURM_ARRAY_TASK_ID=number, **task,
-        )  # fmt: skip
+            "slurm_array.sbatch",
+            *FLAGS,
+            f"--workdir={tmp_path}",
+            path=recorders.path,
+            GPTJAX_PYTHON="py",
+            SLURM_ARRAY_TASK_ID=number,
+            **task,
+        )
         assert done.returncode == 0, done.stderr
-    command = ["srun", "--kill-on-bad-exit=1", "py", "-m", "gptjax.main", *FLAGS,
-               f"--workdir={tmp_path}", "--config.sweep.workers=4"]  # fmt: skip
+    command = [
+        "srun",
+        "--kill-on-bad-exit=1",
+        "py",
+        "-m",
+        "gptjax.main",
+        *FLAGS,
+        f"--workdir={tmp_path}",
+        "--config.sweep.workers=4",
+    ]
     assert recorders.calls() == [command, [*command, "--config.job=work"]]
 
 
 def test_slurm_array_leaves_devices_to_the_worker(recorders, tmp_path):
     recorders("srun")
     launch(
-        "slurm_array.sbatch", *FLAGS, f"--workdir={tmp_path}", path=recorders.path,
+        "slurm_array.sbatch",
+        *FLAGS,
+        f"--workdir={tmp_path}",
+        path=recorders.path,
         SLURM_GPUS_PER_TASK="1",
-    )  # fmt: skip
+    )
     assert "--config.sweep.workers" not in " ".join(recorders.calls()[0])
 
 

@@ -58,14 +58,26 @@ def output_of(*command) -> str:
 def flags(root: Path, workdir: Path) -> list[str]:
     """A sweep of six cells of some seconds each on a generated corpus."""
     settings = {
-        "data.source": "zipf-facts", "data.zipf_tokens": 2**18, "data.zipf_heldout_tokens": 2**14,
-        "data.cache_dir": root / "cache", "model.depth": 1, "model.seq_len": 32,
-        "sweep.budgets": "(3e10,6e10)", "sweep.widths": "(8,16,24)", "sweep.head_width": 8,
-        "sweep.rule": "fixed", "train.batch_size": 8, "train.checkpoint_seconds": 0.5,
-        "optim.learning_rate": 1e-2, "fit.resamples": 20, "report.formats": "('png',)",
-        "report.dpi": 50, "fit.diagnostics": False, "fit.approaches": "('parametric',)",
+        "data.source": "zipf-facts",
+        "data.zipf_tokens": 2**18,
+        "data.zipf_heldout_tokens": 2**14,
+        "data.cache_dir": root / "cache",
+        "model.depth": 1,
+        "model.seq_len": 32,
+        "sweep.budgets": "(3e10,6e10)",
+        "sweep.widths": "(8,16,24)",
+        "sweep.head_width": 8,
+        "sweep.rule": "fixed",
+        "train.batch_size": 8,
+        "train.checkpoint_seconds": 0.5,
+        "optim.learning_rate": 1e-2,
+        "fit.resamples": 20,
+        "report.formats": "('png',)",
+        "report.dpi": 50,
+        "fit.diagnostics": False,
+        "fit.approaches": "('parametric',)",
         "config.device": "cpu",
-    }  # fmt: skip
+    }
     found = [f"--config.{name.removeprefix('config.')}={value}" for name, value in settings.items()]
     experiment = REPO / "experiments" / "chinchilla_sweep.py"
     return [f"--config={experiment}", f"--workdir={workdir}", *found]
@@ -203,18 +215,32 @@ def test_one_run_on_two_nodes(root, cluster):
     """slurm.sbatch: two processes that find each other by SLURM's variables."""
     workdir, log = root / "two", root / "two.log"
     settings = {
-        "data.source": "zipf-facts", "data.zipf_tokens": 2**14, "data.zipf_heldout_tokens": 2**12,
-        "data.cache_dir": root / "cache", "model.depth": 1, "model.width": 16,
-        "model.num_heads": 2, "model.seq_len": 32, "model.vocab_size": 0, "train.steps": 20,
-        "train.tokens": 0, "train.batch_size": 4, "train.tensorboard": False, "device": "cpu",
+        "data.source": "zipf-facts",
+        "data.zipf_tokens": 2**14,
+        "data.zipf_heldout_tokens": 2**12,
+        "data.cache_dir": root / "cache",
+        "model.depth": 1,
+        "model.width": 16,
+        "model.num_heads": 2,
+        "model.seq_len": 32,
+        "model.vocab_size": 0,
+        "train.steps": 20,
+        "train.tokens": 0,
+        "train.batch_size": 4,
+        "train.tensorboard": False,
+        "device": "cpu",
         "mesh.data": 2,
-    }  # fmt: skip
+    }
     job = submit(
-        log, "--nodes=2", "--gpus-per-node=0", "--cpus-per-task=1",
+        log,
+        "--nodes=2",
+        "--gpus-per-node=0",
+        "--cpus-per-task=1",
         REPO / "launch" / "slurm.sbatch",
-        f"--config={REPO / 'experiments' / 'train_gpt2_small.py'}", f"--workdir={workdir}",
+        f"--config={REPO / 'experiments' / 'train_gpt2_small.py'}",
+        f"--workdir={workdir}",
         *(f"--config.{name}={value}" for name, value in settings.items()),
-    )  # fmt: skip
+    )
     assert wait_for_end(job) == "COMPLETED", log.read_text()
     assert "2 devices (cpu): data 2" in log.read_text()
     assert (workdir / "result.json").exists()

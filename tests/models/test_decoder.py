@@ -380,8 +380,9 @@ def test_active_parameters_leave_out_idle_experts():
 
 def test_mamba_token_by_token_is_mamba():
     """The recurrence of decoding gives what the scan of training gives."""
-    config = variant(HYBRID, layer_pattern=("ssm",), window=0, mlp_pattern=("none",), depth=1,
-                     num_experts=0)  # fmt: skip
+    config = variant(
+        HYBRID, layer_pattern=("ssm",), window=0, mlp_pattern=("none",), depth=1, num_experts=0
+    )
     params = randomised(config)["blocks"]["ssm"]
     weights = {name: jnp.asarray(leaf[0]) for name, leaf in params.items()}
     x = jax.random.normal(jax.random.key(0), (2, 9, 16))

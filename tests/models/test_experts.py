@@ -13,11 +13,26 @@ from gptjax.errors import UserError
 from gptjax.models.experts import ROUTING, Experts
 
 MIXTURE = models.ModelConfig(
-    vocab_size=13, depth=3, width=8, num_heads=2, seq_len=6, init_scale=0.5, use_bias=False,
-    mlp="reglu", mlp_pattern=("experts", "dense"), num_experts=4, experts_per_token=2,
-    expert_width=6, capacity_factor=1.0, balance_loss=0.3, router_z_loss=0.01,
-    importance_loss=0.2, load_loss=0.1, router_noise=True, layers="unroll",
-)  # fmt: skip
+    vocab_size=13,
+    depth=3,
+    width=8,
+    num_heads=2,
+    seq_len=6,
+    init_scale=0.5,
+    use_bias=False,
+    mlp="reglu",
+    mlp_pattern=("experts", "dense"),
+    num_experts=4,
+    experts_per_token=2,
+    expert_width=6,
+    capacity_factor=1.0,
+    balance_loss=0.3,
+    router_z_loss=0.01,
+    importance_loss=0.2,
+    load_loss=0.1,
+    router_noise=True,
+    layers="unroll",
+)
 TOKENS = jax.random.randint(jax.random.key(1), (3, 6), 0, 13)
 QUICK = {"compiler_options": {"xla_backend_optimization_level": 0}}
 SEEDS = jnp.array([1, 2, 3], jnp.uint32)
@@ -111,9 +126,7 @@ def test_every_path_reports_and_trains_the_same(changes):
     router = grads["blocks"]["attention_experts"]["mlp"]
     assert np.abs(router["router"]).max(axis=(1, 2)).min() > 1e-4
     found = trained(dataclasses.replace(MIXTURE, **changes))
-    for one, two in zip(
-        *map(jax.tree.leaves, (found, ((wanted, routing), grads))), strict=True
-    ):
+    for one, two in zip(*map(jax.tree.leaves, (found, ((wanted, routing), grads))), strict=True):
         np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-5)
 
 

@@ -56,9 +56,18 @@ def test_what_blocks_do_not_have_is_refused():
 
 def test_a_model_gives_the_same_numbers_by_blocks():
     small = models.ModelConfig(
-        vocab_size=13, depth=2, width=16, num_heads=4, num_kv_heads=2, seq_len=24, init_scale=0.5,
-        layer_pattern=("local", "global"), window=5, attention_scale=0.3, attention_soft_cap=2.0,
-    )  # fmt: skip
+        vocab_size=13,
+        depth=2,
+        width=16,
+        num_heads=4,
+        num_kv_heads=2,
+        seq_len=24,
+        init_scale=0.5,
+        layer_pattern=("local", "global"),
+        window=5,
+        attention_scale=0.3,
+        attention_soft_cap=2.0,
+    )
     tokens = jax.random.randint(jax.random.key(1), (2, 24), 0, 13)
     ids = jnp.cumsum(tokens == 0, axis=1)
     params = jax.jit(lambda key: models.init(small, key))(jax.random.key(0))

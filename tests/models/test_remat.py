@@ -40,9 +40,16 @@ def test_gradients_are_the_same(layout):
 
 def temporary_bytes(depth, policy, **changes):
     config = models.ModelConfig(
-        vocab_size=8, depth=depth, width=64, num_heads=2, seq_len=32, remat=policy, mlp="relu",
-        norm="rmsnorm", use_bias=False,
-    )  # fmt: skip
+        vocab_size=8,
+        depth=depth,
+        width=64,
+        num_heads=2,
+        seq_len=32,
+        remat=policy,
+        mlp="relu",
+        norm="rmsnorm",
+        use_bias=False,
+    )
     config = dataclasses.replace(config, **{"layers": "scan", **changes})
     params = jax.eval_shape(lambda: models.init(config, jax.random.key(0)))
     tokens = jax.ShapeDtypeStruct((128, 32), jnp.int32)

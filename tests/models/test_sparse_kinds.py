@@ -14,10 +14,21 @@ from gptjax.errors import UserError
 from gptjax.sweeps import shapes
 
 TINY = models.ModelConfig(
-    vocab_size=13, depth=1, width=16, num_heads=4, seq_len=24, positions="rotary",
-    sparse_block=5, sparse_summary=2, sparse_stride=8, global_tokens=2, random_features=8,
-    lsh_rounds=2, lsh_chunk=4, use_bias=False,
-)  # fmt: skip
+    vocab_size=13,
+    depth=1,
+    width=16,
+    num_heads=4,
+    seq_len=24,
+    positions="rotary",
+    sparse_block=5,
+    sparse_summary=2,
+    sparse_stride=8,
+    global_tokens=2,
+    random_features=8,
+    lsh_rounds=2,
+    lsh_chunk=4,
+    use_bias=False,
+)
 # What each kind sees of the tokens 0 … 23 at token 20, where that depends on nothing random.
 KINDS = {
     "global": set(range(21)),
@@ -118,9 +129,13 @@ def test_work_is_counted(kind):
 def test_bytes_of_the_cache():
     """Two numbers a key and value column, 4 bytes each: 128 a token that is kept."""
     kept = {
-        "global": 100, "local": 4, "strided": 100, "fixed": 2 * 20, "longformer": 6,
+        "global": 100,
+        "local": 4,
+        "strided": 100,
+        "fixed": 2 * 20,
+        "longformer": 6,
         "linformer": 2 * 20,
-    }  # fmt: skip
+    }
     for kind, tokens in kept.items():
         assert models.cache_bytes(of_kind(kind), 100) == 128 * tokens
     assert models.cache_bytes(of_kind("fixed"), 103) == 128 * (2 * 20 + 3)

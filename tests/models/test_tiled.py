@@ -330,7 +330,7 @@ REFUSED = [
     (applied(ratios=reference.RATIOS + 1), "a ratio of 4 is not one of the 3; choose 0 to 3"),
     (applied(tiles=reference.tiles()[0]), "give .batch, images, tiles, rows, columns, channels."),
     (applied(tiles=reference.tiles()[:, :, :2]), "do not fit 9 ratios and max_tiles=3"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("call", "sentence"), REFUSED)

@@ -17,9 +17,18 @@ import variants
 from variants import ROWS
 
 CHOSEN = (
-    "norm", "norm_place", "block", "layer_pattern", "mlp_pattern", "positions", "rope_layout",
-    "rope_scaling", "mlp", "qk_norm", "router",
-)  # fmt: skip
+    "norm",
+    "norm_place",
+    "block",
+    "layer_pattern",
+    "mlp_pattern",
+    "positions",
+    "rope_layout",
+    "rope_scaling",
+    "mlp",
+    "qk_norm",
+    "router",
+)
 """Settings whose every value has a row."""
 
 REPAIR = "run: python tests/models/variants.py --write"
@@ -104,5 +113,8 @@ def test_errors_measured_again():
     """Those of `transformers` only where it is installed."""
     found = variants.measure(ROWS)
     assert len(found) > 15
-    assert {row.variant: found[row.variant] for row in ROWS if row.variant in found
-            and found[row.variant] > variants.LIMIT and not row.above} == {}  # fmt: skip
+    assert {
+        row.variant: found[row.variant]
+        for row in ROWS
+        if row.variant in found and found[row.variant] > variants.LIMIT and not row.above
+    } == {}

@@ -43,9 +43,14 @@ GOLDEN = {
 }
 TOLERANCE = 1e-5  # relative; the two agree to 1.2e-6
 HYBRID = dataclasses.replace(
-    vision.TEXT, depth=3, layer_pattern=("local",), window=1,
-    mlp_pattern=("dense", "experts"), num_experts=3, experts_per_token=2,
-)  # fmt: skip
+    vision.TEXT,
+    depth=3,
+    layer_pattern=("local",),
+    window=1,
+    mlp_pattern=("dense", "experts"),
+    num_experts=3,
+    experts_per_token=2,
+)
 MIXED = models.GatedVision(HYBRID, vision.VISION, vision.IMAGE, every=2)
 GATES = ("attention_gate", "mlp_gate")
 MARKED = np.where(np.isin(np.arange(24), (2, 15)), vision.IMAGE, np.full((2, 24), 3, np.int32))
@@ -249,7 +254,7 @@ REFUSED = [
         lambda: models.classify_images(models.VisionConfig(), {}, vision.images()[0]),
         "num_classes=0 leaves the vision transformer without a head",
     ),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("call", "sentence"), REFUSED)

@@ -14,15 +14,39 @@ import numpy as np
 from gptjax import convert, models
 
 TEXT = models.ModelConfig(
-    vocab_size=13, depth=3, width=16, num_heads=4, num_kv_heads=2, mlp_width=20, seq_len=64,
-    norm="rmsnorm", norm_eps=1e-4, positions="rotary", rope_base=500.0, rope_scaling="llama3",
-    rope_factor=4.0, rope_trained_len=5, rope_slow=0.5, rope_fast=2.0, mlp="swiglu",
-    use_bias=False, tied_head=False,
-)  # fmt: skip
+    vocab_size=13,
+    depth=3,
+    width=16,
+    num_heads=4,
+    num_kv_heads=2,
+    mlp_width=20,
+    seq_len=64,
+    norm="rmsnorm",
+    norm_eps=1e-4,
+    positions="rotary",
+    rope_base=500.0,
+    rope_scaling="llama3",
+    rope_factor=4.0,
+    rope_trained_len=5,
+    rope_slow=0.5,
+    rope_fast=2.0,
+    mlp="swiglu",
+    use_bias=False,
+    tied_head=False,
+)
 VISION = models.TileConfig(
-    image_size=6, patch_size=2, width=12, depth=3, global_depth=2, num_heads=3, mlp_width=20,
-    read_layers=(0, 2), ratios=((1, 1), (1, 2), (2, 1)), max_tiles=3, norm_eps=1e-3,
-)  # fmt: skip
+    image_size=6,
+    patch_size=2,
+    width=12,
+    depth=3,
+    global_depth=2,
+    num_heads=3,
+    mlp_width=20,
+    read_layers=(0, 2),
+    ratios=((1, 1), (1, 2), (2, 1)),
+    max_tiles=3,
+    norm_eps=1e-3,
+)
 IMAGE = 14
 TILED = models.TiledVision(models.CrossText(TEXT, cross_layers=(1, 4)), VISION, IMAGE)
 RATIOS = np.array([[2, 1, 3], [1, 0, 0], [3, 0, 0]], np.int32)
@@ -150,9 +174,10 @@ def theirs():
     inputs = _their_inputs()
     with torch.no_grad():
         features = loaded.model.vision_model(
-            pixel_values=inputs["pixel_values"], aspect_ratio_ids=inputs["aspect_ratio_ids"],
+            pixel_values=inputs["pixel_values"],
+            aspect_ratio_ids=inputs["aspect_ratio_ids"],
             aspect_ratio_mask=inputs["aspect_ratio_mask"],
-        ).last_hidden_state  # fmt: skip
+        ).last_hidden_state
         whole = loaded(**inputs, use_cache=False).logits
         alone = loaded(input_ids=inputs["input_ids"], use_cache=False).logits
         return {
@@ -190,10 +215,12 @@ def _their_text(loaded):
         torch.tensor(shown(), dtype=torch.float32), num_vision_tokens=5, dtype=torch.float32
     )
     found = loaded.model.language_model(
-        input_ids=torch.tensor(tokens()[:2], dtype=torch.long), use_cache=False,
-        cross_attention_states=torch.tensor(memory()), cross_attention_mask=mask,
+        input_ids=torch.tensor(tokens()[:2], dtype=torch.long),
+        use_cache=False,
+        cross_attention_states=torch.tensor(memory()),
+        cross_attention_mask=mask,
         full_text_row_masked_out_mask=rows,
-    )  # fmt: skip
+    )
     return loaded.lm_head(found.last_hidden_state)
 
 

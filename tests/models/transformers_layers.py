@@ -27,9 +27,15 @@ def switch(x_BTD, w, capacity):
 
     E, D, F = w["experts_up"].shape
     config = SwitchTransformersConfig(
-        hidden_size=D, d_model=D, d_ff=F, num_experts=E, expert_capacity=capacity,
-        dense_act_fn="relu", router_bias=False, router_jitter_noise=0.0,
-    )  # fmt: skip
+        hidden_size=D,
+        d_model=D,
+        d_ff=F,
+        num_experts=E,
+        expert_capacity=capacity,
+        dense_act_fn="relu",
+        router_bias=False,
+        router_jitter_noise=0.0,
+    )
     layer = modeling.SwitchTransformersSparseMLP(config).eval()
     layer.router.classifier.weight.data = torch.tensor(w["router"].T.copy())
     for e in range(E):
@@ -61,10 +67,13 @@ def initial_sizes(config, kinds):
     torch.manual_seed(0)
     model = GPT2LMHeadModel(
         GPT2Config(
-            vocab_size=config.vocab_size, n_positions=config.seq_len, n_embd=config.width,
-            n_layer=config.depth, n_head=config.num_heads,
+            vocab_size=config.vocab_size,
+            n_positions=config.seq_len,
+            n_embd=config.width,
+            n_layer=config.depth,
+            n_head=config.num_heads,
         )
-    )  # fmt: skip
+    )
     leaves = {
         kind: [leaf for name, leaf in model.named_parameters() if name.endswith(f"{kind}.weight")]
         for kind in kinds

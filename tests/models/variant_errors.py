@@ -67,27 +67,39 @@ def phi3_small():
 def like_gemma2(**changes):
     """Gemma 2 with its norms alone: neither caps nor windows of its own."""
     plain = {
-        "norm_place": "both", "norm_plus_one": True, "embedding_scale": 0.0, "head_dim": 6,
-        "layer_pattern": ("local", "global"), "window": 12, "mlp": "geglu_tanh",
-        "attention_scale": 7**-0.5, "tied_head": True,
-    }  # fmt: skip
+        "norm_place": "both",
+        "norm_plus_one": True,
+        "embedding_scale": 0.0,
+        "head_dim": 6,
+        "layer_pattern": ("local", "global"),
+        "window": 12,
+        "mlp": "geglu_tanh",
+        "attention_scale": 7**-0.5,
+        "tied_head": True,
+    }
     return parity("gemma2", llama(**{**plain, **changes}))
 
 
 def like_cohere(**changes):
     """Command R with its block and layout alone."""
     plain = {
-        "norm": "layernorm", "rope_layout": "interleaved", "block": "parallel_shared_norm",
+        "norm": "layernorm",
+        "rope_layout": "interleaved",
+        "block": "parallel_shared_norm",
         "tied_head": True,
-    }  # fmt: skip
+    }
     return parity("cohere", llama(**{**plain, **changes}))
 
 
 def like_gpt_neox(**changes):
     """GPT-NeoX, all columns turning."""
     plain = {
-        "width": 24, "positions": "rotary", "block": "parallel", "mlp": "gelu", "tied_head": False,
-    }  # fmt: skip
+        "width": 24,
+        "positions": "rotary",
+        "block": "parallel",
+        "mlp": "gelu",
+        "tied_head": False,
+    }
     return parity("gpt_neox", gpt2(**{**plain, **changes}))
 
 
@@ -99,10 +111,19 @@ def like_granite(**changes):
 def like_deepseek(**changes):
     """DeepSeek-V2 whose layers are all dense, turning columns and nothing else of its own."""
     plain = {
-        "num_kv_heads": 4, "head_dim": 6, "kv_rank": 6, "rope_dim": 4, "value_dim": 5,
-        "rope_layout": "interleaved", "mlp_pattern": ("experts",), "dense_layers": 2,
-        "num_experts": 4, "expert_width": 8, "shared_experts": 1, "router": "softmax",
-    }  # fmt: skip
+        "num_kv_heads": 4,
+        "head_dim": 6,
+        "kv_rank": 6,
+        "rope_dim": 4,
+        "value_dim": 5,
+        "rope_layout": "interleaved",
+        "mlp_pattern": ("experts",),
+        "dense_layers": 2,
+        "num_experts": 4,
+        "expert_width": 8,
+        "shared_experts": 1,
+        "router": "softmax",
+    }
     return parity("deepseek_v2", llama(**{**plain, **changes}))
 
 
@@ -236,10 +257,12 @@ def linformer():
         start = i // 6 * 6
         blocks = [slice(at, at + 6) for at in range(0, start, 6)]
         keys, values = (
-            np.concatenate([*(np.einsum("bsnh,sr->brnh", x[:, b], w) for b in blocks),
-                            x[:, start : i + 1]], axis=1)
+            np.concatenate(
+                [*(np.einsum("bsnh,sr->brnh", x[:, b], w) for b in blocks), x[:, start : i + 1]],
+                axis=1,
+            )
             for x, w in ((k, E), (v, F))
-        )  # fmt: skip
+        )
         rows.append(jax.nn.dot_product_attention(q[:, i : i + 1], keys, values))
     return relative(ours, np.concatenate(rows, axis=1))
 
@@ -314,10 +337,20 @@ def recurrence():
 # Experts
 
 MIXTURE = models.ModelConfig(
-    vocab_size=13, depth=1, width=8, num_heads=2, seq_len=12, use_bias=False, mlp="relu",
-    mlp_pattern=("experts",), num_experts=4, experts_per_token=1, expert_width=6,
-    router="softmax", init_scale=0.5,
-)  # fmt: skip
+    vocab_size=13,
+    depth=1,
+    width=8,
+    num_heads=2,
+    seq_len=12,
+    use_bias=False,
+    mlp="relu",
+    mlp_pattern=("experts",),
+    num_experts=4,
+    experts_per_token=1,
+    expert_width=6,
+    router="softmax",
+    init_scale=0.5,
+)
 
 
 def mixture(config, seeds_B=None):
@@ -413,10 +446,13 @@ def initial_sizes():
     assert not any(np.any(leaf) for n, leaf in [*attention.items(), *mlp.items()] if "bias" in n)
     assert np.all(blocks["mlp_norm"]["scale"] == 1) and not np.any(blocks["mlp_norm"]["bias"])
     found = {
-        "wte": ours["embed"]["tokens"], "wpe": ours["embed"]["positions"],
+        "wte": ours["embed"]["tokens"],
+        "wpe": ours["embed"]["positions"],
         "attn.c_attn": jnp.stack([attention[n] for n in ("query", "key", "value")]),
-        "attn.c_proj": attention["out"], "mlp.c_fc": mlp["up"], "mlp.c_proj": mlp["down"],
-    }  # fmt: skip
+        "attn.c_proj": attention["out"],
+        "mlp.c_fc": mlp["up"],
+        "mlp.c_proj": mlp["down"],
+    }
     theirs = layers.initial_sizes(config, tuple(found))
     return max(abs(float(jnp.std(leaf)) / theirs[name] - 1) for name, leaf in found.items())
 

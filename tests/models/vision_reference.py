@@ -21,9 +21,16 @@ sys.path.insert(0, str(Path(__file__).parent))
 import reference
 
 VISION = models.VisionConfig(
-    image_size=6, patch_size=2, channels=3, width=12, depth=3, num_heads=3, mlp_width=20,
-    num_classes=5, norm_eps=1e-4,
-)  # fmt: skip
+    image_size=6,
+    patch_size=2,
+    channels=3,
+    width=12,
+    depth=3,
+    num_heads=3,
+    mlp_width=20,
+    num_classes=5,
+    norm_eps=1e-4,
+)
 TEXT = reference.LLAMA
 IMAGE = 10
 PROJECTED = models.ProjectedVision(TEXT, VISION, IMAGE)
@@ -154,9 +161,15 @@ def _vit_config():
     from transformers import ViTConfig
 
     return ViTConfig(
-        hidden_size=12, num_hidden_layers=3, num_attention_heads=3, intermediate_size=20,
-        layer_norm_eps=1e-4, image_size=6, patch_size=2, num_channels=3,
-    )  # fmt: skip
+        hidden_size=12,
+        num_hidden_layers=3,
+        num_attention_heads=3,
+        intermediate_size=20,
+        layer_norm_eps=1e-4,
+        image_size=6,
+        patch_size=2,
+        num_channels=3,
+    )
 
 
 def _vit_state(params, at):
@@ -210,10 +223,13 @@ def _llava_logits():
 
     params = parameters(models.init_projected, PROJECTED)
     config = LlavaConfig(
-        vision_config=_vit_config(), text_config=reference._llama_model(TEXT).config,
-        image_token_index=IMAGE, projector_hidden_act="gelu", vision_feature_layer=-2,
+        vision_config=_vit_config(),
+        text_config=reference._llama_model(TEXT).config,
+        image_token_index=IMAGE,
+        projector_hidden_act="gelu",
+        vision_feature_layer=-2,
         vision_feature_select_strategy="default",
-    )  # fmt: skip
+    )
     state = _vit_state(params["vision"], "model.vision_tower.")
     for i, matrix in enumerate(params["projector"], start=1):
         at = f"model.multi_modal_projector.linear_{i}"
@@ -235,9 +251,15 @@ def _idefics_output():
     x, memory, visible = gated_block_inputs()
     params, D = gated_block()[0], 16
     config = IdeficsConfig(
-        hidden_size=D, num_attention_heads=4, intermediate_size=20, rms_norm_eps=1e-6,
-        hidden_act="silu", dropout=0.0, alpha_type="float", vision_config={"embed_dim": 12},
-    )  # fmt: skip
+        hidden_size=D,
+        num_attention_heads=4,
+        intermediate_size=20,
+        rms_norm_eps=1e-6,
+        hidden_act="silu",
+        dropout=0.0,
+        alpha_type="float",
+        vision_config={"embed_dim": 12},
+    )
     config._attn_implementation = "eager"
     state = {
         "alpha_cross_attn": params["attention_gate"].reshape(1),
@@ -255,9 +277,11 @@ def _idefics_output():
     mask = torch.where(torch.tensor(visible), 0.0, torch.finfo(torch.float32).min)[:, None]
     with torch.no_grad():
         found = model(
-            torch.tensor(x), image_hidden_states=torch.tensor(memory), image_attention_mask=mask,
+            torch.tensor(x),
+            image_hidden_states=torch.tensor(memory),
+            image_attention_mask=mask,
             cross_attention_gate=torch.tensor(visible.any(axis=-1)),
-        )  # fmt: skip
+        )
     return found.numpy()
 
 

@@ -38,9 +38,11 @@ def longformer():
 
     x, w, b, _ = inputs()
     config = LongformerConfig(
-        hidden_size=N * H, num_attention_heads=N, attention_window=[2 * RADIUS],
+        hidden_size=N * H,
+        num_attention_heads=N,
+        attention_window=[2 * RADIUS],
         attention_probs_dropout_prob=0.0,
-    )  # fmt: skip
+    )
     layer = LongformerSelfAttention(config, 0).eval()
     names = ("query", "key", "value", "query_global", "key_global", "value_global")
     for name, matrix, bias in zip(names, w, b, strict=True):
@@ -54,9 +56,12 @@ def longformer():
     wide = torch.nn.functional.pad(torch.tensor(x), (0, 0, 0, extra))
     with torch.no_grad():
         return layer(
-            wide, attention_mask=mask, is_index_masked=mask < 0,
-            is_index_global_attn=mask > 0, is_global_attn=True,
-        )[0][:, :T].numpy()  # fmt: skip
+            wide,
+            attention_mask=mask,
+            is_index_masked=mask < 0,
+            is_index_global_attn=mask > 0,
+            is_global_attn=True,
+        )[0][:, :T].numpy()
 
 
 def reformer():
@@ -67,10 +72,17 @@ def reformer():
 
     x, w, _, turns = inputs()
     config = ReformerConfig(
-        hidden_size=N * H, num_attention_heads=N, attention_head_size=H, num_hashes=1,
-        num_buckets=list(FACTORS), lsh_attn_chunk_length=CHUNK, is_decoder=True,
-        lsh_attention_probs_dropout_prob=0.0, max_position_embeddings=T, hash_seed=0,
-    )  # fmt: skip
+        hidden_size=N * H,
+        num_attention_heads=N,
+        attention_head_size=H,
+        num_hashes=1,
+        num_buckets=list(FACTORS),
+        lsh_attn_chunk_length=CHUNK,
+        is_decoder=True,
+        lsh_attention_probs_dropout_prob=0.0,
+        max_position_embeddings=T,
+        hash_seed=0,
+    )
     layer = LSHSelfAttention(config, 0).eval()
     layer.query_key.weight.data = torch.tensor(w[0].T.copy())
     layer.value.weight.data = torch.tensor(w[2].T.copy())

@@ -86,8 +86,9 @@ def test_the_scan_is_its_recurrence(scan):
         decay = np.exp(np.asarray(step)[:, t, :, None] * np.asarray(a))
         pushed = np.asarray(step * x)[:, t, :, None] * np.asarray(b)[:, t, None, :]
         state = decay * state + pushed
-        np.testing.assert_allclose(y, (state * np.asarray(c)[:, t, None]).sum(-1), rtol=1e-4,
-                                   atol=1e-5)  # fmt: skip
+        np.testing.assert_allclose(
+            y, (state * np.asarray(c)[:, t, None]).sum(-1), rtol=1e-4, atol=1e-5
+        )
         np.testing.assert_allclose(got[:, t], y, rtol=1e-4, atol=1e-5)
 
 

@@ -43,10 +43,15 @@ def naive(q, k, v, *, scale, window=0, soft_cap=0.0, slopes=None, sinks=None, id
         {"soft_cap": 1.5},
         {"slopes": ops.alibi_slopes(4)},
         {"sinks": [0.3, -1.0, 2.0, 0.0]},
-        {"window": 7, "soft_cap": 2.0, "slopes": ops.alibi_slopes(4), "sinks": [1.0] * 4,
-         "ids": True},
+        {
+            "window": 7,
+            "soft_cap": 2.0,
+            "slopes": ops.alibi_slopes(4),
+            "sinks": [1.0] * 4,
+            "ids": True,
+        },
     ],
-)  # fmt: skip
+)
 def test_equals_the_definition(options):
     rng = np.random.default_rng(0)
     T = 150  # two blocks of queries
@@ -91,8 +96,14 @@ def test_alibi_slopes_equal_blooms(heads):
 
 
 def test_scalings_that_stretch_nothing_are_plain():
-    nothing = ops.RopeScaling(factor=1.0, trained_len=64, slow=1.0, fast=4.0,
-                              short_factors=(1.0,) * 4, long_factors=(1.0,) * 4)  # fmt: skip
+    nothing = ops.RopeScaling(
+        factor=1.0,
+        trained_len=64,
+        slow=1.0,
+        fast=4.0,
+        short_factors=(1.0,) * 4,
+        long_factors=(1.0,) * 4,
+    )
     plain, _ = ops.ROPE_SCALINGS["none"](8, 1e4, 32, nothing)
     for name, scaling in ops.ROPE_SCALINGS.items():
         turns, factor = scaling(8, 1e4, 32, nothing)

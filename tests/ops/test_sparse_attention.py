@@ -132,9 +132,11 @@ def test_patterns_within_documents(name):
 def test_caps_slopes_and_sinks(name):
     q, k, v = heads(N, K, K)
     options = {
-        "soft_cap": 2.0, "scale": 0.7, "slopes_N": jnp.array(ops.alibi_slopes(N)),
+        "soft_cap": 2.0,
+        "scale": 0.7,
+        "slopes_N": jnp.array(ops.alibi_slopes(N)),
         "sinks_N": jnp.arange(4.0),
-    }  # fmt: skip
+    }
     got, wanted = (run(f, q, k, v, **options) for f in (PATTERNS[name][0], ops.masked_attention))
     np.testing.assert_allclose(got, wanted, atol=2e-6)
 
@@ -281,9 +283,16 @@ def longformer_encoder():
     x, w, b, _ = efficient.inputs()
     q, k, v, q_g, k_g, v_g = (efficient.projected(x, *pair) for pair in zip(w, b, strict=True))
     o = run(
-        ops.longformer_attention, q, k, v, q_g[:, : efficient.GLOBAL], k_g, v_g,
-        window=efficient.RADIUS + 1, causal=False,
-    )  # fmt: skip
+        ops.longformer_attention,
+        q,
+        k,
+        v,
+        q_g[:, : efficient.GLOBAL],
+        k_g,
+        v_g,
+        window=efficient.RADIUS + 1,
+        causal=False,
+    )
     return np.asarray(o).reshape(efficient.B, efficient.T, -1)
 
 
@@ -291,9 +300,14 @@ def reformer_decoder():
     x, w, _, turns = efficient.inputs()
     q, v = (efficient.projected(x, w[i], 0) for i in (0, 2))
     o = run(
-        ops.lsh_attention, q, v, turns,
-        factors=efficient.FACTORS, chunk=efficient.CHUNK, published=True,
-    )  # fmt: skip
+        ops.lsh_attention,
+        q,
+        v,
+        turns,
+        factors=efficient.FACTORS,
+        chunk=efficient.CHUNK,
+        published=True,
+    )
     return np.asarray(o).reshape(efficient.B, efficient.T, -1)
 
 

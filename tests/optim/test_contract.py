@@ -19,30 +19,37 @@ from gptjax.train.step import make_batch
 TABLE = {
     "adamw": ({}, 0.1, 1e-2),
     "adam8bit": ({"name": "adam8bit"}, 0.1, 1e-2),
-    "adam8bit, stochastic": (
-        {"name": "adam8bit", "state_rounding": "stochastic"}, 0.1, 1e-2
-    ),
+    "adam8bit, stochastic": ({"name": "adam8bit", "state_rounding": "stochastic"}, 0.1, 1e-2),
     "muon": ({"name": "muon"}, 1.0, 1e-2),
     "lion": ({"name": "lion", "b2": 0.99}, 0.03, 2e-3),
     "adafactor": ({"name": "adafactor"}, 0.3, 1e-1),
     "schedule_free": ({"name": "schedule_free", "schedule": "constant"}, 0.1, 2e-2),
     "sgd": ({"name": "sgd"}, 0.03, 0.3),
-    "sam over muon": (
-        {"name": "muon", "sam_rho": 0.1, "sam_adaptive": True}, 1.0, 1e-2
-    ),
+    "sam over muon": ({"name": "muon", "sam_rho": 0.1, "sam_adaptive": True}, 1.0, 1e-2),
     "everything else": (
         {
-            "ema_decay": 0.9, "skip_not_finite": 3, "multipliers": ("embed=0.5", "mlp=2"),
+            "ema_decay": 0.9,
+            "skip_not_finite": 3,
+            "multipliers": ("embed=0.5", "mlp=2"),
             "adversarial_epsilon": 0.01,
         },
-        0.1, 1e-2,
+        0.1,
+        1e-2,
     ),
-}  # fmt: skip
+}
 
 MODEL = ModelConfig(
-    depth=1, width=32, num_heads=2, seq_len=16, vocab_size=32, positions="rotary", mlp="relu",
-    norm="rmsnorm", use_bias=False, init_scale=0.1,
-)  # fmt: skip
+    depth=1,
+    width=32,
+    num_heads=2,
+    seq_len=16,
+    vocab_size=32,
+    positions="rotary",
+    mlp="relu",
+    norm="rmsnorm",
+    use_bias=False,
+    init_scale=0.1,
+)
 STEPS = 24
 
 

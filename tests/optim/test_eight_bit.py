@@ -45,9 +45,10 @@ def follow(config, params, grads_of_steps):
 
 def adam_of(state):
     return next(
-        part for part in jax.tree.leaves(state, is_leaf=lambda x: hasattr(x, "second"))
+        part
+        for part in jax.tree.leaves(state, is_leaf=lambda x: hasattr(x, "second"))
         if hasattr(part, "second")
-    )  # fmt: skip
+    )
 
 
 def test_equals_a_numpy_loop():
@@ -87,9 +88,11 @@ def test_bitsandbytes_reads_the_state():
         for exact, moment, signed in ((m, adam.first["w"], True), (v, adam.second["w"], False)):
             code = functional.create_dynamic_map(signed=signed)
             ours = functional.dequantize_blockwise(
-                torch.tensor(np.asarray(moment.codes)), absmax=torch.tensor(moment.absmax.tolist()),
-                code=code, blocksize=256,
-            )  # fmt: skip
+                torch.tensor(np.asarray(moment.codes)),
+                absmax=torch.tensor(moment.absmax.tolist()),
+                code=code,
+                blocksize=256,
+            )
             rounded = functional.quantize_blockwise(exact, code=code, blocksize=256)
             theirs = functional.dequantize_blockwise(*rounded)
             # On CPU it does not always find the nearest number; nowhere is it nearer than ours,

@@ -44,9 +44,10 @@ def blocks(layers=2, width=6, heads=2, hidden=10):
         "embed": {"tokens": (7, width)},
     }
     return jax.tree.map(
-        lambda s: jnp.asarray(rng.standard_normal(s), jnp.float32), shapes,
+        lambda s: jnp.asarray(rng.standard_normal(s), jnp.float32),
+        shapes,
         is_leaf=lambda s: isinstance(s, tuple),
-    )  # fmt: skip
+    )
 
 
 OPTAX = {
@@ -60,7 +61,7 @@ OPTAX = {
         OptimConfig(name="schedule_free", **{**PLAIN, "weight_decay": 0.1}, no_decay=()),
         optax.contrib.schedule_free_adamw(0.01, b1=0.9, b2=0.95, weight_decay=0.1),
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", OPTAX)
@@ -87,8 +88,11 @@ def test_muon_equals_optax_on_every_matrix_alone():
     gradients = some_gradients(params)
     ours, _ = follow(make_optimizer(config), params, gradients, 1.0, learning_rate=0.01)
     shapes = {
-        "attention/query": (6, 6), "attention/out": (6, 6), "mlp/up": (6, 10), "mlp/down": (10, 6),
-    }  # fmt: skip
+        "attention/query": (6, 6),
+        "attention/out": (6, 6),
+        "mlp/up": (6, 10),
+        "mlp/down": (10, 6),
+    }
     theirs = optax.contrib.muon(0.01, beta=0.95, consistent_rms=0.2)
     for name, shape in shapes.items():
         room, leaf = name.split("/")

@@ -97,18 +97,26 @@ def corpus(tmp_path_factory):
         words = " ".join(f"word{(i * k) % 23} {k % 7}" for k in range(60))
         (folder / f"{i}.txt").write_text(f"document {i}\n{words}\n")
     config = data.DataConfig(
-        source="text", path=str(folder), heldout_fraction=0.2,
+        source="text",
+        path=str(folder),
+        heldout_fraction=0.2,
         cache_dir=str(tmp_path_factory.mktemp("cache")),
-    )  # fmt: skip
+    )
     return data.load(config, seq_len=16)
 
 
 @pytest.fixture(scope="module")
 def spec(corpus):
     model = ModelConfig(
-        depth=4, width=32, num_heads=8, num_kv_heads=4, seq_len=16, init_scale=0.1,
-        vocab_size=-(-corpus.vocab_size // 8) * 8, layers="scan",
-    )  # fmt: skip
+        depth=4,
+        width=32,
+        num_heads=8,
+        num_kv_heads=4,
+        seq_len=16,
+        init_scale=0.1,
+        vocab_size=-(-corpus.vocab_size // 8) * 8,
+        layers="scan",
+    )
     optim = OptimConfig(learning_rate=1e-2)
     return RunSpec(model=model, optim=optim, batch_size=32, steps=6, seed=3, micro_batches=4)
 
@@ -117,10 +125,19 @@ def spec(corpus):
 def mixture(spec):
     """Experts of which some overflow, with every loss of their routers."""
     model = dataclasses.replace(
-        spec.model, depth=2, use_bias=False, mlp_pattern=("experts",), num_experts=4,
-        expert_width=24, capacity_factor=1.25, balance_loss=0.1, router_z_loss=0.01,
-        importance_loss=0.1, router_noise=True, load_loss=0.1,
-    )  # fmt: skip
+        spec.model,
+        depth=2,
+        use_bias=False,
+        mlp_pattern=("experts",),
+        num_experts=4,
+        expert_width=24,
+        capacity_factor=1.25,
+        balance_loss=0.1,
+        router_z_loss=0.01,
+        importance_loss=0.1,
+        router_noise=True,
+        load_loss=0.1,
+    )
     return dataclasses.replace(spec, model=model, micro_batches=2)
 
 
@@ -163,14 +180,18 @@ def test_every_mesh_equals_one_device(corpus, spec, one_device, name):
 
 WITHIN = {
     "ring, window, cap, documents": (
-        MeshConfig(data=2, seq=4), 4, 72,
+        MeshConfig(data=2, seq=4),
+        4,
+        72,
         {"window": 11, "soft_cap": 2.0, "scale": 0.3, "segments": True},
     ),
     "all to all, heads of their own": (
-        MeshConfig(data=1, seq=2, tensor=2, context="all_to_all"), 512, 24,
+        MeshConfig(data=1, seq=2, tensor=2, context="all_to_all"),
+        512,
+        24,
         {"window": 7, "segments": True, "slopes_N": 0.1 * np.arange(8), "sinks_N": np.ones(8)},
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(
@@ -380,8 +401,7 @@ OPTIMIZERS = {
     "wrapped": {"ema_decay": 0.9, "skip_not_finite": 2, "adversarial_epsilon": 0.1},
 }
 EVERY = [
-    pytest.param(name, marks=[] if name == "adam8bit" else pytest.mark.slow)
-    for name in OPTIMIZERS
+    pytest.param(name, marks=[] if name == "adam8bit" else pytest.mark.slow) for name in OPTIMIZERS
 ]
 CUT = MeshConfig(data=1, fsdp=2)
 
@@ -433,13 +453,24 @@ def test_the_train_job_with_a_mesh(tmp_path):
 
 def arguments(folder, name):
     settings = {
-        "model.depth": 1, "model.width": 32, "model.num_heads": 2, "model.seq_len": 16,
-        "model.vocab_size": 258, "train.tokens": 0, "train.steps": 3, "train.batch_size": 8,
-        "train.evaluations": 1, "train.keep_best": "false", "train.tensorboard": "false",
-        "data.source": "zipf-facts", "data.zipf_tokens": 4096, "data.zipf_heldout_tokens": 2048,
-        "data.cache_dir": folder / "cache", "optim.learning_rate": 1e-2,
+        "model.depth": 1,
+        "model.width": 32,
+        "model.num_heads": 2,
+        "model.seq_len": 16,
+        "model.vocab_size": 258,
+        "train.tokens": 0,
+        "train.steps": 3,
+        "train.batch_size": 8,
+        "train.evaluations": 1,
+        "train.keep_best": "false",
+        "train.tensorboard": "false",
+        "data.source": "zipf-facts",
+        "data.zipf_tokens": 4096,
+        "data.zipf_heldout_tokens": 2048,
+        "data.cache_dir": folder / "cache",
+        "optim.learning_rate": 1e-2,
         "compilation_cache": "off",
-    }  # fmt: skip
+    }
     flags = [f"--config.{key}={value}" for key, value in settings.items()]
     path = os.fspath(REPO / "experiments" / "train_gpt2_small.py")
     return [f"--config={path}", f"--workdir={folder / name}", *flags]
@@ -449,9 +480,14 @@ def test_a_kernel_of_a_backend_runs_on_each_devices_own_heads():
     """Splash attention, which the partitioner cannot cut, in a step lowered for TPUs, and the same
     cut around a kernel that this machine has."""
     model = ModelConfig(
-        depth=1, width=512, num_heads=4, num_kv_heads=2, seq_len=128, vocab_size=64,
+        depth=1,
+        width=512,
+        num_heads=4,
+        num_kv_heads=2,
+        seq_len=128,
+        vocab_size=64,
         positions="rotary",
-    )  # fmt: skip
+    )
     spec = RunSpec(model=model, optim=OptimConfig(), batch_size=8, steps=1)
     layout = layout_over(MeshConfig(data=2, fsdp=2, tensor=2), spec, jax.devices())
     state, _ = abstract_state(spec, layout)

@@ -19,15 +19,23 @@ FOLDER = Path(__file__).parent
 
 SPEC = RunSpec(
     model=ModelConfig(depth=2, width=48, num_heads=6, num_kv_heads=2, seq_len=16, vocab_size=257),
-    optim=OptimConfig(), batch_size=12, steps=1, micro_batches=2,
-)  # fmt: skip
+    optim=OptimConfig(),
+    batch_size=12,
+    steps=1,
+    micro_batches=2,
+)
 
 
 def test_sizes():
     assert set(resolve(MeshConfig(), 1).values()) == {1}
     assert resolve(MeshConfig(fsdp=2, tensor=2), 8) == {
-        "data": 2, "pipe": 1, "fsdp": 2, "expert": 1, "seq": 1, "tensor": 2,
-    }  # fmt: skip
+        "data": 2,
+        "pipe": 1,
+        "fsdp": 2,
+        "expert": 1,
+        "seq": 1,
+        "tensor": 2,
+    }
     assert resolve(MeshConfig(data=2), 8)["data"] == 2
 
 
@@ -125,8 +133,9 @@ def test_slots_are_counted_in_whole_sequences():
     with pytest.raises(UserError, match=r"mesh.expert=2 counts slots.* set mesh.seq=1"):
         layout_over(
             MeshConfig(data=1, expert=2, seq=2, context="all_to_all"),
-            dataclasses.replace(SPEC, model=model, batch_size=16), list("abcd"),
-        )  # fmt: skip
+            dataclasses.replace(SPEC, model=model, batch_size=16),
+            list("abcd"),
+        )
 
 
 def on_eight_devices(*arguments):

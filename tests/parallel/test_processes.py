@@ -13,13 +13,25 @@ import pytest
 
 REPO = Path(__file__).parents[2]
 SETTINGS = {
-    "model.depth": 2, "model.width": 32, "model.num_heads": 2, "model.seq_len": 16,
-    "model.vocab_size": 258, "train.tokens": 0, "train.steps": 40, "train.batch_size": 8,
-    "train.evaluations": 2, "train.keep_best": "false", "train.tensorboard": "false",
-    "train.feed": "host", "data.source": "zipf-facts", "data.zipf_tokens": 4096,
-    "data.zipf_heldout_tokens": 2048, "optim.learning_rate": 1e-2, "compilation_cache": "off",
+    "model.depth": 2,
+    "model.width": 32,
+    "model.num_heads": 2,
+    "model.seq_len": 16,
+    "model.vocab_size": 258,
+    "train.tokens": 0,
+    "train.steps": 40,
+    "train.batch_size": 8,
+    "train.evaluations": 2,
+    "train.keep_best": "false",
+    "train.tensorboard": "false",
+    "train.feed": "host",
+    "data.source": "zipf-facts",
+    "data.zipf_tokens": 4096,
+    "data.zipf_heldout_tokens": 2048,
+    "optim.learning_rate": 1e-2,
+    "compilation_cache": "off",
     "device": "cpu",
-}  # fmt: skip
+}
 
 
 def start(folder, count, devices, **settings):
@@ -29,16 +41,23 @@ def start(folder, count, devices, **settings):
         port = free.getsockname()[1]
     settings = {**SETTINGS, "data.cache_dir": folder / "cache", **settings}
     flags = [f"--config.{key}={value}" for key, value in settings.items()]
-    command = [sys.executable, "-m", "gptjax.main", "--config=experiments/train_gpt2_small.py",
-               f"--workdir={folder / 'run'}", *flags]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "gptjax.main",
+        "--config=experiments/train_gpt2_small.py",
+        f"--workdir={folder / 'run'}",
+        *flags,
+    ]
     found = []
     for process in range(count):
         environment = {**os.environ, "JAX_NUM_CPU_DEVICES": str(devices), "XLA_FLAGS": ""}
         if count > 1:
             environment |= {
-                "GPTJAX_COORDINATOR": f"127.0.0.1:{port}", "GPTJAX_PROCESSES": str(count),
+                "GPTJAX_COORDINATOR": f"127.0.0.1:{port}",
+                "GPTJAX_PROCESSES": str(count),
                 "GPTJAX_PROCESS": str(process),
-            }  # fmt: skip
+            }
             command[-1:] = [flags[-1], "--config.distributed=true"]
         log = open(folder / f"{process}.log", "a")  # noqa: SIM115
         found.append(
@@ -80,8 +99,8 @@ def test_a_stopped_run_goes_on_with_another_number_of_processes(one_process, tmp
     metrics = tmp_path / "run" / "metrics.jsonl"
     while not (metrics.exists() and metrics.read_text().count("loss_nats") >= 2):
         assert all(process.poll() is None for process in processes), (
-            (tmp_path / "0.log").read_text()[-3000:]
-        )
+            tmp_path / "0.log"
+        ).read_text()[-3000:]
         time.sleep(0.05)
     processes[1].send_signal(signal.SIGTERM)
     finish(tmp_path, processes, status=75)
@@ -92,15 +111,17 @@ def test_a_stopped_run_goes_on_with_another_number_of_processes(one_process, tmp
 def test_a_hang_is_an_error_that_says_where(tmp_path):
     """One of two processes is stopped in the middle; the other says so and leaves with 75."""
     processes = start(
-        tmp_path, 2, 1,
+        tmp_path,
+        2,
+        1,
         **{"train.steps": 100_000, "train.hang_seconds": 3, "mesh.fsdp": 2, "model.depth": 1},
-    )  # fmt: skip
+    )
     try:
         metrics = tmp_path / "run" / "metrics.jsonl"
         while not (metrics.exists() and metrics.read_text().count("loss_nats") >= 20):
             assert all(process.poll() is None for process in processes), (
-                (tmp_path / "0.log").read_text()[-3000:]
-            )
+                tmp_path / "0.log"
+            ).read_text()[-3000:]
             time.sleep(0.05)
         processes[1].send_signal(signal.SIGSTOP)
         assert processes[0].wait(timeout=60) == 75

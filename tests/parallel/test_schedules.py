@@ -32,8 +32,9 @@ def test_what_a_stage_holds(p, m):
     assert make_program(make_schedule("1f1b", p, m)).x_slots <= p
 
 
-@pytest.mark.parametrize("name, p, m, v", [("gpipe", 3, 5, 1), ("1f1b", 3, 5, 1),
-                                           ("interleaved", 4, 8, 2)])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, p, m, v", [("gpipe", 3, 5, 1), ("1f1b", 3, 5, 1), ("interleaved", 4, 8, 2)]
+)
 def test_every_pass_runs_once_and_after_its_inputs(name, p, m, v):
     schedule = make_schedule(name, p, m, v)
     at = {}

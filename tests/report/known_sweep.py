@@ -68,12 +68,25 @@ def runs_table(rows=None):
         "seconds": [4.0 + k for k in range(len(rows))],
     }
     last = {
-        "cell": "deadbeef", "status": "failed", "reason": "loss was NaN twice", "budget": 2e11,
-        "flops": 2e11, "params_total": 9000, "params_non_embedding": 8000,
-        "params_non_embedding_with_head": 8500, "tokens": 4_000_000,
-        "loss": float("nan"), "loss_stderr": float("nan"), "depth": 2, "width": 48,
-        "batch_size": 16, "steps": 900, "learning_rate": 0.03, "seed": 0, "seconds": 1.0,
-    }  # fmt: skip
+        "cell": "deadbeef",
+        "status": "failed",
+        "reason": "loss was NaN twice",
+        "budget": 2e11,
+        "flops": 2e11,
+        "params_total": 9000,
+        "params_non_embedding": 8000,
+        "params_non_embedding_with_head": 8500,
+        "tokens": 4_000_000,
+        "loss": float("nan"),
+        "loss_stderr": float("nan"),
+        "depth": 2,
+        "width": 48,
+        "batch_size": 16,
+        "steps": 900,
+        "learning_rate": 0.03,
+        "seed": 0,
+        "seconds": 1.0,
+    }
     return {name: np.array([*values, last[name]]) for name, values in table.items()}
 
 
@@ -99,8 +112,11 @@ def _optimum(spread, flops=None):
     loss = law(params, tokens)
     wide = spread * (1 + 0.5 * np.abs(np.log10(flops / 2e12)))
     found = {"flops": flops.tolist()}
-    for name, values, width in (("params", params, wide), ("tokens", tokens, wide),
-                                ("loss", loss, wide / 6)):  # fmt: skip
+    for name, values, width in (
+        ("params", params, wide),
+        ("tokens", tokens, wide),
+        ("loss", loss, wide / 6),
+    ):
         found[name] = values.tolist()
         found[f"{name}_low"] = (values * (1 - width)).tolist()
         found[f"{name}_high"] = (values * (1 + width)).tolist()
@@ -153,23 +169,33 @@ def _parametric(rows):
         "form": "chinchilla",
         "equation": "L = E + A/N^alpha + B/D^beta",
         "params": {
-            "E": interval(E), "A": interval(A, 0.2), "B": interval(B, 0.2),
-            "alpha": interval(ALPHA), "beta": interval(BETA),
-            "a": interval(SLOPE_A), "b": interval(SLOPE_B),
+            "E": interval(E),
+            "A": interval(A, 0.2),
+            "B": interval(B, 0.2),
+            "alpha": interval(ALPHA),
+            "beta": interval(BETA),
+            "a": interval(SLOPE_A),
+            "b": interval(SLOPE_B),
         },
-        "objective": 4.2e-4, "loss_kind": "huber_log", "delta": 1e-3, "n_runs": len(rows),
+        "objective": 4.2e-4,
+        "loss_kind": "huber_log",
+        "delta": 1e-3,
+        "n_runs": len(rows),
         "certificate": {
-            "objective": 4.2e-4, "starts": 500, "share_at_best": 0.994, "gradient_norm": 3.1e-11,
-            "bounds_hit": [], "condition_number": 2300.0, "iterations": 24, "converged": True,
+            "objective": 4.2e-4,
+            "starts": 500,
+            "share_at_best": 0.994,
+            "gradient_norm": 3.1e-11,
+            "bounds_hit": [],
+            "condition_number": 2300.0,
+            "iterations": 24,
+            "converged": True,
         },
         "resamples": {"kind": "bootstrap", "count": 4000, "failed": 3, "group_by": "run"},
-        "residuals": [
-            {"cell": r["cell"], "log_residual": _residual(r)}
-            for r in rows
-        ],
+        "residuals": [{"cell": r["cell"], "log_residual": _residual(r)} for r in rows],
         "optimum": _optimum(0.05),
         "surface": _surface(),
-    }  # fmt: skip
+    }
 
 
 def _holdout(rows):
@@ -179,24 +205,35 @@ def _holdout(rows):
         predicted = float(law(r["params"], r["tokens"])) * 1.004
         out.append(
             {
-                **r, "predicted": predicted, "low": predicted * 0.99, "high": predicted * 1.01,
+                **r,
+                "predicted": predicted,
+                "low": predicted * 0.99,
+                "high": predicted * 1.01,
                 "relative_error": predicted / r["loss"] - 1,
             }
-        )  # fmt: skip
+        )
     best = min(out, key=lambda r: r["loss"])
     errors = [abs(r["relative_error"]) for r in out]
     return {
-        "budgets": [BUDGETS[-1]], "n_train": len(rows) - len(held), "n_heldout": len(held),
-        "law": "chinchilla_parametric", "relative_error": abs(best["relative_error"]),
-        "mean_relative_error": float(np.mean(errors)), "max_relative_error": max(errors),
-        "coverage": 1.0, "best": best, "rows": out,
+        "budgets": [BUDGETS[-1]],
+        "n_train": len(rows) - len(held),
+        "n_heldout": len(held),
+        "law": "chinchilla_parametric",
+        "relative_error": abs(best["relative_error"]),
+        "mean_relative_error": float(np.mean(errors)),
+        "max_relative_error": max(errors),
+        "coverage": 1.0,
+        "best": best,
+        "rows": out,
         "optimum": {
-            "flops": BUDGETS[-1], "params": interval(best_params(BUDGETS[-1]), 0.1),
+            "flops": BUDGETS[-1],
+            "params": interval(best_params(BUDGETS[-1]), 0.1),
             "tokens": interval(BUDGETS[-1] / 6 / best_params(BUDGETS[-1]), 0.1),
-            "loss": interval(1.2, 0.01), "valley_params": best["params"],
+            "loss": interval(1.2, 0.01),
+            "valley_params": best["params"],
             "valley_loss": best["loss"],
         },
-    }  # fmt: skip
+    }
 
 
 def _envelope(curves):
@@ -210,9 +247,12 @@ def _envelope(curves):
         best = np.minimum(best, loss)
     return {
         "params": {"a": interval(0.5, 0.1), "b": interval(0.5, 0.1)},
-        "points": [], "curve_points": {"flops": flops.tolist(), "loss": best.tolist()},
-        "optimum": _optimum(0.1), "n_curves": 42, "note": None,
-    }  # fmt: skip
+        "points": [],
+        "curve_points": {"flops": flops.tolist(), "loss": best.tolist()},
+        "optimum": _optimum(0.1),
+        "n_curves": 42,
+        "note": None,
+    }
 
 
 def make_laws():
@@ -227,22 +267,36 @@ def make_laws():
         "schema": 1,
         "settings": {"confidence": 0.95},
         "conventions": {
-            "params": "non_embedding", "flops": "exact", "loss": "nats per token",
+            "params": "non_embedding",
+            "flops": "exact",
+            "loss": "nats per token",
             "cost": {"kappa": 6.0, "slope": 1.0},
             "table": [
                 {
-                    "params": name, "flops": "exact", "E": interval(E), "alpha": interval(ALPHA),
-                    "beta": interval(BETA), "a": interval(SLOPE_A + shift),
-                    "b": interval(SLOPE_B - shift), "params_opt": interval(params),
-                    "tokens_opt": interval(tokens), "loss": interval(loss),
-                    "holdout_error": 0.004, "note": "",
+                    "params": name,
+                    "flops": "exact",
+                    "E": interval(E),
+                    "alpha": interval(ALPHA),
+                    "beta": interval(BETA),
+                    "a": interval(SLOPE_A + shift),
+                    "b": interval(SLOPE_B - shift),
+                    "params_opt": interval(params),
+                    "tokens_opt": interval(tokens),
+                    "loss": interval(loss),
+                    "holdout_error": 0.004,
+                    "note": "",
                 }
                 for name, shift in (("total", -0.02), ("non_embedding", 0.0))
             ],
         },
         "data": {
-            "n_runs": len(rows) + 1, "n_used": len(rows), "n_groups": len(rows), "group_by": "run",
-            "budgets": list(BUDGETS), "flops_range": [BUDGETS[0], BUDGETS[-1]], "seed_noise": 0.003,
+            "n_runs": len(rows) + 1,
+            "n_used": len(rows),
+            "n_groups": len(rows),
+            "group_by": "run",
+            "budgets": list(BUDGETS),
+            "flops_range": [BUDGETS[0], BUDGETS[-1]],
+            "seed_noise": 0.003,
         },
         "runs": rows,
         "left_out": [{"cell": "deadbeef", "reason": "failed: loss was NaN twice"}],
@@ -252,7 +306,8 @@ def make_laws():
             "isoflop": {
                 "params": {"a": interval(SLOPE_A, 0.07), "b": interval(SLOPE_B, 0.07)},
                 "valleys": [_valley(rows, budget) for budget in BUDGETS],
-                "optimum": _optimum(0.09), "n_runs": len(rows),
+                "optimum": _optimum(0.09),
+                "n_runs": len(rows),
                 "resamples": {"kind": "bootstrap", "count": 4000, "failed": 0, "group_by": "run"},
                 "loss_law": {"E": interval(E), "K": interval(40.0), "gamma": interval(0.17)},
             },
@@ -260,14 +315,24 @@ def make_laws():
         },
         "prediction": [
             {
-                "law": "chinchilla_parametric", "flops": flops, "params": params,
-                "params_low": params * 0.9, "params_high": params * 1.12, "tokens": tokens,
-                "tokens_low": tokens * 0.9, "tokens_high": tokens * 1.12, "loss": loss,
-                "loss_low": loss * 0.985, "loss_high": loss * 1.015,
-                "tokens_per_param": tokens / params, "factor": 10.0,
+                "law": "chinchilla_parametric",
+                "flops": flops,
+                "params": params,
+                "params_low": params * 0.9,
+                "params_high": params * 1.12,
+                "tokens": tokens,
+                "tokens_low": tokens * 0.9,
+                "tokens_high": tokens * 1.12,
+                "loss": loss,
+                "loss_low": loss * 0.985,
+                "loss_high": loss * 1.015,
+                "tokens_per_param": tokens / params,
+                "factor": 10.0,
             }
         ],
         "holdout": _holdout(rows),
-        "scores": [], "drift": [], "run_next": None,
-    }  # fmt: skip
+        "scores": [],
+        "drift": [],
+        "run_next": None,
+    }
     return laws, runs_table(rows), curves

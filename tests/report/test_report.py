@@ -51,10 +51,14 @@ INLINE = report.ReportConfig(formats=())
 BOTH = report.ReportConfig(formats=("png", "pdf"), dpi=60)
 SAID = {
     "title": "A & B",
-    "facts": {"corpus": "stdlib", "seconds": 75.0, "timing": [
-        {"name": "width 16", "cells": 2, "seconds": {"compile": 10.0, "train": 60.0}},
-        {"name": "no cell at hand", "cells": 0, "seconds": {"idle": 30.0}},
-    ]},
+    "facts": {
+        "corpus": "stdlib",
+        "seconds": 75.0,
+        "timing": [
+            {"name": "width 16", "cells": 2, "seconds": {"compile": 10.0, "train": 60.0}},
+            {"name": "no cell at hand", "cells": 0, "seconds": {"idle": 30.0}},
+        ],
+    },
 }
 
 
@@ -314,16 +318,26 @@ def test_table_without_budgets_still_has_colours(sweep, tmp_path):
 def test_later_tables_appear_when_they_are_there(sweep, tmp_path, text_only):
     laws = copy.deepcopy(sweep[0])
     laws["scores"] = [
-        {"split": "third_decade", "form": "farseer", "n_train": 30, "n_heldout": 12,
-         "mean_relative_error": 0.011, "max_relative_error": 0.02, "log_likelihood": 41.5,
-         "coverage": 0.92}
-    ]  # fmt: skip
+        {
+            "split": "third_decade",
+            "form": "farseer",
+            "n_train": 30,
+            "n_heldout": 12,
+            "mean_relative_error": 0.011,
+            "max_relative_error": 0.02,
+            "log_likelihood": 41.5,
+            "coverage": 0.92,
+        }
+    ]
     laws["drift"] = [{"left_out": "budget 2e11", "a": 0.49, "b": 0.51, "loss_at_prediction": 1.13}]
     laws["run_next"] = {
-        "target_flops": 1e15, "quantity": "loss", "allowance_flops": 5e13,
-        "before": known_sweep.interval(1.1, 0.05), "after": known_sweep.interval(1.1, 0.02),
+        "target_flops": 1e15,
+        "quantity": "loss",
+        "allowance_flops": 5e13,
+        "before": known_sweep.interval(1.1, 0.05),
+        "after": known_sweep.interval(1.1, 0.02),
         "cells": [{"params": 2e6, "tokens": 3e7, "flops": 3.6e14, "repeats": 2}],
-    }  # fmt: skip
+    }
     laws["laws"]["kaplan"] = {
         "equation": "L = (C0/C)^g",
         "params": {"g": known_sweep.interval(0.05)},
@@ -397,8 +411,9 @@ def test_long_curves_are_thinned(sweep):
     found = view.curves_by_cell(curves, 160)
     for flops, _ in found.values():
         assert len(flops) <= 160
-        assert flops[-1] == pytest.approx(max(curves["flops"][curves["cell"] == next(iter(found))]),
-                                          rel=0.2)  # fmt: skip
+        assert flops[-1] == pytest.approx(
+            max(curves["flops"][curves["cell"] == next(iter(found))]), rel=0.2
+        )
 
 
 @pytest.mark.parametrize("count", (1, 2, 6, 12))

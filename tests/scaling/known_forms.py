@@ -66,7 +66,8 @@ class Case:
 CONTRACT = {
     "chinchilla": Case(ND, {"E": 1.7, "A": 400, "B": 1200, "alpha": 0.34, "beta": 0.36}),
     "frontier": Case(
-        {"flops": np.geomspace(1e15, 1e21, 12)}, {"E": 1.7, "K": 300, "gamma": 0.13},
+        {"flops": np.geomspace(1e15, 1e21, 12)},
+        {"E": 1.7, "K": 300, "gamma": 0.13},
         {"flops": 1e23},
     ),
     "kaplan_n": Case(LINE, {"Nc": 8.8e13, "alpha": 0.076}, {"params": 1e13}),
@@ -78,7 +79,8 @@ CONTRACT = {
     ),
     "kaplan_nd": Case(ND, {"Nc": 6.4e13, "Dc": 1.8e13, "alpha_N": 0.076, "alpha_D": 0.103}),
     "kaplan_ns": Case(
-        STEPS, {"Nc": 6.5e13, "Sc": 2.1e3, "alpha_N": 0.077, "alpha_S": 0.76},
+        STEPS,
+        {"Nc": 6.5e13, "Sc": 2.1e3, "alpha_N": 0.077, "alpha_S": 0.76},
         {"params": 1e11, "steps": 1e7},
     ),
     "muennighoff": Case(
@@ -89,29 +91,49 @@ CONTRACT = {
     "gadre": Case(ND, {"E": 1.508, "a": 90, "b": 190, "x": 0.2425}),
     "farseer": Case(
         WIDE_ND,
-        {"a1": -0.02, "b1": -1.0, "alpha": 0.12, "a2": 12.2, "b2": 3.8, "beta": -0.1, "a3": 2.5,
-         "b3": 0.5, "gamma": -0.15},
+        {
+            "a1": -0.02,
+            "b1": -1.0,
+            "alpha": 0.12,
+            "a2": 12.2,
+            "b2": 3.8,
+            "beta": -0.1,
+            "a3": 2.5,
+            "b3": 0.5,
+            "gamma": -0.15,
+        },
     ),
     "moe": Case(
         EXPERTS,
-        {"E": 1.2, "A": 35, "B": 50, "alpha": 0.19, "beta": 0.16, "gamma": -0.003, "delta": -0.1,
-         "zeta": 0.002, "omega": 0.02},
+        {
+            "E": 1.2,
+            "A": 35,
+            "B": 50,
+            "alpha": 0.19,
+            "beta": 0.16,
+            "gamma": -0.003,
+            "delta": -0.1,
+            "zeta": 0.002,
+            "omega": 0.02,
+        },
         {"params_active": 1e11, "tokens": 1e13, "experts": 64.0},
     ),
     "broken": Case(
-        LINE, {"E": 1.0, "A": 30, "c0": 0.1, "c1": 0.3, "N_break": 3e8, "f": 0.4},
+        LINE,
+        {"E": 1.0, "A": 30, "c0": 0.1, "c1": 0.3, "N_break": 3e8, "f": 0.4},
         {"params": 1e12},
     ),
     "sigmoid": Case(
-        LINE, {"low": 0.25, "high": 0.9, "N_half": 1e9, "width": 0.7}, {"params": 1e12},
-        kind="squares", noise=0.01,
+        LINE,
+        {"low": 0.25, "high": 0.9, "N_half": 1e9, "width": 0.7},
+        {"params": 1e12},
+        kind="squares",
+        noise=0.01,
     ),
     "smooth": Case(
         LINE, {"top": 0.9, "K": 8.0, "alpha": 0.2}, {"params": 1e12}, kind="squares", noise=0.01
     ),
-    "power_nd": Case(
-        ND, {"K": 3.0, "a": -0.25, "b": 0.11}, {"params": 1e11, "tokens": 1e13}
-    ),
+    "power_nd": Case(ND, {"K": 3.0, "a": -0.25, "b": 0.11}, {"params": 1e11, "tokens": 1e13}),
     "critical_batch": Case(
         {"batch": np.geomspace(1e4, 1e7, 9)}, {"S_min": 2e3, "B_crit": 3e5}, {"batch": 1e8}
     ),
@@ -124,7 +146,7 @@ CONTRACT = {
         {name: column[-1] for name, column in CURVES.items()},
         noise=0.0003,
     ),
-}  # fmt: skip
+}
 
 
 def clean_loss(name):

@@ -42,9 +42,13 @@ def runs_table(noise=0.0, seed=0, **grid):
     loss = chinchilla_loss(params, tokens) * np.exp(noise * rng.standard_normal(len(params)))
     cell = [f"cell-{i}" for i in range(len(params))]
     return {
-        "cell": cell, "budget": budget, "flops": budget, "params": params, "tokens": tokens,
+        "cell": cell,
+        "budget": budget,
+        "flops": budget,
+        "params": params,
+        "tokens": tokens,
         "loss": loss,
-    }  # fmt: skip
+    }
 
 
 def curves_table(table, points=40):

@@ -43,27 +43,35 @@ def _fit_part(runs, form, config):
     group, group_by = runs[0].group, runs[0].group_by
     kind = bootstrap.choose_kind(group, len(form.fitted))
     drawn = [
-        bootstrap.redraw(problem, each.theta[0], group, count=config.resamples, seed=config.seed,
-                         kind=kind)
+        bootstrap.redraw(
+            problem, each.theta[0], group, count=config.resamples, seed=config.seed, kind=kind
+        )
         for problem, each in zip(problems, polished, strict=True)
-    ]  # fmt: skip
+    ]
     again = _solve(
-        problems, [np.repeat(each.theta, config.resamples, axis=0) for each in polished],
-        weights=[weights for weights, _ in drawn], targets=[target for _, target in drawn],
+        problems,
+        [np.repeat(each.theta, config.resamples, axis=0) for each in polished],
+        weights=[weights for weights, _ in drawn],
+        targets=[target for _, target in drawn],
         widen=bootstrap.NEARBY,
-    )  # fmt: skip
+    )
     cost = optimum.cost_of(runs[0])
     return [
         Fit(
-            form=form, runs=each, problem=problem, theta=last.theta[0],
+            form=form,
+            runs=each,
+            problem=problem,
+            theta=last.theta[0],
             certificate=certify(problem, solution, last, _best(solution)),
             resamples=bootstrap.collect(lanes, group, kind=kind, group_by=group_by, seed=0),
-            cost=cost, warnings=(), config=config,
+            cost=cost,
+            warnings=(),
+            config=config,
         )
         for each, problem, solution, last, lanes in zip(
             runs, problems, solutions, polished, again, strict=True
         )
-    ]  # fmt: skip
+    ]
 
 
 def _best(solution):
@@ -76,9 +84,12 @@ def _solve(problems, starts, weights=None, targets=None, **options):
     if targets is None:
         targets = [np.repeat(p.target[None], n, 0) for p, n in zip(problems, lanes, strict=True)]
     solution = engine.solve(
-        problems[0], np.concatenate(starts), target=np.concatenate(targets),
-        weights=None if weights is None else np.concatenate(weights), **options,
-    )  # fmt: skip
+        problems[0],
+        np.concatenate(starts),
+        target=np.concatenate(targets),
+        weights=None if weights is None else np.concatenate(weights),
+        **options,
+    )
     ends = np.cumsum(lanes)[:-1]
     fields = [np.split(field, ends) for field in solution]
     return [engine.Solution(*parts) for parts in zip(*fields, strict=True)]

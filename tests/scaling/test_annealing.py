@@ -20,10 +20,8 @@ def schedules():
         "cosine": np.r_[WARMUP, 0.55 + 0.45 * np.cos(np.pi * share)],
         "wsd": np.r_[WARMUP, np.where(share < 0.8, 1.0, 0.1 ** (5 * (share - 0.8)))],
         "two-stage": np.r_[WARMUP, np.where(share < 0.6, 1.0, 0.3)],
-        "three-stage": np.r_[
-            WARMUP, np.where(share < 0.5, 1.0, np.where(share < 0.8, 0.4, 0.12))
-        ],
-    }  # fmt: skip
+        "three-stage": np.r_[WARMUP, np.where(share < 0.5, 1.0, np.where(share < 0.8, 0.4, 0.12))],
+    }
 
 
 def plain_multi_power(rates, step, p):

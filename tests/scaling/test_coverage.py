@@ -23,8 +23,9 @@ LOW, HIGH = 0.92, 0.98
 def noisy(name, tables):
     """Losses of many tables of a case, (tables, n)."""
     case, clean = CONTRACT[name], clean_loss(name)
-    draws = [np.random.default_rng([seed, 99]).standard_normal(len(clean))
-             for seed in range(tables)]  # fmt: skip
+    draws = [
+        np.random.default_rng([seed, 99]).standard_normal(len(clean)) for seed in range(tables)
+    ]
     draws = case.noise * np.stack(draws)
     return clean * np.exp(draws) if case.kind.endswith("_log") else clean + draws
 

@@ -44,9 +44,17 @@ def test_the_design_is_narrower_than_the_isoflop_grid_at_equal_compute(quantity)
     budget, params, tokens = isoflop_grid()
     grid = spread(params, tokens)[quantity]
     plan = design.first_plan(
-        scaling.form_named("chinchilla"), TRUTH, COST, TARGET, budget.sum(), noise=NOISE,
-        quantity=quantity, cheapest=budget.min() / 4, dearest=budget.max(), most=len(params),
-    )  # fmt: skip
+        scaling.form_named("chinchilla"),
+        TRUTH,
+        COST,
+        TARGET,
+        budget.sum(),
+        noise=NOISE,
+        quantity=quantity,
+        cheapest=budget.min() / 4,
+        dearest=budget.max(),
+        most=len(params),
+    )
     assert plan.flops.sum() <= budget.sum() * (1 + 1e-9)
     assert len(plan.params) <= len(params)
     ours = spread(plan.params, plan.tokens)[quantity]
@@ -67,9 +75,17 @@ def test_printed_intervals_are_narrower_than_the_default_grids_at_equal_compute(
     """
     budget, params, tokens = isoflop_grid(**DEFAULT_GRID)
     plan = design.first_plan(
-        scaling.form_named("chinchilla"), TRUTH, COST, TARGET, budget.sum(), noise=NOISE,
-        quantity=quantity, cheapest=budget.min() / 4, dearest=budget.max(), most=len(params),
-    )  # fmt: skip
+        scaling.form_named("chinchilla"),
+        TRUTH,
+        COST,
+        TARGET,
+        budget.sum(),
+        noise=NOISE,
+        quantity=quantity,
+        cheapest=budget.min() / 4,
+        dearest=budget.max(),
+        most=len(params),
+    )
     assert plan.flops.sum() <= budget.sum() * (1 + 1e-9) and len(plan.params) <= len(params)
     best = optimum.two_power_params(TRUTH, TARGET, COST)
     exact = {"loss": chinchilla_loss(best, COST.tokens(TARGET, best)), "log_params": best}
@@ -77,8 +93,11 @@ def test_printed_intervals_are_narrower_than_the_default_grids_at_equal_compute(
     for name, cells in {"grid": (params, tokens), "plan": (plan.params, plan.tokens)}.items():
         noise = np.random.default_rng(3).standard_normal((REPETITIONS, len(cells[0])))
         losses = chinchilla_loss(*cells) * np.exp(NOISE * noise)
-        table = {"cell": [f"run {i}" for i in range(len(cells[0]))], "params": cells[0],
-                 "tokens": cells[1]}  # fmt: skip
+        table = {
+            "cell": [f"run {i}" for i in range(len(cells[0]))],
+            "params": cells[0],
+            "tokens": cells[1],
+        }
         laws = fit_many(table, losses, starts=8, resamples=300)
         tops = [law.optimum(TARGET) for law in laws]
         found = [top.loss if quantity == "loss" else top.params for top in tops]

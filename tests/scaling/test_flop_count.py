@@ -59,9 +59,15 @@ def test_windows_and_gated_attention():
 def test_experts_latents_and_mamba_by_hand():
     """Two FLOPs for each weight that a token meets, and for each score and state."""
     base = models.ModelConfig(
-        vocab_size=100, depth=2, width=16, num_heads=4, seq_len=32, norm="rmsnorm",
-        positions="none", use_bias=False,
-    )  # fmt: skip
+        vocab_size=100,
+        depth=2,
+        width=16,
+        num_heads=4,
+        seq_len=32,
+        norm="rmsnorm",
+        positions="none",
+        use_bias=False,
+    )
     head = 2 * 16 * 100
 
     def forward(**changes):
@@ -69,8 +75,14 @@ def test_experts_latents_and_mamba_by_hand():
         return shapes.training_flops_per_token(model) / 3 - head, model
 
     plain, _ = forward()
-    experts = {"mlp_pattern": ("experts",), "num_experts": 8, "experts_per_token": 3,
-               "expert_width": 5, "shared_experts": 1, "mlp": "swiglu"}  # fmt: skip
+    experts = {
+        "mlp_pattern": ("experts",),
+        "num_experts": 8,
+        "experts_per_token": 3,
+        "expert_width": 5,
+        "shared_experts": 1,
+        "mlp": "swiglu",
+    }
     mixed, model = forward(**experts)
     assert plain - mixed == 2 * 2 * (2 * 16 * 64 - 16 * 8 - 4 * 3 * 16 * 5)
     inside = models.count_active_params(model).non_embedding - 5 * 16  # norms

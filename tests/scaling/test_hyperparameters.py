@@ -29,8 +29,13 @@ def sweep(noise=0.0, seed=0, wide=2.0):
     loss += 0.05 * np.log(rate / power(RATE, size, data)) ** 2
     loss += 0.02 * np.log(batch / power(BATCH, size, data)) ** 2
     loss += noise * np.random.default_rng(seed).standard_normal(len(loss))
-    return {"params": size, "tokens": data, "batch_size": batch, "learning_rate": rate,
-            "loss": loss}  # fmt: skip
+    return {
+        "params": size,
+        "tokens": data,
+        "batch_size": batch,
+        "learning_rate": rate,
+        "loss": loss,
+    }
 
 
 def at_one_batch(table):
@@ -85,9 +90,11 @@ def test_a_hill_a_missing_column_and_no_sweep_at_all_are_one_sentence():
 
 def test_the_best_run_of_each_size_and_tokens_is_kept():
     table = {
-        "params": [1e6, 1e6, 1e6, 2e6, 2e6], "tokens": [1e8] * 5,
-        "learning_rate": [1e-3, 2e-3, 4e-3, 1e-3, 2e-3], "loss": [3.2, 3.0, 3.1, 2.9, 2.95],
-    }  # fmt: skip
+        "params": [1e6, 1e6, 1e6, 2e6, 2e6],
+        "tokens": [1e8] * 5,
+        "learning_rate": [1e-3, 2e-3, 4e-3, 1e-3, 2e-3],
+        "loss": [3.2, 3.0, 3.1, 2.9, 2.95],
+    }
     runs = scaling.prepare(table, scaling.FitConfig())
     kept = best_of_each(runs, ("learning_rate",))
     assert kept.loss.tolist() == [3.0, 2.9]

@@ -90,10 +90,13 @@ def test_predict_and_optimum_give_intervals_that_hold_the_truth():
 
 def test_a_form_of_ones_own_takes_five_lines():
     mine = scaling.Form(
-        name="mine", equation="L = E + A N^-alpha", columns=("params",), linear=("E", "A"),
+        name="mine",
+        equation="L = E + A N^-alpha",
+        columns=("params",),
+        linear=("E", "A"),
         parameters=(scaling.positive("E"), scaling.positive("A"), scaling.exponent("alpha")),
         loss=lambda p, x: p["E"] + p["A"] * x["params"] ** -p["alpha"],
-    )  # fmt: skip
+    )
     params = np.geomspace(1e6, 1e9, 12)
     table = {"params": params, "tokens": params * 20, "loss": 2 + 50 * params**-0.3}
     law = scaling.fit(table, form=mine, resamples=0)

@@ -18,9 +18,13 @@ def test_every_form_has_a_row():
 def test_noiseless_recovery(name):
     case = CONTRACT[name]
     law = scaling.fit(
-        {**case.columns, "target": clean_loss(name)}, form=name, resamples=0, starts=16,
-        column_loss="target", loss_kind=case.kind,
-    )  # fmt: skip
+        {**case.columns, "target": clean_loss(name)},
+        form=name,
+        resamples=0,
+        starts=16,
+        column_loss="target",
+        loss_kind=case.kind,
+    )
     assert np.max(np.abs(law.residuals)) < 1e-8
     for key, value in case.truth.items():
         assert law.values[key] == pytest.approx(value, rel=1e-6), key

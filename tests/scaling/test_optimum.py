@@ -13,9 +13,13 @@ WIDTHS = np.arange(256, 12_288, 64)
 
 def shape(width):
     return {
-        "depth": max(2, int(width) // 96), "width": int(width), "num_heads": int(width) // 64,
-        "mlp_width": 4 * int(width), "seq_len": 2048, "vocab_size": 32_000,
-    }  # fmt: skip
+        "depth": max(2, int(width) // 96),
+        "width": int(width),
+        "num_heads": int(width) // 64,
+        "mlp_width": 4 * int(width),
+        "seq_len": 2048,
+        "vocab_size": 32_000,
+    }
 
 
 def size(width):
@@ -40,9 +44,12 @@ def test_the_closed_form_is_the_minimum_under_six_n_d(budget):
     losses = chinchilla_loss(sizes, budget / 6 / sizes)
     assert sizes[np.argmin(losses)] == pytest.approx(best, rel=1e-3)
     numeric = optimum.best_params(
-        scaling.form_named("chinchilla"), TRUTH, budget, optimum.Cost(),
+        scaling.form_named("chinchilla"),
+        TRUTH,
+        budget,
+        optimum.Cost(),
         tokens_of=lambda c, n: c / 6 / n,
-    )  # fmt: skip
+    )
     assert numeric[0] == pytest.approx(best, rel=1e-5)
 
 
@@ -56,8 +63,12 @@ def exact_table(noise=0.0):
             rows.append((budget, SIZES[i], budget / PER_TOKEN[i]))
     budget, params, tokens = np.array(rows).T
     scatter = np.exp(noise * np.random.default_rng(0).standard_normal(len(params)))
-    return {"flops": budget, "params": params, "tokens": tokens,
-            "loss": chinchilla_loss(params, tokens) * scatter}  # fmt: skip
+    return {
+        "flops": budget,
+        "params": params,
+        "tokens": tokens,
+        "loss": chinchilla_loss(params, tokens) * scatter,
+    }
 
 
 @pytest.mark.parametrize("budget", [1e19, 1e21])

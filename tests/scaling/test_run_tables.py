@@ -35,10 +35,11 @@ BAD = {
     ),
     "all failed": (runs_table() | {"status": ["failed"] * 35}, "every run of table failed"),
     "all the same run": (
-        {n: [v[0]] * 35 for n, v in runs_table().items()}, "at least 6 runs and the table has 1",
+        {n: [v[0]] * 35 for n, v in runs_table().items()},
+        "at least 6 runs and the table has 1",
     ),
     "unequal columns": ({"params": [1.0], "tokens": [1.0, 2.0]}, "different lengths"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -110,13 +111,19 @@ def test_csv_and_parquet_keep_every_digit(tmp_path):
 def test_columns_of_any_name_and_a_selection_of_rows(tmp_path):
     source = runs_table()
     table = {
-        "n": source["params"], "d": source["tokens"], "nats": source["loss"],
+        "n": source["params"],
+        "d": source["tokens"],
+        "nats": source["loss"],
         "data": ["a", "b"] * 17 + ["a"],
-    }  # fmt: skip
+    }
     law = scaling.fit(
-        table, column_params="n", column_tokens="d", column_loss="nats", where="data=b",
+        table,
+        column_params="n",
+        column_tokens="d",
+        column_loss="nats",
+        where="data=b",
         resamples=0,
-    )  # fmt: skip
+    )
     assert len(law.runs) == 17
     assert law.values["E"] == pytest.approx(1.7, rel=1e-5)
     with pytest.raises(UserError, match="matches no row"):

@@ -18,11 +18,13 @@ def saved(spread):
         "form": "chinchilla",
         "params": {name: {"value": value} for name, value in truth.items()},
         "coordinates": {
-            "theta": engine.theta_of(form, truth, centres).tolist(), "centres": centres,
-            "tied": {}, "freedom": 30,
+            "theta": engine.theta_of(form, truth, centres).tolist(),
+            "centres": centres,
+            "tied": {},
+            "freedom": 30,
         },
         "covariance": {"names": list(form.names), "matrix": (np.eye(5) * spread**2).tolist()},
-    }  # fmt: skip
+    }
     return {
         "settings": {"confidence": 0.95},
         "conventions": {"cost": {"kappa": 6.0, "slope": 1.0}},

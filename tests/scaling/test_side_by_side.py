@@ -39,8 +39,10 @@ def excess(flops, data=1.0):
 
 def test_noiseless_laws_give_the_closed_forms():
     # Below noise's floor, for intervals need residuals.
-    laws = {name: scaling.fit(table(data, 1e-9), resamples=30) for name, data in
-            (("all", 1.0), ("frugal", 0.8))}  # fmt: skip
+    laws = {
+        name: scaling.fit(table(data, 1e-9), resamples=30)
+        for name, data in (("all", 1.0), ("frugal", 0.8))
+    }
     rows = {(s.label, s.flops): s for s in side_by_side(laws, BUDGETS)}
     # With data·B for B the same L* − E needs data^(alpha / (alpha + beta) / gamma) of the FLOPs.
     wanted = 0.8 ** -(1 / BETA)
@@ -60,8 +62,11 @@ def test_noiseless_laws_give_the_closed_forms():
 
 
 def test_intervals_hold_the_truth_and_tell_laws_apart():
-    tables = {"one": table(1.0, 0.003, 1), "same": table(1.0, 0.003, 2),
-              "better": table(0.9, 0.003, 3)}  # fmt: skip
+    tables = {
+        "one": table(1.0, 0.003, 1),
+        "same": table(1.0, 0.003, 2),
+        "better": table(0.9, 0.003, 3),
+    }
     laws = {name: scaling.fit(runs, resamples=300) for name, runs in tables.items()}
     rows = {s.label: s for s in side_by_side(laws, [2e12])}
     for label, data in (("same", 1.0), ("better", 0.9)):

@@ -8,10 +8,14 @@ from gptjax.scaling import bootstrap
 
 GROUPS, RUNS = 8, 5
 MEAN = scaling.Form(
-    name="mean", equation="L = E", columns=("params",), of_loss=False,
-    parameters=(scaling.positive("E"),), linear=("E",),
+    name="mean",
+    equation="L = E",
+    columns=("params",),
+    of_loss=False,
+    parameters=(scaling.positive("E"),),
+    linear=("E",),
     loss=lambda p, x: p["E"] + 0 * x["params"],
-)  # fmt: skip
+)
 
 
 @pytest.fixture(scope="module")
@@ -57,8 +61,13 @@ def test_without_shared_luck_the_trunks_do_not_matter():
     group = np.repeat(np.arange(GROUPS), RUNS)
     ratios = []
     for one in loss:
-        law = scaling.fit({"params": np.geomspace(1e6, 1e9, 40), "loss": one}, MEAN,
-                          loss_kind="squares", resamples=0, starts=2)  # fmt: skip
+        law = scaling.fit(
+            {"params": np.geomspace(1e6, 1e9, 40), "loss": one},
+            MEAN,
+            loss_kind="squares",
+            resamples=0,
+            starts=2,
+        )
         shared, own = bootstrap.variances(law.problem, law.theta, group)
         ratios.append(shared.value / own.value)
     assert np.median(ratios) < 0.1

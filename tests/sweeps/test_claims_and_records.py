@@ -165,9 +165,11 @@ def test_a_worker_goes_on_with_what_it_has_compiled(tmp_path, monkeypatch):
     cells = [
         dataclasses.replace(one, run=dataclasses.replace(one.run, model=model, steps=steps))
         for one, model, steps in (
-            (cell(0), MODEL, 10**6), (cell(1), wide, 10**5), (cell(2), MODEL, 10**5)
+            (cell(0), MODEL, 10**6),
+            (cell(1), wide, 10**5),
+            (cell(2), MODEL, 10**5),
         )
-    ]  # fmt: skip
+    ]
     run_worker(tmp_path, cells, monkeypatch, train)
     assert trained == [0, 2, 1]
 

@@ -11,9 +11,16 @@ from gptjax.train import RunSpec
 from gptjax.train.memory import step_bytes
 
 MODEL = ModelConfig(
-    depth=3, width=64, num_heads=4, seq_len=256, vocab_size=257, positions="rotary",
-    norm="rmsnorm", use_bias=False, mlp="swiglu",
-)  # fmt: skip
+    depth=3,
+    width=64,
+    num_heads=4,
+    seq_len=256,
+    vocab_size=257,
+    positions="rotary",
+    norm="rmsnorm",
+    use_bias=False,
+    mlp="swiglu",
+)
 RUN = RunSpec(model=MODEL, optim=OptimConfig(), batch_size=4, steps=9)
 KINDS = {
     "local": {"layer_pattern": ("local",), "window": 32},

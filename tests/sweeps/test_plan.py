@@ -50,9 +50,7 @@ def test_exact_count_by_hand():
     projections, scores, mlp, head = 4 * 2 * 2 * 2, 2 * 2 * 4 * 2, 2 * 2 * 2 * 8, 2 * 2 * 10
     assert shapes.training_flops_per_token(model) == 3 * (projections + scores + mlp + head)
     gated = dataclasses.replace(model, mlp="swiglu")
-    assert shapes.training_flops_per_token(gated) == 3 * (
-        projections + scores + 1.5 * mlp + head
-    )
+    assert shapes.training_flops_per_token(gated) == 3 * (projections + scores + 1.5 * mlp + head)
 
 
 def test_sizes_surround_the_expected_minimum():
@@ -266,9 +264,14 @@ def test_sharing_can_be_switched_off():
 
 def stack_plan(model=MODEL, **changes):
     sweep = SweepConfig(
-        plan="grid", widths=(16, 32), tokens=(2e5, 4e5), rule="fixed", width_step=8,
-        seeds=(0, 1, 2), **changes,
-    )  # fmt: skip
+        plan="grid",
+        widths=(16, 32),
+        tokens=(2e5, 4e5),
+        rule="fixed",
+        width_step=8,
+        seeds=(0, 1, 2),
+        **changes,
+    )
     train = TrainConfig(batch_size=8)
     return make_bundles(sweep, train, make_plan(sweep, model, OptimConfig(), train, "corpus"))
 

@@ -24,19 +24,37 @@ def corpus(tmp_path_factory):
     folder = tmp_path_factory.mktemp("text")
     for i in range(40):
         (folder / f"{i}.txt").write_text(" ".join(f"word{(i * k) % 23} {k % 7}" for k in range(60)))
-    config = data.DataConfig(source="text", path=str(folder), heldout_fraction=0.2,
-                             cache_dir=str(tmp_path_factory.mktemp("cache")))  # fmt: skip
+    config = data.DataConfig(
+        source="text",
+        path=str(folder),
+        heldout_fraction=0.2,
+        cache_dir=str(tmp_path_factory.mktemp("cache")),
+    )
     return data.load(config, seq_len=16)
 
 
 def plan(corpus, **changes):
     """(cells, bundles): one width and three lengths, so one trunk with three branches."""
     model = ModelConfig(
-        depth=2, width=16, num_heads=2, seq_len=16, vocab_size=corpus.vocab_size,
-        positions="rotary", mlp="relu", norm="rmsnorm", use_bias=False, init_scale=0.1,
-    )  # fmt: skip
-    sweep = SweepConfig(plan="grid", widths=(16, 32), tokens=(1280.0, 2560.0, 4480.0), rule="fixed",
-                        head_width=8, **changes)  # fmt: skip
+        depth=2,
+        width=16,
+        num_heads=2,
+        seq_len=16,
+        vocab_size=corpus.vocab_size,
+        positions="rotary",
+        mlp="relu",
+        norm="rmsnorm",
+        use_bias=False,
+        init_scale=0.1,
+    )
+    sweep = SweepConfig(
+        plan="grid",
+        widths=(16, 32),
+        tokens=(1280.0, 2560.0, 4480.0),
+        rule="fixed",
+        head_width=8,
+        **changes,
+    )
     train = TrainConfig(batch_size=4)
     both = make_plan(sweep, model, OPTIM, train, corpus.fingerprint)
     cells = [cell for cell in both if cell.run.model.width == 16]
@@ -114,9 +132,12 @@ def test_stopped_wherever_it_may_stop_the_bits_are_the_same(corpus, session, tmp
         asked = itertools.count()
         try:
             parts = done_records(
-                tmp_path / "parts", session, cells, bundles,
+                tmp_path / "parts",
+                session,
+                cells,
+                bundles,
                 stop=lambda asked=asked: next(asked) >= 10,
-            )  # fmt: skip
+            )
         except Interrupted:
             stops += 1
             continue

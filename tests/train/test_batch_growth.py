@@ -48,9 +48,14 @@ def test_stages_by_hand(spec):
 def test_equals_a_loop_over_smaller_batches(spec, corpus):
     """Gradient descent written out: each batch of the order in parts, each part with its rate."""
     optim = OptimConfig(
-        name="sgd", b1=0.0, learning_rate=0.5, schedule="linear", warmup_fraction=0.5,
-        weight_decay=0.0, clip_norm=0.0,
-    )  # fmt: skip
+        name="sgd",
+        b1=0.0,
+        learning_rate=0.5,
+        schedule="linear",
+        warmup_fraction=0.5,
+        weight_decay=0.0,
+        clip_norm=0.0,
+    )
     grown = growing(spec, optim=optim, steps=8, micro_batches=2)
     hyper, eod = make_hyper(grown), corpus.end_of_document
     state = init_state(grown, jax.random.key(1))
@@ -91,9 +96,7 @@ def test_the_optimizer_counts_updates(spec, corpus):
     optimizer = make_optimizer(grown.optim)
     session = Session(corpus, TrainConfig())
     state, _ = session.advance(grown, session.init(grown), make_hyper(grown), 8)
-    counts = [
-        int(leaf) for leaf in jax.tree.leaves(state.opt_state) if leaf.dtype == jnp.int32
-    ]  # fmt: skip
+    counts = [int(leaf) for leaf in jax.tree.leaves(state.opt_state) if leaf.dtype == jnp.int32]
     assert set(counts) == {growth.updates(grown)} == {2 * 4 + 4 * 2 + 2}
     assert jax.tree.structure(state.opt_state) == jax.tree.structure(optimizer.init(state.params))
 

@@ -23,15 +23,29 @@ EVERY, SKIP, STEPS = 10, 5, 80
 
 def settings(folder):
     return {
-        "model.depth": 1, "model.width": 16, "model.num_heads": 2, "model.seq_len": 16,
-        "model.vocab_size": 0, "train.tokens": 0, "train.steps": STEPS, "train.batch_size": 4,
-        "train.evaluations": 2, "train.keep_best": "false", "train.tensorboard": "false",
-        "data.source": "text", "data.path": folder / "text", "data.cache_dir": folder / "cache",
-        "data.heldout_fraction": 0.2, "data.deduplicate": "false", "optim.learning_rate": 3e-2,
+        "model.depth": 1,
+        "model.width": 16,
+        "model.num_heads": 2,
+        "model.seq_len": 16,
+        "model.vocab_size": 0,
+        "train.tokens": 0,
+        "train.steps": STEPS,
+        "train.batch_size": 4,
+        "train.evaluations": 2,
+        "train.keep_best": "false",
+        "train.tensorboard": "false",
+        "data.source": "text",
+        "data.path": folder / "text",
+        "data.cache_dir": folder / "cache",
+        "data.heldout_fraction": 0.2,
+        "data.deduplicate": "false",
+        "optim.learning_rate": 3e-2,
         "compilation_cache": "off",
-        "train.rollback_steps": EVERY, "train.rollback_skip": SKIP, "train.spike_nats": 0.7,
+        "train.rollback_steps": EVERY,
+        "train.rollback_skip": SKIP,
+        "train.spike_nats": 0.7,
         "device": "cpu",
-    }  # fmt: skip
+    }
 
 
 @pytest.fixture(scope="module")
@@ -108,8 +122,9 @@ def test_a_second_spike_leaves_out_more(place):
         state = spikes.after(state, spike, spikes.restart(spec, spike))
     first, second = (25 - 10 + 1 + SKIP), (47 - 30 + 1 + SKIP)
     assert spikes.rollbacks(state) == (
-        spikes.Rollback(25, 3.0, 10, first), spikes.Rollback(47, 4.0, 30, second),
-    )  # fmt: skip
+        spikes.Rollback(25, 3.0, 10, first),
+        spikes.Rollback(47, 4.0, 30, second),
+    )
     assert int(spikes.position(state)) == int(state.step) + first + second
 
 
@@ -181,9 +196,11 @@ def test_a_run_that_never_rises_keeps_its_bits(place, poisoned, tmp_path):
         )
         corpus = build.load_corpus(setup)
         result = run(
-            Session(corpus, setup.train), make_spec(setup, corpus), tmp_path / str(rollbacks),
+            Session(corpus, setup.train),
+            make_spec(setup, corpus),
+            tmp_path / str(rollbacks),
             Hooks(),
-        )  # fmt: skip
+        )
         assert result.rollbacks == ()
         digests.append(result.params_digest)
     assert digests[0] == digests[1]

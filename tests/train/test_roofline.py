@@ -13,9 +13,15 @@ from gptjax.train.roofline import estimate
 
 CHIP = parse_target("v5e-8").chip
 MODEL = ModelConfig(
-    depth=2, width=16, num_heads=2, seq_len=32, vocab_size=64, positions="rotary",
-    use_bias=False, remat="none",
-)  # fmt: skip
+    depth=2,
+    width=16,
+    num_heads=2,
+    seq_len=32,
+    vocab_size=64,
+    positions="rotary",
+    use_bias=False,
+    remat="none",
+)
 SPEC = RunSpec(model=MODEL, optim=OptimConfig(), batch_size=8, steps=10)
 PARAMS = models.count_params(MODEL).total
 STREAM = 8 * 32 * 16 * 4  # bytes of the batch's activations at one place, float32

@@ -14,10 +14,16 @@ from gptjax.train.stack import stacked
 from gptjax.train.step import make_batch
 
 MIXTURE = {
-    "depth": 2, "width": 16, "mlp_pattern": ("experts",), "num_experts": 4, "expert_width": 16,
-    "capacity_factor": 1.25, "balance_loss": 0.1, "balance_over": "sequence",
+    "depth": 2,
+    "width": 16,
+    "mlp_pattern": ("experts",),
+    "num_experts": 4,
+    "expert_width": 16,
+    "capacity_factor": 1.25,
+    "balance_loss": 0.1,
+    "balance_over": "sequence",
     "router_z_loss": 0.01,
-}  # fmt: skip
+}
 NAMES = {"dropped_share", "load_max_over_mean", "balance_loss", "router_z_loss", "importance_loss"}
 QUICK = {"compiler_options": {"xla_backend_optimization_level": 0}}
 

@@ -68,10 +68,14 @@ def test_every_member_equals_a_run_of_its_own(session, specs, tmp_path):
 
 QUICK = [{"name": "adam8bit"}, {"sam_rho": 0.05}, {"ema_decay": 0.9}]
 MORE = [
-    {"name": "muon"}, {"name": "lion", "learning_rate": 1e-3}, {"name": "adafactor"},
-    {"name": "schedule_free", "schedule": "constant"}, {"name": "sgd", "learning_rate": 0.1},
-    {"adversarial_epsilon": 0.1}, {"skip_not_finite": 3},
-]  # fmt: skip
+    {"name": "muon"},
+    {"name": "lion", "learning_rate": 1e-3},
+    {"name": "adafactor"},
+    {"name": "schedule_free", "schedule": "constant"},
+    {"name": "sgd", "learning_rate": 0.1},
+    {"adversarial_epsilon": 0.1},
+    {"skip_not_finite": 3},
+]
 
 
 @pytest.mark.parametrize(

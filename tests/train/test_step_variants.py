@@ -13,9 +13,14 @@ from gptjax.train import Diverged, Hooks, init_state, make_hyper, make_train_ste
 from gptjax.train.step import adversarial_shift, make_batch, token_losses
 
 PLAIN = OptimConfig(
-    name="sgd", b1=0.0, learning_rate=0.1, schedule="constant", warmup_fraction=0.0,
-    weight_decay=0.0, clip_norm=0.0,
-)  # fmt: skip
+    name="sgd",
+    b1=0.0,
+    learning_rate=0.1,
+    schedule="constant",
+    warmup_fraction=0.0,
+    weight_decay=0.0,
+    clip_norm=0.0,
+)
 
 
 def with_optim(spec, **changes):

@@ -207,8 +207,9 @@ def test_forks_of_a_trunk_are_the_runs_themselves(session, spec, tmp_path):
         assert forked.params_digest == straight.params_digest
         assert forked.evaluation == straight.evaluation
         assert (forked.curve_steps, forked.curve_losses) == (
-            straight.curve_steps, straight.curve_losses
-        )  # fmt: skip
+            straight.curve_steps,
+            straight.curve_losses,
+        )
         assert forked.updates == one.steps - one.shared_steps < straight.updates == one.steps
     assert updates == one.shared_steps  # the trunk was trained once
 
@@ -231,8 +232,9 @@ def test_a_trunk_continues_where_it_was_stopped(session, spec, tmp_path):
 
 
 def test_curves_of_a_trunk_begin_alike(session, spec, tmp_path):
-    short, long = (run(session, one, tmp_path / str(one.steps), Hooks())
-                   for one in lengths(spec, 20, 48))  # fmt: skip
+    short, long = (
+        run(session, one, tmp_path / str(one.steps), Hooks()) for one in lengths(spec, 20, 48)
+    )
     shared = [step for step in short.curve_steps if step <= 12]
     assert shared and set(shared) <= set(long.curve_steps)
     for step in shared:

@@ -26,9 +26,18 @@ PLAIN = OptimConfig(
 def shape(width: int) -> ModelConfig:
     """Four heads at every width, so that heads grow too."""
     return ModelConfig(
-        depth=2, layers="scan", width=width, num_heads=4, seq_len=16, vocab_size=32,
-        positions="rotary", norm="rmsnorm", mlp="relu", use_bias=False, init_scale=0.1,
-    )  # fmt: skip
+        depth=2,
+        layers="scan",
+        width=width,
+        num_heads=4,
+        seq_len=16,
+        vocab_size=32,
+        positions="rotary",
+        norm="rmsnorm",
+        mlp="relu",
+        use_bias=False,
+        init_scale=0.1,
+    )
 
 
 def moved(width: int, transfer: str) -> dict[str, float]:
