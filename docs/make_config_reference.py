@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gptjax import build
+from gptjax.fields import sections
 
 PAGE = Path(__file__).with_name("config.md")
 HEAD = """\
@@ -32,17 +33,21 @@ LIMITS = (("minimum", "≥"), ("above", ">"), ("maximum", "≤"), ("below", "<")
 def render() -> str:
     """The whole page."""
     parts = [HEAD, _section("", build.General)]
-    parts += [_section(name, cls) for name, cls in build.SECTIONS.items()]
+    for name, cls in build.SECTIONS.items():
+        parts.append(_section(name, cls))
+        parts += [_section(f"{name}.{inner}", one) for inner, one in sections(cls).items()]
     return "\n".join(parts)
 
 
 def _section(name: str, cls: type) -> str:
     title = f"`config.{name}`" if name else "Top level"
+    depth = "#" * (2 + name.count("."))
     intro = (cls.__doc__ or "").strip().splitlines()[0]
     hints = typing.get_type_hints(cls)
-    rows = [_row(name, field, hints[field.name]) for field in dataclasses.fields(cls)]
-    head = ["| key | default | type | allowed | |", "|---|---|---|---|---|"]
-    return "\n".join([f"## {title}", "", intro, "", *head, *rows, ""])
+    own = [field for field in dataclasses.fields(cls) if not field.metadata.get("section")]
+    rows = [_row(name, field, hints[field.name]) for field in own]
+    head = ["| key | default | type | allowed | |", "|---|---|---|---|---|"] if rows else []
+    return "\n".join([f"{depth} {title}", "", intro, "", *head, *rows, ""])
 
 
 def _row(section: str, field: dataclasses.Field, hint: Any) -> str:

@@ -1,8 +1,9 @@
 """Config dataclasses as the single source of truth: default, type, limits and documentation.
 
-Each room declares its section as a frozen dataclass whose fields are made with `setting`. From
-those, `gptjax.build` makes the ConfigDict that a user overrides, checks what comes back, and
-generates the config reference of the docs.
+Each room declares its section as a frozen dataclass whose fields are made with `setting`; settings
+that belong to one choice are a dataclass of their own beside that choice, and lie in the section as
+a field made with `section`, to any depth. From those, `gptjax.build` makes the ConfigDict that a
+user overrides, checks what comes back, and generates the config reference of the docs.
 """
 
 import ast
@@ -26,6 +27,7 @@ def setting(
     maximum: float | None = None,
     above: float | None = None,
     below: float | None = None,
+    was: str = "",
 ) -> Any:
     """A dataclass field with its documentation and limits.
 
@@ -35,16 +37,130 @@ def setting(
       choices: the allowed values, where they are few.
       minimum, maximum: inclusive limits (applied to every element of a tuple).
       above, below: exclusive limits.
+      was: its key in the top section before it was moved or renamed. That spelling is refused with
+        the new one named, read from saved folders, and kept in identities.
     """
-    metadata = {
+    metadata: dict[str, Any] = {
         "doc": doc,
         "choices": choices,
         "minimum": minimum,
         "maximum": maximum,
         "above": above,
         "below": below,
+        "was": was,
     }
+    if was:
+        metadata["identity"] = was
     return dataclasses.field(default=default, metadata=metadata)
+
+
+def section(cls: type, doc: str) -> Any:
+    """A dataclass field that holds the settings of `cls`, with their defaults.
+
+    It adds nothing to the keys by which identities know them.
+    """
+    return dataclasses.field(default=cls(), metadata={"doc": doc, "section": True, "identity": ""})
+
+
+@dataclasses.dataclass(frozen=True)
+class Leaf:
+    """One setting of a dataclass or of the sections inside it.
+
+    Attributes:
+      key: its dotted name from the dataclass on.
+      field: where it is declared.
+      hint: its annotated type.
+    """
+
+    key: str
+    field: dataclasses.Field
+    hint: Any
+
+
+def leaves(cls: type) -> tuple[Leaf, ...]:
+    """Every setting of `cls`, those of its sections in their place."""
+    hints, found = typing.get_type_hints(cls), []
+    for field in dataclasses.fields(cls):
+        if not field.metadata.get("section"):
+            found.append(Leaf(field.name, field, hints[field.name]))
+            continue
+        inside = leaves(hints[field.name])
+        found += [Leaf(f"{field.name}.{leaf.key}", leaf.field, leaf.hint) for leaf in inside]
+    return tuple(found)
+
+
+def sections(cls: type) -> dict[str, type]:
+    """The dataclasses of the sections inside `cls` by their dotted names, outer ones first."""
+    hints, found = typing.get_type_hints(cls), {}
+    for field in dataclasses.fields(cls):
+        if field.metadata.get("section"):
+            inner = hints[field.name]
+            found[field.name] = inner
+            found |= {f"{field.name}.{name}": one for name, one in sections(inner).items()}
+    return found
+
+
+def former(cls: type) -> dict[str, str]:
+    """The dotted key of every setting that had another one, by that one."""
+    found = {leaf.field.metadata.get("was"): leaf.key for leaf in leaves(cls)}
+    return {old: new for old, new in found.items() if old}
+
+
+def flat(value: Any) -> dict[str, Any]:
+    """The settings of a dataclass by their dotted keys."""
+    return {leaf.key: operator.attrgetter(leaf.key)(value) for leaf in leaves(type(value))}
+
+
+def nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Mappings in mappings from dotted keys.
+
+    >>> nested({"depth": 2, "rope.base": 1e4, "rope.layout": "half"})
+    {'depth': 2, 'rope': {'base': 10000.0, 'layout': 'half'}}
+    """
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        *outer, last = key.split(".")
+        target = found
+        for name in outer:
+            target = target.setdefault(name, {})
+        target[last] = value
+    return found
+
+
+def flattened(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """The inverse of `nested`."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            found |= flattened(value, f"{before}{name}.")
+        else:
+            found[f"{before}{name}"] = value
+    return found
+
+
+def replaced(value: Any, changes: Mapping[str, Any]) -> Any:
+    """A dataclass with the settings at these dotted keys changed.
+
+    Raises:
+      TypeError: for a key that it does not have.
+    """
+    own: dict[str, Any] = {}
+    inside: dict[str, dict[str, Any]] = {}
+    for key, new in changes.items():
+        name, _, rest = key.partition(".")
+        if rest:
+            inside.setdefault(name, {})[rest] = new
+        else:
+            own[name] = new
+    for name, some in inside.items():
+        own[name] = replaced(own.get(name, getattr(value, name)), some)
+    return dataclasses.replace(value, **own)
+
+
+def upgraded(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """A mapping that an earlier version wrote for `cls`, with every setting at its place of now."""
+    moved = former(cls)
+    return nested({moved.get(key, key): value for key, value in flattened(values).items()})
 
 
 def make(cls: type, values: Mapping[str, Any], section: str) -> Any:
@@ -56,15 +172,43 @@ def make(cls: type, values: Mapping[str, Any], section: str) -> Any:
     fields = {field.name: field for field in dataclasses.fields(cls)}
     for name in values:
         if name not in fields:
-            raise UserError(f"{section}.{name} is not a setting; {nearest(name, fields)}")
+            raise UserError(f"{section}.{name} is not a setting; {advice(name, cls, section)}")
     hints = typing.get_type_hints(cls)
     checked = {}
     for name, value in values.items():
         path = f"{section}.{name}"
+        if fields[name].metadata.get("section"):
+            checked[name] = _make_inside(hints[name], value, path)
+            continue
         converted = _convert(path, hints[name], value)
         _check_limits(path, converted, fields[name].metadata)
         checked[name] = converted
     return cls(**checked)
+
+
+def _make_inside(cls: type, value: Any, path: str) -> Any:
+    if isinstance(value, cls):
+        return value
+    if not isinstance(value, Mapping):
+        raise UserError(f"{path}={value!r} is a section; set {path}.<key>")
+    return make(cls, value, path)
+
+
+def advice(key: str, cls: type, section: str) -> str:
+    """What to write in place of `section.key`, which is no setting of `cls`."""
+    moved = former(cls)
+    if key in moved:
+        return f"it is {section}.{moved[key]} now"
+    outer, _, _ = key.rpartition(".")
+    inside = sections(cls)
+    if outer in inside:
+        near = nearest(key.rpartition(".")[2], [f.name for f in dataclasses.fields(inside[outer])])
+    else:
+        near = nearest(key, [leaf.key for leaf in leaves(cls)])
+    if near.startswith("choose"):
+        same = [leaf.key for leaf in leaves(cls) if leaf.key.endswith(f".{key}")]
+        return f"did you mean {section}.{same[0]}?" if same else near
+    return near
 
 
 def from_text(path: str, hint: Any, text: str) -> Any:

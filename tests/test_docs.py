@@ -37,7 +37,7 @@ def test_config_reference_has_every_setting():
 @each
 def test_flags_are_settings(page):
     text = page.read_text(encoding="utf-8")
-    flags = re.findall(r"--config\.([a-z_0-9]+(?:\.[a-z_0-9]+)?)", text)
+    flags = re.findall(r"--config\.([a-z_0-9]+(?:\.[a-z_0-9]+)*)", text)
     assert [name for name in flags if name not in setting_types()] == []
 
 
@@ -46,7 +46,7 @@ def test_named_settings_exist(page):
     """`section.key` in backticks, and in the sentences of the reference."""
     text = page.read_text(encoding="utf-8")
     sections = {name.partition(".")[0] for name in setting_types() if "." in name}
-    key = rf"((?:{'|'.join(sections)})\.[a-z_0-9]+)"
+    key = rf"((?:{'|'.join(sections)})(?:\.[a-z_0-9]+)+)"
     pattern = rf"\b{key}" if page.name == "config.md" else rf"`{key}[`=]"
     files = {f"{section}.{end}" for section in sections for end in ("py", "html")}
     named = set(re.findall(pattern, text)) - files

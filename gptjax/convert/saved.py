@@ -9,7 +9,7 @@ from typing import Any
 from gptjax.convert.kinds import KINDS, kind_of
 from gptjax.convert.layouts import shapes_of
 from gptjax.errors import UserError
-from gptjax.fields import make
+from gptjax.fields import make, upgraded
 from gptjax.files import read_json, write_json
 
 CONFIG, PARAMS = "model.json", "params"
@@ -54,6 +54,6 @@ def _config(cls: type, fields: Mapping[str, Any], section: str) -> Any:
     parts = {
         name: _config(hint, fields[name], f"{section}.{name}")
         for name, hint in typing.get_type_hints(cls).items()
-        if dataclasses.is_dataclass(hint) and isinstance(hint, type)
+        if dataclasses.is_dataclass(hint) and isinstance(hint, type) and name in fields
     }
-    return make(cls, {**fields, **parts}, section)
+    return make(cls, upgraded(cls, {**fields, **parts}), section)

@@ -1,7 +1,8 @@
 """From an experiment file and overrides to a plain mapping of settings."""
 
-import dataclasses
+import copy
 import importlib.util
+import re
 import traceback
 from collections.abc import Iterable, Mapping
 from importlib.machinery import SourceFileLoader
@@ -12,7 +13,7 @@ from ml_collections import ConfigDict
 
 from gptjax import build
 from gptjax.errors import UserError, nearest
-from gptjax.fields import from_text
+from gptjax.fields import advice, former, from_text, leaves, sections
 
 KNOWN = "experiments"
 
@@ -59,7 +60,7 @@ def override(
       UserError: for a key that is not a setting or a text that is not of its type.
     """
     types = setting_types()
-    values = {k: dict(v) if isinstance(v, Mapping) else v for k, v in config.items()}
+    values = copy.deepcopy(dict(config))
     grown: dict[str, tuple] = {}
     for name, text in overrides:
         if name not in types:
@@ -69,8 +70,10 @@ def override(
         value = from_text(_shown(name), types[name], "true" if text is None else text)
         if isinstance(value, tuple):
             value = grown[name] = grown.get(name, ()) + value
-        section, _, key = name.rpartition(".")
-        target = values.setdefault(section, {}) if section else values
+        *outer, key = name.split(".")
+        target = values
+        for section in outer:
+            target = target.setdefault(section, {})
         target[key] = value
     return values
 
@@ -79,8 +82,7 @@ def setting_types() -> dict[str, Any]:
     """The annotated type of every dotted key."""
     types = dict(get_type_hints(build.General))
     for section, cls in build.SECTIONS.items():
-        hints = get_type_hints(cls)
-        types |= {f"{section}.{f.name}": hints[f.name] for f in dataclasses.fields(cls)}
+        types |= {f"{section}.{leaf.key}": leaf.hint for leaf in leaves(cls)}
     return types
 
 
@@ -91,20 +93,24 @@ def _shown(name: str) -> str:
 
 def _unknown(name: str, known: Mapping[str, Any]) -> str:
     section, _, key = name.partition(".")
-    if name in build.SECTIONS:
+    known_sections = [*build.SECTIONS]
+    for top, cls in build.SECTIONS.items():
+        known_sections += [f"{top}.{inner}" for inner in sections(cls)]
+    if name in known_sections:
         return f"config.{name} is a section; set config.{name}.<key>, for example " + next(
             f"--config.{path}=VALUE" for path in known if path.startswith(f"{name}.")
         )
+    if section in build.SECTIONS and key in former(build.SECTIONS[section]):
+        return f"config.{name} is not a setting; {advice(key, build.SECTIONS[section], section)}"
     same_key = [path for path in known if path.rpartition(".")[2] == (key or section)]
     if same_key:
         return f"config.{name} is not a setting; did you mean config.{same_key[0]}?"
     if section in build.SECTIONS:
-        keys = [path.partition(".")[2] for path in known if path.startswith(f"{section}.")]
-        return f"config.{name} is not a setting; {nearest(key, keys)}"
-    hint = nearest(name, known)
-    if not hint.startswith("did"):
-        hint = nearest(section, [*build.SECTIONS, *(path for path in known if "." not in path)])
-    return f"config.{name} is not a setting; {hint}"
+        return f"config.{name} is not a setting; {advice(key, build.SECTIONS[section], section)}"
+    near = nearest(name, known)
+    if not near.startswith("did"):
+        near = nearest(section, [*build.SECTIONS, *(path for path in known if "." not in path)])
+    return f"config.{name} is not a setting; {near}"
 
 
 def _what_is_there(path: Path) -> str:
@@ -144,6 +150,17 @@ def _failed(path: Path, error: Exception) -> UserError:
     lines = [frame.lineno for frame in frames if Path(frame.filename) == path]
     place = f" line {lines[-1]}" if lines else ""
     message = " ".join(str(error.args[0] if error.args else error).split())
+    if isinstance(error, AttributeError | KeyError):
+        message += _moved(message)
     return UserError(
         f"--config={path}{place} raised {type(error).__name__} ({message}); correct the file"
     )
+
+
+def _moved(message: str) -> str:
+    """Where the setting is now whose old key a ConfigDict did not find."""
+    for section, cls in build.SECTIONS.items():
+        for old, new in former(cls).items():
+            if re.search(rf"[\"']{old}[\"']", message):
+                return f"; it is config.{section}.{new} now"
+    return ""

@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from gptjax.build import Setup, make_setup, to_mapping
+from gptjax.build import SECTIONS, Setup, make_setup, to_mapping
 from gptjax.errors import UserError
+from gptjax.fields import flattened, upgraded
 from gptjax.files import finite, read_json, write_json
 
 EXECUTION_ONLY = {
@@ -63,10 +64,11 @@ def check_same(setup: Setup, folder: Path) -> None:
         raise UserError(f"{folder / 'config.json'} is not a config; choose another --workdir")
     asked = finite(to_mapping(setup))
     for section in SCIENCE:
-        for name, value in asked[section].items():
+        before = flattened(upgraded(SECTIONS[section], found.get(section, {})))
+        for name, value in flattened(asked[section]).items():
             if name in EXECUTION_ONLY.get(section, ()):
                 continue
-            made_with = found.get(section, {}).get(name)
+            made_with = before.get(name)
             if made_with != value:
                 raise UserError(
                     f"--workdir={folder} was made with {section}.{name}={_words(made_with)}, not "
@@ -85,7 +87,8 @@ def saved_setup(folder: Path) -> Setup:
     found = read_json(folder / "config.json")
     if not isinstance(found, dict):
         raise UserError(f"{folder / 'config.json'} is not a config; choose another --workdir")
-    return make_setup(found)
+    old = {name: value for name, value in found.items() if name in SECTIONS}
+    return make_setup({**found, **{name: upgraded(SECTIONS[name], old[name]) for name in old}})
 
 
 def _words(value: Any) -> str:

@@ -1,10 +1,12 @@
 """Command lines that are right: every way to write a value gives the value."""
 
+import operator
 from pathlib import Path
 
 import pytest
 
 from gptjax import build
+from gptjax.fields import flattened
 from gptjax.jobs.experiment import load, override, setting_types
 from gptjax.main import Command, main, parse
 
@@ -40,8 +42,7 @@ def setup_of(*flags):
 
 
 def value_of(setup, path):
-    section, _, key = path.rpartition(".")
-    return getattr(getattr(setup, section or "general"), key)
+    return operator.attrgetter(path if "." in path else f"general.{path}")(setup)
 
 
 @pytest.mark.parametrize("text", VALUES)
@@ -80,7 +81,7 @@ def test_nothing_else_changes():
 def test_every_setting_has_a_type():
     config = build.default_config().to_dict()
     paths = [name for name in config if name not in build.SECTIONS]
-    paths += [f"{name}.{key}" for name in build.SECTIONS for key in config[name]]
+    paths += [f"{name}.{key}" for name in build.SECTIONS for key in flattened(config[name])]
     assert sorted(setting_types()) == sorted(paths)
 
 
