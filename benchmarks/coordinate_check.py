@@ -16,8 +16,8 @@ import numpy as np
 from gptjax.models import ModelConfig
 from gptjax.optim import OptimConfig
 from gptjax.train import RunSpec, init_state, make_hyper, make_train_step, transfer_width
+from gptjax.train.mup import coordinate_check
 from gptjax.train.step import make_batch
-from gptjax.train.width import coordinate_check
 
 STEPS = 8
 

@@ -30,14 +30,14 @@ from gptjax.train import (
     RunResult,
     RunSpec,
     Session,
-    growth,
+    batch_warmup,
     make_layout,
     run,
     stop_on_signal,
     transfer_width,
 )
+from gptjax.train.loss_spikes import Rollback
 from gptjax.train.memory import resolve_remat
-from gptjax.train.spikes import Rollback
 from gptjax.train.watchdog import Watchdog
 
 
@@ -103,7 +103,7 @@ def describe_run(setup: Setup, model: ModelConfig, mask_end_of_document: bool) -
         steps=steps,
         mask_end_of_document=mask_end_of_document,
     )
-    growth.check(spec)
+    batch_warmup.check(spec)
     return spec
 
 
@@ -255,7 +255,7 @@ def _headline(spec: RunSpec, corpus: Corpus, platform: str, layout: Layout | Non
     flops = spec.tokens * _flops_per_token(spec)
     attention = kernels.describe(model, segmented=spec.document_attention)
     gradients = f" ({spec.optim.cost:.3g} gradients a step)" if spec.optim.cost > 1.0 else ""
-    updates = growth.updates(spec)
+    updates = batch_warmup.updates(spec)
     more = f" ({updates:,} updates)" if updates > spec.steps else ""
     active = models.count_active_params(model).total
     idle = f", {active:,} of them active" if active < count.total else ""

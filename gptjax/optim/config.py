@@ -4,7 +4,7 @@ import dataclasses
 
 from gptjax.errors import UserError
 from gptjax.fields import setting
-from gptjax.optim.paths import check_expressions, parse_multipliers
+from gptjax.optim.path_rules import check_expressions, parse_multipliers
 
 OPTIMIZERS = ("adamw", "adam8bit", "muon", "lion", "adafactor", "schedule_free", "sgd")
 SCHEDULES = ("cosine", "wsd", "linear", "constant", "inverse_sqrt")

@@ -6,11 +6,11 @@ from typing import Any
 import jax
 import optax
 
-from gptjax.optim.averages import average_weights
+from gptjax.optim.adam8bit import scale_by_adam_8bit
 from gptjax.optim.clipping import clip_by_global_norm
 from gptjax.optim.config import OptimConfig
-from gptjax.optim.eight_bit import scale_by_adam_8bit
-from gptjax.optim.paths import decay_mask, learning_rate_factors, matrix_axes
+from gptjax.optim.ema import average_weights
+from gptjax.optim.path_rules import decay_mask, learning_rate_factors, matrix_axes
 
 Params = Any
 

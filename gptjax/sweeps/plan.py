@@ -13,7 +13,7 @@ from gptjax.optim import OptimConfig
 from gptjax.sweeps import shapes
 from gptjax.sweeps.config import SweepConfig
 from gptjax.sweeps.rules import RULES, Scale, optimum_of_demo
-from gptjax.train import RunSpec, TrainConfig, growth, transfer_width
+from gptjax.train import RunSpec, TrainConfig, batch_warmup, transfer_width
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +125,7 @@ def make_run(
         seed=seed,
         mask_end_of_document=mask_end_of_document,
     )
-    growth.check(run)
+    batch_warmup.check(run)
     return run
 
 

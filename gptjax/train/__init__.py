@@ -4,13 +4,13 @@ from gptjax.train.checkpoint import Checkpointer
 from gptjax.train.config import RunSpec, TrainConfig
 from gptjax.train.evaluate import Evaluation
 from gptjax.train.interrupt import EXIT_RESUMABLE, Interrupted, StopFlag, stop_on_signal
+from gptjax.train.layout import cuts, layout_over, make_layout, state_shardings
 from gptjax.train.loop import Diverged, Fork, Hooks, Progress, RunResult, grow_trunk, run
-from gptjax.train.placement import cuts, layout_over, make_layout, state_shardings
+from gptjax.train.mup import transfer_width
 from gptjax.train.session import Session
 from gptjax.train.stack import Branches, StackHooks, run_stack
 from gptjax.train.state import Hyper, TrainState, init_state, make_hyper
 from gptjax.train.step import Batch, Metrics, make_batch, make_train_step
-from gptjax.train.width import transfer_width
 
 __all__ = [
     "EXIT_RESUMABLE",

@@ -13,13 +13,13 @@ import numpy as np
 from gptjax.files import read_json, write_json
 from gptjax.optim import eval_params, skipped_steps
 from gptjax.parallel import processes
-from gptjax.train import spikes
+from gptjax.train import loss_spikes
 from gptjax.train.checkpoint import Checkpointer
 from gptjax.train.config import RunSpec
 from gptjax.train.evaluate import Evaluation
 from gptjax.train.interrupt import Interrupted
+from gptjax.train.loss_spikes import Rollback, Spiked
 from gptjax.train.session import MAX_STEPS_PER_CALL, Session
-from gptjax.train.spikes import Rollback, Spiked
 from gptjax.train.state import TrainState, make_hyper, read_curve
 
 CALL_SECONDS = 0.5
@@ -227,12 +227,12 @@ class _Run:
         done = int(spike.spikes.count)
         if done == self.spec.rollbacks:
             raise Diverged(f"{spike} after {done} rollback{'s' * (done > 1)}")
-        rollback = spikes.restart(self.spec, spike)
+        rollback = loss_spikes.restart(self.spec, spike)
         fresh = self.session.init(self.spec)
         found = self._timed("checkpoint", lambda: self.checkpoints.go_back(rollback.start, fresh))
         if found is None and rollback.start > 0:
             raise Diverged(f"{spike}, and the state of step {rollback.start} is not there")
-        state = spikes.after(fresh if found is None else found, spike, rollback)
+        state = loss_spikes.after(fresh if found is None else found, spike, rollback)
         self._timed("checkpoint", lambda: self.checkpoints.save(state, wait=True))
         self.history = [entry for entry in self.history if entry[0] <= rollback.start]
         self.hooks.rollback(rollback)
@@ -260,7 +260,7 @@ class _Run:
         skipped = np.asarray(metrics.skipped)[:steps]
         fine = np.isfinite(losses) | (skipped > 0)
         if self.spec.rollbacks:
-            spiked = np.asarray(metrics.extra[spikes.METRIC])[:steps] > 0
+            spiked = np.asarray(metrics.extra[loss_spikes.METRIC])[:steps] > 0
             if np.any(spiked):
                 at = int(np.argmax(spiked))
                 raise Spiked(first + at, float(losses[at]), state.extra["spikes"])
@@ -343,7 +343,7 @@ def make_result(
         updates=updates,
         seconds=seconds,
         noise_scale_tokens=_noise_scale(spec, state),
-        rollbacks=spikes.rollbacks(state),
+        rollbacks=loss_spikes.rollbacks(state),
     )
 
 

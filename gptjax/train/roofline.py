@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from gptjax import models, ops
 from gptjax.parallel import Chip, Layout, MeshConfig, abstract_mesh
 from gptjax.train.config import RunSpec
-from gptjax.train.placement import check_mesh, state_shardings
+from gptjax.train.layout import check_mesh, state_shardings
 from gptjax.train.state import TrainState, init_state
 
 FORWARD_AGAIN = {"none": 0.0, "block": 1.0, "sqrt": 2.0}

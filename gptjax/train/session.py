@@ -17,10 +17,10 @@ from gptjax import data
 from gptjax.data import Corpus
 from gptjax.optim import eval_params
 from gptjax.parallel import Layout, collectives
-from gptjax.train import evaluate, spikes
+from gptjax.train import evaluate, loss_spikes
 from gptjax.train.config import RunSpec, TrainConfig
-from gptjax.train.placement import state_shardings
-from gptjax.train.programs import Programs
+from gptjax.train.layout import state_shardings
+from gptjax.train.program_cache import Programs
 from gptjax.train.state import Hyper, TrainState, init_state, make_hyper
 from gptjax.train.step import Batch, Metrics, make_batch, make_train_step
 from gptjax.train.watchdog import Watchdog
@@ -238,7 +238,7 @@ class Session:
         from gptjax.data.loader import host_loader
 
         corpus, length = self.corpus, spec.model.seq_len
-        start = int(spikes.position(state))
+        start = int(loss_spikes.position(state))
         batches = host_loader(corpus.train, length, spec.seed, start, spec.batch_size)
         layout = self.layout_of(spec)
         step = make_host_step(spec.program, corpus, layout)
@@ -311,7 +311,7 @@ def make_advance(
     ) -> tuple[TrainState, Metrics]:
         def body(i: Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
             state, log = carry
-            batch = batch_at(tokens, hyper, spikes.position(state))
+            batch = batch_at(tokens, hyper, loss_spikes.position(state))
             state, metrics = train_step(state, batch, hyper)
             return state, jax.tree.map(lambda all_, one: all_.at[i].set(one), log, metrics)
 

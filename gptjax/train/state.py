@@ -10,7 +10,7 @@ from jax import Array
 
 from gptjax import models
 from gptjax.optim import make_optimizer
-from gptjax.train import noise, precision
+from gptjax.train import gradient_noise, mixed_precision
 from gptjax.train.config import RunSpec
 
 CURVE_GROWTH = 1.075
@@ -42,8 +42,8 @@ class Spikes:
       seen: steps in it, up to a limit, int32.
       shift: batches left out so far, int32.
       count: rollbacks so far, int32.
-      steps, starts, losses, skipped: of each rollback, as `spikes.Rollback`, one place for each
-        that is allowed.
+      steps, starts, losses, skipped: of each rollback, as `loss_spikes.Rollback`, one place for
+        each that is allowed.
     """
 
     mean: Array
@@ -113,10 +113,10 @@ def init_state(spec: RunSpec, key: Array) -> TrainState:
 
 def _extra(spec: RunSpec) -> dict[str, Any]:
     extra: dict[str, Any] = {}
-    if precision.scales_loss(spec):
-        extra["loss_scale"] = precision.first_scale(spec)
+    if mixed_precision.scales_loss(spec):
+        extra["loss_scale"] = mixed_precision.first_scale(spec)
     if spec.noise_scale:
-        extra["noise"] = noise.no_estimate()
+        extra["noise"] = gradient_noise.no_estimate()
     if spec.rollbacks:
         zero, each = jnp.zeros((), jnp.int32), jnp.zeros((spec.rollbacks,), jnp.int32)
         extra["spikes"] = Spikes(

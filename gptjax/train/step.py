@@ -13,7 +13,14 @@ from jax import Array
 from gptjax import models, ops
 from gptjax.optim import ascend, global_norm, learning_rate, make_optimizer, was_skipped
 from gptjax.parallel import Layout
-from gptjax.train import growth, noise, pipelined, precision, routing, spikes
+from gptjax.train import (
+    batch_warmup,
+    gradient_noise,
+    loss_spikes,
+    mixed_precision,
+    pipeline_gradient,
+    routers,
+)
 from gptjax.train.config import RunSpec
 from gptjax.train.state import Hyper, TrainState, add_to_curve
 
@@ -62,13 +69,13 @@ class Metrics:
 def extra_metrics(spec: RunSpec) -> tuple[str, ...]:
     """Names of the metrics that the options of a spec add."""
     names: tuple[str, ...] = ()
-    if precision.scales_loss(spec):
+    if mixed_precision.scales_loss(spec):
         names += ("optim/loss_scale", "optim/overflows")
     if spec.noise_scale:
         names += ("optim/noise_trace", "optim/noise_square", "optim/noise_scale_tokens")
     if spec.rollbacks:
-        names += (spikes.METRIC,)
-    return names + routing.metric_names(spec.model)
+        names += (loss_spikes.METRIC,)
+    return names + routers.metric_names(spec.model)
 
 
 def make_batch(spec: RunSpec, inputs_BT: Array, targets_BT: Array, end_of_document: int) -> Batch:
@@ -199,13 +206,13 @@ def make_train_step(
     """
     stages = [
         _updates(stage, spec.batch_size // stage.batch_size, end_of_document, layout)
-        for stage in growth.stages(spec)
+        for stage in batch_warmup.stages(spec)
     ]
-    ends = growth.ends(spec)
+    ends = batch_warmup.ends(spec)
 
     def train_step(state: TrainState, batch: Batch, hyper: Hyper) -> tuple[TrainState, Metrics]:
         if spec.model.router_noise:
-            seeds_B = routing.noise_seeds(hyper.seed, state.step, spec.batch_size)
+            seeds_B = routers.noise_seeds(hyper.seed, state.step, spec.batch_size)
             batch = dataclasses.replace(batch, seeds_B=seeds_B)
         if len(stages) == 1:
             state, metrics = stages[0](state, batch, hyper)
@@ -215,9 +222,9 @@ def make_train_step(
         curve = add_to_curve(state.curve, state.step, metrics.loss)
         extra = state.extra
         if spec.rollbacks:
-            known, bad = spikes.observe(spec, extra["spikes"], metrics.loss, metrics.skipped)
+            known, bad = loss_spikes.observe(spec, extra["spikes"], metrics.loss, metrics.skipped)
             extra = {**extra, "spikes": known}
-            metrics = dataclasses.replace(metrics, extra={**metrics.extra, spikes.METRIC: bad})
+            metrics = dataclasses.replace(metrics, extra={**metrics.extra, loss_spikes.METRIC: bad})
         return dataclasses.replace(state, step=state.step + 1, curve=curve, extra=extra), metrics
 
     return train_step
@@ -255,7 +262,9 @@ def split_batch(x: Array, parts: int) -> Array:
 _Report = tuple[Array, models.Routing | None]
 """Mean nats of a batch, and what its routers did."""
 
-Gradient = Callable[[Params, Batch, precision.LossScale | None], tuple[_Report, Params, Array]]
+Gradient = Callable[
+    [Params, Batch, mixed_precision.LossScale | None], tuple[_Report, Params, Array]
+]
 
 
 def _make_gradient(spec: RunSpec, end_of_document: int, layout: Layout | None) -> Gradient:
@@ -270,7 +279,7 @@ def _make_gradient(spec: RunSpec, end_of_document: int, layout: Layout | None) -
         return training_losses(spec, params, batch, end_of_document, shift_BTD)
 
     def gradient(
-        params: Params, batch: Batch, scale: precision.LossScale | None
+        params: Params, batch: Batch, scale: mixed_precision.LossScale | None
     ) -> tuple[_Report, Params, Array]:
         share = 1.0 / jnp.maximum(jnp.sum(batch.mask_BT), 1.0)
         # The factor goes in with the loss: on the gradient it would be a pass over all parameters,
@@ -279,7 +288,7 @@ def _make_gradient(spec: RunSpec, end_of_document: int, layout: Layout | None) -
 
         if layout is not None and layout.stages > 1:
             segments_BT = segments(spec, batch.inputs_BT, end_of_document)
-            loss, grads = pipelined.gradient(
+            loss, grads = pipeline_gradient.gradient(
                 spec, layout, params, ordered(batch), segments_BT, weight
             )
             return (loss, None), grads, jnp.zeros(())
@@ -314,10 +323,10 @@ def _make_update(
         state: TrainState, batch: Batch, hyper: Hyper, part: tuple[Array, int] | None
     ) -> tuple[TrainState, Metrics]:
         scale = state.extra.get("loss_scale")
-        wide = precision.widen(spec, state.params)
+        wide = mixed_precision.widen(spec, state.params)
         (loss, routed), grads, squares = gradient(wide, batch, scale)
         extra, log = _noise(spec, state.extra, squares, grads)
-        log |= routing.metrics(spec.model, routed)
+        log |= routers.metrics(spec.model, routed)
         if spec.optim.sam_rho > 0.0:
             grads = gradient(ascend(spec.optim, wide, grads), batch, scale)[1]
         if layout is not None:
@@ -327,11 +336,13 @@ def _make_update(
         updates, opt_state = optimizer.update(
             grads, state.opt_state, wide, learning_rate=rate, weight_decay=hyper.decay
         )
-        key = precision.rounding_key(hyper.seed, state.step, None if part is None else part[0])
-        params = precision.narrow(spec, optax.apply_updates(wide, updates), key)
+        key = mixed_precision.rounding_key(
+            hyper.seed, state.step, None if part is None else part[0]
+        )
+        params = mixed_precision.narrow(spec, optax.apply_updates(wide, updates), key)
         skipped = was_skipped(spec.optim, opt_state).astype(jnp.float32)
         if scale is not None:
-            (params, opt_state), overflowed, scale = precision.guard(
+            (params, opt_state), overflowed, scale = mixed_precision.guard(
                 spec, scale, grads, loss, (params, opt_state), (state.params, state.opt_state)
             )
             skipped = jnp.maximum(skipped, overflowed)
@@ -351,8 +362,8 @@ def _noise(
     if not (spec.noise_scale and spec.micro_batches > 1):
         return extra, {}
     big, size = jnp.square(global_norm(grads)), spec.batch_size
-    new = noise.estimate(squares, big, size / spec.micro_batches, size)
-    past = noise.remember(extra["noise"], new)
+    new = gradient_noise.estimate(squares, big, size / spec.micro_batches, size)
+    past = gradient_noise.remember(extra["noise"], new)
     metrics = {
         "optim/noise_trace": new.trace,
         "optim/noise_square": new.square,

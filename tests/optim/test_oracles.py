@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from gptjax.optim import OptimConfig, ascend, eval_params, make_optimizer
-from gptjax.optim.paths import matrix_axes
+from gptjax.optim.path_rules import matrix_axes
 
 PLAIN = {"weight_decay": 0.0, "clip_norm": 0.0}
 

@@ -13,7 +13,7 @@ from gptjax.models import ModelConfig
 from gptjax.optim import OptimConfig
 from gptjax.parallel import MeshConfig, check_cuts, resolve
 from gptjax.train import RunSpec, layout_over, make_layout
-from gptjax.train.placement import cuts
+from gptjax.train.layout import cuts
 
 FOLDER = Path(__file__).parent
 

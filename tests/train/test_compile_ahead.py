@@ -6,7 +6,7 @@ import time
 import pytest
 
 from gptjax.train import Hooks, Session, StackHooks, TrainConfig, run, run_stack
-from gptjax.train.programs import Programs
+from gptjax.train.program_cache import Programs
 
 
 def test_a_run_finds_everything_that_it_needs_and_gives_the_same_bits(corpus, spec, tmp_path):

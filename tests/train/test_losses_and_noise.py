@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gptjax.errors import UserError
-from gptjax.train import Hooks, init_state, make_hyper, make_train_step, memory, noise, run
+from gptjax.train import Hooks, gradient_noise, init_state, make_hyper, make_train_step, memory, run
 from gptjax.train.step import make_batch
 
 
@@ -50,7 +50,7 @@ def test_noise_estimates_are_unbiased_on_a_known_problem():
     micro = examples.mean(axis=2)
     small = np.mean(np.sum(micro**2, axis=-1), axis=1)
     big = np.sum(micro.mean(axis=1) ** 2, axis=-1)
-    found = noise.estimate(jnp.asarray(small), jnp.asarray(big), batch / parts, batch)
+    found = gradient_noise.estimate(jnp.asarray(small), jnp.asarray(big), batch / parts, batch)
     for values, truth in ((found.square, np.sum(g**2)), (found.trace, np.sum(s**2))):
         error = np.std(values) / np.sqrt(draws)
         assert abs(float(np.mean(values)) - truth) < 4 * error
@@ -69,7 +69,7 @@ def test_noise_of_a_step_is_that_of_its_micro_batches_gradients(spec, corpus):
         _, one = jax.jit(make_train_step(single, 0))(state, batch, make_hyper(single))
         squares.append(float(one.grad_norm) ** 2)
     big = float(metrics.grad_norm) ** 2
-    expected = noise.estimate(jnp.float32(np.mean(squares)), jnp.float32(big), 1, 4)
+    expected = gradient_noise.estimate(jnp.float32(np.mean(squares)), jnp.float32(big), 1, 4)
     trace, square = (float(metrics.extra[f"optim/noise_{n}"]) for n in ("trace", "square"))
     assert trace == pytest.approx(float(expected.trace), rel=1e-3)
     assert square == pytest.approx(float(expected.square), rel=1e-3)

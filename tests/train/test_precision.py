@@ -10,7 +10,7 @@ import pytest
 
 from gptjax import ops
 from gptjax.train import Hooks, Interrupted, init_state, make_hyper, make_train_step, run
-from gptjax.train.precision import LossScale, next_scale
+from gptjax.train.mixed_precision import LossScale, next_scale
 from gptjax.train.step import make_batch, token_losses
 
 PATTERN = [1, 1, 1, 0, 1, 1, 1, 1, 1, 1, 0, 0, 1, 1, 1]  # 1: every gradient was finite

@@ -15,7 +15,7 @@ from gptjax import build, data
 from gptjax.jobs import experiment
 from gptjax.jobs.train import make_spec
 from gptjax.main import main
-from gptjax.train import Hooks, Session, run, spikes
+from gptjax.train import Hooks, Session, loss_spikes, run
 
 REPO = Path(__file__).parents[2]
 EVERY, SKIP, STEPS = 10, 5, 80
@@ -118,14 +118,14 @@ def test_a_second_spike_leaves_out_more(place):
     spec = make_spec(setup, session.corpus)
     state = session.init(spec)
     for step, loss in ((25, 3.0), (47, 4.0)):
-        spike = spikes.Spiked(step, loss, state.extra["spikes"])
-        state = spikes.after(state, spike, spikes.restart(spec, spike))
+        spike = loss_spikes.Spiked(step, loss, state.extra["spikes"])
+        state = loss_spikes.after(state, spike, loss_spikes.restart(spec, spike))
     first, second = (25 - 10 + 1 + SKIP), (47 - 30 + 1 + SKIP)
-    assert spikes.rollbacks(state) == (
-        spikes.Rollback(25, 3.0, 10, first),
-        spikes.Rollback(47, 4.0, 30, second),
+    assert loss_spikes.rollbacks(state) == (
+        loss_spikes.Rollback(25, 3.0, 10, first),
+        loss_spikes.Rollback(47, 4.0, 30, second),
     )
-    assert int(spikes.position(state)) == int(state.step) + first + second
+    assert int(loss_spikes.position(state)) == int(state.step) + first + second
 
 
 @pytest.mark.parametrize(
@@ -141,9 +141,9 @@ def test_a_second_spike_leaves_out_more(place):
 )
 def test_what_counts_as_a_spike(seen, loss, skipped, bad):
     zero = np.zeros(0)
-    known = spikes.Spikes(np.float32(2.0), np.int32(seen), *(np.int32(0),) * 2, *(zero,) * 4)
+    known = loss_spikes.Spikes(np.float32(2.0), np.int32(seen), *(np.int32(0),) * 2, *(zero,) * 4)
     spec = SimpleNamespace(spike_nats=0.7)
-    new, found = spikes.observe(spec, known, np.float32(loss), np.int32(skipped))
+    new, found = loss_spikes.observe(spec, known, np.float32(loss), np.int32(skipped))
     assert float(found) == bad
     moved = (loss - 2) / (seen + 1) if np.isfinite(loss) else 0.0
     assert float(new.mean) == pytest.approx(2 + moved, rel=1e-6)

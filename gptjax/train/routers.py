@@ -1,4 +1,4 @@
-"""Routers in training: the seeds of their noise, and what is logged of them."""
+"""Expert routers in training: the seeds of their noise, and their metrics."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""The gradient noise scale, from gradients of a batch and of its micro-batches.
+"""Gradient noise scale, from the gradients of a batch and of its micro-batches.
 
 McCandlish et al. (2018, arXiv:1812.06162), appendix A.1: with |G|² the squared norm of the true
 gradient and tr Σ the summed variance of one sequence's gradient, a mean over B sequences has the

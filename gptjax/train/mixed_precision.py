@@ -1,4 +1,4 @@
-"""Numbers of 16 bits: the dynamic scale of float16 losses, and parameters rounded at random."""
+"""Mixed precision: dynamic loss scaling for float16, stochastic rounding of bfloat16 parameters."""
 
 import dataclasses
 from typing import Any

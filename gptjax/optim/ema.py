@@ -1,4 +1,4 @@
-"""Averages of the weights, and the parameters at which a run is evaluated."""
+"""Exponential moving average (EMA) of the weights, and the parameters that are evaluated."""
 
 import math
 from typing import Any, NamedTuple

@@ -10,7 +10,7 @@ import pytest
 from gptjax import models
 from gptjax.ops.quantization import dynamic_tree
 from gptjax.optim import OptimConfig, make_optimizer
-from gptjax.optim.eight_bit import Moment
+from gptjax.optim.adam8bit import Moment
 
 CONFIG = OptimConfig(name="adam8bit", weight_decay=0.0, clip_norm=0.0)
 NAMES = ("first", "second")

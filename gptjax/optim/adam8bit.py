@@ -1,4 +1,4 @@
-"""Adam whose two moments are kept in 8 bits each (Dettmers et al. 2022, arXiv:2110.02861)."""
+"""8-bit Adam: both moments are stored in one byte each (Dettmers et al. 2022, arXiv:2110.02861)."""
 
 import math
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ import optax
 from jax import Array
 
 from gptjax.ops.quantization import BLOCK, dequantize_blocks, quantize_blocks, zero_code
-from gptjax.optim.paths import map_paths, matches
+from gptjax.optim.path_rules import map_paths, matches
 
 Params = Any
 

@@ -1,4 +1,4 @@
-"""Width transfer: settings found at one width, carried to another (muP).
+"""Maximal update parametrisation (muP): settings tuned at one width hold at every other.
 
 Yang et al. 2022 (arXiv:2203.03466), table 8, for Adam: with m = width / base width,
 

@@ -1,4 +1,4 @@
-"""Rules by regular expression over parameter paths such as `blocks/attention/query`."""
+"""Path rules: regular expressions over parameter paths such as `blocks/attention/query`."""
 
 import math
 import re

@@ -1,4 +1,4 @@
-"""Sharpness-aware minimisation: where the second gradient is taken."""
+"""Sharpness-aware minimisation (SAM): the point where the second gradient is taken."""
 
 from typing import Any
 

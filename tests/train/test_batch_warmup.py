@@ -15,7 +15,7 @@ from gptjax.train import (
     Interrupted,
     Session,
     TrainConfig,
-    growth,
+    batch_warmup,
     init_state,
     make_hyper,
     make_train_step,
@@ -33,16 +33,16 @@ def growing(spec, **changes):
 
 
 def test_stages_by_hand(spec):
-    """Linear growth from 1/4 reaches 1/2 after a third of the tokens, and 1 after all of them."""
+    """A line from 1/4 reaches 1/2 after a third of the tokens, and 1 after all of them."""
     grown = growing(spec, batch_size=8, micro_batches=4, steps=10)
     grown = dataclasses.replace(grown, batch_warmup_tokens=6 * 8 * spec.model.seq_len)
-    assert growth.ends(grown) == (2, 6)
-    sizes = [(stage.batch_size, stage.micro_batches) for stage in growth.stages(grown)]
+    assert batch_warmup.ends(grown) == (2, 6)
+    sizes = [(stage.batch_size, stage.micro_batches) for stage in batch_warmup.stages(grown)]
     assert sizes == [(2, 1), (4, 2), (8, 4)]
-    assert growth.updates(grown) == 2 * 4 + 4 * 2 + 4 * 1
+    assert batch_warmup.updates(grown) == 2 * 4 + 4 * 2 + 4 * 1
     assert grown.tokens == 10 * 8 * spec.model.seq_len
-    assert growth.updates(dataclasses.replace(grown, steps=3)) == 2 * 4 + 1 * 2
-    assert growth.updates(spec) == spec.steps
+    assert batch_warmup.updates(dataclasses.replace(grown, steps=3)) == 2 * 4 + 1 * 2
+    assert batch_warmup.updates(spec) == spec.steps
 
 
 def test_equals_a_loop_over_smaller_batches(spec, corpus):
@@ -97,7 +97,7 @@ def test_the_optimizer_counts_updates(spec, corpus):
     session = Session(corpus, TrainConfig())
     state, _ = session.advance(grown, session.init(grown), make_hyper(grown), 8)
     counts = [int(leaf) for leaf in jax.tree.leaves(state.opt_state) if leaf.dtype == jnp.int32]
-    assert set(counts) == {growth.updates(grown)} == {2 * 4 + 4 * 2 + 2}
+    assert set(counts) == {batch_warmup.updates(grown)} == {2 * 4 + 4 * 2 + 2}
     assert jax.tree.structure(state.opt_state) == jax.tree.structure(optimizer.init(state.params))
 
 

@@ -1,4 +1,6 @@
-"""Batches that grow while training begins: small ones learn more from a token at first.
+"""Batch-size warm-up: the batch doubles from small to full while training begins.
+
+At first a small batch learns more from each token.
 
 GPT-3 (Brown et al. 2020, arXiv:2005.14165, section 2.3) raises the batch linearly over the first 4
 to 12 billion tokens. Here it doubles from batch_size / 2^k, k = `train.batch_doublings`, and each

@@ -12,10 +12,10 @@ from gptjax import models
 from gptjax.errors import UserError
 from gptjax.models import ModelConfig
 from gptjax.optim import OptimConfig, validate
-from gptjax.optim.paths import learning_rate_factors
+from gptjax.optim.path_rules import learning_rate_factors
 from gptjax.train import RunSpec, init_state, make_hyper, make_train_step, transfer_width
+from gptjax.train.mup import coordinate_check
 from gptjax.train.step import make_batch
-from gptjax.train.width import coordinate_check
 
 BASE = 64
 PLAIN = OptimConfig(

@@ -1,4 +1,4 @@
-"""The gradient of a batch with the layers on the stages of a pipeline."""
+"""Gradient of a batch under pipeline parallelism: each stage of the mesh holds some layers."""
 
 from typing import Any
 

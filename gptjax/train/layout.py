@@ -1,4 +1,4 @@
-"""Where the arrays of a run live when there is more than one device."""
+"""Layout of a run over several devices, and the checks that mesh and model fit each other."""
 
 import dataclasses
 import functools

@@ -1,4 +1,4 @@
-"""Loss spikes: going back and around the batches at which the loss rose.
+"""Rollback after a loss spike: the run returns to an earlier state and skips the batches around it.
 
 PaLM (Chowdhery et al. 2022, arXiv:2204.02311, section 5.1) restarted from a checkpoint some 100
 steps before a spike and skipped 200 to 500 batches, which cover those seen before and during it.

@@ -1,4 +1,4 @@
-"""Compiled programs by what they depend on, each compiled once, also by threads side by side."""
+"""Cache of compiled programs: each is compiled once, also when several threads ask for it."""
 
 import concurrent.futures
 import threading
