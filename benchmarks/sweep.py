@@ -172,7 +172,7 @@ def torch_job(place: Path, corpus: Any, cell: Any, steps: int, seed: int, name: 
     import jax.numpy as jnp
 
     from gptjax.data import num_windows
-    from gptjax.data.order import window_of_numpy
+    from gptjax.data.shuffle import window_of_numpy
     from gptjax.optim.schedules import learning_rate
 
     run, model = cell.run, cell.run.model

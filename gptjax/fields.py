@@ -12,7 +12,7 @@ import math
 import operator
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from gptjax.errors import UserError, nearest
@@ -22,7 +22,7 @@ def setting(
     default: Any,
     doc: str,
     *,
-    choices: tuple[Any, ...] | None = None,
+    choices: Collection[Any] | None = None,
     minimum: float | None = None,
     maximum: float | None = None,
     above: float | None = None,
@@ -34,7 +34,7 @@ def setting(
     Args:
       default: the value used when the user says nothing (tuples for lists).
       doc: one line, with units.
-      choices: the allowed values, where they are few.
+      choices: the allowed values, where they are few; a table that grows later is fine.
       minimum, maximum: inclusive limits (applied to every element of a tuple).
       above, below: exclusive limits.
       was: its key in the top section before it was moved or renamed. That spelling is refused with

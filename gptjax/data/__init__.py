@@ -2,7 +2,7 @@
 
 from gptjax.data.config import DataConfig
 from gptjax.data.corpus import Corpus, load
-from gptjax.data.order import (
+from gptjax.data.shuffle import (
     batch_numpy,
     gather_jax,
     gather_numpy,

@@ -1,18 +1,10 @@
-"""What a user may say about the data: `config.data`."""
+"""The settings of the data: the section `config.data`."""
 
 import dataclasses
 
+from gptjax.data.sources import SOURCES
+from gptjax.data.tokenizers import TOKENIZERS, bpe, sentencepiece, tiktoken
 from gptjax.fields import setting
-
-SOURCES = (
-    "python-stdlib",
-    "text",
-    "jsonl",
-    "tfds",
-    "zipf-facts",
-    "python_stdlib",
-    "zipf_facts",
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +25,7 @@ class DataConfig:
     tokenizer: str = setting(
         "bytes",
         "how text becomes ids; tiktoken: a file of ranks",
-        choices=("bytes", "bpe", "sentencepiece", "tiktoken"),
+        choices=TOKENIZERS,
     )
     tokenizer_path: str = setting(
         "",
@@ -43,10 +35,10 @@ class DataConfig:
     bpe_level: str = setting(
         "bytes",
         "bpe: what is merged: bytes (GPT-2), or characters, rare ones as bytes (Sennrich 2016)",
-        choices=("bytes", "characters"),
+        choices=bpe.LEVELS,
     )
     tiktoken_pattern: str = setting(
-        "cl100k", "tiktoken: how text is cut before merging", choices=("gpt2", "cl100k")
+        "cl100k", "tiktoken: how text is cut before merging", choices=tiktoken.PATTERNS
     )
     vocab_size: int = setting(
         4096, "ids of a trained tokenizer, end of document included", minimum=1, maximum=1 << 24
@@ -55,7 +47,7 @@ class DataConfig:
         1 << 24, "bytes of the train part that a tokenizer is trained on", minimum=1
     )
     sentencepiece_model: str = setting(
-        "bpe", "the SentencePiece model that is trained", choices=("bpe", "unigram")
+        "bpe", "the SentencePiece model that is trained", choices=sentencepiece.MODELS
     )
     heldout_fraction: float = setting(
         0.025, "share of documents held out, by hash of their content", above=0, below=1

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from gptjax.data import cache, files, stdlib, tfds_source, tokenizers, zipf_facts
-from gptjax.data.config import SOURCES, DataConfig
-from gptjax.data.documents import Source, split
-from gptjax.data.normalizer import normalize
-from gptjax.data.store import TokenWriter, content, open_tokens
+from gptjax.data import cache, tokenizers
+from gptjax.data.config import DataConfig
+from gptjax.data.normalize import normalize
+from gptjax.data.sources import SOURCES, Documents, Generated
+from gptjax.data.split import split
+from gptjax.data.token_files import TokenWriter, content, open_tokens
 from gptjax.data.tokenizers import Tokenizer
 from gptjax.errors import UserError, nearest
 
@@ -92,69 +93,51 @@ def load(config: DataConfig, *, seq_len: int) -> Corpus:
     """
     if seq_len < 1:
         raise UserError(f"model.seq_len={seq_len} is no window; give 1 or more")
-    recipe = _generated(config, seq_len) if config.kind == "zipf-facts" else _from_text(config)
+    source = SOURCES.get(config.source)
+    if source is None:
+        raise UserError(
+            f"data.source={config.source!r} is not known; {nearest(config.source, SOURCES)}"
+        )
+    opened = source.open(config, seq_len)
+    recipe = _generated(config, opened) if isinstance(opened, Generated) else _text(config, opened)
     folder, meta = cache.folder(
-        cache.root(config.cache_dir), config.kind, recipe.stamp, recipe.build
+        cache.root(config.cache_dir), source.name, recipe.stamp, recipe.build
     )
     corpus = _open(folder, meta, recipe.reopen(folder), config.mask_end_of_document)
     _check_windows(corpus, recipe.field, seq_len)
     return corpus
 
 
-def _generated(config: DataConfig, seq_len: int) -> _Recipe:
-    zipf_facts.check(config, seq_len)
+def _generated(config: DataConfig, tokens: Generated) -> _Recipe:
     if config.normalize:
         raise UserError(
-            "data.normalize=True is for text, and data.source='zipf-facts' has none; set "
+            f"data.normalize=True is for text, and {tokens.field} has none; set "
             "data.normalize=false"
         )
-    tokenizer = zipf_facts.SymbolTokenizer(config.zipf_base, config.zipf_values)
-
     return _Recipe(
-        stamp={"zipf-facts": zipf_facts.stamp(config)},
-        build=lambda folder: zipf_facts.write(config, folder),
-        reopen=lambda folder: tokenizer,
-        field="data.source='zipf-facts'",
+        stamp=tokens.stamp,
+        build=tokens.write,
+        reopen=lambda folder: tokens.tokenizer,
+        field=tokens.field,
     )
 
 
-def _from_text(config: DataConfig) -> _Recipe:
-    tokenizer = tokenizers.stamp(config)
-    source = _source(config)
-
-    def build(folder: Path) -> dict[str, Any]:
-        return _tokenize(config, source, folder)
-
+def _text(config: DataConfig, documents: Documents) -> _Recipe:
     return _Recipe(
         stamp={
-            "source": source.stamp,
-            "tokenizer": tokenizer,
+            "source": documents.stamp,
+            "tokenizer": tokenizers.stamp(config),
             "heldout_fraction": config.heldout_fraction,
             "deduplicate": config.deduplicate,
             **({"normalize": True} if config.normalize else {}),
         },
-        build=build,
-        reopen=lambda folder: tokenizers.reopen(config.tokenizer, folder, config.tiktoken_pattern),
-        field=source.field,
+        build=lambda folder: _tokenize(config, documents, folder),
+        reopen=lambda folder: tokenizers.reopen(config, folder),
+        field=documents.field,
     )
 
 
-def _source(config: DataConfig) -> Source:
-    match config.kind:
-        case "text":
-            return files.text(config.path, config.document_bytes)
-        case "jsonl":
-            return files.jsonl(config.path, config.text_field)
-        case "tfds":
-            return tfds_source.source(config.name, config.split, config.text_field, config.path)
-        case "python-stdlib":
-            return stdlib.source()
-    raise UserError(
-        f"data.source={config.source!r} is not known; {nearest(config.source, SOURCES)}"
-    )
-
-
-def _tokenize(config: DataConfig, source: Source, folder: Path) -> dict[str, Any]:
+def _tokenize(config: DataConfig, source: Documents, folder: Path) -> dict[str, Any]:
     """Write the tokens of both sides into `folder`; returns the metadata."""
     texts = source.read()
     if config.normalize:

@@ -1,77 +1,15 @@
-"""Documents from files: text and JSONL, plain, gzip (.gz) or zstd (.zst)."""
+"""Files named by a path, a directory or a glob, and their content: plain, gzip or zstd."""
 
 import glob
-import json
 import os
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from gptjax.data.documents import Source
 from gptjax.errors import UserError, nearest
 
 CHUNK = 1 << 20
-JSONL_SUFFIXES = (".jsonl", ".ndjson", ".json")
-FEW_FILES = 64
-PIECES = 512
-PIECE_BYTES = (512, 8192)
-
-
-def text(path: str, document_bytes: int) -> Source:
-    """One document for each file, or for each piece of a file (see `DataConfig.document_bytes`).
-
-    Raises:
-      UserError: where `path` names no file; while reading, for a file that cannot be read, is
-        damaged or is not UTF-8.
-    """
-    files = find(path, "text", ())
-    facts = _facts(files)
-    size = document_bytes or _piece_size([size for _, size, _ in facts])
-
-    def read() -> Iterator[bytes]:
-        for file in files:
-            content = b"".join(chunks(file))
-            _check_utf8(content, f"data.path: {str(file)!r}", 0)
-            yield from pieces(content, size) if size else (content,)
-
-    return Source(
-        stamp={"files": facts, "document_bytes": size},
-        read=read,
-        field=f"data.path={path!r}",
-    )
-
-
-def _piece_size(sizes: list[int]) -> int:
-    """Bytes of a document where few files must give many documents; 0 where files are many."""
-    if len(sizes) >= FEW_FILES:
-        return 0
-    low, high = PIECE_BYTES
-    return min(max(sum(sizes) // PIECES, low), high)
-
-
-def jsonl(path: str, text_field: str) -> Source:
-    """One document for each line: the string in the field `text_field` of its object.
-
-    Raises:
-      UserError: where `path` names no file; while reading, for a file that cannot be read, is
-        damaged or is not UTF-8, and for a line that is no object with a string in that field.
-    """
-    files = find(path, "jsonl", JSONL_SUFFIXES)
-
-    def read() -> Iterator[bytes]:
-        for file in files:
-            offset = 0
-            for number, line in enumerate(_lines(file), 1):
-                if line.strip():
-                    yield _document(line, text_field, f"data.path: {str(file)!r}", number, offset)
-                offset += len(line) + 1
-
-    return Source(
-        stamp={"files": _facts(files), "text_field": text_field},
-        read=read,
-        field=f"data.path={path!r}",
-    )
 
 
 def find(path: str, source: str, suffixes: tuple[str, ...]) -> list[Path]:
@@ -139,7 +77,7 @@ def _missing_hint(path: Path) -> str:
     return f"there is no directory {str(path.parent)!r}"
 
 
-def _facts(files: list[Path]) -> list[Any]:
+def facts(files: list[Path]) -> list[Any]:
     """[name, bytes, time of change in ns] of each file."""
     facts = []
     for file in files:
@@ -208,21 +146,7 @@ def _damaged(file: Path, kind: str, where: str) -> UserError:
     )
 
 
-def _lines(file: Path) -> Iterator[bytes]:
-    """The lines of a file without their line feeds."""
-    rest: list[bytes] = []
-    for chunk in chunks(file):
-        first, *others = chunk.split(b"\n")
-        rest.append(first)
-        for other in others:
-            yield b"".join(rest)
-            rest = [other]
-    last = b"".join(rest)
-    if last:
-        yield last
-
-
-def _check_utf8(content: bytes, where: str, offset: int) -> str:
+def check_utf8(content: bytes, where: str, offset: int) -> str:
     try:
         return content.decode()
     except UnicodeDecodeError as error:
@@ -230,63 +154,3 @@ def _check_utf8(content: bytes, where: str, offset: int) -> str:
             f"{where} is not UTF-8 at byte {offset + error.start} "
             f"(0x{content[error.start]:02x}); convert it, for example with iconv, or leave it out"
         ) from error
-
-
-def _document(line: bytes, text_field: str, where: str, number: int, offset: int) -> bytes:
-    """The text of one JSON line; `offset` is the line's first byte in the file."""
-    _check_utf8(line, where, offset)
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{where} line {number} is not JSON ({error}); mend or drop it") from error
-    if not isinstance(record, dict):
-        raise UserError(
-            f"{where} line {number} is a JSON {type(record).__name__}, not an object; "
-            f'write lines such as {{"{text_field}": "…"}}'
-        )
-    if text_field not in record:
-        raise UserError(
-            f"{where} line {number} has no field data.text_field={text_field!r}; "
-            f"{nearest(text_field, record) if record else 'it is empty'}"
-        )
-    value = record[text_field]
-    if not isinstance(value, str):
-        raise UserError(
-            f"{where} line {number} has a {type(value).__name__} in data.text_field="
-            f"{text_field!r}; name a field that holds a string"
-        )
-    try:
-        return value.encode()
-    except UnicodeEncodeError as error:
-        raise UserError(
-            f"{where} line {number} has half a surrogate pair in data.text_field={text_field!r}; "
-            "mend or drop the line"
-        ) from error
-
-
-def pieces(content: bytes, size: int) -> Iterator[bytes]:
-    """Cut UTF-8 text into parts of about `size` bytes: at a blank line, else a line's end, else
-    between characters.
-
-    >>> list(pieces(b"one\\n\\ntwo\\n\\nthree\\n", 4))
-    [b'one\\n\\n', b'two\\n\\n', b'three\\n']
-    """
-    start = 0
-    while len(content) - start > size:
-        stop = _cut(content, start, size)
-        yield content[start:stop]
-        start = stop
-    if start < len(content):
-        yield content[start:]
-
-
-def _cut(content: bytes, start: int, size: int) -> int:
-    """Where a part that begins at `start` ends: after `size` bytes or up to four times as many."""
-    for mark in (b"\n\n", b"\n"):
-        found = content.find(mark, max(start, start + size - len(mark)), start + 4 * size)
-        if found >= 0:
-            return found + len(mark)
-    stop = start + size
-    while stop < len(content) and content[stop] & 0xC0 == 0x80:
-        stop += 1
-    return stop

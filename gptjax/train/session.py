@@ -235,7 +235,7 @@ class Session:
     def _advance_from_host(
         self, spec: RunSpec, state: TrainState, hyper: Hyper, steps: int
     ) -> tuple[TrainState, Metrics]:
-        from gptjax.data.loader import host_loader
+        from gptjax.data.host_loader import host_loader
 
         corpus, length = self.corpus, spec.model.seq_len
         start = int(loss_spikes.position(state))

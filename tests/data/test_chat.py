@@ -10,7 +10,8 @@ import pytest
 import render_chat_templates
 import tokenizers as hf
 
-from gptjax.data import bpe, chat
+from gptjax.data import chat
+from gptjax.data.tokenizers import bpe, huggingface
 from gptjax.errors import UserError
 
 GOLDEN = json.loads((Path(__file__).parent / "chat_golden.json").read_text())
@@ -37,7 +38,7 @@ def tokenizers_of(form, special=True):
         hf.AddedToken(n, special=special, normalized=False) for n in chat.FORMATS[form].special
     ]
     (library.add_special_tokens if special else library.add_tokens)(names)
-    return library, bpe.read(library.to_str().encode(), "here")
+    return library, huggingface.read_json(library.to_str().encode(), "here")
 
 
 def encode(form, messages, **options):
@@ -212,7 +213,7 @@ def test_tokens_that_a_file_does_not_call_special_are_refused_in_text(form):
     messages = said(("user", "the law"), ("assistant", "so"))
     wanted = encode(form, messages)
     assert chat.encode_chat(ours, messages, form).ids.tolist() == wanted.ids.tolist()
-    for name in set(chat.FORMATS[form].special) - {bpe.END}:
+    for name in set(chat.FORMATS[form].special) - {huggingface.END}:
         forged = said(("user", f"the {name} law"))
         with pytest.raises(UserError, match="does not call it special"):
             chat.encode_chat(ours, forged, form)

@@ -11,7 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gptjax.data import bpe, documents, load, sentence_piece, stdlib, store
+from gptjax.data import load, split, token_files
+from gptjax.data.sources.stdlib import stdlib
+from gptjax.data.tokenizers import bpe, sentencepiece
 from gptjax.errors import UserError
 
 
@@ -51,17 +53,17 @@ def test_standard_library_has_no_tests_and_nothing_of_others(tmp_path):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(f"# {name}\n")
     (tmp_path / "latin.py").write_bytes(b"# caf\xe9\n")
-    assert list(stdlib.source(str(tmp_path)).read()) == [b"# a.py\n", b"# x/e.py\n"]
+    assert list(stdlib(str(tmp_path)).read()) == [b"# a.py\n", b"# x/e.py\n"]
 
 
 def test_tokens_by_hand(tmp_path):
     """An end before each document and after the last, in the smallest type."""
     for vocab_size, dtype in ((10, np.uint8), (257, np.uint16), (100_000, np.uint32)):
-        with store.TokenWriter(tmp_path / "a.bin", vocab_size) as tokens:
+        with token_files.TokenWriter(tmp_path / "a.bin", vocab_size) as tokens:
             tokens.write_documents([np.array([1, 2]), np.array([3])], vocab_size - 1)
             assert tokens.count == 6
         end = vocab_size - 1
-        found = store.open_tokens(tmp_path / "a.bin", vocab_size)
+        found = token_files.open_tokens(tmp_path / "a.bin", vocab_size)
         assert found.tolist() == [end, 1, 2, end, 3, end]
         assert found.dtype == dtype
 
@@ -92,7 +94,7 @@ def test_bits_per_byte_counts_every_heldout_byte(texts, config, tmp_path, monkey
     if settings.get("tokenizer_path") == "tokenizer.json":
         Path("tokenizer.json").write_bytes(bpe.train(content, 310))
     if settings.get("tokenizer_path") == "tokenizer.model":
-        Path("tokenizer.model").write_bytes(sentence_piece.train(content, 330, "bpe"))
+        Path("tokenizer.model").write_bytes(sentencepiece.train(content, 330, "bpe"))
     wanted = config(source="text", path=str(texts), heldout_fraction=0.2, **settings)
     corpus = load(wanted, seq_len=16)
     scored = int(corpus.scored(corpus.heldout[1:]).sum())
@@ -119,9 +121,9 @@ def test_side_depends_on_content_alone(tmp_path, config, write):
 
 
 def test_larger_fraction_keeps_what_was_held_out():
-    names = [documents.digest(str(number).encode()) for number in range(4000)]
-    small = {name for name in names if documents.is_heldout(name, 0.1)}
-    large = {name for name in names if documents.is_heldout(name, 0.3)}
+    names = [split.digest(str(number).encode()) for number in range(4000)]
+    small = {name for name in names if split.is_heldout(name, 0.1)}
+    large = {name for name in names if split.is_heldout(name, 0.3)}
     assert small < large
     assert len(small) == pytest.approx(400, abs=80)
     assert len(large) == pytest.approx(1200, abs=130)
@@ -129,7 +131,7 @@ def test_larger_fraction_keeps_what_was_held_out():
 
 def test_duplicates_and_empty_documents_are_reported():
     given = [b"a", b"", b"b", b"a", b"c", b"a"] + [b"%d" % i for i in range(50)]
-    parts = documents.split(given, "here", heldout_fraction=0.5, deduplicate=True)
+    parts = split.split(given, "here", heldout_fraction=0.5, deduplicate=True)
     assert sorted(parts.train + parts.heldout) == sorted(set(given) - {b""})
     assert parts.report == {
         "documents_read": 56,
@@ -139,7 +141,7 @@ def test_duplicates_and_empty_documents_are_reported():
         "documents_train": len(parts.train),
         "documents_heldout": len(parts.heldout),
     }
-    kept = documents.split(given, "here", heldout_fraction=0.5, deduplicate=False)
+    kept = split.split(given, "here", heldout_fraction=0.5, deduplicate=False)
     sides = [side for side in (kept.train, kept.heldout) if b"a" in side]
     assert len(sides) == 1  # copies stay together
     assert sides[0].count(b"a") == 3
@@ -148,8 +150,8 @@ def test_duplicates_and_empty_documents_are_reported():
 
 def test_order_of_documents_is_that_of_their_hashes(texts):
     given = [path.read_bytes() for path in sorted(texts.iterdir())]
-    one = documents.split(given, "here", heldout_fraction=0.2, deduplicate=True)
-    two = documents.split(given[::-1], "here", heldout_fraction=0.2, deduplicate=True)
+    one = split.split(given, "here", heldout_fraction=0.2, deduplicate=True)
+    two = split.split(given[::-1], "here", heldout_fraction=0.2, deduplicate=True)
     assert (one.train, one.heldout) == (two.train, two.heldout)
     assert one.train != sorted(one.train, key=given.index)
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from gptjax.data import load, stdlib
+from gptjax.data import load
+from gptjax.data.sources.stdlib import stdlib
 from gptjax.errors import UserError
 
 
@@ -178,4 +179,4 @@ def test_file_that_fails_while_it_is_read(texts, config, monkeypatch):
 
 def test_interpreter_without_sources(tmp_path):
     with pytest.raises(UserError, match=r"finds no source files .* data.source=text"):
-        stdlib.source(str(tmp_path))
+        stdlib(str(tmp_path))

@@ -9,6 +9,9 @@ import pytest
 import zstandard
 
 from gptjax.data import files, load
+from gptjax.data.sources.jsonl import jsonl
+from gptjax.data.sources.text import pieces
+from gptjax.data.sources.text import text as text_files
 
 
 def read(source):
@@ -21,10 +24,10 @@ def test_file_directory_and_glob_name_the_same_files(tmp_path, write):
     (folder / ".hidden").write_text("no")
     (folder / "deep").mkdir()
     (folder / "deep" / "more.txt").write_text("deeper\n")
-    assert read(files.text(str(folder / "0001.txt"), 1 << 20)) == [texts[1]]
-    assert read(files.text(str(folder), 1 << 20)) == [*texts, b"deeper\n"]
-    assert read(files.text(str(folder / "*.txt"), 1 << 20)) == texts
-    assert read(files.text(str(folder / "**" / "*.txt"), 1 << 20)) == [*texts, b"deeper\n"]
+    assert read(text_files(str(folder / "0001.txt"), 1 << 20)) == [texts[1]]
+    assert read(text_files(str(folder), 1 << 20)) == [*texts, b"deeper\n"]
+    assert read(text_files(str(folder / "*.txt"), 1 << 20)) == texts
+    assert read(text_files(str(folder / "**" / "*.txt"), 1 << 20)) == [*texts, b"deeper\n"]
 
 
 @pytest.mark.parametrize("members", [1, 3])
@@ -54,7 +57,7 @@ def test_jsonl_lines(tmp_path, suffix):
     path.write_bytes(pack(content))
     (tmp_path / "notes.txt").write_text("not JSON")
     for name in (path, tmp_path):
-        assert [text.decode() for text in read(files.jsonl(str(name), "body"))] == texts
+        assert [text.decode() for text in read(jsonl(str(name), "body"))] == texts
 
 
 def test_pieces_join_to_the_text_and_end_well():
@@ -62,18 +65,18 @@ def test_pieces_join_to_the_text_and_end_well():
     for size in (1, 2, 10, 100):
         for _ in range(20):
             text = "".join(rng.choices(["a", "é", "東", "\n", "\n\n", " "], k=rng.randrange(400)))
-            parts = list(files.pieces(text.encode(), size))
+            parts = list(pieces(text.encode(), size))
             assert b"".join(parts).decode() == text
             assert all(part.decode() for part in parts)
             assert all(len(part) >= size for part in parts[:-1])
-    assert list(files.pieces(b"x" * 100, 10)) == [b"x" * 10] * 10
+    assert list(pieces(b"x" * 100, 10)) == [b"x" * 10] * 10
 
 
 def test_few_files_are_cut_and_many_are_not(tmp_path, write):
     write(tmp_path / "few", 63, words=800)
     write(tmp_path / "many", 64, words=800)
-    assert len(read(files.text(str(tmp_path / "few"), 0))) > 300
-    assert len(read(files.text(str(tmp_path / "many"), 0))) == 64
+    assert len(read(text_files(str(tmp_path / "few"), 0))) > 300
+    assert len(read(text_files(str(tmp_path / "many"), 0))) == 64
 
 
 def test_one_book_is_enough(tmp_path, config, write):

@@ -12,8 +12,10 @@ import pytest
 import sentencepiece
 import tokenizers as hf
 
-from gptjax.data import bpe, load, sentence_piece, tiktoken_ranks
-from gptjax.data.tokenizers import ByteTokenizer
+from gptjax.data import load, split
+from gptjax.data.tokenizers import bpe, huggingface, tiktoken
+from gptjax.data.tokenizers import sentencepiece as sentence_piece
+from gptjax.data.tokenizers.byte import ByteTokenizer
 
 TRAINING = [
     b"the scaling law of the loss: the law, 1984, don't and we'll\n\n  indented\tline\n",
@@ -30,14 +32,16 @@ FORGERIES = (
 @functools.cache
 def trained(kind):
     if kind == "bpe":
-        return bpe.read(bpe.train(TRAINING, 330), "here")
+        return huggingface.read_json(bpe.train(TRAINING, 330), "here")
     if kind == "bpe-characters":
         # A byte's name, often: no merge may cross the pattern's cuts and make it one piece.
-        return bpe.read(bpe.train_characters([*TRAINING, b"<0x41><0x41>b " * 90], 400), "here")
+        return huggingface.read_json(
+            bpe.train_characters([*TRAINING, b"<0x41><0x41>b " * 90], 400), "here"
+        )
     if kind == "tiktoken":
         tokens = [*(bytes([byte]) for byte in range(256)), b" t", b" th", b" the", b"\xe6\x9d"]
         lines = [b"%s %d" % (base64.b64encode(token), i) for i, token in enumerate(tokens)]
-        return tiktoken_ranks.read(b"\n".join(lines), "here", "cl100k")
+        return tiktoken.read(b"\n".join(lines), "here", "cl100k")
     model = sentence_piece.train(TRAINING, 400, kind.removeprefix("sentencepiece-"))
     return sentence_piece.read(model, "here")
 
@@ -124,7 +128,7 @@ def test_training_is_deterministic():
 
 def test_first_merges_by_hand():
     """Of three "aab" and an "aac" the most frequent pair is (a, a), then (aa, b)."""
-    tokenizer = bpe.read(bpe.train([b"aab", b"aab", b"aab", b"aac"], 259), "here")
+    tokenizer = huggingface.read_json(bpe.train([b"aab", b"aab", b"aab", b"aac"], 259), "here")
     assert tokenizer.vocab_size == 259
     (ids,) = tokenizer.encode([b"aab"])
     assert len(ids) == 1
@@ -162,7 +166,7 @@ def test_character_merges_are_those_of_the_papers_algorithm():
     content = json.loads(bpe.train_characters([text.encode()], 256 + 5 + 8 + 1))
     wanted = merges_by_algorithm_1(counts, 8)
     assert [tuple(pair) for pair in content["model"]["merges"]] == wanted
-    tokenizer = bpe.read(json.dumps(content).encode(), "here")
+    tokenizer = huggingface.read_json(json.dumps(content).encode(), "here")
     (ids,) = tokenizer.encode([" cab é".encode()])
     assert len(ids) == 2 and tokenizer.vocab_size == 270
     (ids,) = tokenizer.encode(["東".encode()])  # a character that it never saw
@@ -170,7 +174,9 @@ def test_character_merges_are_those_of_the_papers_algorithm():
 
 
 def test_rare_characters_are_left_to_their_bytes():
-    tokenizer = bpe.read(bpe.train_characters(["aaaa bbb éé 東".encode()], 260), "here")
+    tokenizer = huggingface.read_json(
+        bpe.train_characters(["aaaa bbb éé 東".encode()], 260), "here"
+    )
     assert tokenizer.vocab_size <= 260
     (ids,) = tokenizer.encode(["aé東".encode()])
     assert len(ids) == 1 + 2 + 3 and tokenizer.decode(ids) == "aé東".encode()
@@ -178,7 +184,7 @@ def test_rare_characters_are_left_to_their_bytes():
 
 def test_bpe_pieces_do_not_cross_gpt2s_boundaries():
     """Words, numbers and contractions are merged apart, however often they stand together."""
-    tokenizer = bpe.read(bpe.train([b"don't 42x don't 42x " * 50], 400), "here")
+    tokenizer = huggingface.read_json(bpe.train([b"don't 42x don't 42x " * 50], 400), "here")
     (ids,) = tokenizer.encode([b"don't 42x"])
     assert [tokenizer.decode([i]) for i in ids] == [b"don", b"'t", b" 42", b"x"]
 
@@ -193,7 +199,7 @@ def test_bpe_equals_tokenizers_itself():
     """The ids are those of `tokenizers` for the same file."""
     content = bpe.train(TRAINING, 330)
     theirs = hf.Tokenizer.from_str(content.decode())
-    ours = bpe.read(content, "here")
+    ours = huggingface.read_json(content, "here")
     for document, ids in zip(TRAINING[:2], ours.encode(TRAINING[:2]), strict=True):
         assert ids.tolist() == theirs.encode(document.decode(), add_special_tokens=False).ids
     assert theirs.token_to_id("<|endoftext|>") == ours.end_of_document
@@ -212,12 +218,12 @@ def test_sentencepiece_equals_sentencepiece_itself(kind):
 def test_loaded_json_without_an_end_gets_one():
     tokenizer = hf.Tokenizer(hf.models.WordLevel({"a": 0, "b": 1, "?": 2}, unk_token="?"))
     tokenizer.pre_tokenizer = hf.pre_tokenizers.Whitespace()
-    ours = bpe.read(tokenizer.to_str().encode(), "here")
+    ours = huggingface.read_json(tokenizer.to_str().encode(), "here")
     assert (ours.vocab_size, ours.end_of_document) == (4, 3)
     tokenizer.add_special_tokens(["[PAD]", "</s>"])
     tokenizer.enable_truncation(2)
     tokenizer.enable_padding(length=9)
-    ours = bpe.read(tokenizer.to_str().encode(), "here")
+    ours = huggingface.read_json(tokenizer.to_str().encode(), "here")
     assert (ours.vocab_size, ours.end_of_document) == (5, 4)
     assert next(ours.encode([b"a b a"])).tolist() == [0, 1, 0]
     assert 4 not in next(ours.encode([b"a b a </s>"]))
@@ -329,13 +335,12 @@ def test_trained_kept_and_loaded_again(tmp_path, texts, config, kind):
 
 def test_trained_on_the_train_part_alone(tmp_path, config, write):
     """A held-out word is nowhere in the vocabulary, however often it comes there."""
-    from gptjax.data import documents
 
     write(tmp_path / "texts", 80)
     rare = next(
         text
         for text in (b"qqzzqq " * 500 + b"%d" % i for i in range(1000))
-        if documents.is_heldout(documents.digest(text), 0.2)
+        if split.is_heldout(split.digest(text), 0.2)
     )
     (tmp_path / "texts" / "rare.txt").write_bytes(rare)
     wanted = {"source": "text", "path": str(tmp_path / "texts"), "heldout_fraction": 0.2}

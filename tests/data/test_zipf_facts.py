@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gptjax.data import load, num_windows
-from gptjax.data import zipf_facts as zf
+from gptjax.data.sources import zipf_facts as zf
 from gptjax.errors import UserError
 
 SMALL = {"zipf_entities": 64, "zipf_base": 8, "zipf_relations": 1, "zipf_values": 5}

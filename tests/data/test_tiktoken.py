@@ -6,7 +6,8 @@ import random
 import pytest
 import tokenizers as hf
 
-from gptjax.data import bpe, tiktoken_ranks
+from gptjax.data.tokenizers import bpe
+from gptjax.data.tokenizers import tiktoken as ranks
 from gptjax.errors import UserError
 
 TEXT = "The law's end: it isn't 1234567 that we'd count, naïve Ω 漢字 \U0001f600!\n\n  Twice  so.\n"
@@ -16,7 +17,7 @@ def trained():
     """A BPE of 400 ids, its tokens' bytes in their order, and the same as a file of ranks."""
     content = bpe.train([TEXT.encode() * 3, bytes(range(32, 127)) * 2], 400)
     tokenizer = hf.Tokenizer.from_str(content.decode())
-    letters = {letter: byte for byte, letter in enumerate(tiktoken_ranks._letters())}
+    letters = {letter: byte for byte, letter in enumerate(ranks._letters())}
     vocab = tokenizer.get_vocab(with_added_tokens=False)
     tokens = [bytes(letters[c] for c in k) for k in sorted(vocab, key=vocab.__getitem__)]
     lines = [b"%s %d" % (base64.b64encode(token), i) for i, token in enumerate(tokens)]
@@ -36,7 +37,7 @@ def unicode_texts():
 
 def test_ranks_give_the_ids_of_the_tokenizer_that_made_them():
     tokenizer, tokens, content = trained()
-    ours = tiktoken_ranks.read(content, "here", "gpt2")
+    ours = ranks.read(content, "here", "gpt2")
     assert ours.end_of_document == len(tokens) == ours.vocab_size - 1
     for text in (TEXT, *unicode_texts()):
         (ids,) = ours.encode([text.encode()])
@@ -45,17 +46,17 @@ def test_ranks_give_the_ids_of_the_tokenizer_that_made_them():
         assert ours.decode(ids) == text.encode()
 
 
-@pytest.mark.parametrize("pattern", tiktoken_ranks.PATTERNS)
+@pytest.mark.parametrize("pattern", ranks.PATTERNS)
 def test_ranks_equal_tiktoken(pattern):
     tiktoken = pytest.importorskip("tiktoken")
     _, tokens, content = trained()
     theirs = tiktoken.Encoding(
         "test",
-        pat_str=tiktoken_ranks.PATTERNS[pattern],
+        pat_str=ranks.PATTERNS[pattern],
         mergeable_ranks={token: i for i, token in enumerate(tokens)},
         special_tokens={},
     )
-    ours = tiktoken_ranks.read(content, "here", pattern)
+    ours = ranks.read(content, "here", pattern)
     for text in (TEXT, *unicode_texts()):
         (ids,) = ours.encode([text.encode()])
         assert ids.tolist() == theirs.encode(text)
@@ -71,4 +72,4 @@ def test_ranks_equal_tiktoken(pattern):
 )
 def test_other_files_are_refused(content, sentence):
     with pytest.raises(UserError, match=sentence):
-        tiktoken_ranks.read(content, "here", "gpt2")
+        ranks.read(content, "here", "gpt2")

@@ -1,17 +1,20 @@
-"""Documents from TensorFlow Datasets, read without TensorFlow."""
+"""The source `tfds`: a split of a TensorFlow Dataset, read without TensorFlow."""
 
 import os
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from gptjax.data.documents import Source
+from gptjax.data.sources.base import Documents, Source
 from gptjax.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from gptjax.data.config import DataConfig
 
 BATCH = 256
 PREPARE = "tfds build NAME --file_format=array_record"
 
 
-def source(name: str, split: str, text_field: str, data_dir: str) -> Source:
+def tfds(name: str, split: str, text_field: str, data_dir: str) -> Documents:
     """The texts of one split of a dataset, in its own order.
 
     Only formats with random access can be read without TensorFlow: array_record and parquet.
@@ -39,7 +42,7 @@ def source(name: str, split: str, text_field: str, data_dir: str) -> Source:
             for number, row in zip(numbers, _fetch(rows, numbers, name), strict=True):
                 yield _text(row[text_field], name, number, text_field)
 
-    return Source(
+    return Documents(
         stamp={
             "name": builder.info.full_name,
             "split": split,
@@ -52,10 +55,10 @@ def source(name: str, split: str, text_field: str, data_dir: str) -> Source:
 
 
 def _builder(name: str, data_dir: str) -> Any:
-    import tensorflow_datasets as tfds
+    import tensorflow_datasets
 
     try:
-        return tfds.builder(name, data_dir=data_dir or None, file_format=None)
+        return tensorflow_datasets.builder(name, data_dir=data_dir or None, file_format=None)
     except Exception as error:  # TFDS raises ValueError, AssertionError and classes of its own
         where = f"in data.path={data_dir!r}" if data_dir else "in the default data directory"
         raise UserError(
@@ -135,3 +138,10 @@ def _files(folder: str) -> list[Any]:
 
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:200].rstrip(".")
+
+
+def _open(config: "DataConfig", seq_len: int) -> Documents:
+    return tfds(config.name, config.split, config.text_field, config.path)
+
+
+SOURCE = Source("tfds", _open)

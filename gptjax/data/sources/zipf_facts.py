@@ -1,4 +1,4 @@
-"""A generated language whose entropy is known exactly.
+"""The source `zipf-facts`: a generated language whose entropy is known exactly.
 
 A document is the end-of-document id, then the m digits of an entity, then r attribute tokens. The
 entity of popularity rank k = 1 … K is drawn with P(k) = k^-s / Σ_j j^-s; which number it bears is
@@ -23,13 +23,16 @@ import dataclasses
 import string
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gptjax.data.config import DataConfig
-from gptjax.data.store import TokenWriter, content
+from gptjax.data.sources.base import Generated, Source
+from gptjax.data.token_files import TokenWriter, content
 from gptjax.errors import UserError
+
+if TYPE_CHECKING:
+    from gptjax.data.config import DataConfig
 
 HELDOUT_START = 1 << 63
 BLOCK = 1 << 18
@@ -68,7 +71,7 @@ class Language:
         return self.entropy_of_document / (self.document_length - mask_end_of_document)
 
 
-def num_digits(config: DataConfig) -> int:
+def num_digits(config: "DataConfig") -> int:
     """The digits m of an entity: as set, or as few as tell K entities apart.
 
     Raises:
@@ -92,7 +95,7 @@ def num_digits(config: DataConfig) -> int:
     return digits
 
 
-def check(config: DataConfig, seq_len: int) -> None:
+def check(config: "DataConfig", seq_len: int) -> None:
     """Refuse settings for which the exact entropy would not hold, before anything is generated.
 
     Raises:
@@ -116,7 +119,7 @@ def check(config: DataConfig, seq_len: int) -> None:
             )
 
 
-def language(config: DataConfig) -> Language:
+def language(config: "DataConfig") -> Language:
     """The facts that the settings and data.zipf_seed determine."""
     count, digits = config.zipf_entities, num_digits(config)
     relations = config.zipf_relations
@@ -160,7 +163,7 @@ def entities(facts: Language, seed: int, first: int, count: int, *, heldout: boo
     return facts.entity_of_rank[np.minimum(rank, len(facts.cumulative) - 1)]
 
 
-def write(config: DataConfig, folder: Path) -> dict[str, Any]:
+def write(config: "DataConfig", folder: Path) -> dict[str, Any]:
     """Generate both sides into `folder`; returns the metadata of the corpus."""
     facts = language(config)
     end = facts.vocab_size - 1
@@ -192,7 +195,7 @@ def _blocks(facts: Language, seed: int, count: int, *, heldout: bool) -> Iterato
         yield entities(facts, seed, first, min(BLOCK, count - first), heldout=heldout)
 
 
-def stamp(config: DataConfig) -> dict[str, Any]:
+def stamp(config: "DataConfig") -> dict[str, Any]:
     """The settings that determine the documents."""
     fields = [field.name for field in dataclasses.fields(config) if field.name.startswith("zipf_")]
     return {name: getattr(config, name) for name in fields} | {"digits": num_digits(config)}
@@ -238,3 +241,16 @@ def _mix(z: np.ndarray) -> np.ndarray:
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return z ^ (z >> np.uint64(31))
+
+
+def _open(config: "DataConfig", seq_len: int) -> Generated:
+    check(config, seq_len)
+    return Generated(
+        stamp={"zipf-facts": stamp(config)},
+        write=lambda folder: write(config, folder),
+        tokenizer=SymbolTokenizer(config.zipf_base, config.zipf_values),
+        field="data.source='zipf-facts'",
+    )
+
+
+SOURCE = Source("zipf-facts", _open)

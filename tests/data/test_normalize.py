@@ -3,7 +3,7 @@
 import pytest
 
 from gptjax.data import load
-from gptjax.data.normalizer import normalize
+from gptjax.data.normalize import normalize
 from gptjax.errors import UserError
 
 

@@ -1,13 +1,17 @@
-"""The corpus that every machine has: the source text of the running standard library."""
+"""The source `python-stdlib`: the standard library's own code, a corpus on every machine."""
 
 import os
 import platform
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from gptjax.data.documents import Source
+from gptjax.data.sources.base import Documents, Source
 from gptjax.errors import UserError
+
+if TYPE_CHECKING:
+    from gptjax.data.config import DataConfig
 
 # Tests, other people's packages, and `pydoc_data`, which is one generated file of 750 KB.
 SKIPPED_FOLDERS = frozenset(
@@ -17,7 +21,7 @@ SKIPPED_FOLDERS = frozenset(
 SKIPPED_FILES = ("_sysconfigdata", "_sysconfig_vars", "sitecustomize", "usercustomize")
 
 
-def source(folder: str | None = None) -> Source:
+def stdlib(folder: str | None = None) -> Documents:
     """The documents of `python-stdlib`: its `*.py` files that are UTF-8, without tests.
 
     Raises:
@@ -31,7 +35,7 @@ def source(folder: str | None = None) -> Source:
             "use an interpreter that has them, or set data.source=text and data.path"
         )
     stamp = {"python": platform.python_version(), "folder": str(top), "files": files}
-    return Source(
+    return Documents(
         stamp=stamp,
         read=lambda: _read(top, [name for name, _, _ in files]),
         field="data.source='python-stdlib'",
@@ -71,3 +75,10 @@ def _read(top: Path, names: list[str]) -> Iterator[bytes]:
                 f"{error.strerror or error}; use another interpreter, or data.source=text"
             ) from error
         yield text
+
+
+def _open(config: "DataConfig", seq_len: int) -> Documents:
+    return stdlib()
+
+
+SOURCE = Source("python-stdlib", _open)

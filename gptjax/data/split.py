@@ -1,4 +1,4 @@
-"""From a stream of documents to two lists: train and held-out.
+"""The split of documents into train and held-out.
 
 A document is bytes of UTF-8 text. Everything here depends on content alone: the side that a
 document falls on and its place there follow from a hash of its bytes, so that the same content is
@@ -7,8 +7,7 @@ always on the same side, whatever file it comes from and whatever surrounds it.
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable
 
 from gptjax.errors import UserError
 
@@ -16,21 +15,6 @@ from gptjax.errors import UserError
 # 294 KB, none of them above 81 KB, on Python 3.11, 3.12 and 3.13 alike: files differ so much in
 # length that most numbers give 100 KB or a megabyte.
 SALT = b"gptjax 5819\0"
-
-
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """Documents that can be read, and a cheap description that changes whenever they do.
-
-    Attributes:
-      stamp: what identifies the content without reading it (names, sizes, times of change).
-      read: starts a pass over the documents.
-      field: the setting to name in errors, with its value.
-    """
-
-    stamp: Any
-    read: Callable[[], Iterator[bytes]]
-    field: str
 
 
 @dataclasses.dataclass(frozen=True)

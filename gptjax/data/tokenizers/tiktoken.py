@@ -1,4 +1,4 @@
-"""Byte-level BPE from ranks, the files that `tiktoken` reads: one base64 token and rank a line.
+"""The tokenizer `tiktoken`: byte-level BPE from a file of ranks, a base64 token and rank a line.
 
 Ranks say which bytes are tokens and in which order they were made. The merges that made them are
 found again: the last merge of a token joins the two parts that all earlier merges leave of it.
@@ -9,10 +9,12 @@ import binascii
 import itertools
 from collections.abc import Mapping
 
-from gptjax.data.bpe import END, GPT2_PATTERN, BpeTokenizer
+from gptjax.data.tokenizers.base import TokenizerKind
+from gptjax.data.tokenizers.bpe import GPT2_PATTERN
+from gptjax.data.tokenizers.huggingface import END, JsonTokenizer
 from gptjax.errors import UserError
 
-# How text is cut before merging: Radford et al. (2019), and the published patterns of `tiktoken`.
+# Pre-tokenization: Radford et al. (2019), and the published patterns of `tiktoken`.
 PATTERNS = {
     "gpt2": GPT2_PATTERN,
     "cl100k": (
@@ -22,7 +24,7 @@ PATTERNS = {
 }
 
 
-def read(content: bytes, path: str, pattern: str) -> BpeTokenizer:
+def read(content: bytes, path: str, pattern: str) -> JsonTokenizer:
     """The tokenizer of a file of ranks; its end of a document is the id after the last rank.
 
     Args:
@@ -46,7 +48,7 @@ def read(content: bytes, path: str, pattern: str) -> BpeTokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([cut, spell])
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([END])
-    return BpeTokenizer(tokenizer)
+    return JsonTokenizer(tokenizer)
 
 
 def _ranks(content: bytes, path: str) -> dict[bytes, int]:
@@ -84,3 +86,11 @@ def _letters() -> list[str]:
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = iter(range(256, 512))
     return [chr(byte) if byte in printable else chr(next(others)) for byte in range(256)]
+
+
+KIND = TokenizerKind(
+    "tiktoken",
+    read=lambda content, path, config: read(content, path, config.tiktoken_pattern),
+    file="ranks.tiktoken",
+    read_settings=lambda config: {"pattern": config.tiktoken_pattern},
+)

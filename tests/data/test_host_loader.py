@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from gptjax.data.loader import host_loader
-from gptjax.data.order import batch_numpy
+from gptjax.data.host_loader import host_loader
+from gptjax.data.shuffle import batch_numpy
 from gptjax.errors import UserError
 
 TOKENS = np.random.default_rng(0).integers(0, 257, 1000).astype(np.uint16)

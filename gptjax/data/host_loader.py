@@ -9,7 +9,7 @@ from typing import Any, SupportsIndex
 
 import numpy as np
 
-from gptjax.data.order import batch_numpy, num_windows
+from gptjax.data.shuffle import batch_numpy, num_windows
 from gptjax.errors import UserError
 
 MAX_STEPS = 1 << 40

@@ -1,4 +1,4 @@
-"""SentencePiece models: BPE or unigram, trained without normalization and with byte fallback.
+"""The tokenizer `sentencepiece`: BPE or unigram models with byte fallback and no normalization.
 
 Kudo and Richardson, "SentencePiece: A simple and language independent subword tokenizer", 2018.
 SentencePiece writes a space as U+2581, so a text that itself holds U+2581 would come back with a
@@ -9,11 +9,15 @@ exact for models that have the byte pieces and add no leading space, as the ones
 import io
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gptjax.data.tokenizers.base import TokenizerKind
 from gptjax.errors import UserError
+
+if TYPE_CHECKING:
+    from gptjax.data.config import DataConfig
 
 SPACE = "\u2581"
 UNKNOWN, END = 0, 1
@@ -138,3 +142,24 @@ def read(content: bytes, path: str) -> SentencePieceTokenizer:
             "name another file, or leave it empty to train one"
         ) from error
     return SentencePieceTokenizer(processor)
+
+
+MODELS = ("bpe", "unigram")
+"""The choices of `data.sentencepiece_model`."""
+
+
+def _train_settings(config: "DataConfig") -> dict[str, Any]:
+    return {
+        "vocab_size": config.vocab_size,
+        "bytes": config.tokenizer_bytes,
+        "model": config.sentencepiece_model,
+    }
+
+
+KIND = TokenizerKind(
+    "sentencepiece",
+    read=lambda content, path, config: read(content, path),
+    file="tokenizer.model",
+    train=lambda documents, config: train(documents, config.vocab_size, config.sentencepiece_model),
+    train_settings=_train_settings,
+)

@@ -1,0 +1,19 @@
+"""The table of sources, one file each: where documents come from."""
+
+from gptjax.data.sources import jsonl, stdlib, text, tfds, zipf_facts
+from gptjax.data.sources.base import Documents, Generated, Source
+
+SOURCES: dict[str, Source] = {}
+"""By name: the choices of `data.source`."""
+
+
+def register(source: Source) -> Source:
+    """Add a source to the table, under its name with hyphens and with underscores."""
+    SOURCES[source.name] = SOURCES[source.name.replace("-", "_")] = source
+    return source
+
+
+for _source in (stdlib.SOURCE, text.SOURCE, jsonl.SOURCE, tfds.SOURCE, zipf_facts.SOURCE):
+    register(_source)
+
+__all__ = ["SOURCES", "Documents", "Generated", "Source", "register"]

@@ -1,0 +1,92 @@
+"""The source `jsonl`: JSON Lines files, one document in each line's object."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gptjax.data import files
+from gptjax.data.sources.base import Documents, Source
+from gptjax.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from gptjax.data.config import DataConfig
+
+SUFFIXES = (".jsonl", ".ndjson", ".json")
+
+
+def jsonl(path: str, text_field: str) -> Documents:
+    """One document for each line: the string in the field `text_field` of its object.
+
+    Raises:
+      UserError: where `path` names no file; while reading, for a file that cannot be read, is
+        damaged or is not UTF-8, and for a line that is no object with a string in that field.
+    """
+    found = files.find(path, "jsonl", SUFFIXES)
+
+    def read() -> Iterator[bytes]:
+        for file in found:
+            offset = 0
+            for number, line in enumerate(_lines(file), 1):
+                if line.strip():
+                    yield _document(line, text_field, f"data.path: {str(file)!r}", number, offset)
+                offset += len(line) + 1
+
+    return Documents(
+        stamp={"files": files.facts(found), "text_field": text_field},
+        read=read,
+        field=f"data.path={path!r}",
+    )
+
+
+def _lines(file: Path) -> Iterator[bytes]:
+    """The lines of a file without their line feeds."""
+    rest: list[bytes] = []
+    for chunk in files.chunks(file):
+        first, *others = chunk.split(b"\n")
+        rest.append(first)
+        for other in others:
+            yield b"".join(rest)
+            rest = [other]
+    last = b"".join(rest)
+    if last:
+        yield last
+
+
+def _document(line: bytes, text_field: str, where: str, number: int, offset: int) -> bytes:
+    """The text of one JSON line; `offset` is the line's first byte in the file."""
+    files.check_utf8(line, where, offset)
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where} line {number} is not JSON ({error}); mend or drop it") from error
+    if not isinstance(record, dict):
+        raise UserError(
+            f"{where} line {number} is a JSON {type(record).__name__}, not an object; "
+            f'write lines such as {{"{text_field}": "…"}}'
+        )
+    if text_field not in record:
+        raise UserError(
+            f"{where} line {number} has no field data.text_field={text_field!r}; "
+            f"{nearest(text_field, record) if record else 'it is empty'}"
+        )
+    value = record[text_field]
+    if not isinstance(value, str):
+        raise UserError(
+            f"{where} line {number} has a {type(value).__name__} in data.text_field="
+            f"{text_field!r}; name a field that holds a string"
+        )
+    try:
+        return value.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{where} line {number} has half a surrogate pair in data.text_field={text_field!r}; "
+            "mend or drop the line"
+        ) from error
+
+
+def _open(config: "DataConfig", seq_len: int) -> Documents:
+    return jsonl(config.path, config.text_field)
+
+
+SOURCE = Source("jsonl", _open)

@@ -1,0 +1,81 @@
+"""The source `text`: files of plain text, each a document or cut into several."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from gptjax.data import files
+from gptjax.data.sources.base import Documents, Source
+
+if TYPE_CHECKING:
+    from gptjax.data.config import DataConfig
+
+FEW_FILES = 64
+PIECES = 512
+PIECE_BYTES = (512, 8192)
+
+
+def text(path: str, document_bytes: int) -> Documents:
+    """One document for each file, or for each piece of a file (`data.document_bytes`).
+
+    Raises:
+      UserError: where `path` names no file; while reading, for a file that cannot be read, is
+        damaged or is not UTF-8.
+    """
+    found = files.find(path, "text", ())
+    facts = files.facts(found)
+    size = document_bytes or _piece_size([size for _, size, _ in facts])
+
+    def read() -> Iterator[bytes]:
+        for file in found:
+            content = b"".join(files.chunks(file))
+            files.check_utf8(content, f"data.path: {str(file)!r}", 0)
+            yield from pieces(content, size) if size else (content,)
+
+    return Documents(
+        stamp={"files": facts, "document_bytes": size},
+        read=read,
+        field=f"data.path={path!r}",
+    )
+
+
+def _piece_size(sizes: list[int]) -> int:
+    """Bytes of a document where few files must give many documents; 0 where files are many."""
+    if len(sizes) >= FEW_FILES:
+        return 0
+    low, high = PIECE_BYTES
+    return min(max(sum(sizes) // PIECES, low), high)
+
+
+def pieces(content: bytes, size: int) -> Iterator[bytes]:
+    """Cut UTF-8 text into pieces of about `size` bytes: at a blank line, else at the end of a line,
+    else between characters.
+
+    >>> list(pieces(b"one\\n\\ntwo\\n\\nthree\\n", 4))
+    [b'one\\n\\n', b'two\\n\\n', b'three\\n']
+    """
+    start = 0
+    while len(content) - start > size:
+        stop = _piece_end(content, start, size)
+        yield content[start:stop]
+        start = stop
+    if start < len(content):
+        yield content[start:]
+
+
+def _piece_end(content: bytes, start: int, size: int) -> int:
+    """The end of the piece that begins at `start`: after `size` bytes or up to four times that."""
+    for mark in (b"\n\n", b"\n"):
+        found = content.find(mark, max(start, start + size - len(mark)), start + 4 * size)
+        if found >= 0:
+            return found + len(mark)
+    stop = start + size
+    while stop < len(content) and content[stop] & 0xC0 == 0x80:
+        stop += 1
+    return stop
+
+
+def _open(config: "DataConfig", seq_len: int) -> Documents:
+    return text(config.path, config.document_bytes)
+
+
+SOURCE = Source("text", _open)

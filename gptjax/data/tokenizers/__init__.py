@@ -1,0 +1,103 @@
+"""The table of tokenizer kinds, one file each, and the tokenizer that a config describes."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gptjax.data.tokenizers import bpe, byte, sentencepiece, tiktoken
+from gptjax.data.tokenizers.base import Tokenizer, TokenizerKind
+from gptjax.errors import UserError
+
+if TYPE_CHECKING:
+    from gptjax.data.config import DataConfig
+
+TOKENIZERS: dict[str, TokenizerKind] = {}
+"""By name: the choices of `data.tokenizer`."""
+
+
+def register(kind: TokenizerKind) -> TokenizerKind:
+    """Add a tokenizer kind to the table."""
+    TOKENIZERS[kind.name] = kind
+    return kind
+
+
+for _kind in (byte.KIND, bpe.KIND, sentencepiece.KIND, tiktoken.KIND):
+    register(_kind)
+
+
+def stamp(config: "DataConfig") -> dict[str, Any]:
+    """The identity of the tokenizer apart from the text, checked as far as can be without it.
+
+    Raises:
+      UserError: for a tokenizer file that is missing or not one, or a vocabulary that is too small.
+    """
+    kind = TOKENIZERS[config.tokenizer]
+    if config.tokenizer_path:
+        _check_loads(kind, config.tokenizer_path)
+        content = _content(config.tokenizer_path)
+        kind.read(content, config.tokenizer_path, config)
+        digest = hashlib.sha256(content).hexdigest()
+        return {"kind": kind.name, "content": digest} | kind.read_settings(config)
+    if kind.file and kind.train is None:
+        raise UserError(
+            f"data.tokenizer={kind.name!r} is read from a file; give data.tokenizer_path, or set "
+            "data.tokenizer=bpe to train one"
+        )
+    return {"kind": kind.name} | kind.train_settings(config)
+
+
+def make(config: "DataConfig", documents: Sequence[bytes], folder: Path) -> Tokenizer:
+    """Train on `documents`, or load data.tokenizer_path, and keep the tokenizer in `folder`."""
+    kind = TOKENIZERS[config.tokenizer]
+    content = b""
+    if config.tokenizer_path:
+        content = _content(config.tokenizer_path)
+    elif kind.train is not None:
+        content = kind.train(_first(documents, config.tokenizer_bytes), config)
+    if kind.file:
+        (folder / kind.file).write_bytes(content)
+    return kind.read(content, config.tokenizer_path, config)
+
+
+def reopen(config: "DataConfig", folder: Path) -> Tokenizer:
+    """The tokenizer that `make` kept in `folder`."""
+    kind = TOKENIZERS[config.tokenizer]
+    path = folder / kind.file
+    return kind.read(path.read_bytes() if kind.file else b"", str(path), config)
+
+
+def _check_loads(kind: TokenizerKind, path: str) -> None:
+    if not kind.file:
+        others = [name for name, other in TOKENIZERS.items() if other.file]
+        raise UserError(
+            f"data.tokenizer_path={path!r} has no use with data.tokenizer={kind.name!r}; set "
+            f"data.tokenizer to {', '.join(others[:-1])} or {others[-1]}"
+        )
+
+
+def _content(path: str) -> bytes:
+    try:
+        return Path(os.path.expanduser(path)).read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(
+            f"data.tokenizer_path={path!r} cannot be read: {reason}; "
+            "name a file, or leave it empty to train a tokenizer"
+        ) from error
+
+
+def _first(documents: Sequence[bytes], size: int) -> list[bytes]:
+    """As many of the documents as come to `size` bytes, at least one."""
+    chosen: list[bytes] = []
+    total = 0
+    for document in documents:
+        if total >= size:
+            break
+        chosen.append(document)
+        total += len(document)
+    return chosen
+
+
+__all__ = ["TOKENIZERS", "Tokenizer", "TokenizerKind", "make", "register", "reopen", "stamp"]

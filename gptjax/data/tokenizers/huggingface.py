@@ -1,0 +1,92 @@
+"""The library `tokenizers`' own format: any `tokenizer.json`, whoever made it."""
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from gptjax.errors import UserError
+
+END = "<|endoftext|>"
+# Names under which published tokenizers keep their end of a document, most specific first.
+ENDS = (END, "<|end_of_text|>", "</s>", "<eos>", "<|eos|>", "[EOS]")
+BATCH_BYTES = 1 << 22
+
+
+class JsonTokenizer:
+    """A tokenizer.json, with an end-of-document id that no text encodes to.
+
+    Attributes:
+      special: ids of its special tokens by name, which no text encodes to.
+      added: ids of all tokens that its file adds to its vocabulary, special or not.
+    """
+
+    def __init__(self, tokenizer: Any):
+        # Otherwise the text "<|endoftext|>" would become the special token.
+        tokenizer.encode_special_tokens = True
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        self._tokenizer = tokenizer
+        found = tokenizer.get_added_tokens_decoder()
+        self.added = {token.content: number for number, token in found.items()}
+        special = {token.content: number for number, token in found.items() if token.special}
+        ids = tokenizer.get_vocab(with_added_tokens=True).values()
+        size = max(ids, default=-1) + 1
+        self.special = special
+        self.end_of_document = next((special[name] for name in ENDS if name in special), size)
+        self.vocab_size = max(size, self.end_of_document + 1)
+
+    def encode(self, documents: Sequence[bytes]) -> Iterator[np.ndarray]:
+        """The ids of each document (UTF-8), as uint32 arrays."""
+        for batch in _batches(documents):
+            texts = [document.decode() for document in batch]
+            for found in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False):
+                yield np.array(found.ids, dtype=np.uint32)
+
+    def encode_text(self, text: str) -> list[int]:
+        """The ids of plain text; never those of `special`, whatever it says."""
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids: Sequence[int] | np.ndarray) -> bytes:
+        """The text of the ids as UTF-8; bytes that are none become U+FFFD."""
+        kept = [int(number) for number in np.asarray(ids).reshape(-1)]
+        kept = [number for number in kept if number != self.end_of_document]
+        return self._tokenizer.decode(kept, skip_special_tokens=False).encode()
+
+
+def read_json(content: bytes, path: str) -> JsonTokenizer:
+    """The tokenizer in the content of a tokenizer.json; `path` is for the error.
+
+    Raises:
+      UserError: where the content is no tokenizer.
+    """
+    from tokenizers import Tokenizer
+
+    try:
+        json.loads(content)
+        tokenizer = Tokenizer.from_str(content.decode())
+    except Exception as error:  # the library raises bare Exception
+        raise UserError(
+            f"data.tokenizer_path={path!r} is not a tokenizer.json that `tokenizers` can read "
+            f"({_first_line(error)}); name another file, or leave it empty to train one"
+        ) from error
+    return JsonTokenizer(tokenizer)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _batches(documents: Sequence[bytes]) -> Iterator[list[bytes]]:
+    """Runs of documents of about BATCH_BYTES, because encodings take far more room than ids."""
+    batch: list[bytes] = []
+    size = 0
+    for document in documents:
+        batch.append(document)
+        size += len(document)
+        if size >= BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
