@@ -80,7 +80,7 @@ class General:
 class Setup:
     """A whole config as dataclasses, each checked on its own and against the others."""
 
-    general: General
+    general: General = dataclasses.field(metadata={"identity": ""})
     data: DataConfig
     model: ModelConfig
     optim: OptimConfig

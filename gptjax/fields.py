@@ -28,6 +28,7 @@ def setting(
     above: float | None = None,
     below: float | None = None,
     was: str = "",
+    was_values: Mapping[Any, Any] | None = None,
 ) -> Any:
     """A dataclass field with its documentation and limits.
 
@@ -39,6 +40,7 @@ def setting(
       above, below: exclusive limits.
       was: its key in the top section before it was moved or renamed. That spelling is refused with
         the new one named, read from saved folders, and kept in identities.
+      was_values: the same for values of a choice, as {new spelling: first spelling}.
     """
     metadata: dict[str, Any] = {
         "doc": doc,
@@ -51,6 +53,8 @@ def setting(
     }
     if was:
         metadata["identity"] = was
+    if was_values:
+        metadata["identity_values"] = was_values
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -159,8 +163,20 @@ def replaced(value: Any, changes: Mapping[str, Any]) -> Any:
 
 def upgraded(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
     """A mapping that an earlier version wrote for `cls`, with every setting at its place of now."""
-    moved = former(cls)
-    return nested({moved.get(key, key): value for key, value in flattened(values).items()})
+    moved, found = former(cls), flattened(values)
+    now = {moved.get(key, key): value for key, value in found.items()}
+    for leaf in leaves(cls):
+        spelling = leaf.field.metadata.get("identity_values")
+        if spelling and leaf.key in now:
+            first = {old: new for new, old in spelling.items()}
+            now[leaf.key] = _respelled(now[leaf.key], first)
+    return nested(now)
+
+
+def _respelled(value: Any, spelling: Mapping[Any, Any]) -> Any:
+    if isinstance(value, list | tuple):
+        return [_respelled(item, spelling) for item in value]
+    return spelling.get(value, value)
 
 
 def make(cls: type, values: Mapping[str, Any], section: str) -> Any:

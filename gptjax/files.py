@@ -1,8 +1,6 @@
 """Files that are whole or absent: write to a temporary name, flush, rename into place."""
 
 import contextlib
-import dataclasses
-import hashlib
 import json
 import os
 import tempfile
@@ -74,15 +72,3 @@ def finite(value: Any) -> Any:
     if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
         return None
     return value
-
-
-def canonical(value: Any) -> str:
-    """One text for one value: JSON of a dataclass or container with sorted keys."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        value = dataclasses.asdict(value)
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-def digest(value: Any, length: int = 16) -> str:
-    """The first `length` hexadecimal digits of the SHA-256 of the canonical form."""
-    return hashlib.sha256(canonical(value).encode()).hexdigest()[:length]

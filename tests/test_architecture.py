@@ -13,6 +13,7 @@ FLOORS = {
     "errors": -1,
     "fields": -1,
     "files": -1,
+    "identity": -1,
     "ops": 0,
     "models": 1,
     "optim": 1,
@@ -30,7 +31,7 @@ FLOORS = {
     "jobs": 5,
     "main": 6,
 }
-ONE_ROOM = ({"errors", "fields", "files"}, {"build", "jobs"})
+ONE_ROOM = ({"errors", "fields", "files", "identity"}, {"build", "jobs"})
 """Neighbours on one floor that may import each other."""
 
 BLIND = {

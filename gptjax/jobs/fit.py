@@ -14,7 +14,8 @@ import gptjax
 from gptjax import build, report, scaling, sweeps
 from gptjax.build import Setup
 from gptjax.errors import UserError, nearest
-from gptjax.files import digest, read_json, write_json
+from gptjax.files import read_json, write_json
+from gptjax.identity import digest
 from gptjax.jobs import plan, tuned, workdir
 from gptjax.sweeps import Cell
 
@@ -25,7 +26,7 @@ def main(setup: Setup, folder: Path) -> int:
     """Refit what is there with the `fit` section of the config."""
     setup = tuned.resolved(setup, folder)
     made_by = workdir.saved_setup(folder)
-    workdir.check_same(setup, folder)
+    workdir.open_workdir(setup, folder)
     cells = plan.make_cells(made_by, build.load_corpus(made_by))
     fit_and_report(setup, folder, cells)
     return 0

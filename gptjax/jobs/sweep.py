@@ -38,6 +38,7 @@ def main(setup: Setup, folder: Path) -> int:
     if left:
         reach_engine(setup)
     workdir.open_workdir(setup, folder)
+    left = records.open_cells(folder, cells)
     write_json(folder / "corpus.json", corpus_facts(setup, corpus))
     if left:
         plan.print_plan(setup, cells)

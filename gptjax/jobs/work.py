@@ -55,7 +55,7 @@ def main(setup, folder: Path) -> int:
     from gptjax.jobs import plan, sweep, tuned, workdir
 
     setup = tuned.resolved(setup, _existing(folder))
-    workdir.check_same(setup, folder)
+    workdir.open_workdir(setup, folder)
     cells = plan.make_cells(setup, build.load_corpus(setup))
     return sweep.train_here(setup, folder, cells)
 

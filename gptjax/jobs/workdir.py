@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from gptjax.build import SECTIONS, Setup, make_setup, to_mapping
+from gptjax import identity
+from gptjax.build import Setup, make_setup
 from gptjax.errors import UserError
-from gptjax.fields import flattened, upgraded
-from gptjax.files import finite, read_json, write_json
+from gptjax.files import read_json, write_json
+from gptjax.sweeps import records
 
 EXECUTION_ONLY = {
     "data": {"cache_dir"},
@@ -48,47 +49,57 @@ def open_workdir(setup: Setup, folder: Path) -> None:
         raise UserError(f"--workdir={folder} is a file; give a folder")
     if path.exists():
         check_same(setup, folder)
+        _adopt_version_1(folder)
     elif folder.exists() and any((folder / name).exists() for name in ("records", "runs.csv")):
         raise UserError(
             f"--workdir={folder} holds records but no config.json, so it cannot be told which "
             "config made them; choose another --workdir"
         )
     else:
-        write_json(path, to_mapping(setup))
+        write_json(path, identity.saved(setup))
 
 
 def check_same(setup: Setup, folder: Path) -> None:
     """Refuse a folder that another config made, naming the first difference."""
-    found = read_json(folder / "config.json")
-    if not isinstance(found, dict):
-        raise UserError(f"{folder / 'config.json'} is not a config; choose another --workdir")
-    asked = finite(to_mapping(setup))
-    for section in SCIENCE:
-        before = flattened(upgraded(SECTIONS[section], found.get(section, {})))
-        for name, value in flattened(asked[section]).items():
-            if name in EXECUTION_ONLY.get(section, ()):
-                continue
-            made_with = before.get(name)
-            if made_with != value:
-                raise UserError(
-                    f"--workdir={folder} was made with {section}.{name}={_words(made_with)}, not "
-                    f"{_words(value)}; choose another --workdir or delete it"
-                )
+    made_by = saved_setup(folder)
+    for leaf in identity.leaves(Setup):
+        section, name = leaf.path[0], ".".join(leaf.path[1:])
+        if section not in SCIENCE or name in EXECUTION_ONLY.get(section, ()):
+            continue
+        made_with, asked = leaf.value(made_by), leaf.value(setup)
+        if made_with != asked:
+            raise UserError(
+                f"--workdir={folder} was made with {leaf.name}={_words(leaf.today(made_with))}, "
+                f"not {_words(leaf.today(asked))}; choose another --workdir or delete it"
+            )
 
 
 def saved_setup(folder: Path) -> Setup:
-    """The config that made a folder.
+    """The config that made a folder, by this or an earlier version.
 
     Raises:
-      UserError: when there is none.
+      UserError: when there is none, or it cannot be used.
     """
-    if not (folder / "config.json").exists():
+    path = folder / "config.json"
+    if not path.exists():
         raise UserError(f"--workdir={folder} holds no sweep (no config.json); run job=sweep first")
-    found = read_json(folder / "config.json")
+    found = read_json(path)
     if not isinstance(found, dict):
-        raise UserError(f"{folder / 'config.json'} is not a config; choose another --workdir")
-    old = {name: value for name, value in found.items() if name in SECTIONS}
-    return make_setup({**found, **{name: upgraded(SECTIONS[name], old[name]) for name in old}})
+        raise UserError(f"{path} is not a config; choose another --workdir")
+    values = identity.restored(Setup, found, str(path))
+    return make_setup({**values.pop("general"), **values})
+
+
+def _adopt_version_1(folder: Path) -> None:
+    """Name the records of version 1, which hashed every field, as they are named now.
+
+    Checkpoints keep their old names and are not found: what is left begins anew, with the same
+    bits.
+    """
+    if read_json(folder / "config.json").get("schema", 1) == 1 and (folder / "records").is_dir():
+        made_by, count = saved_setup(folder), records.adopt_version_1(folder)
+        write_json(folder / "config.json", identity.saved(made_by))
+        print(f"--workdir={folder} was made by an earlier gptjax; its {count} records are kept")
 
 
 def _words(value: Any) -> str:

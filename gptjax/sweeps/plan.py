@@ -3,10 +3,11 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from gptjax.errors import UserError
-from gptjax.files import digest
+from gptjax.identity import digest
 from gptjax.models import ModelConfig
 from gptjax.ops.backend import micro_batches
 from gptjax.optim import OptimConfig
@@ -34,13 +35,18 @@ class Cell:
     @functools.cached_property
     def id(self) -> str:
         """Hash of the canonical form of run and corpus."""
-        return digest({"run": dataclasses.asdict(self.run), "corpus": self.corpus})
+        return identity_of(self.run.canonical, self.corpus)
 
     @property
     def flops(self) -> float:
         """Exact training FLOPs."""
         cost = self.run.optim.cost
         return self.run.tokens * shapes.training_flops_per_token(self.run.model, cost)
+
+
+def identity_of(run: Mapping[str, Any], corpus: str) -> str:
+    """The name of a cell: hash of the canonical form of its run and of its corpus."""
+    return digest({"run": run, "corpus": corpus})
 
 
 def make_plan(

@@ -5,7 +5,6 @@ with the same bytes as one that never stopped. Times and workers go to `timing/`
 """
 
 import csv
-import dataclasses
 import io
 import math
 import time
@@ -13,12 +12,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from gptjax import identity
 from gptjax.files import read_json, write_atomic, write_json
+from gptjax.identity import digest
 from gptjax.sweeps import shapes
-from gptjax.sweeps.plan import Cell
-from gptjax.train import RunResult
-
-SCHEMA = 1
+from gptjax.sweeps.plan import Cell, identity_of
+from gptjax.train import RunResult, RunSpec
 
 RUN_COLUMNS = (
     "cell",
@@ -119,7 +118,7 @@ def write_done(
     score, noise = result.evaluation, result.noise_scale_tokens
     loss = score.loss if score.excess is None else float(entropy or 0.0) + score.excess
     record = {
-        "schema": SCHEMA,
+        "schema": identity.SCHEMA,
         "status": "done",
         "reason": "",
         **describe(cell),
@@ -133,7 +132,7 @@ def write_done(
         "params_sha256": result.params_digest,
         "skipped_steps": result.skipped_steps,
         **({} if noise is None else {"noise_scale_tokens": noise}),
-        "run": dataclasses.asdict(cell.run),
+        "run": cell.run.canonical,
         "corpus": cell.corpus,
     }
     seconds = result.seconds
@@ -156,11 +155,11 @@ def write_done(
 def write_failed(workdir: Path, cell: Cell, reason: str) -> None:
     """Write the record of a cell that could not be trained, with the reason."""
     record = {
-        "schema": SCHEMA,
+        "schema": identity.SCHEMA,
         "status": "failed",
         "reason": reason,
         **describe(cell),
-        "run": dataclasses.asdict(cell.run),
+        "run": cell.run.canonical,
         "corpus": cell.corpus,
     }
     write_json(record_path(workdir, cell), record)
@@ -170,6 +169,36 @@ def read_records(workdir: Path, cells: Iterable[Cell]) -> list[dict[str, Any]]:
     """The records that exist, in the order of the plan."""
     paths = [record_path(workdir, cell) for cell in cells]
     return [read_json(path) for path in paths if path.exists()]
+
+
+def adopt_version_1(workdir: Path) -> int:
+    """Write the records of version 1 again under the names of their cells of today.
+
+    Returns:
+      how many there were. The old files stay.
+    """
+    count = 0
+    for path in sorted((workdir / "records").glob("*.json")):
+        record = read_json(path)
+        if record["schema"] != 1:
+            continue
+        run = identity.from_version_1(RunSpec, record["run"])
+        trunk = record["trunk"] and digest({**run, "train.steps": 1})
+        found = {**record, "schema": 2, "run": run, "trunk": trunk}
+        found["cell"] = identity_of(run, record["corpus"])
+        _adopt(workdir, path.stem, found)
+        count += 1
+    return count
+
+
+def _adopt(workdir: Path, old: str, record: dict[str, Any]) -> None:
+    timing = workdir / "timing" / f"{old}.json"
+    if timing.exists():
+        content = {**read_json(timing), "cell": record["cell"]}
+        write_json(timing.with_stem(record["cell"]), content)
+    path = workdir / "records" / f"{record['cell']}.json"
+    if not path.exists():
+        write_json(path, record)
 
 
 def open_cells(workdir: Path, cells: Iterable[Cell]) -> list[Cell]:

@@ -1,10 +1,10 @@
 """The `train` section of a config, and the specification of one run."""
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 from gptjax.fields import setting
-from gptjax.files import digest
+from gptjax.identity import canonical, digest
 from gptjax.models.config import ModelConfig
 from gptjax.optim import OptimConfig, shared_steps
 
@@ -112,8 +112,10 @@ class RunSpec:
     here, because they do not change a single bit of the result.
     """
 
-    model: ModelConfig
-    optim: OptimConfig
+    IDENTITY_ROOT: ClassVar[str] = "train"
+
+    model: ModelConfig = dataclasses.field(metadata={"identity": ".model"})
+    optim: OptimConfig = dataclasses.field(metadata={"identity": ".optim"})
     batch_size: int
     steps: int
     seed: int = 0
@@ -146,6 +148,11 @@ class RunSpec:
     def tokens(self) -> int:
         """Tokens that the run is trained on, repeats counted."""
         return self.steps * self.batch_size * self.model.seq_len
+
+    @property
+    def canonical(self) -> dict[str, Any]:
+        """The settings that differ from their defaults, under keys that never change."""
+        return canonical(self)
 
     @property
     def identity(self) -> str:

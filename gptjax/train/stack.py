@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gptjax.files import digest, read_json, write_json
+from gptjax.files import read_json, write_json
+from gptjax.identity import digest
 from gptjax.optim import eval_params
 from gptjax.train.checkpoint import Checkpointer
 from gptjax.train.config import RunSpec
