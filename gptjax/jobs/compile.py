@@ -23,7 +23,7 @@ from gptjax.build import Setup
 from gptjax.errors import UserError
 from gptjax.files import write_json
 from gptjax.jobs.train import describe_run, make_spec
-from gptjax.models import kernels
+from gptjax.models.mixers import kernels
 from gptjax.parallel import Collective, Layout, Target, collectives, parse_target
 from gptjax.parallel.hlo import product_flops
 from gptjax.sweeps import shapes

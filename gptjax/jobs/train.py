@@ -17,7 +17,8 @@ from gptjax.errors import UserError
 from gptjax.files import read_json, write_json
 from gptjax.jobs import workdir
 from gptjax.jobs.devices import join_processes, process_index, start_backend
-from gptjax.models import ModelConfig, kernels
+from gptjax.models import ModelConfig
+from gptjax.models.mixers import kernels
 from gptjax.parallel import Layout
 from gptjax.sweeps import shapes
 from gptjax.train import (

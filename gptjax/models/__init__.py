@@ -11,9 +11,19 @@ from gptjax.models.api import (
     logical_axes,
 )
 from gptjax.models.config import SPARSE, Layer, ModelConfig, beyond_blockwise
-from gptjax.models.cross import CrossText, apply_cross_text, count_cross_text, init_cross_text
 from gptjax.models.experts import Routing, loss_names, router_penalty
-from gptjax.models.joined import (
+from gptjax.models.mixers.kernels import attention_kernel
+from gptjax.models.mixers.sparse import cache_bytes
+from gptjax.models.presets import PRESETS, preset, resolve
+from gptjax.models.stages import Stages
+from gptjax.models.validate import validate
+from gptjax.models.vision.cross_attention import (
+    CrossText,
+    apply_cross_text,
+    count_cross_text,
+    init_cross_text,
+)
+from gptjax.models.vision.image_text import (
     GatedVision,
     ProjectedVision,
     apply_gated,
@@ -22,11 +32,9 @@ from gptjax.models.joined import (
     init_projected,
     project_images,
 )
-from gptjax.models.kernels import attention_kernel
-from gptjax.models.pieces import Pieces
-from gptjax.models.presets import PRESETS, preset, resolve
-from gptjax.models.sparse import cache_bytes
-from gptjax.models.tiled import (
+from gptjax.models.vision.presets import VISION_PRESETS, vision_preset
+from gptjax.models.vision.tile_encoder import TileConfig, count_tiles, encode_tiles, init_tiles
+from gptjax.models.vision.tiled import (
     TiledVision,
     apply_tiled,
     count_tiled,
@@ -34,16 +42,13 @@ from gptjax.models.tiled import (
     init_tiled,
     project_tiles,
 )
-from gptjax.models.tiles import TileConfig, count_tiles, encode_tiles, init_tiles
-from gptjax.models.validate import validate
-from gptjax.models.vision import (
+from gptjax.models.vision.vit import (
     VisionConfig,
     classify_images,
     encode_images,
     init_vision,
     pool_images,
 )
-from gptjax.models.vision_presets import VISION_PRESETS, vision_preset
 
 __all__ = [
     "PRESETS",
@@ -54,9 +59,9 @@ __all__ = [
     "Layer",
     "ModelConfig",
     "ParamCount",
-    "Pieces",
     "ProjectedVision",
     "Routing",
+    "Stages",
     "TileConfig",
     "TiledVision",
     "VisionConfig",

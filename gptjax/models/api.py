@@ -12,7 +12,7 @@ from gptjax.errors import UserError
 from gptjax.models.config import ModelConfig
 from gptjax.models.decoder import Decoder
 from gptjax.models.experts import Routing
-from gptjax.models.sizes import sizes
+from gptjax.models.param_count import sizes
 from gptjax.models.validate import validate
 
 Params = Any  # nested dict of float32 arrays

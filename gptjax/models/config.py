@@ -14,7 +14,7 @@ SPARSE = (
     "performer",
     "reformer",
 )
-"""Kinds of attention that leave pairs of tokens out; what each is stands in models/sparse.py."""
+"""Kinds of attention that leave pairs of tokens out; what each is stands in models/mixers/."""
 
 BOTH_WAYS = "both_ways"
 """Attention without a mask, of encoders: no element of a decoder's layer pattern."""

@@ -10,13 +10,9 @@ import jax.numpy as jnp
 from gptjax import ops
 from gptjax.models.config import ModelConfig
 from gptjax.models.experts import Routing
-from gptjax.models.layers import Stacks, is_one_scan, run_blocks, scan_of, stacks_of
-from gptjax.models.parts import (
-    Norm,
-    activation_type,
-    initializer,
-    parameter,
-)
+from gptjax.models.layer_stack import Stacks, is_one_scan, run_blocks, scan_of, stacks_of
+from gptjax.models.norms import Norm
+from gptjax.models.parameters import activation_type, initializer, parameter
 
 
 class Embedding(nn.Module):

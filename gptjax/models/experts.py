@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from gptjax import ops
 from gptjax.models.config import ModelConfig
-from gptjax.models.parts import hidden_init, parameter, residual_init
+from gptjax.models.parameters import hidden_init, parameter, residual_init
 
 ROUTING = "intermediates", "routing"
 """Collection and name under which a mixture sows its Routing."""

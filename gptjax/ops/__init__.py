@@ -10,9 +10,10 @@ from gptjax.ops.activations import (
     swish,
 )
 from gptjax.ops.attention import attention
+from gptjax.ops.bidirectional_attention import bidirectional_attention
 from gptjax.ops.blockwise_attention import blockwise_attention
 from gptjax.ops.chunked_loss import Head, chunked_cross_entropy
-from gptjax.ops.expert_slots import (
+from gptjax.ops.expert_dispatch import (
     apply_experts,
     assign_slots,
     combine,
@@ -20,17 +21,15 @@ from gptjax.ops.expert_slots import (
     expert_capacity,
 )
 from gptjax.ops.experts import mix_experts, route
-from gptjax.ops.full_attention import full_attention
 from gptjax.ops.fused_attention import cudnn_attention, splash_attention
-from gptjax.ops.hashed_attention import bucket_factors, hash_rotations, lsh_attention
 from gptjax.ops.linear import linear
 from gptjax.ops.losses import cross_entropy, penalised_cross_entropy
+from gptjax.ops.lsh_attention import bucket_factors, hash_rotations, lsh_attention
 from gptjax.ops.masked_attention import alibi_slopes, masked_attention
 from gptjax.ops.norms import layer_norm, rms_norm
+from gptjax.ops.performer_attention import orthogonal_features, performer_attention
 from gptjax.ops.positions import rotary, sinusoids
-from gptjax.ops.random_features import orthogonal_features, performer_attention
 from gptjax.ops.rope_scaling import ROPE_SCALINGS, RopeScaling
-from gptjax.ops.rounding import stochastic_round
 from gptjax.ops.router_losses import (
     balance_loss,
     expert_share,
@@ -44,6 +43,7 @@ from gptjax.ops.selective_scan import (
     selective_scan_in_turn,
     selective_step,
 )
+from gptjax.ops.sequence_sharding import attend_by, in_order
 from gptjax.ops.sparse_attention import (
     blocksparse_attention,
     fixed_attention,
@@ -54,7 +54,7 @@ from gptjax.ops.sparse_attention import (
     strided_attention,
     windowed_attention,
 )
-from gptjax.ops.spread import attend_by, in_order
+from gptjax.ops.stochastic_rounding import stochastic_round
 
 __all__ = [
     "FEED_FORWARD",
@@ -67,6 +67,7 @@ __all__ = [
     "attend_by",
     "attention",
     "balance_loss",
+    "bidirectional_attention",
     "blocksparse_attention",
     "blockwise_attention",
     "bucket_factors",
@@ -79,7 +80,6 @@ __all__ = [
     "expert_capacity",
     "expert_share",
     "fixed_attention",
-    "full_attention",
     "gated",
     "gelu",
     "gelu_tanh",

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from gptjax.ops.attention import MASKED
-from gptjax.ops.full_attention import full_attention
+from gptjax.ops.bidirectional_attention import bidirectional_attention
 from gptjax.ops.masked_attention import masked_attention
 
 Rule = Callable[[jax.Array, jax.Array], jax.Array]
@@ -251,7 +251,9 @@ def longformer_attention(
         )
     else:
         scale = options.get("scale")
-        rows_BgNU = full_attention(global_q_BgNH, global_k_BSKH, global_v_BSKU, scale=scale)
+        rows_BgNU = bidirectional_attention(
+            global_q_BgNH, global_k_BSKH, global_v_BSKU, scale=scale
+        )
     return jnp.concatenate([rows_BgNU, o_BTNU[:, g:]], axis=1)
 
 
@@ -318,7 +320,7 @@ def linformer_attention(
     """
     k_BRKH = jnp.einsum("btkh,tr->brkh", k_BTKH, key_summary_TR.astype(k_BTKH.dtype))
     v_BRKU = jnp.einsum("btku,tr->brku", v_BTKU, value_summary_TR.astype(v_BTKU.dtype))
-    return full_attention(q_BTNH, k_BRKH, v_BRKU, scale=scale)
+    return bidirectional_attention(q_BTNH, k_BRKH, v_BRKU, scale=scale)
 
 
 def _cut(

@@ -25,14 +25,14 @@ from gptjax.ops.ring_attention import (
     ring_attention,
     ring_block,
 )
-from gptjax.ops.spread import Spread
+from gptjax.ops.sequence_sharding import SequenceSharding
 
 AXIS = "seq"
 HEADS = ("tensor", AXIS)
 """The axes that cut heads under all_to_all, in the order in which it exchanges them."""
 
 
-def make_spread(mesh: Mesh, kind: str, rules: Any) -> Spread | None:
+def make_sequence_sharding(mesh: Mesh, kind: str, rules: Any) -> SequenceSharding | None:
     """What the axis does to sequences; None where it cuts nothing.
 
     Args:
@@ -44,10 +44,10 @@ def make_spread(mesh: Mesh, kind: str, rules: Any) -> Spread | None:
         return None
     cut = _Cut(mesh, rules)
     if kind == "ring":
-        return Spread(
+        return SequenceSharding(
             functools.partial(_balanced_order, devices), functools.partial(_ring, cut, devices)
         )
-    return Spread(lambda T: None, functools.partial(_all_to_all, cut, devices))
+    return SequenceSharding(lambda T: None, functools.partial(_all_to_all, cut, devices))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,9 +17,9 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from gptjax.ops.backend import programs_for
-from gptjax.ops.spread import spread_over
+from gptjax.ops.sequence_sharding import shard_sequences
 from gptjax.parallel.config import MeshConfig
-from gptjax.parallel.context import fitting, make_spread
+from gptjax.parallel.context import fitting, make_sequence_sharding
 from gptjax.parallel.mesh import BATCH
 from gptjax.parallel.schedules import Schedule, make_schedule
 
@@ -68,11 +68,11 @@ class Layout:
     def context(self) -> Iterator[None]:
         """Within it, logical constraints mean this mesh, and programs are made for its devices."""
         rules, devices = table(self.config), self.mesh.devices.flat[0].platform
-        spread = make_spread(self.mesh, self.config.context, rules)
+        spread = make_sequence_sharding(self.mesh, self.config.context, rules)
         with (
             jax.set_mesh(self.mesh),
             nn.logical_axis_rules(rules),
-            spread_over(spread),
+            shard_sequences(spread),
             programs_for(devices),
         ):
             yield

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from gptjax.models import Pieces
+from gptjax.models import Stages
 from gptjax.parallel import Layout, pipeline
 from gptjax.train.config import RunSpec
 
@@ -25,7 +25,7 @@ def gradient(
       batch: a Batch, its tokens in the layout's order.
       segments_BT: document numbers in the same order, where attention stays within documents.
     """
-    pieces = Pieces(spec.model)
+    pieces = Stages(spec.model)
 
     def embed(rest: Params, micro: Any) -> Array:
         return pieces.embed(rest, micro[0].inputs_BT)

@@ -16,7 +16,7 @@ from gptjax import convert, models
 from gptjax.convert import kinds, safetensors
 from gptjax.convert.layouts import shapes_of
 from gptjax.errors import UserError
-from gptjax.models import joined
+from gptjax.models.vision import image_text
 
 sys.path.insert(0, str(Path(__file__).parent))
 import vision_tiny as tiny
@@ -134,7 +134,7 @@ def test_a_kept_class_token_is_seen(monkeypatch):
         x = models.encode_images(config, params, images_BIYXC.reshape(-1, *pixels), layer=layer)
         return x[:, :-1].reshape(B, I * config.patches, config.width)
 
-    monkeypatch.setattr(joined, "_features", kept)
+    monkeypatch.setattr(image_text, "_features", kept)
     apply = functools.partial(models.apply_projected, LLAVA)
     logits = jax.jit(apply, compiler_options=tiny.QUICKLY)
     found = logits(tiny.parameters(LLAVA), tiny.vision.tokens(), tiny.images(LLAVA))

@@ -10,9 +10,9 @@ import pytest
 
 from gptjax import models, ops
 from gptjax.errors import UserError
-from gptjax.models import mamba
-from gptjax.models.block import Attention
-from gptjax.models.latent import LatentAttention
+from gptjax.models.mixers import mamba
+from gptjax.models.mixers.attention import Attention
+from gptjax.models.mixers.latent import LatentAttention
 
 GPT = models.ModelConfig(vocab_size=13, depth=2, width=16, num_heads=4, seq_len=12)
 

@@ -9,7 +9,7 @@ import pytest
 
 from gptjax import models, ops
 from gptjax.errors import UserError
-from gptjax.models.kernels import attention_kernel, describe
+from gptjax.models.mixers.kernels import attention_kernel, describe
 
 LONG = models.ModelConfig(
     vocab_size=13, depth=2, width=256, num_heads=2, seq_len=2048, compute_dtype="bfloat16"

@@ -13,7 +13,7 @@ import pytest
 
 from gptjax import models, ops
 from gptjax.errors import UserError
-from gptjax.models import cross, tiles
+from gptjax.models.vision import cross_attention, tile_encoder
 
 sys.path.insert(0, str(Path(__file__).parent))
 import tiled_reference as reference
@@ -120,10 +120,12 @@ def test_features_in_another_order_are_seen():
 
 WRONG_TOWERS = {
     "padding seen by nobody": lambda patch: patch.setattr(
-        tiles, "_visible", real_only(tiles._visible)
+        tile_encoder, "_visible", real_only(tile_encoder._visible)
     ),
-    "no padding": lambda patch: patch.setattr(tiles, "MULTIPLE", 1),
-    "outer norms with the layers' epsilon": lambda patch: patch.setattr(tiles, "OUTER_EPS", 1e-3),
+    "no padding": lambda patch: patch.setattr(tile_encoder, "MULTIPLE", 1),
+    "outer norms with the layers' epsilon": lambda patch: patch.setattr(
+        tile_encoder, "OUTER_EPS", 1e-3
+    ),
     "tanh for exact GELU": lambda patch: patch.setitem(
         ops.FEED_FORWARD, "gelu", ops.FEED_FORWARD["gelu_tanh"]
     ),
@@ -158,13 +160,17 @@ def test_other_layers_that_are_read_are_seen():
 
 
 def without_tanh(self, name, h_BTD):
-    return cross.parameter(self, name, (), (), jax.nn.initializers.zeros) * h_BTD
+    return cross_attention.parameter(self, name, (), (), jax.nn.initializers.zeros) * h_BTD
 
 
 WRONG_TEXTS = {
-    "gates without tanh": lambda patch: patch.setattr(cross.GatedBlock, "_gated", without_tanh),
+    "gates without tanh": lambda patch: patch.setattr(
+        cross_attention.GatedBlock, "_gated", without_tanh
+    ),
     "keys not normed": lambda patch: patch.setattr(
-        cross.ShownAttention, "_head_norm", but_for_keys(cross.ShownAttention._head_norm)
+        cross_attention.ShownAttention,
+        "_head_norm",
+        but_for_keys(cross_attention.ShownAttention._head_norm),
     ),
 }
 

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from gptjax import models, ops
-from gptjax.models.block import Attention
 from gptjax.models.experts import Experts
+from gptjax.models.mixers.attention import Attention
 
 TESTS = Path(__file__).parents[1]
 sys.path[:0] = [str(TESTS / room) for room in ("models", "ops", "convert")]

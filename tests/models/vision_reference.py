@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from gptjax import models, ops
-from gptjax.models.cross import GatedBlock
+from gptjax.models.vision.cross_attention import GatedBlock
 
 sys.path.insert(0, str(Path(__file__).parent))
 import reference

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 
 from gptjax import ops
 from gptjax.models.config import ModelConfig
-from gptjax.models.parts import hidden_init, merge_heads, normed, parameter, residual_init
-from gptjax.models.rotation import rotate
+from gptjax.models.norms import normed
+from gptjax.models.parameters import hidden_init, merge_heads, parameter, residual_init
+from gptjax.models.rope import rotate
 
 
 class LatentAttention(nn.Module):

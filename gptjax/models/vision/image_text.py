@@ -15,14 +15,15 @@ import numpy as np
 
 from gptjax import ops
 from gptjax.errors import UserError
-from gptjax.models import api, vision
+from gptjax.models import api
 from gptjax.models.config import ModelConfig
-from gptjax.models.cross import GatedBlock, interleave
-from gptjax.models.layers import run_blocks, stacks_of, unstacked
-from gptjax.models.parts import init_stacked
-from gptjax.models.pieces import Pieces
+from gptjax.models.layer_stack import run_blocks, stacks_of, unstacked
+from gptjax.models.parameters import init_stacked
 from gptjax.models.remat import recomputed
-from gptjax.models.vision import VisionConfig
+from gptjax.models.stages import Stages
+from gptjax.models.vision import vit
+from gptjax.models.vision.cross_attention import GatedBlock, interleave
+from gptjax.models.vision.vit import VisionConfig
 
 Params = Any  # nested dict of float32 arrays
 
@@ -126,7 +127,7 @@ def apply_projected(
     here_BT = tokens_BT == config.image_token
     patch_BT = jnp.cumsum(here_BT, axis=1) - 1
     y_BTD = jnp.take_along_axis(y_BSD, patch_BT[..., None], axis=1, mode="fill")
-    pieces = Pieces(text)
+    pieces = Stages(text)
     x_BTD = pieces.embed(params["text"], tokens_BT, (here_BT, y_BTD))
     stacks = stacks_of(text, params["text"]["blocks"])
     x_BTD, _ = run_blocks(text, stacks, x_BTD, segment_ids_BT)
@@ -171,7 +172,7 @@ def apply_gated(
     number_BT = jnp.cumsum(tokens_BT == config.image_token, axis=1)
     number_S = 1 + jnp.arange(memory_BSW.shape[1]) // config.vision.patches
     visible_BTS = number_BT[..., None] == number_S
-    pieces = Pieces(text)
+    pieces = Stages(text)
     apply = recomputed(text.remat, GatedBlock(_cross(config), parent=None).apply)
 
     def with_parameters(one: Params) -> Callable[[jax.Array], jax.Array]:
@@ -200,7 +201,7 @@ def _init_both(
         )
     text_key, vision_key, key = jax.random.split(key, 3)
     text = api.init(config.text, text_key)
-    return {"text": text, "vision": vision.init_vision(config.vision, vision_key)}, key
+    return {"text": text, "vision": vit.init_vision(config.vision, vision_key)}, key
 
 
 def _features(
@@ -213,7 +214,7 @@ def _features(
             "[batch, images, rows, columns, channels]"
         )
     B, I, *pixels = images_BIYXC.shape
-    x_bTW = vision.encode_images(config, params, images_BIYXC.reshape(-1, *pixels), layer=layer)
+    x_bTW = vit.encode_images(config, params, images_BIYXC.reshape(-1, *pixels), layer=layer)
     return x_bTW[:, 1:].reshape(B, I * config.patches, config.width)
 
 

@@ -14,8 +14,19 @@ import numpy as np
 from gptjax import ops
 from gptjax.errors import UserError
 from gptjax.models.api import ParamCount
-from gptjax.models.cross import CrossText, apply_cross_text, count_cross_text, init_cross_text
-from gptjax.models.tiles import TileConfig, count_tiles, encode_tiles, init_tiles, tile_counts
+from gptjax.models.vision.cross_attention import (
+    CrossText,
+    apply_cross_text,
+    count_cross_text,
+    init_cross_text,
+)
+from gptjax.models.vision.tile_encoder import (
+    TileConfig,
+    count_tiles,
+    encode_tiles,
+    init_tiles,
+    tile_counts,
+)
 
 Params = Any  # nested dict of float32 arrays
 

@@ -14,8 +14,9 @@ from gptjax import ops
 from gptjax.errors import UserError, nearest
 from gptjax.models.block import Block
 from gptjax.models.config import BOTH_WAYS, ModelConfig
-from gptjax.models.layers import run_blocks, stacks_of
-from gptjax.models.parts import Norm, activation_type, init_stacked
+from gptjax.models.layer_stack import run_blocks, stacks_of
+from gptjax.models.norms import Norm
+from gptjax.models.parameters import activation_type, init_stacked
 
 Params = Any  # nested dict of float32 arrays
 

@@ -15,13 +15,15 @@ from gptjax import ops
 from gptjax.errors import UserError
 from gptjax.models import api
 from gptjax.models.api import ParamCount
-from gptjax.models.block import Attention, FeedForward
 from gptjax.models.config import ModelConfig
-from gptjax.models.layers import block_of, by_layer, stacks_of, unstacked
-from gptjax.models.parts import Norm, init_stacked, parameter
-from gptjax.models.pieces import Pieces
+from gptjax.models.layer_stack import block_of, by_layer, stacks_of, unstacked
+from gptjax.models.mixers.attention import Attention
+from gptjax.models.mlp import FeedForward
+from gptjax.models.norms import Norm
+from gptjax.models.param_count import sizes
+from gptjax.models.parameters import init_stacked, parameter
 from gptjax.models.remat import recomputed
-from gptjax.models.sizes import sizes
+from gptjax.models.stages import Stages
 
 Params = Any  # nested dict of float32 arrays
 
@@ -42,7 +44,9 @@ class ShownAttention(Attention):
         v_BSKH = self._heads(memory_BSW, "value", cfg.kv_heads, "kv_heads")
         q_BTNH = self._head_norm(q_BTNH, "query_norm_scale", "heads")
         k_BSKH = self._head_norm(k_BSKH, "key_norm_scale", "kv_heads")
-        return self._out(ops.full_attention(q_BTNH, k_BSKH, v_BSKH, visible_BTS=visible_BTS))
+        return self._out(
+            ops.bidirectional_attention(q_BTNH, k_BSKH, v_BSKH, visible_BTS=visible_BTS)
+        )
 
 
 class GatedBlock(nn.Module):
@@ -208,7 +212,7 @@ def apply_cross_text(
     Raises:
       UserError: where the input is longer than the positions that the model learns.
     """
-    text, pieces = config.text.at_rest, Pieces(config.text.at_rest)
+    text, pieces = config.text.at_rest, Stages(config.text.at_rest)
     api.check_length(text, tokens_BT.shape[1])
     x_BTD = _embed(config, params, tokens_BT)
     if memory_BSD is None:
@@ -249,7 +253,7 @@ def count_cross_text(config: CrossText) -> ParamCount:
 
 def _embed(config: CrossText, params: Params, tokens_BT: jax.Array) -> jax.Array:
     """The input of the first layer; the extra tokens' vectors are apart from the vocabulary's."""
-    pieces, V = Pieces(config.text), config.text.vocab_size
+    pieces, V = Stages(config.text), config.text.vocab_size
     if not config.extra_tokens:
         return pieces.embed(params["text"], tokens_BT)
     extra_BT = tokens_BT >= V

@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float
 from gptjax.ops.attention import MASKED
 
 
-def full_attention(
+def bidirectional_attention(
     q_BTNH: Float[Array, "B T N H"],
     k_BSKH: Float[Array, "B S K H"],
     v_BSKU: Float[Array, "B S K U"],

@@ -3,12 +3,12 @@
 import dataclasses
 
 from gptjax.errors import UserError, nearest
-from gptjax.models.cross import CrossText
-from gptjax.models.joined import ProjectedVision
 from gptjax.models.presets import preset
-from gptjax.models.tiled import TiledVision
-from gptjax.models.tiles import TileConfig
-from gptjax.models.vision import VisionConfig
+from gptjax.models.vision.cross_attention import CrossText
+from gptjax.models.vision.image_text import ProjectedVision
+from gptjax.models.vision.tile_encoder import TileConfig
+from gptjax.models.vision.tiled import TiledVision
+from gptjax.models.vision.vit import VisionConfig
 
 # Dosovitskiy et al., "An Image is Worth 16x16 Words" (2021), table 1, at 224 pixels and without a
 # head; num_classes=1000 gives those tuned to ImageNet.

@@ -3,9 +3,9 @@
 from gptjax import ops
 from gptjax.models.config import Layer, ModelConfig
 from gptjax.models.experts import experts_size
-from gptjax.models.latent import latent_size
-from gptjax.models.mamba import mamba_size
-from gptjax.models.sparse import extra_size
+from gptjax.models.mixers.latent import latent_size
+from gptjax.models.mixers.mamba import mamba_size
+from gptjax.models.mixers.sparse import extra_size
 
 
 def sizes(config: ModelConfig, *, active: bool = False) -> tuple[int, int]:

@@ -18,12 +18,12 @@ def test_it_is_jaxs(masked):
     visible = jnp.asarray(rng.random((2, 5, 7)) < 0.5).at[:, :, 3].set(True)
     mask = visible[:, None] if masked else None
     wanted = jax.nn.dot_product_attention(q, k, v, mask=mask)
-    got = ops.full_attention(q, k, v, visible_BTS=visible if masked else None)
+    got = ops.bidirectional_attention(q, k, v, visible_BTS=visible if masked else None)
     np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6)
 
 
 def test_who_sees_nothing_gets_nothing():
     q, k, v = jnp.ones((1, 2, 1, 3)), jnp.ones((1, 4, 1, 3)), jnp.ones((1, 4, 1, 2))
     visible = jnp.array([[[False] * 4, [True] * 4]])
-    got = ops.full_attention(q, k, v, visible_BTS=visible)
+    got = ops.bidirectional_attention(q, k, v, visible_BTS=visible)
     assert got[0, :, 0].tolist() == [[0.0, 0.0], [1.0, 1.0]]

@@ -11,12 +11,12 @@ from gptjax import ops
 from gptjax.models.config import ModelConfig
 from gptjax.models.decoder import Embedding
 from gptjax.models.experts import Routing
-from gptjax.models.layers import run_blocks
-from gptjax.models.parts import Norm
+from gptjax.models.layer_stack import run_blocks
+from gptjax.models.norms import Norm
 
 
 @dataclasses.dataclass(frozen=True)
-class Pieces:
+class Stages:
     """Embedding, blocks and head of a decoder whose layers all have the same parameters.
 
     `params` are those of the whole model; the blocks' are given apart, any number of layers.

@@ -1,4 +1,4 @@
-"""What the modules of every kind of block share: parameters, biases, norms, initial values."""
+"""Parameters of modules: their logical axes, biases and initial values."""
 
 import math
 from typing import Any
@@ -7,7 +7,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from gptjax import ops
 from gptjax.models.config import ModelConfig
 
 
@@ -35,35 +34,6 @@ def merge_heads(x_BTNH: jax.Array) -> jax.Array:
 
 def activation_type(config: ModelConfig) -> jnp.dtype:
     return jnp.dtype(config.compute_dtype)
-
-
-class Norm(nn.Module):
-    """LayerNorm or RMSNorm, with the config's epsilon and biases."""
-
-    config: ModelConfig
-
-    @nn.compact
-    def __call__(self, x_BTD: jax.Array) -> jax.Array:
-        cfg = self.config
-        D = x_BTD.shape[-1]
-        scale = norm_scale(self, "scale", (D,), ("embed",))
-        bias = None
-        if cfg.norm == "layernorm":
-            bias = bias_at(self, "norm", "bias", (D,), ("embed",))
-        return normed(cfg, x_BTD, scale, bias)
-
-
-def norm_scale(module: Any, name: str, shape: tuple[int, ...], axes: tuple[str, ...]) -> jax.Array:
-    """What a norm multiplies by: one at the start."""
-    if module.config.norm_plus_one:
-        return 1.0 + parameter(module, name, shape, axes, nn.initializers.zeros)
-    return parameter(module, name, shape, axes, nn.initializers.ones)
-
-
-def normed(config: ModelConfig, x: jax.Array, scale: jax.Array, bias: Any = None) -> jax.Array:
-    if config.norm == "rmsnorm":
-        return ops.rms_norm(x, scale, eps=config.norm_eps)
-    return ops.layer_norm(x, scale, bias, eps=config.norm_eps)
 
 
 def initializer(config: ModelConfig) -> Any:

@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec
 
 from gptjax import ops
 from gptjax.models.config import BOTH_WAYS, SPARSE, ModelConfig, beyond_blockwise
-from gptjax.models.sparse import attend_sparsely
+from gptjax.models.mixers.sparse import attend_sparsely
 from gptjax.ops.backend import platform
 
 LONG = 1024
@@ -86,7 +86,7 @@ def attend(
     if config.attention_soft_cap:
         options["soft_cap"] = config.attention_soft_cap
     if kind == BOTH_WAYS:
-        return ops.full_attention(q_BTNH, k_BTKH, v_BTKH, **options)
+        return ops.bidirectional_attention(q_BTNH, k_BTKH, v_BTKH, **options)
     if kind in SPARSE:
         return attend_sparsely(config, kind, q_BTNH, k_BTKH, v_BTKH, segment_ids_BT, options)
     kernel = KERNELS[name]

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from gptjax import ops
 from gptjax.models.config import ModelConfig
-from gptjax.models.parts import bias_at, hidden_init, parameter, residual_init
+from gptjax.models.parameters import bias_at, hidden_init, parameter, residual_init
 from gptjax.ops.backend import platform
 
 STEP_RANGE = (1e-3, 1e-1)  # of Δ at the start (Gu & Dao, 2023, section 3.6)

@@ -1,8 +1,9 @@
-"""Where tokens know their place in the sequence, and where they see each other.
+"""Sequence sharding: where tokens know their place in a sequence, and where they see each other.
 
-A layout over devices may cut sequences, lay their tokens in another order and compute attention in
-its own way. Models and losses are written for one device; they only say by the functions below
-where order and attention are, and get what the layout does inside `spread_over`, nothing outside.
+A layout over devices may shard sequences, reorder their tokens and compute attention in its own
+way. Models and losses are written for one device: they say where order and attention matter by
+`in_order` and `attend_by`, which do what the layout wants inside `shard_sequences` and nothing
+outside.
 """
 
 import contextlib
@@ -17,7 +18,7 @@ import numpy as np
 
 
 @dataclasses.dataclass(frozen=True)
-class Spread:
+class SequenceSharding:
     """What a layout does to sequences.
 
     Attributes:
@@ -29,27 +30,27 @@ class Spread:
     attend: Callable[..., jax.Array]
 
 
-_SPREAD: ContextVar[Spread | None] = ContextVar("spread", default=None)
+_SHARDING: ContextVar[SequenceSharding | None] = ContextVar("spread", default=None)
 
 
 @contextlib.contextmanager
-def spread_over(spread: Spread | None) -> Iterator[None]:
+def shard_sequences(spread: SequenceSharding | None) -> Iterator[None]:
     """Within it, what is traced has its sequences as `spread` says."""
-    token = _SPREAD.set(spread)
+    token = _SHARDING.set(spread)
     try:
         yield
     finally:
-        _SPREAD.reset(token)
+        _SHARDING.reset(token)
 
 
 def in_order(x: jax.Array, axis: int = 0) -> jax.Array:
     """`x`, whose axis counts positions, in the order in which arrays have tokens.
 
-    >>> with spread_over(Spread(lambda T: np.array([2, 0, 1]), attend_by)):
+    >>> with shard_sequences(SequenceSharding(lambda T: np.array([2, 0, 1]), attend_by)):
     ...     in_order(jnp.array([10, 11, 12])).tolist()
     [12, 10, 11]
     """
-    spread = _SPREAD.get()
+    spread = _SHARDING.get()
     order = None if spread is None else spread.order(x.shape[axis])
     return x if order is None else jnp.take(x, order, axis=axis)
 
@@ -62,7 +63,7 @@ def attend_by(
     **options: Any,
 ) -> jax.Array:
     """`kernel(q, k, v, **options)`, computed where the layout has the tokens."""
-    spread = _SPREAD.get()
+    spread = _SHARDING.get()
     if spread is None:
         return kernel(q_BTNH, k_BTKH, v_BTKH, **options)
     return spread.attend(kernel, q_BTNH, k_BTKH, v_BTKH, **options)

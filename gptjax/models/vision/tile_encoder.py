@@ -17,10 +17,11 @@ import numpy as np
 from gptjax import ops
 from gptjax.errors import UserError
 from gptjax.models.config import BOTH_WAYS, ModelConfig
-from gptjax.models.cross import GatedBlock
-from gptjax.models.parts import Norm, activation_type, init_stacked
-from gptjax.models.sizes import sizes
-from gptjax.models.vision import check_multiples, cut_patches
+from gptjax.models.norms import Norm
+from gptjax.models.param_count import sizes
+from gptjax.models.parameters import activation_type, init_stacked
+from gptjax.models.vision.cross_attention import GatedBlock
+from gptjax.models.vision.vit import check_multiples, cut_patches
 
 Params = Any  # nested dict of float32 arrays
 

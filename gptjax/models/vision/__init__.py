@@ -1,0 +1,1 @@
+"""Vision encoders, and language models that see images."""
