@@ -16,7 +16,7 @@ from typing import Any
 import jax
 
 from gptjax import models
-from gptjax.jobs.compile import compile_step
+from gptjax.cost.compiled import compile_step
 from gptjax.models import ModelConfig
 from gptjax.optim import OptimConfig
 from gptjax.parallel import MeshConfig

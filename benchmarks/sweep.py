@@ -125,10 +125,10 @@ class Sweep:
 
 def one_by_one(place: Path, setup: Any, cell: Any, name: str, **changes: Any) -> dict[str, Any]:
     """`job=train` of a cell: its result, wall seconds and seconds by phase."""
-    from gptjax import build
+    from gptjax import config as configs
 
     run = cell.run
-    values = build.to_mapping(setup)
+    values = configs.to_mapping(setup)
     values |= {"job": "train", "experiment": name}
     values["model"] = {**dataclasses.asdict(run.model), **changes.get("model", {})}
     values["optim"] = dataclasses.asdict(run.optim)
@@ -439,19 +439,21 @@ def equal_losses(place: Path, setup: Any, corpus: Any, cell: Any, record: dict) 
 
 def measure(place: Path, sample: int, overrides: Sequence[str]) -> dict[str, Any]:
     """Everything, under a folder."""
-    from gptjax import build
-    from gptjax.jobs import experiment, plan
+    from gptjax import config as configs
+    from gptjax import experiment
+    from gptjax.engines import cells as planned
+    from gptjax.engines import cores
     from gptjax.sweeps import record_path, timing
 
     os.environ["GPTJAX_CACHE"] = str(place / "cache")
     pairs = [flag.removeprefix("--config.").partition("=")[::2] for flag in overrides]
-    setup = build.make_setup(experiment.override(experiment.load(str(EXPERIMENT)), pairs))
-    corpus = build.load_corpus(setup)
-    cells = plan.make_cells(setup, corpus)
+    setup = configs.make_config(experiment.override(experiment.load(str(EXPERIMENT)), pairs))
+    corpus = configs.load_corpus(setup)
+    cells = planned.make_cells(setup, corpus)
     chosen = sample_of(cells, sample)
     reference = timing.reference_rate()
-    workers = plan.worker_count(setup, plan.make_bundles(setup, cells))
-    predicted = timing.predicted_total(plan.make_bundles(setup, cells), reference, workers)
+    workers = cores.worker_count(setup, planned.make_bundles(setup, cells))
+    predicted = timing.predicted_total(planned.make_bundles(setup, cells), reference, workers)
     # The samples' programs are their own: the sweep must compile what it needs.
     apart = dataclasses.replace(
         setup,

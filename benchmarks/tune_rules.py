@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gptjax import data
+from gptjax.cost.model_flops import training_flops_per_token
 from gptjax.models import ModelConfig
 from gptjax.optim import OptimConfig
 from gptjax.sweeps import shapes
@@ -51,7 +52,7 @@ def main() -> None:
         writer = csv.writer(file)
         for width in (int(width) for width in options.widths.split(",")):
             model = shapes.with_width(base, sweep, width)
-            per_token = shapes.training_flops_per_token(model)
+            per_token = training_flops_per_token(model)
             for batch in (int(batch) for batch in options.batches.split(",")):
                 steps = max(1, round(options.flops / per_token / batch / options.seq_len))
                 spec = RunSpec(model=model, optim=optim, batch_size=batch, steps=steps, seed=0)

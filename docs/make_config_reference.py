@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gptjax import build
+from gptjax import config as configs
 from gptjax.fields import sections
 
 PAGE = Path(__file__).with_name("config.md")
@@ -16,7 +16,7 @@ HEAD = """\
 Generated from the dataclasses in `gptjax/*/config.py` by `python docs/make_config_reference.py`; a
 test fails when it is stale.
 
-An experiment's `get_config()` starts from `build.default_config()` and changes what it is about;
+An experiment's `get_config()` starts from `default_config()` and changes what it is about;
 a flag changes one key of that:
 
     python -m gptjax.main --config=experiments/chinchilla_sweep.py --config.sweep.sizes=9
@@ -32,8 +32,8 @@ LIMITS = (("minimum", "≥"), ("above", ">"), ("maximum", "≤"), ("below", "<")
 
 def render() -> str:
     """The whole page."""
-    parts = [HEAD, _section("", build.General)]
-    for name, cls in build.SECTIONS.items():
+    parts = [HEAD, _section("", configs.General)]
+    for name, cls in configs.SECTIONS.items():
         parts.append(_section(name, cls))
         parts += [_section(f"{name}.{inner}", one) for inner, one in sections(cls).items()]
     return "\n".join(parts)

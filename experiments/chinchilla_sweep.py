@@ -7,12 +7,12 @@ No download, no accelerator.
 
 from ml_collections import ConfigDict
 
-from gptjax import build
+from gptjax.config import default_config
 
 
 def get_config() -> ConfigDict:
     """Seven budgets over one and a half decades, six sizes at each."""
-    config = build.default_config()
+    config = default_config()
     config.experiment = "chinchilla_sweep"
     config.job = "sweep"
     config.data.source = "python-stdlib"

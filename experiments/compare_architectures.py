@@ -12,7 +12,7 @@ rates of a size run side by side (sweep.stack).
 
 from ml_collections import ConfigDict
 
-from gptjax import build
+from gptjax.config import default_config
 
 ARCHITECTURES = (
     "GPT-2: model.norm=layernorm model.positions=learned model.mlp=gelu_tanh model.use_bias=true "
@@ -28,7 +28,7 @@ ARCHITECTURES = (
 
 def get_config() -> ConfigDict:
     """Three budgets, four sizes, two seeds, five architectures."""
-    config = build.default_config()
+    config = default_config()
     config.experiment = "compare_architectures"
     config.job = "compare_sweeps"
     config.data.update(source="python-stdlib", heldout_fraction=0.01)

@@ -10,11 +10,11 @@ as long as the disk does; a folder that holds anything unknown is refused with i
 of a ViT, of CLIP's image encoder or of a Llava go both ways too; runs train texts alone.
 """
 
-from gptjax import build
+from gptjax.config import default_config
 
 
 def get_config():
-    config = build.default_config()
+    config = default_config()
     config.job = "convert"
     config.experiment = "converted"
     return config

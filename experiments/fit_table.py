@@ -9,12 +9,12 @@ report.html under --workdir (default runs/fit_table).
 
 from ml_collections import ConfigDict
 
-from gptjax import build
+from gptjax.config import default_config
 
 
 def get_config() -> ConfigDict:
     """A fit of somebody's table: no corpus, no training."""
-    config = build.default_config()
+    config = default_config()
     config.experiment = "fit_table"
     config.job = "fit_table"
     return config

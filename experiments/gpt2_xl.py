@@ -15,12 +15,13 @@ import dataclasses
 
 from ml_collections import ConfigDict
 
-from gptjax import build, models
+from gptjax import models
+from gptjax.config import default_config
 
 
 def get_config() -> ConfigDict:
     """The published model on its slice: blocks recomputed, activations in bfloat16."""
-    config = build.default_config()
+    config = default_config()
     config.experiment = "gpt2_xl"
     config.job = "train"
     config.target = "v5e-16"

@@ -15,12 +15,12 @@ those of such small runs bend.
 
 from ml_collections import ConfigDict
 
-from gptjax import build
+from gptjax.config import default_config
 
 
 def get_config() -> ConfigDict:
     """Six sizes on five token budgets, 3.5e12 FLOPs in all."""
-    config = build.default_config()
+    config = default_config()
     config.experiment = "known_entropy"
     config.job = "sweep"
     config.data.source = "zipf-facts"

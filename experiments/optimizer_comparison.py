@@ -10,12 +10,12 @@ run in that of its program.
 
 from ml_collections import ConfigDict
 
-from gptjax import build
+from gptjax.config import default_config
 
 
 def get_config() -> ConfigDict:
     """Two layers of width 64 on bytes of Python's standard library."""
-    config = build.default_config()
+    config = default_config()
     config.experiment = "optimizer_comparison"
     config.job = "compare"
     config.data.update(source="python-stdlib", heldout_fraction=0.005)

@@ -8,12 +8,12 @@ Prints the compute-optimal parameters, tokens and loss at each budget, with inte
 
 from ml_collections import ConfigDict
 
-from gptjax import build
+from gptjax.config import default_config
 
 
 def get_config() -> ConfigDict:
     """A prediction from a saved law: reads laws.json, writes nothing."""
-    config = build.default_config()
+    config = default_config()
     config.experiment = "predict"
     config.job = "predict"
     return config

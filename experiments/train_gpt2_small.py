@@ -14,12 +14,13 @@ import dataclasses
 
 from ml_collections import ConfigDict
 
-from gptjax import build, models
+from gptjax import models
+from gptjax.config import default_config
 
 
 def get_config() -> ConfigDict:
     """GPT-2 small with GPT-3's optimizer settings for this size (Brown et al. 2020, table 2.1)."""
-    config = build.default_config()
+    config = default_config()
     config.experiment = "train_gpt2_small"
     config.job = "train"
     config.model.update({**dataclasses.asdict(models.preset("gpt2")), "preset": ""})

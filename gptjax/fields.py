@@ -2,7 +2,7 @@
 
 Each room declares its section as a frozen dataclass whose fields are made with `setting`; settings
 that belong to one choice are a dataclass of their own beside that choice, and lie in the section as
-a field made with `section`, to any depth. From those, `gptjax.build` makes the ConfigDict that a
+a field made with `section`, to any depth. From those, `gptjax.config` makes the ConfigDict that a
 user overrides, checks what comes back, and generates the config reference of the docs.
 """
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gptjax.jobs.experiment import setting_types
+from gptjax.experiment import setting_types
 
 REPO = Path(__file__).parents[1]
 DOCS = REPO / "docs"

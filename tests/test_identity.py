@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from gptjax import identity
-from gptjax.build import Setup
+from gptjax.config import Config
 from gptjax.errors import UserError
 from gptjax.fields import section, setting
 from gptjax.models import ModelConfig
@@ -107,7 +107,7 @@ def run(name: str) -> RunSpec:
 def full_defaults() -> dict:
     """Canonical key → first default, of a config and of a run."""
     found = {}
-    for cls in (Setup, RunSpec):
+    for cls in (Config, RunSpec):
         for leaf in identity.leaves(cls):
             if leaf.first is not identity.REQUIRED:
                 found.setdefault(leaf.key, leaf.first)

@@ -4,10 +4,10 @@ import dataclasses
 
 import pytest
 
-from gptjax import build, fields
+from gptjax import config as configs
+from gptjax import experiment, fields
 from gptjax.errors import UserError
 from gptjax.fields import section, setting
-from gptjax.jobs import experiment
 from tests.test_docs import reference
 
 
@@ -37,7 +37,7 @@ class Car:
 
 @pytest.fixture
 def car(monkeypatch):
-    monkeypatch.setitem(build.SECTIONS, "car", Car)
+    monkeypatch.setitem(configs.SECTIONS, "car", Car)
 
 
 def test_a_mapping_becomes_dataclasses():
@@ -61,9 +61,9 @@ def test_values_by_their_dotted_keys():
 
 def test_flags_reach_every_depth(car):
     flags = [("car.motor.engine.pistons", "12"), ("car.wheels", "6")]
-    found = experiment.override(build.default_config().to_dict(), flags)
+    found = experiment.override(configs.default_config().to_dict(), flags)
     assert fields.make(Car, found["car"], "car") == Car(Motor(Engine(12)), 6)
-    assert build.default_config().car.motor.engine.pistons == 4
+    assert configs.default_config().car.motor.engine.pistons == 4
 
 
 WRONG = {
@@ -98,9 +98,9 @@ def test_a_wrong_mapping_is_refused_with_the_right_key():
 def test_an_experiment_file_is_told_the_new_spelling(car, tmp_path):
     path = tmp_path / "e.py"
     path.write_text(
-        "from gptjax import build\n"
+        "from gptjax.config import default_config\n"
         "def get_config():\n"
-        "    config = build.default_config()\n"
+        "    config = default_config()\n"
         "    config.car.engine_pistons = 8\n"
         "    return config\n"
     )

@@ -1,4 +1,4 @@
-"""One file for each thing that `config.job` may name; each has `main(setup, workdir) -> status`."""
+"""Jobs: one file for each name of `config.job`, with `main(config, workdir) -> status`."""
 
 import importlib
 from collections.abc import Iterable, Mapping
@@ -14,22 +14,22 @@ def run_experiment(
     Raises:
       UserError: for everything that is the user's to mend.
     """
-    from gptjax.jobs.experiment import load, override
+    from gptjax.experiment import load, override
 
     return run(override(load(experiment), overrides), workdir)
 
 
-def run(config: Mapping[str, Any], workdir: str) -> int:
+def run(values: Mapping[str, Any], workdir: str) -> int:
     """Check the config and run the job that it names; returns the exit status.
 
     Raises:
       UserError: for everything that is the user's to mend.
     """
-    from gptjax import build
+    from gptjax.config import make_config
     from gptjax.jobs.checks import check_before
 
-    setup = build.make_setup(config)
-    folder = Path(workdir) if workdir else Path("runs") / setup.general.experiment
-    check_before(setup, folder)
-    job = importlib.import_module(f"gptjax.jobs.{setup.general.job}")
-    return job.main(setup, folder)
+    config = make_config(values)
+    folder = Path(workdir) if workdir else Path("runs") / config.general.experiment
+    check_before(config, folder)
+    job = importlib.import_module(f"gptjax.jobs.{config.general.job}")
+    return job.main(config, folder)

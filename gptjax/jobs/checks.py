@@ -4,7 +4,7 @@ import importlib.util
 import os
 from pathlib import Path
 
-from gptjax.build import Setup
+from gptjax.config import Config
 from gptjax.errors import UserError
 
 READ_ONLY = ("plan", "predict")
@@ -17,22 +17,22 @@ DRIVERS = {"gpu": ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")}
 EXTRAS = {"gpu": "cuda", "tpu": "tpu"}
 
 
-def check_before(setup: Setup, folder: Path) -> None:
+def check_before(config: Config, folder: Path) -> None:
     """Refuse what cannot work here, in the order in which a user would mend it.
 
     Raises:
       UserError: for folders that cannot be written, a missing device, a missing extra.
     """
-    general = setup.general
+    general = config.general
     if general.job not in READ_ONLY:
         _check_folder(f"--workdir={folder}", folder)
     if general.job in TRAINING:
         _check_device(general.device)
-        _check_offload(setup)
+        _check_offload(config)
         if general.compilation_cache not in ("auto", "off"):
             place = Path(general.compilation_cache)
             _check_folder(f"config.compilation_cache={place}", place)
-    if setup.train.wandb and general.job == "train" and not _installed("wandb"):
+    if config.train.wandb and general.job == "train" and not _installed("wandb"):
         raise UserError(
             "train.wandb=True needs Weights & Biases; pip install 'gptjax[wandb]' or set "
             "train.wandb=false"
@@ -67,11 +67,11 @@ def _check_device(device: str) -> None:
         )
 
 
-def _check_offload(setup: Setup) -> None:
+def _check_offload(config: Config) -> None:
     """Offloading needs a memory beside the host's."""
-    device = setup.general.device
+    device = config.general.device
     usable = [name for name in PLUGINS if any(map(_installed, PLUGINS[name]))]
-    if setup.model.remat == "offload" and (device == "cpu" or not usable):
+    if config.model.remat == "offload" and (device == "cpu" or not usable):
         raise UserError(
             "model.remat=offload moves activations from a GPU or TPU to the host and this is a "
             "CPU; set model.remat=sqrt"

@@ -6,55 +6,57 @@ from typing import Any
 
 from rich.console import Console
 
-from gptjax import build
-from gptjax.build import Setup
+from gptjax.config import Config, load_corpus
 from gptjax.data import Corpus
+from gptjax.engines import run, workdir
+from gptjax.engines.cells import make_members
 from gptjax.files import read_json, write_json
-from gptjax.jobs import plan, sweep, workdir
 from gptjax.report import comparison
+from gptjax.stages.plan import print_plan
+from gptjax.stages.sweep import corpus_facts
 from gptjax.sweeps import Member, record_path, records, write_tables
 
 
-def main(setup: Setup, folder: Path) -> int:
+def main(config: Config, folder: Path) -> int:
     """Train every member, write compare.json and the figures; started again, do what is missing."""
-    corpus = build.load_corpus(setup)
-    members = plan.make_members(setup, corpus)
+    corpus = load_corpus(config)
+    members = make_members(config, corpus)
     cells = [member.cell for member in members]
     left = records.open_cells(folder, cells)
     if left:
-        sweep.reach_engine(setup)
-    workdir.open_workdir(setup, folder)
-    write_json(folder / "corpus.json", sweep.corpus_facts(setup, corpus))
+        run.reach_engine(config)
+    workdir.open_workdir(config, folder)
+    write_json(folder / "corpus.json", corpus_facts(config, corpus))
     if left:
-        plan.print_plan(setup, cells)
-        status = sweep.train(setup, folder, cells)
+        print_plan(config, cells)
+        status = run.train(config, folder, cells)
         if status != 0:
             return status
     write_tables(folder, cells)
-    show(setup, folder, corpus, members)
+    show(config, folder, corpus, members)
     return 0
 
 
-def show(setup: Setup, folder: Path, corpus: Corpus, members: Sequence[Member]) -> None:
+def show(config: Config, folder: Path, corpus: Corpus, members: Sequence[Member]) -> None:
     """Collect the records, draw, and print the table."""
     rows = [_row(folder, member) for member in members]
     write_json(folder / "compare.json", {"rows": rows})
-    paths = comparison.build(folder, rows, setup.report)
+    paths = comparison.build(folder, rows, config.report)
     Console(width=110).print(comparison.table(rows))
     print("figures: " + ", ".join(str(path) for path in paths))
 
 
 def _row(folder: Path, member: Member) -> dict[str, Any]:
     """What a record says, under names that the drawing reads."""
-    run = member.cell.run
+    spec = member.cell.run
     record = read_json(record_path(folder, member.cell))
     timing = folder / "timing" / f"{member.cell.id}.json"
     history = record.get("history", [])
-    per_step = run.batch_size * run.model.seq_len
+    per_step = spec.batch_size * spec.model.seq_len
     return {
         "label": member.label,
         "learning_rate": member.learning_rate,
-        "seed": run.seed,
+        "seed": spec.seed,
         "status": record["status"],
         "loss": record.get("loss"),
         "tokens": [step * per_step for step, _ in history],

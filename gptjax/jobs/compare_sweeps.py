@@ -8,53 +8,56 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from gptjax import build, scaling
-from gptjax.build import Setup
+from gptjax import scaling
+from gptjax.config import Config, load_corpus
+from gptjax.engines import workdir
+from gptjax.engines.cells import make_cells
 from gptjax.files import read_json, write_json
-from gptjax.jobs import fit, plan, sweep, workdir
-from gptjax.jobs.variants import folder_name, variants
 from gptjax.report import side_by_side as report
 from gptjax.scaling import Fit
 from gptjax.scaling.laws import plain
 from gptjax.scaling.side_by_side import best_of_budgets, frontier, side_by_side
+from gptjax.stages.fit import fit_config
+from gptjax.stages.sweep import run_sweep
+from gptjax.stages.variants import folder_name, variants
 
 LINE_POINTS = 60
 
 
-def main(setup: Setup, folder: Path) -> int:
+def main(config: Config, folder: Path) -> int:
     """Run every variant's sweep in a folder of its own, then compare their laws.
 
     Started again, it does what is missing.
     """
-    corpus = build.load_corpus(setup)
-    asked = variants(setup)
+    corpus = load_corpus(config)
+    asked = variants(config)
     for variant in asked.values():
-        plan.make_cells(variant, corpus)  # refuses a wrong plan before anything is trained
-    workdir.open_workdir(setup, folder)
+        make_cells(variant, corpus)  # refuses a wrong plan before anything is trained
+    workdir.open_workdir(config, folder)
     for label, variant in asked.items():
         print(f"sweep of {label}")
-        status = sweep.main(variant, folder / folder_name(label))
+        status = run_sweep(variant, folder / folder_name(label))
         if status != 0:
             return status
-    compare(setup, folder, asked)
+    compare(config, folder, asked)
     return 0
 
 
-def compare(setup: Setup, folder: Path, asked: Mapping[str, Setup]) -> None:
+def compare(config: Config, folder: Path, asked: Mapping[str, Config]) -> None:
     """Fit every variant's table, write comparison.json and the page, print the table."""
     laws = {
         label: scaling.fit(
             scaling.Table.read(folder / folder_name(label) / "runs.csv"),
-            config=fit.fit_config(variant),
+            config=fit_config(variant),
         )
         for label, variant in asked.items()
     }
-    content = comparison(laws, setup)
+    content = comparison(laws, config)
     for label, entry in content["laws"].items():
         entry["seconds"] = seconds_of(folder / folder_name(label))
         entry["settings"] = next(
             text.partition(":")[2].strip()
-            for text in setup.compare.sweeps
+            for text in config.compare.sweeps
             if text.partition(":")[0].strip() == label
         )
         entry["report"] = f"{folder_name(label)}/report.html"
@@ -63,18 +66,18 @@ def compare(setup: Setup, folder: Path, asked: Mapping[str, Setup]) -> None:
     page = report.build(
         folder,
         content,
-        setup.report,
-        title=setup.general.experiment.replace("_", " "),
+        config.report,
+        title=config.general.experiment.replace("_", " "),
         facts=corpus,
     )
     Console(width=120).print(report.table(content))
     print(f"report: {page}")
 
 
-def comparison(laws: Mapping[str, Fit], setup: Setup) -> dict[str, Any]:
+def comparison(laws: Mapping[str, Fit], config: Config) -> dict[str, Any]:
     """The content of comparison.json: plain types only."""
-    budgets = sorted(set(setup.sweep.budgets))
-    beyond = budgets[-1] * setup.fit.extrapolate
+    budgets = sorted(set(config.sweep.budgets))
+    beyond = budgets[-1] * config.fit.extrapolate
     line = np.geomspace(budgets[0], beyond, LINE_POINTS)
     reference = next(iter(laws))
     found: dict[str, Any] = {}
@@ -95,7 +98,7 @@ def comparison(laws: Mapping[str, Fit], setup: Setup) -> dict[str, Any]:
             "reference": reference,
             "budgets": budgets,
             "beyond": beyond,
-            "confidence": setup.fit.confidence,
+            "confidence": config.fit.confidence,
             "laws": found,
             "standings": [dataclasses.asdict(standing) for standing in standings],
         }

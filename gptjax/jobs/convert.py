@@ -6,42 +6,42 @@ from typing import Any
 
 import jax
 
-from gptjax import build, convert
-from gptjax.build import Setup
+from gptjax import convert
+from gptjax.config import Config, load_corpus, make_run
+from gptjax.engines import workdir
+from gptjax.engines.devices import start_backend
 from gptjax.errors import UserError
-from gptjax.jobs import train, workdir
-from gptjax.jobs.devices import start_backend
 from gptjax.models import ModelConfig
 from gptjax.train import init_state
 from gptjax.train.checkpoint import Checkpointer
 
 
-def main(setup: Setup, folder: Path) -> int:
+def main(config: Config, folder: Path) -> int:
     """Convert in `convert.direction`; prints what was written."""
-    start_backend(setup)
-    return _DIRECTIONS[setup.convert.direction](setup, folder)
+    start_backend(config)
+    return _DIRECTIONS[config.convert.direction](config, folder)
 
 
-def _from_huggingface(setup: Setup, folder: Path) -> int:
-    config, params = convert.from_huggingface(Path(setup.convert.folder).expanduser())
-    convert.save_model(folder, config, params)
+def _from_huggingface(config: Config, folder: Path) -> int:
+    model, params = convert.from_huggingface(Path(config.convert.folder).expanduser())
+    convert.save_model(folder, model, params)
     print(f"{_count(params):,} parameters; {folder / convert.saved.CONFIG}")
     return 0
 
 
-def _to_huggingface(setup: Setup, folder: Path) -> int:
-    place = Path(setup.convert.folder).expanduser()
+def _to_huggingface(config: Config, folder: Path) -> int:
+    place = Path(config.convert.folder).expanduser()
     if (folder / convert.saved.CONFIG).exists():
-        config, params = convert.load_model(folder)
+        model, params = convert.load_model(folder)
     else:
-        config, params = _trained(folder)
+        model, params = _trained(folder)
     convert.to_huggingface(
-        config,
+        model,
         params,
         place,
-        model_type=setup.convert.model_type,
-        dtype=setup.convert.dtype,
-        max_shard_bytes=int(setup.convert.shard_gb * 1e9),
+        model_type=config.convert.model_type,
+        dtype=config.convert.dtype,
+        max_shard_bytes=int(config.convert.shard_gb * 1e9),
     )
     print(f"{_count(params):,} parameters; {place / 'config.json'}")
     return 0
@@ -53,10 +53,10 @@ def _count(params: Any) -> int:
 
 def _trained(folder: Path) -> tuple[ModelConfig, Any]:
     """Model and parameters of a run of job=train: the best held-out ones, else the last."""
-    setup = workdir.saved_setup(folder)
-    corpus = build.load_corpus(setup)
-    spec = train.make_spec(setup, corpus)
-    options = setup.train
+    config = workdir.saved_config(folder)
+    corpus = load_corpus(config)
+    spec = make_run(config, corpus)
+    options = config.train
     checkpoints = Checkpointer(
         folder / "checkpoints",
         f"{spec.identity}-{corpus.fingerprint}",

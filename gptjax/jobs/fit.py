@@ -1,168 +1,19 @@
 """job=fit: collect the tables of a sweep, fit the laws, write laws.json and the report."""
 
-import dataclasses
-import hashlib
-import importlib
-import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from rich.console import Console
-
-import gptjax
-from gptjax import build, report, scaling, sweeps
-from gptjax.build import Setup
-from gptjax.errors import UserError, nearest
-from gptjax.files import read_json, write_json
-from gptjax.identity import digest
-from gptjax.jobs import plan, tuned, workdir
-from gptjax.sweeps import Cell
-
-PHASES = ("compile", "train", "evaluate", "checkpoint")
+from gptjax.config import Config, load_corpus
+from gptjax.engines import workdir
+from gptjax.engines.cells import make_cells
+from gptjax.stages import tuned
+from gptjax.stages.fit import fit_and_report
 
 
-def main(setup: Setup, folder: Path) -> int:
+def main(config: Config, folder: Path) -> int:
     """Refit what is there with the `fit` section of the config."""
-    setup = tuned.resolved(setup, folder)
-    made_by = workdir.saved_setup(folder)
-    workdir.open_workdir(setup, folder)
-    cells = plan.make_cells(made_by, build.load_corpus(made_by))
-    fit_and_report(setup, folder, cells)
+    config = tuned.resolved(config, folder)
+    made_by = workdir.saved_config(folder)
+    workdir.open_workdir(config, folder)
+    cells = make_cells(made_by, load_corpus(made_by))
+    fit_and_report(config, folder, cells)
     return 0
-
-
-def fit_and_report(
-    setup: Setup, folder: Path, cells: Sequence[Cell], *, reuse: bool = False
-) -> None:
-    """Tables, laws, figures, report and the answer on standard output.
-
-    With `reuse`, a fit of the same tables with the same settings is shown and not made again.
-
-    Raises:
-      UserError: when there is no finished run, or no law can be fitted to those there are.
-    """
-    if not any(record["status"] == "done" for record in sweeps.read_records(folder, cells)):
-        raise UserError(f"--workdir={folder} has no finished run to fit; run job=sweep first")
-    sweeps.write_tables(folder, cells)
-    stamp_path, stamp = folder / "fit.json", _inputs(setup, folder)
-    made = (stamp_path, folder / "laws.json", folder / "report.html")
-    if reuse and all(path.exists() for path in made) and read_json(stamp_path) == stamp:
-        print_answer(read_json(folder / "laws.json"))
-        print(f"report: {folder / 'report.html'}")
-        return
-    stamp_path.unlink(missing_ok=True)
-    laws_of_tables(setup, folder, folder / "runs.csv", folder / "curves.csv")
-    write_json(stamp_path, stamp)
-
-
-def preload() -> None:
-    """Import what figures need and is long to import."""
-    for name in ("gptjax.report.html", "matplotlib.backends.backend_pdf"):
-        importlib.import_module(name)
-
-
-def _inputs(setup: Setup, folder: Path) -> dict[str, str]:
-    """What a fit and its report are a function of."""
-    tables = b"".join((folder / name).read_bytes() for name in ("runs.csv", "curves.csv"))
-    return {
-        "tables": hashlib.sha256(tables).hexdigest(),
-        "fit": digest(fit_config(setup)),
-        "report": digest(setup.report),
-        "version": gptjax.__version__,
-    }
-
-
-def laws_of_tables(
-    setup: Setup, folder: Path, runs_path: Path, curves_path: Path | None
-) -> dict[str, Any]:
-    """Fit a table of runs, write `laws.json` and the report into `folder`, print the answer."""
-    config = fit_config(setup)
-    build.enable_compilation_cache(setup)
-    runs = scaling.Table.read(runs_path)
-    curves = scaling.Table.read(curves_path) if curves_path and curves_path.exists() else None
-    laws = scaling.fit_laws(runs, curves, config)
-    write_json(folder / "laws.json", laws)
-    return show(setup, folder, runs, curves, laws)
-
-
-def show(setup: Setup, folder: Path, runs: Any, curves: Any, laws: dict[str, Any]) -> dict:
-    """Write the report and print the answer."""
-    page = report.build(
-        folder,
-        runs,
-        curves,
-        laws,
-        setup.report,
-        title=setup.general.experiment.replace("_", " "),
-        facts=facts(setup, folder),
-    )
-    print_answer(laws)
-    print(f"report: {page}")
-    return laws
-
-
-def fit_config(setup: Setup) -> scaling.FitConfig:
-    """The `fit` section with the top-level `forms` added.
-
-    Raises:
-      UserError: for a form that is not known.
-    """
-    forms = tuple(dict.fromkeys((*setup.fit.forms, *setup.general.forms)))
-    for name in forms:
-        if name not in scaling.FORMS:
-            raise UserError(
-                f"config.forms has {name!r}, which is no law form; {nearest(name, scaling.FORMS)}"
-            )
-    return dataclasses.replace(setup.fit, forms=forms)
-
-
-def facts(setup: Setup, folder: Path) -> dict[str, Any]:
-    """What the report says about where the numbers come from."""
-    found: dict[str, Any] = {}
-    timing = folder / "timing.csv"
-    if timing.exists() and timing.read_text().count("\n") > 1:
-        found["timing"] = spent_by_bundle(scaling.Table.read(timing))
-        spent = plan.duration(sum(sum(row["seconds"].values()) for row in found["timing"]))
-        found["worker time"] = f"{spent} of worker time"
-    if (folder / "tune.json").exists():
-        found["tuning"] = f"tuned: {read_json(folder / 'tune.json')['sentence']}"
-    corpus = folder / "corpus.json"
-    if corpus.exists():
-        known = read_json(corpus)
-        found["corpus"] = known.pop("corpus")
-        found.update({name: f"{value} {name}" for name, value in known.items()})
-    return found
-
-
-def spent_by_bundle(timing: scaling.Table) -> list[dict[str, Any]]:
-    """Seconds of each phase by bundle, costliest first, and what the workers did not use.
-
-    A worker is idle between its cells, and from its last one until the last of all ends.
-    """
-    bundles, workers = timing.text("bundle"), timing.text("worker")
-    width, ended, seconds = (timing.numbers(name) for name in ("width", "ended", "seconds"))
-    rows: list[dict[str, Any]] = []
-    for name in dict.fromkeys(bundles):
-        mine = bundles == name
-        rows.append(
-            {
-                "name": f"width {width[mine][0]:.0f}",
-                "cells": int(mine.sum()),
-                "seconds": {p: float(timing.numbers(p)[mine].sum()) for p in PHASES},
-            }
-        )
-    rows.sort(key=lambda row: -sum(row["seconds"].values()))
-    spans = [ended.max() - (ended - seconds)[workers == name].min() for name in set(workers)]
-    idle = max(0.0, float(sum(spans) - seconds.sum()))
-    return [*rows, {"name": "no cell at hand", "cells": 0, "seconds": {"idle": idle}}]
-
-
-def print_answer(laws: dict[str, Any]) -> None:
-    """The small table of the answer."""
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    console.print(report.answer_table(laws))
-    if laws.get("emergence"):
-        console.print(laws["emergence"]["sentence"], highlight=False)
-    for entry in laws.get("settings_laws") or []:
-        console.print(entry["sentence"], highlight=False)

@@ -2,15 +2,15 @@
 
 from pathlib import Path
 
-from gptjax.build import Setup
+from gptjax.config import Config
 from gptjax.errors import UserError
-from gptjax.jobs import fit
+from gptjax.stages import fit
 
 
-def main(setup: Setup, folder: Path) -> int:
+def main(config: Config, folder: Path) -> int:
     """Write laws.json, figures and report.html for `config.table`."""
-    table = Path(setup.general.table)
+    table = Path(config.general.table)
     if not table.is_file():
         raise UserError(f"config.table={table} is not a file; give the path of a CSV or Parquet")
-    fit.laws_of_tables(setup, folder, table, None)
+    fit.laws_of_tables(config, folder, table, None)
     return 0

@@ -13,14 +13,15 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from gptjax.build import Setup
+from gptjax.config import Config, run_spec
+from gptjax.cost import compiled
+from gptjax.cost.chips import Chip, Target, parse_target
+from gptjax.cost.model_flops import training_flops_per_token
+from gptjax.cost.roofline import TRAFFIC, Estimate, estimate
 from gptjax.errors import UserError
 from gptjax.files import write_json
-from gptjax.jobs import compile as compiling
-from gptjax.parallel import AXES, Chip, MeshConfig, Target, parse_target
-from gptjax.sweeps import shapes
+from gptjax.parallel import AXES, MeshConfig
 from gptjax.train import RunSpec, layout_over
-from gptjax.train.roofline import TRAFFIC, Estimate, estimate
 
 POLICIES = ("none", "dots", "block", "sqrt")
 """Of `model.remat`; offloading is left out, because no time is known for the way to the host."""
@@ -42,19 +43,19 @@ class Compiled:
     seconds: float
 
 
-def main(setup: Setup, folder: Path) -> int:
+def main(config: Config, folder: Path) -> int:
     """Search, compile, print and write `plan_mesh.json`; status 1 where nothing fits."""
-    target = parse_target(setup.general.target)
-    spec = compiling.run_spec(setup)
-    found = search(spec, setup.mesh, target.devices, target.chip)
+    target = parse_target(config.general.target)
+    spec = run_spec(config)
+    found = search(spec, config.mesh, target.devices, target.chip)
     if not found:
         raise UserError(
             f"train.batch_size={spec.batch_size} cannot be laid over {target.name}'s "
             f"{target.devices} devices by any mesh; set train.batch_size="
             f"{target.devices * spec.micro_batches}, or a smaller config.target"
         )
-    best = [one for one in found if fits(one, target.chip)][: setup.general.compiled]
-    words = _from_compiler(spec, setup.mesh, target, best)
+    best = [one for one in found if fits(one, target.chip)][: config.general.compiled]
+    words = _from_compiler(spec, config.mesh, target, best)
     chosen = choose(found, words, target.chip)
     _print(target, found, words, chosen)
     write_json(folder / "plan_mesh.json", _as_json(target, found, words, chosen))
@@ -76,7 +77,7 @@ def _order(one: Estimate) -> tuple[float, int, float]:
 
 
 def _estimates(spec: RunSpec, config: MeshConfig, devices: int, chip: Chip) -> Iterator[Estimate]:
-    flops = shapes.training_flops_per_token(spec.model, spec.optim.cost)
+    flops = training_flops_per_token(spec.model, spec.optim.cost)
     for sizes in factorizations(devices, [axis for axis in AXES if axis in TRAFFIC]):
         mesh = with_sizes(config, sizes)
         for remat in POLICIES:
@@ -120,14 +121,14 @@ def _from_compiler(
     spec: RunSpec, config: MeshConfig, target: Target, best: Sequence[Estimate]
 ) -> list[Compiled]:
     """The compiler's word for the best estimates; nothing without one."""
-    if not best or not compiling.has_compiler(target):
+    if not best or not compiled.has_compiler(target):
         return []
-    devices, found = compiling.topology_devices(target, spec), []
+    devices, found = compiled.topology_devices(target, spec), []
     for one in best:
         run = with_remat(spec, one.remat)
         layout = layout_over(with_sizes(config, one.sizes), run, devices)
-        cost = compiling.compile_step(run, layout)
-        network = compiling.network_seconds(cost, one.sizes, target)
+        cost = compiled.compile_step(run, layout)
+        network = compiled.network_seconds(cost, one.sizes, target)
         seconds = max(one.seconds.compute, one.seconds.memory) + network
         found.append(Compiled(one, cost.needed, seconds))
     return found
@@ -146,7 +147,7 @@ def why_not(one: Estimate, chosen: Estimate | None, chip: Chip) -> str:
     if not fits(one, chip):
         held = dataclasses.asdict(one.held)
         most = max(held, key=lambda name: held[name])
-        return f"does not fit: {held[most] / compiling.GIB:.1f} GiB of {KINDS[most]}"
+        return f"does not fit: {held[most] / compiled.GIB:.1f} GiB of {KINDS[most]}"
     if one is chosen or chosen is None:
         return ""
     mine, other = one.seconds, chosen.seconds
@@ -179,7 +180,7 @@ def _print(
     console, chip = Console(width=120), target.chip
     fitting = sum(fits(one, chip) for one in found)
     print(
-        f"{target.name}: {target.devices} devices with {chip.memory / compiling.GIB:g} GiB; "
+        f"{target.name}: {target.devices} devices with {chip.memory / compiled.GIB:g} GiB; "
         f"{len(found)} candidates, {fitting} fit by the estimate"
     )
     table = Table(
@@ -201,7 +202,7 @@ def _print(
         table.add_row(
             _words(one.sizes),
             one.remat,
-            f"{one.held.total / compiling.GIB:.2f}",
+            f"{one.held.total / compiled.GIB:.2f}",
             *(f"{number:.3g}" for number in numbers),
             f"{seconds.utilization:.0%}",
             "chosen" if one is chosen else why_not(one, chosen, chip),
@@ -237,8 +238,8 @@ def _print_compiled(console: Console, words: Sequence[Compiled], chip: Chip) -> 
         table.add_row(
             _words(one.guess.sizes),
             one.guess.remat,
-            f"{one.guess.held.total / compiling.GIB:.2f}",
-            f"{one.needed / compiling.GIB:.2f}{over}",
+            f"{one.guess.held.total / compiled.GIB:.2f}",
+            f"{one.needed / compiled.GIB:.2f}{over}",
             f"{one.guess.seconds.total:.3g}",
             f"{one.seconds:.3g}",
         )
@@ -260,8 +261,8 @@ def _verdict(
     if chosen is None:
         least = min(found, key=lambda one: one.held.total)
         return (
-            f"nothing fits {target.name}: the least is {least.held.total / compiling.GIB:.1f} GiB "
-            f"of {target.chip.memory / compiling.GIB:g}; raise train.micro_batches, set "
+            f"nothing fits {target.name}: the least is {least.held.total / compiled.GIB:.1f} GiB "
+            f"of {target.chip.memory / compiled.GIB:g}; raise train.micro_batches, set "
             "train.loss_chunk, or take a larger slice"
         )
     flags = " ".join(f"--config.mesh.{axis}={size}" for axis, size in chosen.sizes.items())
@@ -272,7 +273,7 @@ def _verdict(
         lines.append(
             f"{len(faster)} candidates are faster by the estimate and do not fit; the first, "
             f"{_words(faster[0].sizes)} with remat {faster[0].remat}, needs "
-            f"{faster[0].held.total / compiling.GIB:.1f} GiB."
+            f"{faster[0].held.total / compiled.GIB:.1f} GiB."
         )
     return "\n".join(lines)
 

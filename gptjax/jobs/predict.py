@@ -6,26 +6,26 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from gptjax.build import Setup
+from gptjax.config import Config
 from gptjax.errors import UserError
 from gptjax.files import read_json
 from gptjax.scaling.saved import predict_saved
 
 
-def main(setup: Setup, folder: Path) -> int:
+def main(config: Config, folder: Path) -> int:
     """Print N*, D* and the loss at each of `config.flops`, with intervals; writes nothing."""
-    laws = read_json(Path(setup.general.laws))
+    laws = read_json(Path(config.general.laws))
     if not isinstance(laws, dict):
         raise UserError(
-            f"config.laws={setup.general.laws} holds no laws; give one that a fit wrote"
+            f"config.laws={config.general.laws} holds no laws; give one that a fit wrote"
         )
-    table = Table(title=f"Predicted by {setup.general.laws}", title_justify="left")
+    table = Table(title=f"Predicted by {config.general.laws}", title_justify="left")
     for name in ("law", "FLOPs", "params", "tokens", "tokens/param", "loss, nats per token"):
         table.add_column(name, justify="left" if name == "law" else "right")
-    entries = [entry for flops in setup.general.flops for entry in predict_saved(laws, flops)]
+    entries = [entry for flops in config.general.flops for entry in predict_saved(laws, flops)]
     if not entries:
         raise UserError(
-            f"config.laws={setup.general.laws} holds no law of params and tokens, which a "
+            f"config.laws={config.general.laws} holds no law of params and tokens, which a "
             "prediction needs; fit one of fit.approaches"
         )
     for entry in entries:

@@ -3,13 +3,13 @@
 from pathlib import Path
 
 from gptjax import scaling
-from gptjax.build import Setup
+from gptjax.config import Config
 from gptjax.errors import UserError
 from gptjax.files import read_json
-from gptjax.jobs import fit
+from gptjax.stages import fit
 
 
-def main(setup: Setup, folder: Path) -> int:
+def main(config: Config, folder: Path) -> int:
     """Rebuild the figures and the page; nothing is trained and nothing is fitted."""
     for name in ("runs.csv", "laws.json"):
         if not (folder / name).exists():
@@ -17,5 +17,5 @@ def main(setup: Setup, folder: Path) -> int:
     runs = scaling.Table.read(folder / "runs.csv")
     curves_path = folder / "curves.csv"
     curves = scaling.Table.read(curves_path) if curves_path.exists() else None
-    fit.show(setup, folder, runs, curves, read_json(folder / "laws.json"))
+    fit.show(config, folder, runs, curves, read_json(folder / "laws.json"))
     return 0

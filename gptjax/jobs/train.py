@@ -10,17 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from gptjax import build, models
-from gptjax.build import Setup
+from gptjax import models
+from gptjax.config import Config, enable_compilation_cache, load_corpus, make_run, to_mapping
+from gptjax.cost.memory import resolve_remat
+from gptjax.cost.model_flops import training_flops_per_token
 from gptjax.data import Corpus
+from gptjax.engines import workdir
+from gptjax.engines.devices import join_processes, process_index, start_backend
 from gptjax.errors import UserError
 from gptjax.files import read_json, write_json
-from gptjax.jobs import workdir
-from gptjax.jobs.devices import join_processes, process_index, start_backend
-from gptjax.models import ModelConfig
 from gptjax.models.mixers import kernels
 from gptjax.parallel import Layout
-from gptjax.sweeps import shapes
 from gptjax.train import (
     EXIT_RESUMABLE,
     Diverged,
@@ -35,36 +35,34 @@ from gptjax.train import (
     make_layout,
     run,
     stop_on_signal,
-    transfer_width,
 )
 from gptjax.train.loss_spikes import Rollback
-from gptjax.train.memory import resolve_remat
 from gptjax.train.watchdog import Watchdog
 
 
-def main(setup: Setup, folder: Path) -> int:
+def main(config: Config, folder: Path) -> int:
     """Train to the end, from the last checkpoint if there is one; write `result.json`."""
-    join_processes(setup)
-    corpus = build.load_corpus(setup)
-    spec = make_spec(setup, corpus)
+    join_processes(config)
+    corpus = load_corpus(config)
+    spec = make_run(config, corpus)
     first = process_index() == 0
     if first:
-        workdir.open_workdir(setup, folder)
+        workdir.open_workdir(config, folder)
     if (folder / "result.json").exists():
         _print_result(read_json(folder / "result.json"), folder)
         return 0
     with stop_on_signal() as stop:
-        platform = start_backend(setup)
-        layout = make_layout(setup.mesh, spec)
-        build.enable_compilation_cache(setup)
-        spec = resolve_remat(spec, setup.train.memory_gb)
-        log = Log(setup, folder, spec) if first else None
+        platform = start_backend(config)
+        layout = make_layout(config.mesh, spec)
+        enable_compilation_cache(config)
+        spec = resolve_remat(spec, config.train.memory_gb)
+        log = Log(config, folder, spec) if first else None
         hooks = Hooks(stop=stop)
         if log:
             print(_headline(spec, corpus, platform, layout), flush=True)
             hooks = Hooks(log.progress, log.metrics, log.evaluation, stop, log.rollback)
-        watch = Watchdog(setup.train.hang_seconds)
-        session = Session(corpus, setup.train, lambda spec: make_layout(setup.mesh, spec), watch)
+        watch = Watchdog(config.train.hang_seconds)
+        session = Session(corpus, config.train, lambda spec: make_layout(config.mesh, spec), watch)
         try:
             result = run(session, spec, folder, hooks)
         except Interrupted as stopped:
@@ -86,38 +84,16 @@ def main(setup: Setup, folder: Path) -> int:
     return 0
 
 
-def make_spec(setup: Setup, corpus: Corpus) -> RunSpec:
-    """The run that the config describes, on a corpus."""
-    return describe_run(setup, build.make_model(setup, corpus), corpus.mask_end_of_document)
-
-
-def describe_run(setup: Setup, model: ModelConfig, mask_end_of_document: bool) -> RunSpec:
-    """The run that the config describes, of a model whose vocabulary is filled in."""
-    train = setup.train
-    model, optim = transfer_width(model, setup.optim)
-    per_step = train.batch_size * model.seq_len
-    steps = train.steps or max(1, round(train.tokens / per_step))
-    spec = RunSpec.of(
-        train,
-        model=model,
-        optim=optim,
-        steps=steps,
-        mask_end_of_document=mask_end_of_document,
-    )
-    batch_warmup.check(spec)
-    return spec
-
-
 class Log:
     """Metrics of one run: JSON lines always, TensorBoard and Weights & Biases when asked for."""
 
-    def __init__(self, setup: Setup, folder: Path, spec: RunSpec) -> None:
+    def __init__(self, config: Config, folder: Path, spec: RunSpec) -> None:
         self._spec = spec
-        self._interval = setup.train.log_seconds
+        self._interval = config.train.log_seconds
         self._path = folder / "metrics.jsonl"
         self._printed = 0.0
         self._kept_until: int | None = None
-        writers = (_tensorboard(setup, folder), _wandb(setup))
+        writers = (_tensorboard(config, folder), _wandb(config))
         self._writers = [writer for writer in writers if writer]
 
     def metrics(self, first: int, values: Mapping[str, np.ndarray]) -> None:
@@ -220,10 +196,10 @@ class _TensorBoard:
 
 
 class _Wandb:
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, config: Config) -> None:
         import wandb
 
-        self._run = wandb.init(project="gptjax", config=build.to_mapping(setup))
+        self._run = wandb.init(project="gptjax", config=to_mapping(config))
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         self._run.log(dict(values), step=step)
@@ -232,15 +208,15 @@ class _Wandb:
         self._run.finish()
 
 
-def _tensorboard(setup: Setup, folder: Path) -> Any:
-    return _TensorBoard(folder / "tensorboard") if setup.train.tensorboard else None
+def _tensorboard(config: Config, folder: Path) -> Any:
+    return _TensorBoard(folder / "tensorboard") if config.train.tensorboard else None
 
 
-def _wandb(setup: Setup) -> Any:
-    if not setup.train.wandb:
+def _wandb(config: Config) -> Any:
+    if not config.train.wandb:
         return None
     try:
-        return _Wandb(setup)
+        return _Wandb(config)
     except ImportError as error:
         raise UserError(
             "train.wandb=True needs Weights & Biases; pip install 'gptjax[wandb]'"
@@ -248,11 +224,11 @@ def _wandb(setup: Setup) -> Any:
 
 
 def _flops_per_token(spec: RunSpec) -> float:
-    return shapes.training_flops_per_token(spec.model, spec.optim.cost)
+    return training_flops_per_token(spec.model, spec.optim.cost)
 
 
 def _headline(spec: RunSpec, corpus: Corpus, platform: str, layout: Layout | None) -> str:
-    count, model = shapes.counts(spec.model), spec.model
+    count, model = models.count_params(spec.model), spec.model
     flops = spec.tokens * _flops_per_token(spec)
     attention = kernels.describe(model, segmented=spec.document_attention)
     gradients = f" ({spec.optim.cost:.3g} gradients a step)" if spec.optim.cost > 1.0 else ""
@@ -288,7 +264,7 @@ def _devices(platform: str, layout: Layout | None) -> str:
 
 
 def _write_result(folder: Path, spec: RunSpec, result: RunResult, bytes_per_token: float) -> None:
-    count = shapes.counts(spec.model)
+    count = models.count_params(spec.model)
     write_json(
         folder / "result.json",
         {

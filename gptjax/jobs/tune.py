@@ -1,25 +1,17 @@
-"""job=tune: find the learning rates of a sweep on its smallest sizes."""
+"""job=tune: find the best learning rate of small sizes, and the law that a sweep follows."""
 
-import dataclasses
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
-from gptjax import build
-from gptjax.build import Setup
-from gptjax.data import Corpus
-from gptjax.files import read_json, write_json
-from gptjax.jobs import plan, sweep, workdir
-from gptjax.sweeps import Trial, Tuned, open_cells, record_path, tuning
+from gptjax.config import Config, load_corpus
+from gptjax.stages.tune import find
 
 
-def main(setup: Setup, folder: Path) -> int:
+def main(config: Config, folder: Path) -> int:
     """Tune, print what was found and how a sweep takes it."""
-    tuned = find(setup, folder, build.load_corpus(setup))
+    tuned = find(config, folder, load_corpus(config))
     if isinstance(tuned, int):
         return tuned
-    sweep, optim = tuned.applied(setup.sweep, setup.optim)
+    sweep, optim = tuned.applied(config.sweep, config.optim)
     print(
         "as settings: "
         f"--config.sweep.learning_rate_scale={sweep.learning_rate_scale:g} "
@@ -28,71 +20,3 @@ def main(setup: Setup, folder: Path) -> int:
         f"--config.sweep.batch_scale={sweep.batch_scale:g} --config.optim.b2={optim.b2:g}"
     )
     return 0
-
-
-def find(setup: Setup, folder: Path, corpus: Corpus) -> Tuned | int:
-    """Train what has no record yet, write `tune.json`; an exit status when stopped.
-
-    Each widening of the grid has a folder of its own under `folder/tune`.
-
-    Raises:
-      UserError: when no size has its best learning rate inside the grid.
-    """
-    trials: list[Trial] = []
-    losses: dict[str, float | None] = {}
-    factors = setup.sweep.tune_factors
-    for number in range(tuning.ROUNDS):
-        asked = dataclasses.replace(
-            setup,
-            general=dataclasses.replace(setup.general, job="tune"),
-            sweep=dataclasses.replace(setup.sweep, tune_factors=factors),
-        )
-        new = plan.make_trials(asked, corpus)
-        status = _train(asked, folder / "tune" / str(number), new)
-        if status != 0:
-            return status
-        for trial in new:
-            record = read_json(record_path(folder / "tune" / str(number), trial.cell))
-            losses[trial.cell.id] = record["loss"] if record["status"] == "done" else None
-        trials += new
-        factors = tuning.wider(trials, losses)
-        if not factors:
-            break
-    tuned = tuning.find(trials, losses)
-    write_json(folder / "tune.json", dataclasses.asdict(tuned) | {"sentence": tuned.sentence})
-    show(tuned)
-    return tuned
-
-
-def _train(setup: Setup, folder: Path, trials: list[Trial]) -> int:
-    cells = [trial.cell for trial in trials]
-    left = open_cells(folder, cells)
-    if left:
-        sweep.reach_engine(setup)
-    workdir.open_workdir(setup, folder)
-    if not left:
-        return 0
-    print(f"tuning: {len(cells)} runs at {len({trial.params for trial in trials})} sizes")
-    return sweep.train(setup, folder, cells)
-
-
-def show(tuned: Tuned) -> None:
-    """Print the best factor of each size, and the law."""
-    table = Table(title="Tuning", title_justify="left")
-    for name in ("params", "tokens", "batch", "b2", "rule's rate", "best over rule's", "loss"):
-        table.add_column(name, justify="right")
-    for row in tuned.best:
-        best = row["why"] or f"{row['factor']:.3g}"
-        loss = "–" if row["why"] else f"{row['loss']:.4f}"
-        table.add_row(
-            f"{row['params']:,}",
-            f"{row['tokens']:,}",
-            f"{row['batch']:g}",
-            f"{row['b2']:g}",
-            f"{row['rule']:.3g}",
-            best,
-            loss,
-        )
-    console = Console(width=110)
-    console.print(table)
-    console.print(tuned.sentence, highlight=False)

@@ -101,6 +101,21 @@ def duration_text(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def duration(seconds: float) -> str:
+    """A time a person reads.
+
+    >>> duration(42.4), duration(75), duration(7300)
+    ('42 s', '1 min 15 s', '2 h 2 min')
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
 def percent_text(share: float, digits: int = 2) -> str:
     """A share as a percentage; the space before the sign does not break.
 

@@ -9,7 +9,6 @@ from gptjax.sweeps.records import open_cells, read_records, record_path, write_t
 from gptjax.sweeps.rules import RULES, Rule, Scale
 from gptjax.sweeps.submesh import devices_for, session_on, sizes_of
 from gptjax.sweeps.tuning import Trial, Tuned, make_trials
-from gptjax.sweeps.worker import WorkerOptions, forget_dead, work, work_on_devices
 
 __all__ = [
     "RULES",
@@ -23,9 +22,7 @@ __all__ = [
     "SweepConfig",
     "Trial",
     "Tuned",
-    "WorkerOptions",
     "devices_for",
-    "forget_dead",
     "make_bundles",
     "make_comparison",
     "make_plan",
@@ -36,7 +33,5 @@ __all__ = [
     "record_path",
     "session_on",
     "sizes_of",
-    "work",
-    "work_on_devices",
     "write_tables",
 ]

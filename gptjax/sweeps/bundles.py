@@ -13,8 +13,8 @@ separate runs to float tolerance, so the stack is part of a sweep's config.
 import dataclasses
 from collections.abc import Sequence
 
+from gptjax.cost import memory
 from gptjax.identity import digest
-from gptjax.sweeps import memory
 from gptjax.sweeps.config import SweepConfig
 from gptjax.sweeps.plan import Cell
 from gptjax.train import RunSpec, TrainConfig

@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from gptjax import models
+from gptjax.cost import model_flops
 from gptjax.errors import UserError
 from gptjax.identity import digest
 from gptjax.models import ModelConfig
@@ -41,7 +43,7 @@ class Cell:
     def flops(self) -> float:
         """Exact training FLOPs."""
         cost = self.run.optim.cost
-        return self.run.tokens * shapes.training_flops_per_token(self.run.model, cost)
+        return self.run.tokens * model_flops.training_flops_per_token(self.run.model, cost)
 
 
 def identity_of(run: Mapping[str, Any], corpus: str) -> str:
@@ -92,12 +94,12 @@ def make_run(
     mask_end_of_document: bool = False,
 ) -> RunSpec:
     """One run of `tokens` tokens with batch size and learning rate from the sweep's rule."""
-    count = shapes.counts(model)
+    count = models.count_params(model)
     scale = Scale(
         params=count.non_embedding,
         params_with_head=count.non_embedding_with_head,
         tokens=tokens,
-        flops=tokens * shapes.training_flops_per_token(model, optim.cost),
+        flops=tokens * model_flops.training_flops_per_token(model, optim.cost),
     )
     rule = RULES[sweep.rule]
     batch_size, rate = train.batch_size, optim.learning_rate
@@ -148,7 +150,7 @@ def _isoflop(
     pairs = []
     for budget in sorted(set(sweep.budgets)):
         for shape in _profile(sweep, model, budget):
-            tokens = budget / shapes.training_flops_per_token(shape, cost)
+            tokens = budget / model_flops.training_flops_per_token(shape, cost)
             pairs.append((budget, shape, tokens))
     return pairs
 

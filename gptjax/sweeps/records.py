@@ -12,10 +12,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from gptjax import identity
+from gptjax import identity, models
+from gptjax.cost import model_flops
 from gptjax.files import read_json, write_atomic, write_json
 from gptjax.identity import digest
-from gptjax.sweeps import shapes
 from gptjax.sweeps.plan import Cell, identity_of
 from gptjax.train import RunResult, RunSpec
 
@@ -76,12 +76,12 @@ def has_record(workdir: Path, cell: Cell) -> bool:
 def describe(cell: Cell) -> dict[str, Any]:
     """What is known of a cell before it runs, under the column names of `runs.csv`."""
     run, model = cell.run, cell.run.model
-    count = shapes.counts(model)
+    count = models.count_params(model)
     return {
         "cell": cell.id,
         "budget": cell.budget,
         "flops": cell.flops,
-        "flops_6nd": shapes.flops_6nd(run),
+        "flops_6nd": model_flops.flops_6nd(run),
         "params_total": count.total,
         "params_non_embedding": count.non_embedding,
         "params_non_embedding_with_head": count.non_embedding_with_head,

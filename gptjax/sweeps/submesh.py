@@ -3,10 +3,10 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from gptjax.cost import memory
 from gptjax.data import Corpus
 from gptjax.errors import UserError
 from gptjax.parallel import MeshConfig, check_cuts, resolve
-from gptjax.sweeps import memory
 from gptjax.sweeps.bundles import Bundle
 from gptjax.sweeps.config import SweepConfig
 from gptjax.train import RunSpec, Session, TrainConfig, cuts, make_layout

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from gptjax import build
-from gptjax.jobs import ray_tasks, workdir
-from gptjax.jobs.experiment import load, override
+from gptjax import config as configs
+from gptjax.engines import ray as ray_tasks
+from gptjax.engines import workdir
+from gptjax.experiment import load, override
 from gptjax.main import main
 
 REPO = Path(__file__).parents[2]
@@ -25,9 +26,9 @@ CPU_SECONDS = 5.0
 
 HEAD = "params,tokens,flops,loss\n"
 ROWS = [f"{n}e4,{d}e5,{6 * n * d}e9,{1 + 5 / n + 5 / d}\n" for n in range(1, 5) for d in (1, 3, 9)]
-PLAIN = """from gptjax import build
+PLAIN = """from gptjax.config import default_config
 def get_config():
-    config = build.default_config()
+    config = default_config()
     %s
     return config
 """
@@ -102,7 +103,7 @@ CASES: dict[str, tuple] = {
     "not .py": (("--config=notes.md",), "--config=notes.md is not a .py file; "),
     "not Python": (("--config=syntax.py",), "--config=syntax.py line 1 is not Python"),
     "binary": (("--config=binary.py",), "--config=binary.py is not Python (", "correct it"),
-    "no get_config": (("--config=bare.py",), "has no function get_config(); return build.def"),
+    "no get_config": (("--config=bare.py",), "has no function get_config(); return default_config"),
     "raises": (("--config=raises.py",), "--config=raises.py line 4 raised KeyError (lost);"),
     "missing import": (("--config=imports.py",), "line 1 raised ModuleNotFoundError", "correct"),
     "no config": (("--config=nothing.py",), "returned a NoneType; return a ConfigDict"),
@@ -262,7 +263,7 @@ def folder(tmp_path_factory):
         (root / "texts" / f"{i:02}.txt").write_text(f"{i}: {words}\n", encoding="utf-8")
     pairs = [flag.removeprefix("--config.").partition("=")[::2] for flag in DATA]
     config = override(load(SWEEP.removeprefix("--config=")), [*pairs, ("sweep.sizes", "9")])
-    workdir.open_workdir(build.make_setup(config), root / "other")
+    workdir.open_workdir(configs.make_config(config), root / "other")
     return root
 
 

@@ -6,21 +6,22 @@ import json
 import numpy as np
 import pytest
 
-from gptjax import build
+from gptjax import config as configs
+from gptjax import experiment
 from gptjax.errors import UserError
-from gptjax.jobs import compare_sweeps, experiment
-from gptjax.jobs.variants import folder_name, variants
+from gptjax.jobs import compare_sweeps
 from gptjax.main import main
 from gptjax.report import side_by_side
 from gptjax.scaling.side_by_side import FARTHEST_MULTIPLIER
+from gptjax.stages.variants import folder_name, variants
 
 
 def setup_of(*sweeps, **changes):
-    config = build.default_config()
+    config = configs.default_config()
     config.job = "compare_sweeps"
     config.compare.sweeps = sweeps
     config.sweep.update(changes)
-    return build.make_setup(config)
+    return configs.make_config(config)
 
 
 def test_a_variant_changes_what_it_names():
@@ -60,7 +61,7 @@ def test_one_sweep_or_a_grid_compares_nothing():
 
 def test_the_experiment_compares_five_architectures():
     config = experiment.load("experiments/compare_architectures.py")
-    found = variants(build.make_setup(config))
+    found = variants(configs.make_config(config))
     patterns = {label: setup.model.layer_pattern for label, setup in found.items()}
     assert patterns["Mamba"] == ("ssm",) and patterns["Mamba + attention"][:2] == ("ssm", "global")
     assert found["Mixtral"].model.num_experts > found["Mixtral"].model.experts_per_token
@@ -68,10 +69,10 @@ def test_the_experiment_compares_five_architectures():
 
 
 EXPERIMENT = """
-from gptjax import build
+from gptjax import config as configs
 
 def get_config():
-    config = build.default_config()
+    config = configs.default_config()
     config.job = "compare_sweeps"
     config.compare.sweeps = (
         "slow: optim.learning_rate=1e-3", "fast: optim.learning_rate=3e-2",

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from gptjax import models
+from gptjax.cost.chips import parse_target
+from gptjax.cost.compiled import has_compiler
 from gptjax.errors import UserError
-from gptjax.jobs.compile import has_compiler
 from gptjax.main import main
-from gptjax.parallel import parse_target
 
 REPO = Path(__file__).parents[2]
 LIBTPU = importlib.util.find_spec("libtpu") is not None

@@ -17,8 +17,8 @@ import jax
 import numpy as np
 import pytest
 
-from gptjax import build, models
-from gptjax.jobs import experiment
+from gptjax import config as configs
+from gptjax import experiment, models
 from gptjax.main import main
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
@@ -446,7 +446,7 @@ def test_built(name):
     settings = {**TINY, "model.positions": "rotary", "model.rope_factor": 4.0, **BUILT[name]}
     settings["model.vocab_size"] = 31
     texts = [(name.removeprefix("config."), str(value)) for name, value in settings.items()]
-    setup = build.make_setup(experiment.override(build.default_config().to_dict(), texts))
+    setup = configs.make_config(experiment.override(configs.default_config().to_dict(), texts))
     model = models.resolve(setup.model)
     tokens = np.arange(12, dtype=np.int32)[None]
     # Compiled whole: operation by operation would take several times as long.
@@ -515,7 +515,7 @@ def test_no_choice_is_left_out():
             texts = value.strip("()").replace("'", "").split(",") if _is_list(value) else [value]
             chosen.setdefault((section, key), set()).update(text for text in texts if text != "")
     missing = []
-    for section, cls in {"config": build.General, **build.SECTIONS}.items():
+    for section, cls in {"config": configs.General, **configs.SECTIONS}.items():
         defaults = cls()
         for field in dataclasses.fields(cls):
             if (section, field.name) in ELSEWHERE:

@@ -9,10 +9,12 @@ import jax
 import jaxlib
 import pytest
 
-from gptjax import build, sweeps
+from gptjax import config as configs
+from gptjax import sweeps
+from gptjax.engines import run, workdir
+from gptjax.engines.cells import make_cells
 from gptjax.errors import UserError
-from gptjax.jobs import plan, sweep, workdir
-from gptjax.jobs.experiment import override
+from gptjax.experiment import override
 from gptjax.sweeps import record_path
 
 FOLDERS = Path(__file__).parents[1] / "folders"
@@ -50,7 +52,9 @@ def kept(tmp_path):
         folder = tmp_path / name
         shutil.copytree(FOLDERS / name, folder)
         flags = {**FLAGS, "data.cache_dir": str(tmp_path / "cache")}
-        return folder, build.make_setup(override(build.default_config().to_dict(), flags.items()))
+        return folder, configs.make_config(
+            override(configs.default_config().to_dict(), flags.items())
+        )
 
     return copy
 
@@ -71,11 +75,11 @@ def test_a_kept_folder_is_continued_bit_for_bit(kept):
     folder, setup = kept("schema_2")
     before = {path.name: path.read_bytes() for path in (folder / "records").iterdir()}
     workdir.open_workdir(setup, folder)
-    cells = plan.make_cells(setup, build.load_corpus(setup))
+    cells = make_cells(setup, configs.load_corpus(setup))
     left = sweeps.open_cells(folder, cells)
     (expected,) = (folder / "missing").iterdir()
     assert [cell.id for cell in left] == [expected.stem], "cells were renamed"
-    assert sweep.train(setup, folder, cells) == 0
+    assert run.train(setup, folder, cells) == 0
     for name, content in before.items():
         assert (folder / "records" / name).read_bytes() == content
     found, wanted = (
@@ -94,7 +98,7 @@ def test_records_of_version_1_are_found_under_their_names_of_today(kept, capsys)
     folder, setup = kept("schema_1")
     workdir.open_workdir(setup, folder)
     assert "its 1 records are kept" in capsys.readouterr().out
-    cells = plan.make_cells(setup, build.load_corpus(setup))
+    cells = make_cells(setup, configs.load_corpus(setup))
     (record,) = sweeps.read_records(folder, cells)
     new = FOLDERS / "schema_2" / "records" / f"{record['cell']}.json"
     assert record == json.loads(new.read_text())
@@ -104,7 +108,7 @@ def test_records_of_version_1_are_found_under_their_names_of_today(kept, capsys)
 
 def test_another_config_is_refused_with_the_name_of_today(kept):
     folder, setup = kept("schema_1")
-    asked = build.make_setup({**build.to_mapping(setup), "model": {"depth": 2}})
+    asked = configs.make_config({**configs.to_mapping(setup), "model": {"depth": 2}})
     with pytest.raises(UserError, match=r"was made with model\.depth=1, not 2; choose another"):
         workdir.open_workdir(asked, folder)
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from gptjax import build
+from gptjax import config as configs
+from gptjax.experiment import load, override, setting_types
 from gptjax.fields import flattened
-from gptjax.jobs.experiment import load, override, setting_types
 from gptjax.main import Command, main, parse
 
 SWEEP = Path(__file__).parents[2] / "experiments" / "chinchilla_sweep.py"
@@ -38,7 +38,7 @@ VALUES = {
 
 def setup_of(*flags):
     command = parse(["gptjax", f"--config={SWEEP}", *flags])
-    return build.make_setup(override(load(command.experiment), command.overrides))
+    return configs.make_config(override(load(command.experiment), command.overrides))
 
 
 def value_of(setup, path):
@@ -73,21 +73,24 @@ def test_the_last_one_wins_and_lists_grow():
 
 
 def test_nothing_else_changes():
-    before, after = build.to_mapping(setup_of()), build.to_mapping(setup_of("--config.fit.seed=3"))
+    before, after = (
+        configs.to_mapping(setup_of()),
+        configs.to_mapping(setup_of("--config.fit.seed=3")),
+    )
     before["fit"]["seed"] = 3
     assert before == after
 
 
 def test_every_setting_has_a_type():
-    config = build.default_config().to_dict()
-    paths = [name for name in config if name not in build.SECTIONS]
-    paths += [f"{name}.{key}" for name in build.SECTIONS for key in flattened(config[name])]
+    config = configs.default_config().to_dict()
+    paths = [name for name in config if name not in configs.SECTIONS]
+    paths += [f"{name}.{key}" for name in configs.SECTIONS for key in flattened(config[name])]
     assert sorted(setting_types()) == sorted(paths)
 
 
 def test_argument_of_get_config(tmp_path):
     (tmp_path / "e.py").write_text("def get_config(size): return {'model': {'depth': int(size)}}\n")
-    assert build.make_setup(load(f"{tmp_path / 'e.py'}:7")).model.depth == 7
+    assert configs.make_config(load(f"{tmp_path / 'e.py'}:7")).model.depth == 7
 
 
 def test_help(capsys):

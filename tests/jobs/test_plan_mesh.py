@@ -9,15 +9,17 @@ from types import SimpleNamespace
 
 import pytest
 
-from gptjax import build, models
+from gptjax import config as configs
+from gptjax import experiment, models
+from gptjax.config import run_spec
+from gptjax.cost.chips import parse_target
+from gptjax.cost.model_flops import training_flops_per_token
+from gptjax.cost.roofline import TRAFFIC, estimate
 from gptjax.errors import UserError
-from gptjax.jobs import experiment, plan_mesh
-from gptjax.jobs.compile import run_spec
+from gptjax.jobs import plan_mesh
 from gptjax.jobs.plan_mesh import POLICIES, fits, search, with_remat
 from gptjax.main import main
-from gptjax.parallel import AXES, parse_target
-from gptjax.sweeps.shapes import training_flops_per_token
-from gptjax.train.roofline import TRAFFIC, estimate
+from gptjax.parallel import AXES
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 
@@ -98,7 +100,7 @@ def test_the_search_finds_what_exhaustion_finds():
             ("model.vocab_size", "50304"),
         ],
     )
-    setup = build.make_setup(config)
+    setup = configs.make_config(config)
     spec, target = run_spec(setup), parse_target("v5e-8")
     flops = training_flops_per_token(spec.model)
     best, count = None, 0

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from gptjax import build
-from gptjax.jobs import experiment
+from gptjax import config as configs
+from gptjax import experiment
 from gptjax.main import parse
 
 REPO = Path(__file__).parents[2]
@@ -57,4 +57,4 @@ def test_its_flags_make_a_config(command, monkeypatch):
     monkeypatch.chdir(REPO)
     flags = [word for word in shlex.split(command.rstrip("&")) if word.startswith("--config")]
     parsed = parse(["gptjax", *flags])
-    build.make_setup(experiment.override(experiment.load(parsed.experiment), parsed.overrides))
+    configs.make_config(experiment.override(experiment.load(parsed.experiment), parsed.overrides))

@@ -16,10 +16,9 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from gptjax import build, models
-from gptjax.jobs import experiment
-from gptjax.scaling import flops
-from gptjax.sweeps import shapes
+from gptjax import config as configs
+from gptjax import experiment, models
+from gptjax.cost import flops, model_flops
 
 sys.path.insert(0, str(Path(__file__).parent))
 import variant_errors as errors
@@ -66,7 +65,7 @@ def model_of(settings: str) -> models.ModelConfig:
     """The reference model with the settings of a row, checked as those of a user are."""
     words = [word.partition("=") for word in f"{REFERENCE} {settings}".split()]
     flags = [(f"model.{name}", value) for name, _, value in words]
-    setup = build.make_setup(experiment.override(build.default_config().to_dict(), flags))
+    setup = configs.make_config(experiment.override(configs.default_config().to_dict(), flags))
     model = models.resolve(setup.model)
     models.validate(model)
     return model
@@ -75,7 +74,7 @@ def model_of(settings: str) -> models.ModelConfig:
 def counted(model: models.ModelConfig) -> Cost:
     """(training FLOPs, cache bytes) of a token, as gptjax counts them."""
     T = model.seq_len
-    return shapes.training_flops_per_token(model), models.cache_bytes(model, T) / T
+    return model_flops.training_flops_per_token(model), models.cache_bytes(model, T) / T
 
 
 def cost_of(row: Row) -> Cost:
@@ -87,7 +86,7 @@ def cost_of(row: Row) -> Cost:
 def of_a_patch(config: models.VisionConfig | None = None) -> Cost:
     """Its blocks for each patch, over the whole square; an encoder keeps nothing."""
     blocks = (config or models.VisionConfig()).blocks
-    return shapes.training_flops_per_token(
+    return model_flops.training_flops_per_token(
         dataclasses.replace(blocks, layer_pattern=("global",))
     ), None
 
@@ -101,7 +100,7 @@ def of_a_tile() -> Cost:
         layer_pattern=("global",),
         seq_len=tower.max_tiles * tower.tokens,
     )
-    return shapes.training_flops_per_token(blocks), None
+    return model_flops.training_flops_per_token(blocks), None
 
 
 def crossing(keys: int, layers: int = 3) -> Cost:

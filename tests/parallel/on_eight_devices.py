@@ -15,7 +15,7 @@ import pytest
 jax.config.update("jax_num_cpu_devices", 8)
 
 from gptjax import data, main, ops  # noqa: E402
-from gptjax.jobs.compile import abstract_state, compile_step  # noqa: E402
+from gptjax.cost.compiled import abstract_state, compile_step  # noqa: E402
 from gptjax.models import ModelConfig, apply, kernels  # noqa: E402
 from gptjax.ops import backend, ring_attention  # noqa: E402
 from gptjax.optim import OptimConfig  # noqa: E402

@@ -5,8 +5,9 @@ import pytest
 from known_runs import TRUTH, chinchilla_loss
 
 from gptjax import scaling
+from gptjax.cost import flops
 from gptjax.errors import UserError
-from gptjax.scaling import flops, optimum
+from gptjax.scaling import optimum
 
 WIDTHS = np.arange(256, 12_288, 64)
 

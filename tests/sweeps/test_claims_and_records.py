@@ -9,17 +9,16 @@ import time
 
 import pytest
 
+from gptjax.engines import worker
+from gptjax.engines.worker import WorkerOptions, work
 from gptjax.models import ModelConfig
 from gptjax.optim import OptimConfig
 from gptjax.sweeps import (
     Bundle,
     Cell,
     Claims,
-    WorkerOptions,
     read_records,
     record_path,
-    work,
-    worker,
     write_tables,
 )
 from gptjax.train import Diverged, Evaluation, RunResult, RunSpec

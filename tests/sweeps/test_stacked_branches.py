@@ -8,11 +8,11 @@ from types import SimpleNamespace
 import pytest
 
 from gptjax import data
+from gptjax.engines.worker import WorkerOptions, _Taken, work
 from gptjax.models import ModelConfig
 from gptjax.optim import OptimConfig
-from gptjax.sweeps import WorkerOptions, make_bundles, make_plan, records, work
+from gptjax.sweeps import make_bundles, make_plan, records
 from gptjax.sweeps.config import SweepConfig
-from gptjax.sweeps.worker import _Taken
 from gptjax.train import Interrupted, RunResult, Session, TrainConfig, loop, stack
 from gptjax.train.evaluate import Evaluation
 

@@ -2,9 +2,10 @@
 
 import dataclasses
 
+from gptjax.cost import memory
 from gptjax.models import ModelConfig
 from gptjax.optim import OptimConfig
-from gptjax.sweeps import SweepConfig, devices_for, memory, session_on, sizes_of
+from gptjax.sweeps import SweepConfig, devices_for, session_on, sizes_of
 from gptjax.sweeps.bundles import Bundle
 from gptjax.sweeps.plan import Cell
 from gptjax.train import RunSpec, TrainConfig

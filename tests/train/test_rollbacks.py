@@ -11,9 +11,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from gptjax import build, data
-from gptjax.jobs import experiment
-from gptjax.jobs.train import make_spec
+from gptjax import config as configs
+from gptjax import data, experiment
+from gptjax.config import make_run
 from gptjax.main import main
 from gptjax.train import Hooks, Session, loss_spikes, run
 
@@ -74,13 +74,13 @@ def make_setup(place, **changes):
     path = REPO / "experiments" / "train_gpt2_small.py"
     values = {**settings(place), **changes}
     texts = [(name, str(value)) for name, value in values.items()]
-    return build.make_setup(experiment.override(experiment.load(str(path)), texts))
+    return configs.make_config(experiment.override(experiment.load(str(path)), texts))
 
 
 @pytest.fixture(scope="module")
 def poisoned(place):
     """(a seed of the data order, the step at which its only early batch of noise comes)."""
-    corpus = build.load_corpus(make_setup(place))
+    corpus = configs.load_corpus(make_setup(place))
     count = data.num_windows(len(corpus.train), 16)
     rows = data.gather_numpy(corpus.train, 16, np.arange(count))[1]
     usual = np.unique(corpus.train, return_counts=True)[1].argsort()[-8:]
@@ -114,8 +114,8 @@ def test_a_spike_is_gone_back_from_and_around(place, poisoned, tmp_path, capsys)
 def test_a_second_spike_leaves_out_more(place):
     """The batches of both are left out, and both are remembered."""
     setup = make_setup(place, **{"train.rollbacks": 2})
-    session = Session(build.load_corpus(setup), setup.train)
-    spec = make_spec(setup, session.corpus)
+    session = Session(configs.load_corpus(setup), setup.train)
+    spec = make_run(setup, session.corpus)
     state = session.init(spec)
     for step, loss in ((25, 3.0), (47, 4.0)):
         spike = loss_spikes.Spiked(step, loss, state.extra["spikes"])
@@ -158,8 +158,8 @@ def test_the_same_bits_when_killed(place, poisoned, tmp_path):
     """In every third compiled call the run ends without a word and is started again."""
     seed, _ = poisoned
     setup = make_setup(place, **{"train.seed": seed, "train.rollbacks": 2})
-    corpus = build.load_corpus(setup)
-    session, spec = Session(corpus, setup.train), make_spec(setup, corpus)
+    corpus = configs.load_corpus(setup)
+    session, spec = Session(corpus, setup.train), make_run(setup, corpus)
     straight = run(session, spec, tmp_path / "a", Hooks())
     calls, ends, gone_back = 0, 0, []
 
@@ -194,10 +194,10 @@ def test_a_run_that_never_rises_keeps_its_bits(place, poisoned, tmp_path):
             place,
             **{"train.seed": seed, "train.rollbacks": rollbacks, "train.steps": step},
         )
-        corpus = build.load_corpus(setup)
+        corpus = configs.load_corpus(setup)
         result = run(
             Session(corpus, setup.train),
-            make_spec(setup, corpus),
+            make_run(setup, corpus),
             tmp_path / str(rollbacks),
             Hooks(),
         )

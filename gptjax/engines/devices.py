@@ -2,11 +2,11 @@
 
 import os
 
-from gptjax.build import Setup
+from gptjax.config import Config
 from gptjax.errors import UserError
 
 
-def start_backend(setup: Setup) -> str:
+def start_backend(config: Config) -> str:
     """Start JAX on `config.device` and return the platform.
 
     Raises:
@@ -14,8 +14,8 @@ def start_backend(setup: Setup) -> str:
     """
     import jax
 
-    _choose(setup)
-    device = setup.general.device
+    _choose(config)
+    device = config.general.device
     try:
         return jax.devices()[0].platform
     except RuntimeError as error:
@@ -26,7 +26,7 @@ def start_backend(setup: Setup) -> str:
         ) from error
 
 
-def join_processes(setup: Setup) -> None:
+def join_processes(config: Config) -> None:
     """Connect to the other processes of the run, where `config.distributed` asks for it.
 
     Must come before anything computes.
@@ -36,9 +36,9 @@ def join_processes(setup: Setup) -> None:
     """
     import jax
 
-    if not setup.general.distributed or jax.distributed.is_initialized():
+    if not config.general.distributed or jax.distributed.is_initialized():
         return
-    _choose(setup)
+    _choose(config)
     given = {name: os.environ.get(f"GPTJAX_{name}", "") for name in VARIABLES}
     missing = [f"GPTJAX_{name}" for name, value in given.items() if not value]
     if 0 < len(missing) < len(VARIABLES):
@@ -46,7 +46,7 @@ def join_processes(setup: Setup) -> None:
     try:
         # The runtime ends the processes of a run whose process does not answer for that long, with
         # a status of its own; the watchdog of train.hang_seconds speaks first.
-        patience = max(100, round(2 * setup.train.hang_seconds))
+        patience = max(100, round(2 * config.train.hang_seconds))
         if missing:
             jax.distributed.initialize(heartbeat_timeout_seconds=patience)
         else:
@@ -70,9 +70,9 @@ def process_index() -> int:
 VARIABLES = ("COORDINATOR", "PROCESSES", "PROCESS")
 
 
-def _choose(setup: Setup) -> None:
+def _choose(config: Config) -> None:
     import jax
 
-    device = setup.general.device
+    device = config.general.device
     if device != "auto":
         jax.config.update("jax_platforms", {"gpu": "cuda"}.get(device, device))

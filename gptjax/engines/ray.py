@@ -16,11 +16,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from gptjax import sweeps
-from gptjax.build import Setup
+from gptjax.config import Config
+from gptjax.engines import cells as planned
+from gptjax.engines import cores, process
+from gptjax.engines.display import Display
+from gptjax.engines.worker import forget_dead
 from gptjax.errors import UserError
-from gptjax.jobs import plan, work
-from gptjax.jobs.display import Display
 from gptjax.sweeps import Bundle, Cell, records, timing
 from gptjax.train import EXIT_RESUMABLE, Session, stop_on_signal
 
@@ -29,7 +30,7 @@ ANSWER_SECONDS = 5.0
 STOP_SECONDS = 60.0
 
 
-def connect(setup: Setup) -> None:
+def connect(config: Config) -> None:
     """Join the cluster of `sweep.address`.
 
     Raises:
@@ -41,7 +42,7 @@ def connect(setup: Setup) -> None:
         )
     import ray
 
-    given = setup.sweep.address
+    given = config.sweep.address
     address = os.environ.get("RAY_ADDRESS", "auto") if given == "auto" else given
     if address not in ("auto", "local"):
         _check_answers(address)
@@ -67,10 +68,10 @@ def _no_cluster(address: str) -> UserError:
     )
 
 
-def resources(setup: Setup) -> dict[str, Any]:
+def resources(config: Config) -> dict[str, Any]:
     """What Ray reserves for a task."""
-    sweep = setup.sweep
-    if setup.general.device == "tpu":
+    sweep = config.sweep
+    if config.general.device == "tpu":
         return {"num_cpus": sweep.task_cpus, "resources": {"TPU": sweep.task_devices}}
     return {"num_cpus": sweep.task_cpus, "num_gpus": sweep.task_devices}
 
@@ -98,9 +99,9 @@ class Order:
 class Tasks:
     """The tasks of a sweep and what becomes of them; `connect` comes first."""
 
-    def __init__(self, setup: Setup, folder: Path, cells: Sequence[Cell]) -> None:
-        self._setup, self._folder = on_nodes(setup), folder.absolute()
-        self._bundles = plan.make_bundles(self._setup, cells)
+    def __init__(self, config: Config, folder: Path, cells: Sequence[Cell]) -> None:
+        self._config, self._folder = on_nodes(config), folder.absolute()
+        self._bundles = planned.make_bundles(self._config, cells)
         self._running: dict[Any, Bundle] = {}
         self._crashes: Counter[str] = Counter()
 
@@ -108,8 +109,8 @@ class Tasks:
         """Keep tasks going until every cell has a record; returns the exit status."""
         import ray
 
-        sweeps.forget_dead(self._folder, self._setup.sweep.claim_seconds)
-        display = Display(self._setup, self._folder, self._bundles)
+        forget_dead(self._folder, self._config.sweep.claim_seconds)
+        display = Display(self._config, self._folder, self._bundles)
         try:
             for bundle in timing.longest_first(self._bundles):
                 self._submit(bundle)
@@ -130,14 +131,14 @@ class Tasks:
 
         if records.open_cells(self._folder, bundle.cells):
             # Retried here and not by Ray, which does not tell a lost node from a cell that crashes.
-            task = ray.remote(max_retries=0, **resources(self._setup))(train_bundle)
+            task = ray.remote(max_retries=0, **resources(self._config))(train_bundle)
             order = Order(
                 folder=os.fspath(self._folder),
                 bundle=bundle.name,
                 cells=tuple(cell.id for cell in bundle.cells),
                 shares=bundle.shares,
                 stacked=bundle.stacked,
-                pinned=plan.only_cpu(self._setup),
+                pinned=cores.only_cpu(self._config),
             )
             self._running[task.remote(order)] = bundle
 
@@ -150,7 +151,7 @@ class Tasks:
         try:
             ray.get(task)
         except exceptions.NodeDiedError:
-            sweeps.forget_dead(self._folder, self._setup.sweep.claim_seconds)
+            forget_dead(self._folder, self._config.sweep.claim_seconds)
         except (exceptions.WorkerCrashedError, exceptions.OutOfMemoryError) as error:
             self._crashed(bundle, str(error).splitlines()[0])
         except exceptions.RayTaskError as error:
@@ -163,7 +164,7 @@ class Tasks:
         if not left:
             return
         self._crashes[left[0].id] += 1
-        if self._crashes[left[0].id] >= self._setup.sweep.attempts:
+        if self._crashes[left[0].id] >= self._config.sweep.attempts:
             records.write_failed(self._folder, left[0], f"its Ray task ended: {reason}")
 
     def _stop_all(self) -> int:
@@ -176,12 +177,12 @@ class Tasks:
         return EXIT_RESUMABLE
 
 
-def on_nodes(setup: Setup) -> Setup:
-    """The setup with the device that tasks get: this machine may have another."""
-    if setup.general.device != "auto":
-        return setup
-    device = "gpu" if setup.sweep.task_devices else "cpu"
-    return dataclasses.replace(setup, general=dataclasses.replace(setup.general, device=device))
+def on_nodes(config: Config) -> Config:
+    """The config with the device that tasks get: this machine may have another."""
+    if config.general.device != "auto":
+        return config
+    device = "gpu" if config.sweep.task_devices else "cpu"
+    return dataclasses.replace(config, general=dataclasses.replace(config.general, device=device))
 
 
 def train_bundle(order: Order) -> int:
@@ -190,27 +191,27 @@ def train_bundle(order: Order) -> int:
     Raises:
       UserError: when the tokens on this node are not those of the sweep.
     """
-    setup, cells, sessions = _prepare(order.folder, order.pinned)
+    config, cells, sessions = _prepare(order.folder, order.pinned)
     node = os.uname().nodename
     if not cells.keys() >= set(order.cells):
         raise UserError(
-            f"data.source={setup.data.source} gives other tokens on node {node} than where the "
+            f"data.source={config.data.source} gives other tokens on node {node} than where the "
             "sweep was started; give all nodes the same files and the same Python"
         )
     own = tuple(cells[name] for name in order.cells)
     bundle = Bundle(order.bundle, own, shares=order.shares, stacked=order.stacked)
     with stop_on_signal() as stop:
         worker = f"{node}-{os.getpid()}-ray"
-        return work.train(setup, Path(order.folder), worker, [bundle], sessions, stop)
+        return process.train(config, Path(order.folder), worker, [bundle], sessions, stop)
 
 
 @functools.cache
 def _prepare(
     folder: str, pinned: bool
-) -> tuple[Setup, dict[str, Cell], Callable[[Sequence], Session]]:
+) -> tuple[Config, dict[str, Cell], Callable[[Sequence], Session]]:
     """Once for all tasks that a process of Ray's gets."""
     if pinned:
-        work.pin(0)
-    setup, bundles, sessions = work.prepare(Path(folder))
+        cores.pin(0)
+    config, bundles, sessions = process.prepare(Path(folder))
     cells = {cell.id: cell for bundle in bundles for cell in bundle.cells}
-    return setup, cells, functools.cache(sessions)
+    return config, cells, functools.cache(sessions)

@@ -3,41 +3,40 @@
 import re
 from collections.abc import Mapping
 
-from gptjax import build
-from gptjax.build import Setup
+from gptjax import experiment
+from gptjax.config import Config, make_config, to_mapping
 from gptjax.errors import UserError
-from gptjax.jobs import experiment
 
 SECTIONS = ("model", "optim", "train", "sweep")
 SHARED = ("sweep.plan", "sweep.budgets", "sweep.seeds", "model.seq_len", "model.vocab_size")
 """Settings that make laws comparable: the same for all variants."""
 
 
-def variants(setup: Setup) -> dict[str, Setup]:
+def variants(config: Config) -> dict[str, Config]:
     """The sweep of every variant of `compare.sweeps` by its label; the first is the reference.
 
     Raises:
       UserError: for a variant that is not LABEL: SECTION.KEY=VALUE, one that changes what all must
         share, and labels that are the same.
     """
-    if len(setup.compare.sweeps) < 2:
+    if len(config.compare.sweeps) < 2:
         raise UserError(
-            f"compare.sweeps={setup.compare.sweeps} compares nothing; give two or more, for "
+            f"compare.sweeps={config.compare.sweeps} compares nothing; give two or more, for "
             "example 'llama: model.norm=rmsnorm' and 'mamba: model.layer_pattern=ssm'"
         )
-    if setup.sweep.plan != "isoflop":
+    if config.sweep.plan != "isoflop":
         raise UserError(
-            f"sweep.plan={setup.sweep.plan} has no budgets at which laws could be compared; set "
+            f"sweep.plan={config.sweep.plan} has no budgets at which laws could be compared; set "
             "sweep.plan=isoflop"
         )
-    base = {**build.to_mapping(setup), "compare": {}}
-    found: dict[str, Setup] = {}
-    for text in setup.compare.sweeps:
+    base = {**to_mapping(config), "compare": {}}
+    found: dict[str, Config] = {}
+    for text in config.compare.sweeps:
         label, changes = _parse(text)
         if folder_name(label) in map(folder_name, found):
             raise UserError(f"compare.sweeps has the label {label!r} twice; name each apart")
-        config = experiment.override({**base, "job": "sweep", "experiment": label}, changes.items())
-        found[label] = build.make_setup(config)
+        values = experiment.override({**base, "job": "sweep", "experiment": label}, changes.items())
+        found[label] = make_config(values)
     return found
 
 

@@ -1,4 +1,7 @@
-"""The only reader of a ConfigDict: config → checked dataclasses → corpus and model."""
+"""The configuration: sections as checked dataclasses, and the corpus, model and run they name.
+
+The only reader of a ConfigDict.
+"""
 
 import dataclasses
 import os
@@ -10,6 +13,7 @@ from ml_collections import ConfigDict
 
 from gptjax import data, models, optim
 from gptjax.convert.config import ConvertConfig
+from gptjax.cost.walltime import MachineConfig
 from gptjax.data import Corpus, cache
 from gptjax.data.config import DataConfig
 from gptjax.errors import UserError, nearest
@@ -19,10 +23,9 @@ from gptjax.optim import OptimConfig
 from gptjax.parallel import MeshConfig
 from gptjax.report.config import ReportConfig
 from gptjax.scaling.config import FitConfig
-from gptjax.scaling.walltime import MachineConfig
 from gptjax.sweeps.compare import CompareConfig
 from gptjax.sweeps.config import SweepConfig
-from gptjax.train import TrainConfig
+from gptjax.train import RunSpec, TrainConfig, batch_warmup, transfer_width
 
 JOBS = (
     "sweep",
@@ -77,7 +80,7 @@ class General:
 
 
 @dataclasses.dataclass(frozen=True)
-class Setup:
+class Config:
     """A whole config as dataclasses, each checked on its own and against the others."""
 
     general: General = dataclasses.field(metadata={"identity": ""})
@@ -117,13 +120,13 @@ def default_config() -> ConfigDict:
     return config.lock()
 
 
-def make_setup(config: Mapping[str, Any]) -> Setup:
+def make_config(values: Mapping[str, Any]) -> Config:
     """Check a ConfigDict or plain mapping and turn it into dataclasses.
 
     Raises:
       UserError: for unknown keys, wrong types, values out of their limits or in conflict.
     """
-    values = config.to_dict() if isinstance(config, ConfigDict) else dict(config)
+    values = values.to_dict() if isinstance(values, ConfigDict) else dict(values)
     general = {}
     known = [field.name for field in dataclasses.fields(General)]
     for name, value in values.items():
@@ -135,29 +138,29 @@ def make_setup(config: Mapping[str, Any]) -> Setup:
         else:
             raise UserError(f"config.{name} is not a setting; {nearest(name, [*known, *SECTIONS])}")
     sections = {name: make(cls, values.get(name, {}), name) for name, cls in SECTIONS.items()}
-    setup = Setup(general=make(General, general, "config"), **sections)
-    _check_together(setup)
-    return setup
+    config = Config(general=make(General, general, "config"), **sections)
+    _check_together(config)
+    return config
 
 
-def to_mapping(setup: Setup) -> dict[str, Any]:
-    """The plain mapping that `make_setup` reads back."""
-    values = dataclasses.asdict(setup)
+def to_mapping(config: Config) -> dict[str, Any]:
+    """The plain mapping that `make_config` reads back."""
+    values = dataclasses.asdict(config)
     return {**values.pop("general"), **values}
 
 
-def load_corpus(setup: Setup) -> Corpus:
+def load_corpus(config: Config) -> Corpus:
     """The token store of `data.*`, cut for `model.seq_len`."""
-    return data.load(setup.data, seq_len=models.resolve(setup.model).seq_len)
+    return data.load(config.data, seq_len=models.resolve(config.model).seq_len)
 
 
-def make_model(setup: Setup, corpus: Corpus) -> ModelConfig:
+def make_model(config: Config, corpus: Corpus) -> ModelConfig:
     """The model config with its preset applied and its vocabulary filled in.
 
     Raises:
       UserError: when the fields do not fit together or the vocabulary is too small.
     """
-    model = models.resolve(setup.model)
+    model = models.resolve(config.model)
     size = model.vocab_size or corpus.vocab_size
     if size < corpus.vocab_size:
         raise UserError(
@@ -169,14 +172,45 @@ def make_model(setup: Setup, corpus: Corpus) -> ModelConfig:
     return model
 
 
-def enable_compilation_cache(setup: Setup) -> None:
+def make_run(config: Config, corpus: Corpus) -> RunSpec:
+    """The run that the config describes, on a corpus."""
+    return describe_run(config, make_model(config, corpus), corpus.mask_end_of_document)
+
+
+def describe_run(config: Config, model: ModelConfig, mask_end_of_document: bool) -> RunSpec:
+    """The run that the config describes, of a model whose vocabulary is filled in."""
+    train = config.train
+    model, optim = transfer_width(model, config.optim)
+    per_step = train.batch_size * model.seq_len
+    steps = train.steps or max(1, round(train.tokens / per_step))
+    spec = RunSpec.of(
+        train,
+        model=model,
+        optim=optim,
+        steps=steps,
+        mask_end_of_document=mask_end_of_document,
+    )
+    batch_warmup.check(spec)
+    return spec
+
+
+def run_spec(config: Config) -> RunSpec:
+    """The run of a config; the corpus is only read where it decides the vocabulary."""
+    if models.resolve(config.model).vocab_size == 0:
+        return make_run(config, load_corpus(config))
+    model = models.resolve(config.model)
+    models.validate(model)
+    return describe_run(config, model, mask_end_of_document=False)
+
+
+def enable_compilation_cache(config: Config) -> None:
     """Keep compiled programs between processes and runs."""
     import jax
 
-    folder = setup.general.compilation_cache
+    folder = config.general.compilation_cache
     if folder == "off":
         return
-    path = cache.root(setup.data.cache_dir) / "xla" if folder == "auto" else Path(folder)
+    path = cache.root(config.data.cache_dir) / "xla" if folder == "auto" else Path(folder)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -189,17 +223,17 @@ def enable_compilation_cache(setup: Setup) -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-def _check_together(setup: Setup) -> None:
-    train, one_run = setup.train, setup.general.job in ONE_RUN
-    _check_name(setup.general.experiment)
-    optim.validate(setup.optim)
-    _check_widths(setup.sweep)
-    _check_memory(setup)
-    if setup.sweep.rule == "fixed" or one_run:
+def _check_together(config: Config) -> None:
+    train, one_run = config.train, config.general.job in ONE_RUN
+    _check_name(config.general.experiment)
+    optim.validate(config.optim)
+    _check_widths(config.sweep)
+    _check_memory(config)
+    if config.sweep.rule == "fixed" or one_run:
         _check_micro_batches(train.batch_size, train.micro_batches)
-    if setup.sweep.part_tokens and train.micro_batches > 1 and not one_run:
+    if config.sweep.part_tokens and train.micro_batches > 1 and not one_run:
         raise UserError(
-            f"sweep.part_tokens={setup.sweep.part_tokens} and train.micro_batches="
+            f"sweep.part_tokens={config.sweep.part_tokens} and train.micro_batches="
             f"{train.micro_batches} both cut a batch; set one of them to its default"
         )
     if one_run and train.steps == 0 and train.tokens == 0:
@@ -207,30 +241,30 @@ def _check_together(setup: Setup) -> None:
             "train.steps=0 and train.tokens=0 give the run no length; set one of them, for "
             "example --config.train.tokens=10000000"
         )
-    if setup.general.job == "convert" and not setup.convert.folder:
+    if config.general.job == "convert" and not config.convert.folder:
         raise UserError(
             "convert.folder='' names no folder; give --config.convert.folder=DIR with the "
             "config.json and safetensors to read, or where to write them"
         )
-    if setup.general.job == "fit_table" and not setup.general.table:
+    if config.general.job == "fit_table" and not config.general.table:
         raise UserError("config.table='' names no table; give --config.table=FILE.csv")
-    if setup.general.distributed and setup.general.job != "train":
+    if config.general.distributed and config.general.job != "train":
         raise UserError(
             f"config.distributed=True joins the processes of one run, and config.job="
-            f"{setup.general.job} is none; set config.job=train or config.distributed=false"
+            f"{config.general.job} is none; set config.job=train or config.distributed=false"
         )
-    if setup.general.job in ("compile", "plan_mesh") and not setup.general.target:
+    if config.general.job in ("compile", "plan_mesh") and not config.general.target:
         raise UserError("config.target='' names no slice; give --config.target=v5e-16")
-    if setup.general.job == "predict":
-        if not setup.general.laws:
+    if config.general.job == "predict":
+        if not config.general.laws:
             raise UserError("config.laws='' names no law; give --config.laws=RUN/laws.json")
-        if not setup.general.flops:
+        if not config.general.flops:
             raise UserError("config.flops=() names no budget; give --config.flops=1e24")
 
 
-def _check_memory(setup: Setup) -> None:
-    model, train = setup.model, setup.train
-    if model.remat == "auto" and setup.general.job in (
+def _check_memory(config: Config) -> None:
+    model, train = config.model, config.train
+    if model.remat == "auto" and config.general.job in (
         "sweep",
         "plan",
         "work",
@@ -238,17 +272,17 @@ def _check_memory(setup: Setup) -> None:
         "compare_sweeps",
     ):
         raise UserError(
-            f"model.remat=auto is for one run, and config.job={setup.general.job} has many; name a "
-            "policy, for example model.remat=block"
+            f"model.remat=auto is for one run, and config.job={config.general.job} has many; name "
+            "a policy, for example model.remat=block"
         )
-    if model.remat == "auto" and setup.general.job == "train" and train.memory_gb == 0.0:
+    if model.remat == "auto" and config.general.job == "train" and train.memory_gb == 0.0:
         raise UserError(
             "model.remat=auto needs a budget and train.memory_gb=0.0; give train.memory_gb in GiB"
         )
-    if train.rollbacks and setup.general.job in ("sweep", "plan", "work", "compare", "tune"):
+    if train.rollbacks and config.general.job in ("sweep", "plan", "work", "compare", "tune"):
         raise UserError(
             f"train.rollbacks={train.rollbacks} is for one run, and config.job="
-            f"{setup.general.job} has many; set train.rollbacks=0"
+            f"{config.general.job} has many; set train.rollbacks=0"
         )
     if train.noise_scale and train.micro_batches == 1:
         raise UserError(

@@ -5,10 +5,9 @@ import dataclasses
 import pytest
 
 from gptjax import models
+from gptjax.cost import flops, model_flops
 from gptjax.errors import UserError
 from gptjax.optim import OptimConfig
-from gptjax.scaling import flops
-from gptjax.sweeps import shapes
 from gptjax.train import RunSpec
 
 GPT2 = {
@@ -72,7 +71,7 @@ def test_experts_latents_and_mamba_by_hand():
 
     def forward(**changes):
         model = dataclasses.replace(base, **changes)
-        return shapes.training_flops_per_token(model) / 3 - head, model
+        return model_flops.training_flops_per_token(model) / 3 - head, model
 
     plain, _ = forward()
     experts = {
@@ -90,7 +89,7 @@ def test_experts_latents_and_mamba_by_hand():
     noisy, _ = forward(**experts, router_noise=True)
     assert noisy - mixed == 2 * 2 * 16 * 8
     run = RunSpec(model=model, optim=OptimConfig(), batch_size=3, steps=5)
-    assert shapes.flops_6nd(run) == 6 * (inside + 5 * 16 + 1600) * (3 * 5 * 32)
+    assert model_flops.flops_6nd(run) == 6 * (inside + 5 * 16 + 1600) * (3 * 5 * 32)
     latent = {"kv_rank": 6, "q_rank": 5, "rope_dim": 4, "value_dim": 3, "positions": "rotary"}
     narrow, model = forward(**latent)
     inside = models.count_params(model).non_embedding - 5 * 16 - 2 * 11

@@ -4,7 +4,7 @@ Bytes of the state are exact, because the rules that lay a run's arrays are aske
 counted from the sizes of matrix products: activations as Korthikanti et al. 2022 (arXiv:2205.05198)
 count them, with what this model's block has; traffic by the ring algorithms. Times are those of a
 machine that reaches its published rates, with arithmetic and memory hiding each other and nothing
-hiding the network. The compiler's own count is `jobs/compile.py`.
+hiding the network. The compiler's own count is `cost/compiled.py`.
 """
 
 import dataclasses
@@ -17,7 +17,8 @@ import jax
 import jax.numpy as jnp
 
 from gptjax import models, ops
-from gptjax.parallel import Chip, Layout, MeshConfig, abstract_mesh
+from gptjax.cost.chips import Chip
+from gptjax.parallel import Layout, MeshConfig, abstract_mesh
 from gptjax.train.config import RunSpec
 from gptjax.train.layout import check_mesh, state_shardings
 from gptjax.train.state import TrainState, init_state

@@ -11,7 +11,7 @@ from typing import Any, get_type_hints
 
 from ml_collections import ConfigDict
 
-from gptjax import build
+from gptjax.config import SECTIONS, General
 from gptjax.errors import UserError, nearest
 from gptjax.fields import advice, former, from_text, leaves, sections
 
@@ -33,7 +33,7 @@ def load(experiment: str) -> dict[str, Any]:
     if not callable(get_config):
         raise UserError(
             f"--config={name} has no function get_config(); "
-            "return build.default_config() with your changes from one"
+            "return gptjax.config.default_config() with your changes from one"
         )
     try:
         config = get_config(argument) if colon else get_config()
@@ -47,7 +47,7 @@ def load(experiment: str) -> dict[str, Any]:
         return dict(config)
     raise UserError(
         f"get_config() of --config={name} returned a {type(config).__name__}; return a ConfigDict, "
-        "for example build.default_config() with your changes"
+        "for example gptjax.config.default_config() with your changes"
     )
 
 
@@ -80,36 +80,36 @@ def override(
 
 def setting_types() -> dict[str, Any]:
     """The annotated type of every dotted key."""
-    types = dict(get_type_hints(build.General))
-    for section, cls in build.SECTIONS.items():
+    types = dict(get_type_hints(General))
+    for section, cls in SECTIONS.items():
         types |= {f"{section}.{leaf.key}": leaf.hint for leaf in leaves(cls)}
     return types
 
 
 def _shown(name: str) -> str:
-    """The name as `gptjax.build` words it: top-level keys with `config.` before them."""
+    """The name as `gptjax.config` words it: top-level keys with `config.` before them."""
     return name if "." in name else f"config.{name}"
 
 
 def _unknown(name: str, known: Mapping[str, Any]) -> str:
     section, _, key = name.partition(".")
-    known_sections = [*build.SECTIONS]
-    for top, cls in build.SECTIONS.items():
+    known_sections = [*SECTIONS]
+    for top, cls in SECTIONS.items():
         known_sections += [f"{top}.{inner}" for inner in sections(cls)]
     if name in known_sections:
         return f"config.{name} is a section; set config.{name}.<key>, for example " + next(
             f"--config.{path}=VALUE" for path in known if path.startswith(f"{name}.")
         )
-    if section in build.SECTIONS and key in former(build.SECTIONS[section]):
-        return f"config.{name} is not a setting; {advice(key, build.SECTIONS[section], section)}"
+    if section in SECTIONS and key in former(SECTIONS[section]):
+        return f"config.{name} is not a setting; {advice(key, SECTIONS[section], section)}"
     same_key = [path for path in known if path.rpartition(".")[2] == (key or section)]
     if same_key:
         return f"config.{name} is not a setting; did you mean config.{same_key[0]}?"
-    if section in build.SECTIONS:
-        return f"config.{name} is not a setting; {advice(key, build.SECTIONS[section], section)}"
+    if section in SECTIONS:
+        return f"config.{name} is not a setting; {advice(key, SECTIONS[section], section)}"
     near = nearest(name, known)
     if not near.startswith("did"):
-        near = nearest(section, [*build.SECTIONS, *(path for path in known if "." not in path)])
+        near = nearest(section, [*SECTIONS, *(path for path in known if "." not in path)])
     return f"config.{name} is not a setting; {near}"
 
 
@@ -159,7 +159,7 @@ def _failed(path: Path, error: Exception) -> UserError:
 
 def _moved(message: str) -> str:
     """Where the setting is now whose old key a ConfigDict did not find."""
-    for section, cls in build.SECTIONS.items():
+    for section, cls in SECTIONS.items():
         for old, new in former(cls).items():
             if re.search(rf"[\"']{old}[\"']", message):
                 return f"; it is config.{section}.{new} now"

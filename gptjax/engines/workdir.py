@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from gptjax import identity
-from gptjax.build import Setup, make_setup
+from gptjax.config import Config, make_config
 from gptjax.errors import UserError
 from gptjax.files import read_json, write_json
 from gptjax.sweeps import records
@@ -38,7 +38,7 @@ EXECUTION_ONLY = {
 SCIENCE = ("data", "model", "optim", "train", "sweep", "compare")
 
 
-def open_workdir(setup: Setup, folder: Path) -> None:
+def open_workdir(config: Config, folder: Path) -> None:
     """Create the folder for this config, or check that it was made by it.
 
     Raises:
@@ -48,7 +48,7 @@ def open_workdir(setup: Setup, folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--workdir={folder} is a file; give a folder")
     if path.exists():
-        check_same(setup, folder)
+        check_same(config, folder)
         _adopt_version_1(folder)
     elif folder.exists() and any((folder / name).exists() for name in ("records", "runs.csv")):
         raise UserError(
@@ -56,17 +56,17 @@ def open_workdir(setup: Setup, folder: Path) -> None:
             "config made them; choose another --workdir"
         )
     else:
-        write_json(path, identity.saved(setup))
+        write_json(path, identity.saved(config))
 
 
-def check_same(setup: Setup, folder: Path) -> None:
+def check_same(config: Config, folder: Path) -> None:
     """Refuse a folder that another config made, naming the first difference."""
-    made_by = saved_setup(folder)
-    for leaf in identity.leaves(Setup):
+    made_by = saved_config(folder)
+    for leaf in identity.leaves(Config):
         section, name = leaf.path[0], ".".join(leaf.path[1:])
         if section not in SCIENCE or name in EXECUTION_ONLY.get(section, ()):
             continue
-        made_with, asked = leaf.value(made_by), leaf.value(setup)
+        made_with, asked = leaf.value(made_by), leaf.value(config)
         if made_with != asked:
             raise UserError(
                 f"--workdir={folder} was made with {leaf.name}={_words(leaf.today(made_with))}, "
@@ -74,7 +74,7 @@ def check_same(setup: Setup, folder: Path) -> None:
             )
 
 
-def saved_setup(folder: Path) -> Setup:
+def saved_config(folder: Path) -> Config:
     """The config that made a folder, by this or an earlier version.
 
     Raises:
@@ -86,8 +86,8 @@ def saved_setup(folder: Path) -> Setup:
     found = read_json(path)
     if not isinstance(found, dict):
         raise UserError(f"{path} is not a config; choose another --workdir")
-    values = identity.restored(Setup, found, str(path))
-    return make_setup({**values.pop("general"), **values})
+    values = identity.restored(Config, found, str(path))
+    return make_config({**values.pop("general"), **values})
 
 
 def _adopt_version_1(folder: Path) -> None:
@@ -97,7 +97,7 @@ def _adopt_version_1(folder: Path) -> None:
     bits.
     """
     if read_json(folder / "config.json").get("schema", 1) == 1 and (folder / "records").is_dir():
-        made_by, count = saved_setup(folder), records.adopt_version_1(folder)
+        made_by, count = saved_config(folder), records.adopt_version_1(folder)
         write_json(folder / "config.json", identity.saved(made_by))
         print(f"--workdir={folder} was made by an earlier gptjax; its {count} records are kept")
 

@@ -11,9 +11,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from gptjax.build import Setup
+from gptjax.config import Config
 from gptjax.files import read_json
-from gptjax.jobs.plan import duration
+from gptjax.report.numbers import duration
 from gptjax.sweeps import Bundle, records, timing
 
 LINE_SECONDS = 60.0
@@ -22,7 +22,7 @@ LINE_SECONDS = 60.0
 class Display:
     """A live panel on a terminal; elsewhere a plain line a minute on standard output."""
 
-    def __init__(self, setup: Setup, folder: Path, bundles: Sequence[Bundle]) -> None:
+    def __init__(self, config: Config, folder: Path, bundles: Sequence[Bundle]) -> None:
         self._folder = folder
         self._cells = [cell for bundle in bundles for cell in bundle.cells]
         self._added = {

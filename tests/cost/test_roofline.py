@@ -5,11 +5,12 @@ import dataclasses
 import pytest
 
 from gptjax import models
+from gptjax.cost.chips import parse_target
+from gptjax.cost.roofline import estimate
 from gptjax.models import ModelConfig
 from gptjax.optim import OptimConfig
-from gptjax.parallel import MeshConfig, parse_target
+from gptjax.parallel import MeshConfig
 from gptjax.train import RunSpec
-from gptjax.train.roofline import estimate
 
 CHIP = parse_target("v5e-8").chip
 MODEL = ModelConfig(

@@ -4,11 +4,11 @@ import dataclasses
 
 import pytest
 
+from gptjax.cost import memory
+from gptjax.cost.memory import step_bytes
 from gptjax.models import ModelConfig
 from gptjax.optim import OptimConfig
-from gptjax.sweeps import memory
 from gptjax.train import RunSpec
-from gptjax.train.memory import step_bytes
 
 MODEL = ModelConfig(
     depth=3,

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from gptjax.cost import walltime
+from gptjax.cost.walltime import MachineConfig
 from gptjax.errors import UserError
-from gptjax.scaling import walltime
-from gptjax.scaling.walltime import MachineConfig
 
 
 def test_a_bill_by_hand():

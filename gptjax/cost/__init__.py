@@ -1,0 +1,1 @@
+"""Costs before anything runs: FLOPs, memory, time on accelerators, hours and money."""

@@ -1,0 +1,1 @@
+"""Engines: how cells become processes, here or on a cluster."""

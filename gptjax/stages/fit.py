@@ -1,0 +1,151 @@
+"""job=fit: collect the tables of a sweep, fit the laws, write laws.json and the report."""
+
+import dataclasses
+import hashlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+import gptjax
+from gptjax import report, scaling, sweeps
+from gptjax.config import Config, enable_compilation_cache
+from gptjax.errors import UserError, nearest
+from gptjax.files import read_json, write_json
+from gptjax.identity import digest
+from gptjax.report.numbers import duration
+from gptjax.sweeps import Cell
+
+PHASES = ("compile", "train", "evaluate", "checkpoint")
+
+
+def fit_and_report(
+    config: Config, folder: Path, cells: Sequence[Cell], *, reuse: bool = False
+) -> None:
+    """Tables, laws, figures, report and the answer on standard output.
+
+    With `reuse`, a fit of the same tables with the same settings is shown and not made again.
+
+    Raises:
+      UserError: when there is no finished run, or no law can be fitted to those there are.
+    """
+    if not any(record["status"] == "done" for record in sweeps.read_records(folder, cells)):
+        raise UserError(f"--workdir={folder} has no finished run to fit; run job=sweep first")
+    sweeps.write_tables(folder, cells)
+    stamp_path, stamp = folder / "fit.json", _inputs(config, folder)
+    made = (stamp_path, folder / "laws.json", folder / "report.html")
+    if reuse and all(path.exists() for path in made) and read_json(stamp_path) == stamp:
+        print_answer(read_json(folder / "laws.json"))
+        print(f"report: {folder / 'report.html'}")
+        return
+    stamp_path.unlink(missing_ok=True)
+    laws_of_tables(config, folder, folder / "runs.csv", folder / "curves.csv")
+    write_json(stamp_path, stamp)
+
+
+def _inputs(config: Config, folder: Path) -> dict[str, str]:
+    """What a fit and its report are a function of."""
+    tables = b"".join((folder / name).read_bytes() for name in ("runs.csv", "curves.csv"))
+    return {
+        "tables": hashlib.sha256(tables).hexdigest(),
+        "fit": digest(fit_config(config)),
+        "report": digest(config.report),
+        "version": gptjax.__version__,
+    }
+
+
+def laws_of_tables(
+    config: Config, folder: Path, runs_path: Path, curves_path: Path | None
+) -> dict[str, Any]:
+    """Fit a table of runs, write `laws.json` and the report into `folder`, print the answer."""
+    how = fit_config(config)
+    enable_compilation_cache(config)
+    runs = scaling.Table.read(runs_path)
+    curves = scaling.Table.read(curves_path) if curves_path and curves_path.exists() else None
+    laws = scaling.fit_laws(runs, curves, how)
+    write_json(folder / "laws.json", laws)
+    return show(config, folder, runs, curves, laws)
+
+
+def show(config: Config, folder: Path, runs: Any, curves: Any, laws: dict[str, Any]) -> dict:
+    """Write the report and print the answer."""
+    page = report.build(
+        folder,
+        runs,
+        curves,
+        laws,
+        config.report,
+        title=config.general.experiment.replace("_", " "),
+        facts=facts(config, folder),
+    )
+    print_answer(laws)
+    print(f"report: {page}")
+    return laws
+
+
+def fit_config(config: Config) -> scaling.FitConfig:
+    """The `fit` section with the top-level `forms` added.
+
+    Raises:
+      UserError: for a form that is not known.
+    """
+    forms = tuple(dict.fromkeys((*config.fit.forms, *config.general.forms)))
+    for name in forms:
+        if name not in scaling.FORMS:
+            raise UserError(
+                f"config.forms has {name!r}, which is no law form; {nearest(name, scaling.FORMS)}"
+            )
+    return dataclasses.replace(config.fit, forms=forms)
+
+
+def facts(config: Config, folder: Path) -> dict[str, Any]:
+    """What the report says about where the numbers come from."""
+    found: dict[str, Any] = {}
+    timing = folder / "timing.csv"
+    if timing.exists() and timing.read_text().count("\n") > 1:
+        found["timing"] = spent_by_bundle(scaling.Table.read(timing))
+        spent = duration(sum(sum(row["seconds"].values()) for row in found["timing"]))
+        found["worker time"] = f"{spent} of worker time"
+    if (folder / "tune.json").exists():
+        found["tuning"] = f"tuned: {read_json(folder / 'tune.json')['sentence']}"
+    corpus = folder / "corpus.json"
+    if corpus.exists():
+        known = read_json(corpus)
+        found["corpus"] = known.pop("corpus")
+        found.update({name: f"{value} {name}" for name, value in known.items()})
+    return found
+
+
+def spent_by_bundle(timing: scaling.Table) -> list[dict[str, Any]]:
+    """Seconds of each phase by bundle, costliest first, and what the workers did not use.
+
+    A worker is idle between its cells, and from its last one until the last of all ends.
+    """
+    bundles, workers = timing.text("bundle"), timing.text("worker")
+    width, ended, seconds = (timing.numbers(name) for name in ("width", "ended", "seconds"))
+    rows: list[dict[str, Any]] = []
+    for name in dict.fromkeys(bundles):
+        mine = bundles == name
+        rows.append(
+            {
+                "name": f"width {width[mine][0]:.0f}",
+                "cells": int(mine.sum()),
+                "seconds": {p: float(timing.numbers(p)[mine].sum()) for p in PHASES},
+            }
+        )
+    rows.sort(key=lambda row: -sum(row["seconds"].values()))
+    spans = [ended.max() - (ended - seconds)[workers == name].min() for name in set(workers)]
+    idle = max(0.0, float(sum(spans) - seconds.sum()))
+    return [*rows, {"name": "no cell at hand", "cells": 0, "seconds": {"idle": idle}}]
+
+
+def print_answer(laws: dict[str, Any]) -> None:
+    """The small table of the answer."""
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    console.print(report.answer_table(laws))
+    if laws.get("emergence"):
+        console.print(laws["emergence"]["sentence"], highlight=False)
+    for entry in laws.get("settings_laws") or []:
+        console.print(entry["sentence"], highlight=False)

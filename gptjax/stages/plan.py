@@ -1,0 +1,109 @@
+"""The plan that a person reads: a table of cells, and their time and money."""
+
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from gptjax import models
+from gptjax.config import Config
+from gptjax.cost import model_flops, walltime
+from gptjax.engines import cells as planned
+from gptjax.engines import cores
+from gptjax.report.numbers import duration
+from gptjax.sweeps import Cell, timing
+
+LANE_SHOWN = 12
+"""Bundles of a worker that a plan names."""
+
+
+def print_plan(config: Config, cells: Sequence[Cell]) -> float:
+    """Print the table of cells with their predicted time; returns the predicted wall seconds."""
+    reference = timing.reference_rate()
+    bundles = planned.make_bundles(config, cells)
+    workers = cores.worker_count(config, bundles)
+    lanes = timing.schedule(bundles, reference, workers)
+    total = max(lane.finish for lane in lanes)
+    seconds = timing.predicted_by_cell(bundles, reference)
+    table = Table(title=f"Plan: {len(cells)} cells", title_justify="left", header_style="bold")
+    for name in (
+        "budget",
+        "width",
+        "depth",
+        "params",
+        "no embed",
+        "+ head",
+        "tokens",
+        "batch",
+        "steps",
+        "lr",
+        "FLOPs",
+        "6ND",
+        "seconds",
+    ):
+        table.add_column(name, justify="right", no_wrap=True)
+    for cell in cells:
+        table.add_row(*_row(cell, seconds[cell.id]))
+    console = Console(width=None if sys.stdout.isatty() else 130)
+    console.print(table)
+    flops, trained = sum(cell.flops for cell in cells), sum(b.total_flops for b in bundles)
+    shared = f", {trained:.3g} of them trained (lengths share trunks)" if trained < flops else ""
+    widest = max((len(bundle.cells) for bundle in bundles if bundle.stacked), default=0)
+    shared += f", up to {widest} side by side" if widest else ""
+    line = (
+        f"{len(cells)} cells, {flops:.3g} FLOPs in all{shared}; predicted {duration(total)} on "
+        f"{workers} {'process' if workers == 1 else 'processes'} of this machine's cores"
+    )
+    price = config.sweep.price_per_device_hour
+    if price:
+        line += f", {price * total / 3600:.2f} at {price:g} a device-hour"
+    console.print(line, highlight=False)
+    for number, lane in enumerate(lanes):
+        console.print(f"  process {number}: {_lane(lane)}", highlight=False)
+    if config.machine.flops_per_s:
+        console.print(_elsewhere(config, cells), highlight=False)
+    return total
+
+
+def _lane(lane: timing.Lane) -> str:
+    """A worker's bundles in their order, by width, and when it ends."""
+    shown = [
+        f"{bundle.cells[0].run.model.width}"
+        + (f" ({len(bundle.cells)} cells)" if len(bundle.cells) > 1 else "")
+        for bundle in lane.bundles[:LANE_SHOWN]
+    ]
+    more = len(lane.bundles) - len(shown)
+    rest = f", {more} more" if more else ""
+    return f"widths {', '.join(shown)}{rest}; ends after {duration(lane.finish)}"
+
+
+def _elsewhere(config: Config, cells: Sequence[Cell]) -> str:
+    """The same cells on the machine of the config: hours, and money where there is a price."""
+    machine, price = config.machine, config.sweep.price_per_device_hour
+    bill = walltime.bill([cell.flops for cell in cells], machine, price)
+    line = (
+        f"on {machine.devices} devices at {machine.flops_per_s:.3g} FLOP/s, "
+        f"{machine.devices_per_run} a run, {machine.serial_fraction:.3g} of a step serial: "
+        f"{duration(bill.wall_seconds)}, {bill.device_hours:.4g} device-hours"
+    )
+    return line + (f", {bill.money:.2f} at {price:g} a device-hour" if price else "")
+
+
+def _row(cell: Cell, seconds: float) -> tuple[str, ...]:
+    run, count = cell.run, models.count_params(cell.run.model)
+    return (
+        f"{cell.budget:.3g}" if cell.budget else "–",
+        str(run.model.width),
+        str(run.model.depth),
+        f"{count.total:,}",
+        f"{count.non_embedding:,}",
+        f"{count.non_embedding_with_head:,}",
+        f"{run.tokens:,}",
+        str(run.batch_size),
+        f"{run.steps:,}",
+        f"{run.optim.learning_rate:.3g}",
+        f"{cell.flops:.4g}",
+        f"{model_flops.flops_6nd(run):.4g}",
+        f"{seconds:.1f}",
+    )

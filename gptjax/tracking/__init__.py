@@ -1,0 +1,1 @@
+"""Tracking: the metrics of a run as JSON lines, in TensorBoard, in Weights & Biases."""
