@@ -14,6 +14,7 @@ FLOORS = {
     "fields": 0,
     "files": 0,
     "identity": 0,
+    "threads": 0,
     "ops": 1,
     "models": 2,
     "optim": 2,
@@ -37,7 +38,7 @@ FLOORS = {
     "jobs": 9,
     "main": 10,
 }
-ONE_ROOM = ({"errors", "fields", "files", "identity"}, {"config", "experiment"})
+ONE_ROOM = ({"errors", "fields", "files", "identity", "threads"}, {"config", "experiment"})
 """Neighbours on one floor that may import each other."""
 
 BLIND = {

@@ -15,8 +15,8 @@ from gptjax.engines.cells import make_cells
 from gptjax.files import read_json, write_json
 from gptjax.report import side_by_side as report
 from gptjax.scaling import Fit
-from gptjax.scaling.laws import plain
-from gptjax.scaling.side_by_side import best_of_budgets, frontier, side_by_side
+from gptjax.scaling.laws.fit_laws import plain
+from gptjax.scaling.laws.side_by_side import best_of_budgets, frontier, side_by_side
 from gptjax.stages.fit import fit_config
 from gptjax.stages.sweep import run_sweep
 from gptjax.stages.variants import folder_name, variants

@@ -9,7 +9,7 @@ from rich.table import Table
 from gptjax.config import Config
 from gptjax.errors import UserError
 from gptjax.files import read_json
-from gptjax.scaling.saved import predict_saved
+from gptjax.scaling.laws.predict import predict_saved
 
 
 def main(config: Config, folder: Path) -> int:

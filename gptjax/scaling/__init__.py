@@ -4,22 +4,24 @@ Numbers in, numbers out: nothing here knows who trained the runs. `fit` fits one
 `fit_laws` makes everything that a report shows.
 """
 
-from gptjax.scaling.annealing import annealing_columns, multi_power_columns
-from gptjax.scaling.bootstrap import Interval
+from gptjax.scaling.approaches.emergence import Emergence, judge_threshold
+from gptjax.scaling.approaches.settings import Best, SettingLaw, best_settings, setting_law
 from gptjax.scaling.config import FitConfig
-from gptjax.scaling.design import Plan, first_plan, run_next
-from gptjax.scaling.emergence import Emergence, judge_threshold
-from gptjax.scaling.fit import Certificate, Fit, Optimum, fit
-from gptjax.scaling.forms import Form, Parameter, amplitude, exponent, free, positive, power
-from gptjax.scaling.hyperparameters import Best, SettingLaw, best_settings, setting_law
-from gptjax.scaling.laws import fit_laws
-from gptjax.scaling.optimum import inference_optimum
-from gptjax.scaling.papers import kaplan_allocation
-from gptjax.scaling.profile import Profile
-from gptjax.scaling.registry import FORMS, form_named
-from gptjax.scaling.runs import Runs, prepare
-from gptjax.scaling.saved import predict_saved
-from gptjax.scaling.table import Table
+from gptjax.scaling.fit.bootstrap import Interval
+from gptjax.scaling.fit.certificate import Certificate
+from gptjax.scaling.fit.fit import fit
+from gptjax.scaling.fit.optimum import inference_optimum
+from gptjax.scaling.fit.profile import Profile
+from gptjax.scaling.fit.result import Fit, Optimum
+from gptjax.scaling.forms import FORMS, form_named
+from gptjax.scaling.forms.annealing import annealing_columns, multi_power_columns
+from gptjax.scaling.forms.form import Form, Parameter, amplitude, exponent, free, positive, power
+from gptjax.scaling.forms.kaplan import kaplan_allocation
+from gptjax.scaling.laws.design import Plan, first_plan, run_next
+from gptjax.scaling.laws.fit_laws import fit_laws
+from gptjax.scaling.laws.predict import predict_saved
+from gptjax.scaling.tables.runs import Runs, prepare
+from gptjax.scaling.tables.table import Table
 
 __all__ = [
     "FORMS",

@@ -17,7 +17,7 @@ from gptjax import scaling
 from gptjax.errors import UserError
 from gptjax.models import ModelConfig
 from gptjax.optim import OptimConfig
-from gptjax.scaling.bootstrap import t_quantile
+from gptjax.scaling.fit.bootstrap import t_quantile
 from gptjax.sweeps import shapes
 from gptjax.sweeps.config import SweepConfig
 from gptjax.sweeps.plan import Cell, expected_optimum, make_run, sized

@@ -12,7 +12,7 @@ from gptjax.errors import UserError
 from gptjax.jobs import compare_sweeps
 from gptjax.main import main
 from gptjax.report import side_by_side
-from gptjax.scaling.side_by_side import FARTHEST_MULTIPLIER
+from gptjax.scaling.laws.side_by_side import FARTHEST_MULTIPLIER
 from gptjax.stages.variants import folder_name, variants
 
 

@@ -451,7 +451,7 @@ def _contrast(one, other):
 @pytest.mark.slow
 def test_what_scaling_writes_is_what_the_report_reads(sweep, tmp_path):
     from gptjax.scaling.config import FitConfig
-    from gptjax.scaling.laws import fit_laws
+    from gptjax.scaling.laws.fit_laws import fit_laws
 
     laws = fit_laws(sweep[1], sweep[2], FitConfig(starts=16, resamples=50))
     page, _ = make(tmp_path, json.loads(json.dumps(laws, allow_nan=False)), sweep[1], sweep[2])

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from gptjax import scaling
-from gptjax.scaling import engine
+from gptjax.scaling.fit import engine
 
 N, D = (x.ravel() for x in np.meshgrid(np.geomspace(1e7, 1e10, 8), np.geomspace(1e9, 1e12, 8)))
 ND = {"params": N, "tokens": D}

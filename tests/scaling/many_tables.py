@@ -10,9 +10,11 @@ import dataclasses
 import numpy as np
 
 from gptjax import scaling
-from gptjax.scaling import bootstrap, engine, optimum
-from gptjax.scaling.fit import Fit, around, certify, problem_of
-from gptjax.scaling.starts import starting_points
+from gptjax.scaling.fit import bootstrap, engine, optimum
+from gptjax.scaling.fit.certificate import certify
+from gptjax.scaling.fit.fit import around, problem_of
+from gptjax.scaling.fit.result import Fit
+from gptjax.scaling.fit.starts import starting_points
 
 THIN = 4  # every fourth start of the search nearby
 TABLES_AT_ONCE = 50  # bounds the memory of their resamples

@@ -5,7 +5,7 @@ import pytest
 
 from gptjax import scaling
 from gptjax.errors import UserError
-from gptjax.scaling import engine
+from gptjax.scaling.fit import engine
 
 STEPS = 1200
 WARMUP = np.linspace(0.01, 1.0, 60)

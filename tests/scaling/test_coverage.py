@@ -12,7 +12,7 @@ from known_runs import TRUTH, chinchilla_loss, runs_table
 from many_tables import fit_many
 
 from gptjax import scaling
-from gptjax.scaling import engine, optimum
+from gptjax.scaling.fit import engine, optimum
 
 TABLES = 600  # one share has a standard error of .9 points
 RESAMPLES = 200

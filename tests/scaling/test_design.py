@@ -7,8 +7,9 @@ from many_tables import fit_many
 
 from gptjax import scaling
 from gptjax.errors import UserError
-from gptjax.scaling import design, engine, optimum
-from gptjax.scaling.engine import Problem
+from gptjax.scaling.fit import engine, optimum
+from gptjax.scaling.fit.engine import Problem
+from gptjax.scaling.laws import design
 
 COST = optimum.Cost()
 TARGET = 1e21

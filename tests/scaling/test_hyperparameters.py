@@ -5,7 +5,7 @@ import pytest
 
 from gptjax import scaling
 from gptjax.errors import UserError
-from gptjax.scaling.hyperparameters import best_of_each
+from gptjax.scaling.tables.runs import best_of_each
 
 RATE = {"K": 0.6, "a": -0.28, "b": 0.08}
 BATCH = {"K": 0.05, "a": 0.12, "b": 0.35}

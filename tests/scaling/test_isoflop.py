@@ -6,7 +6,7 @@ from known_runs import chinchilla_loss, isoflop_grid, runs_table
 
 from gptjax import scaling
 from gptjax.errors import UserError
-from gptjax.scaling.isoflop import fit_isoflop
+from gptjax.scaling.approaches.isoflop import fit_isoflop
 
 CONFIG = scaling.FitConfig(resamples=100)
 

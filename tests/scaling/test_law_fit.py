@@ -9,7 +9,7 @@ from known_runs import TRUTH, chinchilla_loss, curves_table, runs_table
 
 from gptjax import scaling
 from gptjax.errors import UserError
-from gptjax.scaling import engine
+from gptjax.scaling.fit import engine
 
 
 def test_a_noiseless_table_gives_its_law_back():

@@ -5,9 +5,9 @@ import pytest
 from known_forms import CONTRACT, clean_loss
 
 from gptjax import scaling
-from gptjax.scaling import engine
-from gptjax.scaling.fit import problem_of
-from gptjax.scaling.starts import starting_points
+from gptjax.scaling.fit import engine
+from gptjax.scaling.fit.fit import problem_of
+from gptjax.scaling.fit.starts import starting_points
 
 
 def test_every_form_has_a_row():

@@ -7,7 +7,7 @@ from known_runs import TRUTH, chinchilla_loss
 from gptjax import scaling
 from gptjax.cost import flops
 from gptjax.errors import UserError
-from gptjax.scaling import optimum
+from gptjax.scaling.fit import optimum
 
 WIDTHS = np.arange(256, 12_288, 64)
 

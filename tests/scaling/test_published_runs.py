@@ -8,7 +8,7 @@ from known_runs import published
 from scipy import optimize
 
 from gptjax import scaling
-from gptjax.scaling import engine
+from gptjax.scaling.fit import engine
 
 ROWS = {
     "chinchilla_subset/runs.csv": (234, ("C", "N", "D", "loss")),

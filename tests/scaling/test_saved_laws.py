@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 
 from gptjax import scaling
-from gptjax.scaling import engine
+from gptjax.scaling.fit import engine
 
 
 def saved(spread):

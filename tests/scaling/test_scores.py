@@ -8,12 +8,12 @@ from known_runs import runs_table
 
 from gptjax import scaling
 from gptjax.errors import UserError
-from gptjax.scaling import honesty
+from gptjax.scaling.fit import diagnostics
 
 
 def test_forms_are_scored_best_first_within_a_split(monkeypatch):
     runs = scaling.prepare(runs_table(noise=0.002))
-    fit, held = honesty.hold_out, {}
+    fit, held = diagnostics.hold_out, {}
 
     def hold_out(runs, form, keep, config):
         if form.name == "kaplan_d":
@@ -21,9 +21,9 @@ def test_forms_are_scored_best_first_within_a_split(monkeypatch):
         held[form.name, int(keep.sum())] = found = fit(runs, form, keep, config)
         return found
 
-    monkeypatch.setattr(honesty, "hold_out", hold_out)
+    monkeypatch.setattr(diagnostics, "hold_out", hold_out)
     config = scaling.FitConfig(resamples=0, starts=4)
-    rows = honesty.scores(runs, ("kaplan_d", "kaplan_n", "chinchilla"), config)
+    rows = diagnostics.scores(runs, ("kaplan_d", "kaplan_n", "chinchilla"), config)
     splits = ("third_decade = largest_budget", "half_decade")
     assert [(row["split"], row["form"]) for row in rows] == [
         (split, form) for split in splits for form in ("chinchilla", "kaplan_n", "kaplan_d")

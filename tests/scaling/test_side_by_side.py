@@ -7,7 +7,7 @@ import pytest
 
 from gptjax import scaling
 from gptjax.errors import UserError
-from gptjax.scaling.side_by_side import best_of_budgets, frontier, side_by_side
+from gptjax.scaling.laws.side_by_side import best_of_budgets, frontier, side_by_side
 
 BUDGETS = (1e12, 2e12, 4e12, 8e12)
 E, A, B, ALPHA, BETA = 0.7, 30.0, 55.0, 0.36, 0.33

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gptjax import scaling
-from gptjax.scaling import bootstrap
+from gptjax.scaling.fit import bootstrap
 
 GROUPS, RUNS = 8, 5
 MEAN = scaling.Form(

@@ -14,8 +14,9 @@ import numpy as np
 
 from gptjax.errors import UserError
 from gptjax.scaling.config import FitConfig
-from gptjax.scaling.fit import Fit, fit
-from gptjax.scaling.runs import LeftOut, Runs, prepare
+from gptjax.scaling.fit.fit import fit
+from gptjax.scaling.fit.result import Fit
+from gptjax.scaling.tables.runs import Runs, prepare, same_keys
 
 POINTS = 4  # fewest values of a setting; three make a parabola and leave nothing to judge it by
 NEAR = 8.0  # values farther than this factor from the minimum are dropped: the loss is no parabola
@@ -140,32 +141,13 @@ def best_settings(
     values, losses = runs.columns[setting], runs.loss
     if nested:
         keys, values, losses = _over(runs, setting, nested)
-    groups = _groups(keys)
+    groups = same_keys(keys)
     parts = [_parabola(np.log(values[rows]), losses[rows]) for rows in groups]
     scatter = _pooled(parts)
     return [
         _best({name: float(column[rows[0]]) for name, column in keys.items()}, part, scatter)
         for rows, part in zip(groups, parts, strict=True)
     ]
-
-
-def best_of_each(runs: Runs, settings: tuple[str, ...]) -> Runs:
-    """The run of least loss among those of equal params and tokens; the others with the reason."""
-    if not settings:
-        return runs
-    groups = _groups({"params": runs.params, "tokens": runs.tokens})
-    best = [int(rows[np.argmin(runs.loss[rows])]) for rows in groups]
-    beaten = [
-        LeftOut(
-            runs.cell[row],
-            f"{runs.cell[kept]} has the same N and D and a better {' and '.join(settings)}",
-        )
-        for rows, kept in zip(groups, best, strict=True)
-        for row in rows
-        if row != kept
-    ]
-    keep = np.isin(np.arange(len(runs)), best)
-    return dataclasses.replace(runs.take(keep), left_out=(*runs.left_out, *beaten))
 
 
 def setting_laws(table: Any, config: FitConfig, at: tuple[float, float] | None) -> list[dict]:
@@ -225,14 +207,6 @@ class _Parabola:
     reason: str = ""
 
 
-def _groups(keys: dict[str, np.ndarray]) -> list[np.ndarray]:
-    """Rows of equal keys, in the order of their first row."""
-    rows: dict[tuple[float, ...], list[int]] = {}
-    for i, key in enumerate(zip(*keys.values(), strict=True)):
-        rows.setdefault(tuple(float(f"{value:.9g}") for value in key), []).append(i)
-    return [np.array(index) for index in rows.values()]
-
-
 def _over(
     runs: Runs, setting: str, nested: tuple[str, ...]
 ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
@@ -241,7 +215,7 @@ def _over(
     held = {"params": runs.params, "tokens": runs.tokens, setting: runs.columns[setting]}
     held |= {name: runs.columns[name] for name in rest}
     found: dict[str, list[float]] = {name: [] for name in (*held, "loss")}
-    for rows in _groups(held):
+    for rows in same_keys(held):
         part = _parabola(np.log(runs.columns[inner][rows]), runs.loss[rows])
         if part.reason:
             continue

@@ -15,8 +15,9 @@ import numpy as np
 
 from gptjax.errors import UserError
 from gptjax.scaling.config import FitConfig
-from gptjax.scaling.fit import Fit, fit
-from gptjax.scaling.runs import Runs, prepare
+from gptjax.scaling.fit.fit import fit
+from gptjax.scaling.fit.result import Fit
+from gptjax.scaling.tables.runs import Runs, prepare
 
 MARGIN = 6.0  # difference in AICc that counts: odds of twenty to one
 SHARP = 0.5  # the rise from a tenth to nine tenths takes less than this share of ln N's range

@@ -10,16 +10,12 @@ when the held value is true (Huber and Ronchetti 2009, section 13.6).
 import dataclasses
 import math
 from statistics import NormalDist
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gptjax.errors import UserError, nearest
-from gptjax.scaling import bootstrap, engine
-from gptjax.scaling.engine import Problem
-
-if TYPE_CHECKING:
-    from gptjax.scaling.fit import Fit
+from gptjax.scaling.fit import bootstrap, engine
+from gptjax.scaling.fit.engine import Problem
 
 POINTS = 12  # held values on each side of the estimate
 # Share of the objective below which a step cannot change a verdict: evidence is some 4/n of it.
@@ -59,37 +55,48 @@ class Profile:
         return f"{self.name}: the runs do not bound it from {' or '.join(sides)}"
 
 
-def profile(law: "Fit", name: str, points: int = POINTS) -> Profile:
+def profile(
+    problem: Problem,
+    theta: np.ndarray,
+    name: str,
+    *,
+    covariance: np.ndarray,
+    confidence: float,
+    freedom: float,
+    points: int = POINTS,
+) -> Profile:
     """The profile of one fitted parameter.
 
     Args:
-      law: the fit.
+      problem, theta: the optimization and its optimum.
       name: which parameter.
+      covariance: of the fitted coordinates, for the spacing of held values.
+      confidence, freedom: of the evidence against a held value.
       points: held values on each side.
 
     Raises:
       UserError: for a parameter that is not fitted.
     """
-    names = [parameter.name for parameter in law.form.fitted]
+    names = [parameter.name for parameter in problem.form.fitted]
     if name not in names:
-        raise UserError(f"{law.form.name} fits no {name}; {nearest(name, names)}")
+        raise UserError(f"{problem.form.name} fits no {name}; {nearest(name, names)}")
     index = names.index(name)
-    low, high = (end[index] for end in law.problem.bounds)
-    best = law.theta[index]
-    width = max(float(np.sqrt(law.covariance[index, index])), 1e-6)
+    low, high = (end[index] for end in problem.bounds)
+    best = theta[index]
+    width = max(float(np.sqrt(covariance[index, index])), 1e-6)
     below = best - np.geomspace(min(width / 2, best - low), best - low, points)[::-1]
     above = best + np.geomspace(min(width / 2, high - best), high - best, points)
     grid = np.concatenate([below, above])
-    rise = rises(law.problem, law.theta, np.full(len(grid), index), grid)
-    limit = evidence(law.config.confidence, law.resamples.freedom)
+    rise = rises(problem, theta, np.full(len(grid), index), grid)
+    limit = evidence(confidence, freedom)
     grid = np.insert(grid, points, best)
     rise = np.insert(rise, points, 0.0)
-    shown = np.exp(grid) if law.form.fitted[index].positive else grid
+    shown = np.exp(grid) if problem.form.fitted[index].positive else grid
     ends = (
         _crossing(grid[points::-1], rise[points::-1], limit),
         _crossing(grid[points:], rise[points:], limit),
     )
-    positive = law.form.fitted[index].positive
+    positive = problem.form.fitted[index].positive
     return Profile(
         name,
         shown,

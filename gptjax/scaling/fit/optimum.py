@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from gptjax.errors import UserError
-from gptjax.scaling import engine
-from gptjax.scaling.forms import Form
-from gptjax.scaling.runs import Runs
+from gptjax.scaling.fit import engine
+from gptjax.scaling.forms.form import Form
+from gptjax.scaling.tables.runs import Runs
 
 
 @dataclasses.dataclass(frozen=True)

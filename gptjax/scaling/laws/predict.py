@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 
 from gptjax.errors import UserError, nearest
-from gptjax.scaling import bootstrap, engine, optimum
-from gptjax.scaling.optimum import Cost
-from gptjax.scaling.registry import form_named
+from gptjax.scaling.fit import bootstrap, engine, optimum
+from gptjax.scaling.fit.optimum import Cost
+from gptjax.scaling.forms import form_named
 
 DRAWS = 4000
 

@@ -12,9 +12,9 @@ import numpy as np
 
 from gptjax.errors import UserError
 from gptjax.scaling.config import FitConfig
-from gptjax.scaling.lines import PowerLine, power_line
-from gptjax.scaling.runs import Runs
-from gptjax.scaling.table import as_table
+from gptjax.scaling.fit.lines import PowerLine, power_line
+from gptjax.scaling.tables.runs import Runs
+from gptjax.scaling.tables.table import as_table
 
 GRID = 240  # budgets at which the envelope is read
 SMOOTHING = 0.08  # width of the smoothing kernel, in decades of FLOPs

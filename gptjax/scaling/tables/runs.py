@@ -11,7 +11,7 @@ import numpy as np
 
 from gptjax.errors import UserError
 from gptjax.scaling.config import FitConfig
-from gptjax.scaling.table import Table, as_table
+from gptjax.scaling.tables.table import Table, as_table
 
 # Beyond these a unit is wrong: no model, corpus or budget on Earth is near.
 LIMITS = {"params": 1e18, "tokens": 1e21, "flops": 1e36, "loss": 1e4}
@@ -331,3 +331,45 @@ def require(runs: Runs, form: str, rows: int, columns: tuple[str, ...] = ()) -> 
                 f"every run has {column}={values[0]:g}, so {form} cannot tell how the loss depends "
                 f"on {column}; add runs of at least one other value"
             )
+
+
+def same_keys(keys: dict[str, np.ndarray]) -> list[np.ndarray]:
+    """Rows of equal keys, in the order of their first row."""
+    rows: dict[tuple[float, ...], list[int]] = {}
+    for i, key in enumerate(zip(*keys.values(), strict=True)):
+        rows.setdefault(tuple(float(f"{value:.9g}") for value in key), []).append(i)
+    return [np.array(index) for index in rows.values()]
+
+
+def best_of_each(runs: Runs, settings: tuple[str, ...]) -> Runs:
+    """The run of least loss among those of equal params and tokens; the others with the reason."""
+    if not settings:
+        return runs
+    groups = same_keys({"params": runs.params, "tokens": runs.tokens})
+    best = [int(rows[np.argmin(runs.loss[rows])]) for rows in groups]
+    beaten = [
+        LeftOut(
+            runs.cell[row],
+            f"{runs.cell[kept]} has the same N and D and a better {' and '.join(settings)}",
+        )
+        for rows, kept in zip(groups, best, strict=True)
+        for row in rows
+        if row != kept
+    ]
+    keep = np.isin(np.arange(len(runs)), best)
+    return dataclasses.replace(runs.take(keep), left_out=(*runs.left_out, *beaten))
+
+
+def seed_noise(runs: Runs) -> float:
+    """Standard deviation of log loss between runs that differ only in their seed; NaN without."""
+    keys = np.stack([runs.params, runs.tokens], axis=1)
+    _, which = np.unique(keys, axis=0, return_inverse=True)
+    which = which.ravel()
+    with np.errstate(divide="ignore"):  # a score may be zero
+        logs = np.log(runs.loss)
+    count = np.bincount(which)
+    if np.all(count < 2):
+        return float("nan")
+    mean = np.bincount(which, logs) / count
+    freedom = np.sum(count - 1)
+    return float(np.sqrt(np.sum((logs - mean[which]) ** 2) / freedom))

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from gptjax.scaling import engine
-from gptjax.scaling.engine import Problem
-from gptjax.scaling.forms import Form, Parameter
+from gptjax.scaling.fit import engine
+from gptjax.scaling.fit.engine import Problem
+from gptjax.scaling.forms.form import Form, Parameter
 
 DRAWS = 4  # draws for each start; the better ones are kept
 

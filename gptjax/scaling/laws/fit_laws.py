@@ -7,16 +7,19 @@ from typing import Any
 import numpy as np
 
 from gptjax.errors import UserError
-from gptjax.scaling import describe, design, emergence, honesty, hyperparameters
+from gptjax.scaling.approaches import emergence, settings
+from gptjax.scaling.approaches.envelope import fit_envelope
+from gptjax.scaling.approaches.isoflop import IsoFlop, fit_isoflop
 from gptjax.scaling.config import FitConfig
-from gptjax.scaling.envelope import fit_envelope
-from gptjax.scaling.fit import Fit, fit
-from gptjax.scaling.holdout import hold_out, without_largest
-from gptjax.scaling.isoflop import IsoFlop, fit_isoflop
-from gptjax.scaling.optimum import Cost, cost_of
-from gptjax.scaling.registry import form_named
-from gptjax.scaling.runs import Runs, prepare, require
-from gptjax.scaling.together import together
+from gptjax.scaling.fit import diagnostics
+from gptjax.scaling.fit.fit import fit
+from gptjax.scaling.fit.holdout import hold_out, without_largest
+from gptjax.scaling.fit.optimum import Cost, cost_of
+from gptjax.scaling.fit.result import Fit
+from gptjax.scaling.forms import form_named
+from gptjax.scaling.laws import describe, design
+from gptjax.scaling.tables.runs import Runs, best_of_each, prepare, require
+from gptjax.threads import in_threads
 
 SCHEMA = 1
 LINE_POINTS = 60
@@ -39,7 +42,7 @@ def fit_laws(runs: Any, curves: Any = None, config: FitConfig | None = None) -> 
     config = config or FitConfig()
     config = dataclasses.replace(config, forms=with_rivals(config.forms))
     every = prepare(runs, config, _needs(config))
-    table = hyperparameters.best_of_each(every, config.settings)
+    table = best_of_each(every, config.settings)
     require(table, "a scaling law", 3)
     warnings, refused = list(table.warnings), []
     laws: dict[str, Any] = {}
@@ -47,7 +50,7 @@ def fit_laws(runs: Any, curves: Any = None, config: FitConfig | None = None) -> 
     flops = line_flops(table, config)
     makers = _makers(table, curves, config)
     checks = _checks(runs, table, config) if "chinchilla_parametric" in makers else {}
-    found = together([*makers.values(), *checks.values()])
+    found = in_threads([*makers.values(), *checks.values()])
     checked = dict(zip(checks, found[len(makers) :], strict=True))
     for name, result in zip(makers, found, strict=False):
         if isinstance(result, UserError):
@@ -80,11 +83,11 @@ def fit_laws(runs: Any, curves: Any = None, config: FitConfig | None = None) -> 
     if config.settings:
         first = content["prediction"][:1]
         at = (first[0]["params"], first[0]["tokens"]) if first else None
-        content["settings_laws"] = hyperparameters.setting_laws(runs, config, at)
+        content["settings_laws"] = settings.setting_laws(runs, config, at)
     if config.diagnostics and parametric is not None:
         target = content["prediction"][0]["flops"]
         content["scores"] = _unless_refused(checked["scores"])
-        content["drift"] = honesty.drift(table, parametric, target)
+        content["drift"] = diagnostics.drift(table, parametric, target)
         content["run_next"] = _run_next(parametric, target, config)
         content["conventions"]["table"] = _unless_refused(checked["conventions"])
     return plain(content)
@@ -148,8 +151,8 @@ def _checks(runs: Any, table: Runs, config: FitConfig) -> dict[str, Any]:
     forms = tuple(dict.fromkeys((*config.compare, *config.forms)))
     form = form_named("chinchilla")
     return {
-        "scores": lambda: honesty.scores(table, forms, config),
-        "conventions": lambda: honesty.convention_table(runs, form, config),
+        "scores": lambda: diagnostics.scores(table, forms, config),
+        "conventions": lambda: diagnostics.convention_table(runs, form, config),
     }
 
 
@@ -238,9 +241,9 @@ def _holdout(
         "rows": rows,
         "optimum": {
             "flops": top.flops,
-            "params": describe.number(top.params),
-            "tokens": describe.number(top.tokens),
-            "loss": describe.number(top.loss),
+            "params": top.params.to_json(),
+            "tokens": top.tokens.to_json(),
+            "loss": top.loss.to_json(),
             "valley_params": seen[0].params if seen else None,
             "valley_loss": seen[0].loss if seen else None,
         },

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from gptjax.errors import UserError
-from gptjax.scaling import bootstrap, engine, optimum
-from gptjax.scaling.bootstrap import Interval
-from gptjax.scaling.fit import Fit
-from gptjax.scaling.runs import Runs
+from gptjax.scaling.fit import bootstrap, engine, optimum
+from gptjax.scaling.fit.bootstrap import Interval
+from gptjax.scaling.fit.result import Fit
+from gptjax.scaling.tables.runs import Runs
 
 FARTHEST_MULTIPLIER = 100.0
 """A multiplier is searched between this and its inverse, and stays there if it lies beyond."""

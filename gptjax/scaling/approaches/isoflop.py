@@ -11,12 +11,12 @@ import dataclasses
 import numpy as np
 
 from gptjax.errors import UserError
-from gptjax.scaling import bootstrap, engine
-from gptjax.scaling.bootstrap import Interval
 from gptjax.scaling.config import FitConfig
-from gptjax.scaling.lines import PowerLine, power_line
-from gptjax.scaling.papers import FRONTIER
-from gptjax.scaling.runs import Runs
+from gptjax.scaling.fit import bootstrap, engine
+from gptjax.scaling.fit.bootstrap import Interval
+from gptjax.scaling.fit.lines import PowerLine, power_line
+from gptjax.scaling.forms.frontier import FRONTIER
+from gptjax.scaling.tables.runs import Runs
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Fits that do not depend on each other, at the same time."""
+"""Independent calls in threads, one for each core: fits that do not depend on each other."""
 
 import concurrent.futures
 import contextvars
@@ -9,7 +9,7 @@ from typing import Any
 from gptjax.errors import UserError
 
 
-def together(calls: Sequence[Callable[[], Any]]) -> list[Any]:
+def in_threads(calls: Sequence[Callable[[], Any]]) -> list[Any]:
     """The results of calls in their order, a thread for each core; a UserError is a result too.
 
     A fit waits for compiled programs most of its time, with Python's lock released. Its numbers do

@@ -7,16 +7,15 @@ from typing import Any
 import numpy as np
 
 from gptjax.errors import UserError
-from gptjax.scaling import describe
 from gptjax.scaling.config import PARAMS_CONVENTIONS, FitConfig
-from gptjax.scaling.fit import Fit, check_runs, fit_runs
-from gptjax.scaling.forms import Form
-from gptjax.scaling.holdout import hold_out, without_decades, without_largest
-from gptjax.scaling.hyperparameters import best_of_each
-from gptjax.scaling.registry import form_named
-from gptjax.scaling.runs import Runs, prepare
-from gptjax.scaling.table import as_table
-from gptjax.scaling.together import together
+from gptjax.scaling.fit.fit import check_runs, fit_runs
+from gptjax.scaling.fit.holdout import hold_out, without_decades, without_largest
+from gptjax.scaling.fit.result import Fit
+from gptjax.scaling.forms import form_named
+from gptjax.scaling.forms.form import Form
+from gptjax.scaling.tables.runs import Runs, best_of_each, prepare, seed_noise
+from gptjax.scaling.tables.table import as_table
+from gptjax.threads import in_threads
 
 SPLITS = {"third_decade": 1 / 3, "half_decade": 0.5}
 RESAMPLES = 200  # enough for a table of checks
@@ -25,7 +24,7 @@ SIZE_BINS = 6
 
 def noise_floor(runs: Runs) -> float:
     """Relative scatter below which no law can predict: seeds, else standard errors, else NaN."""
-    floor = describe.seed_noise(runs)
+    floor = seed_noise(runs)
     if np.isfinite(floor) and floor > 0:
         return floor
     relative = runs.stderr / runs.loss
@@ -43,7 +42,7 @@ def scores(runs: Runs, forms: tuple[str, ...], config: FitConfig) -> list[dict[s
     masks = _masks(runs)
     seed_noise = noise_floor(runs)
     places = [(split, name) for split in masks for name in forms]
-    held = together(
+    held = in_threads(
         [
             functools.partial(hold_out, runs, form_named(name), masks[split], config)
             for split, name in places
@@ -147,7 +146,7 @@ def convention_table(table: Any, form: Form, config: FitConfig) -> list[dict[str
         for params in known
         for flops in (("exact", "6nd") if exact else ("6nd",))
     ]
-    return together([functools.partial(_convention_row, table, form, one) for one in counted])
+    return in_threads([functools.partial(_convention_row, table, form, one) for one in counted])
 
 
 def _convention_row(table: Any, form: Form, config: FitConfig) -> dict[str, Any]:
@@ -160,11 +159,11 @@ def _convention_row(table: Any, form: Form, config: FitConfig) -> dict[str, Any]
         return {**row, "note": str(error)}
     target = float(runs.flops.max() * config.extrapolate)
     best = law.optimum(target)
-    row |= {name: describe.number(interval) for name, interval in law.params.items()}
+    row |= {name: interval.to_json() for name, interval in law.params.items()}
     row |= {"target_flops": target, "holdout_error": _holdout_error(runs, law, config), "note": ""}
     for name in ("params", "tokens", "loss"):
         key = "loss" if name == "loss" else f"{name}_opt"
-        row[key] = describe.number(getattr(best, name))
+        row[key] = getattr(best, name).to_json()
     return row
 
 

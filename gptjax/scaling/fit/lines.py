@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from gptjax.scaling import bootstrap
-from gptjax.scaling.bootstrap import Interval
+from gptjax.scaling.fit import bootstrap
+from gptjax.scaling.fit.bootstrap import Interval
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,25 +5,14 @@ from typing import Any
 
 import numpy as np
 
-from gptjax.scaling import bootstrap, engine, optimum
-from gptjax.scaling.bootstrap import Interval
-from gptjax.scaling.envelope import NOTE, Envelope
-from gptjax.scaling.fit import Fit
-from gptjax.scaling.isoflop import IsoFlop, Valley
-from gptjax.scaling.lines import PowerLine
-from gptjax.scaling.runs import Runs
+from gptjax.scaling.approaches.envelope import NOTE, Envelope
+from gptjax.scaling.approaches.isoflop import IsoFlop, Valley
+from gptjax.scaling.fit import bootstrap, engine, optimum
+from gptjax.scaling.fit.lines import PowerLine
+from gptjax.scaling.fit.result import Fit
+from gptjax.scaling.tables.runs import Runs, seed_noise
 
 SURFACE = (48, 64)  # sizes by budgets of the loss surface
-
-
-def number(interval: Interval) -> dict[str, float]:
-    """An interval as {"value", "low", "high", "stderr"}."""
-    return {
-        "value": interval.value,
-        "low": interval.low,
-        "high": interval.high,
-        "stderr": interval.stderr,
-    }
 
 
 @functools.singledispatch
@@ -41,7 +30,7 @@ def _(result: Fit, table: Runs, flops: np.ndarray) -> dict[str, Any]:
         "paper": form.paper,
         "units": form.units,
         "differs": form.differs,
-        "params": {name: number(interval) for name, interval in result.params.items()},
+        "params": {name: interval.to_json() for name, interval in result.params.items()},
         "covariance": {"names": [p.name for p in form.fitted], "matrix": result.covariance},
         "coordinates": {
             "theta": result.theta,
@@ -90,7 +79,9 @@ def _(result: IsoFlop, table: Runs, flops: np.ndarray) -> dict[str, Any]:
             "group_by": table.group_by,
             "seed": result.config.seed,
         },
-        "loss_law": {n: number(i) for n, i in result.loss_law.items()} if result.loss_law else None,
+        "loss_law": {n: i.to_json() for n, i in result.loss_law.items()}
+        if result.loss_law
+        else None,
         "equation": "N_opt = k C^a, D_opt = k' C^b through the minima of the valleys",
         "paper": "Hoffmann et al. 2022, arXiv:2203.15556, approach 2",
     }
@@ -123,10 +114,10 @@ def _(result: Envelope, table: Runs, flops: np.ndarray) -> dict[str, Any]:
 
 def _line_params(params: PowerLine, tokens: PowerLine) -> dict[str, Any]:
     return {
-        "a": number(params.interval("slope")),
-        "b": number(tokens.interval("slope")),
-        "log_k_params": number(params.interval("constant")),
-        "log_k_tokens": number(tokens.interval("constant")),
+        "a": params.interval("slope").to_json(),
+        "b": tokens.interval("slope").to_json(),
+        "log_k_params": params.interval("constant").to_json(),
+        "log_k_tokens": tokens.interval("constant").to_json(),
     }
 
 
@@ -234,14 +225,12 @@ def _valley(valley: Valley, table: Runs, result: IsoFlop) -> dict[str, Any]:
 
 def _minimum(valley: Valley, result: IsoFlop) -> dict[str, Any]:
     return {
-        name: number(
-            bootstrap.interval(
-                getattr(valley, name),
-                valley.samples[:, i],
-                result.config.confidence,
-                result.freedom,
-            )
-        )
+        name: bootstrap.interval(
+            getattr(valley, name),
+            valley.samples[:, i],
+            result.config.confidence,
+            result.freedom,
+        ).to_json()
         for i, name in enumerate(("params", "tokens", "loss"))
     }
 
@@ -285,18 +274,3 @@ def data(table: Runs) -> dict[str, Any]:
         "seed_noise": seed_noise(table),
         **spans,
     }
-
-
-def seed_noise(table: Runs) -> float:
-    """Standard deviation of log loss between runs that differ only in their seed; NaN without."""
-    keys = np.stack([table.params, table.tokens], axis=1)
-    _, which = np.unique(keys, axis=0, return_inverse=True)
-    which = which.ravel()
-    with np.errstate(divide="ignore"):  # a score may be zero
-        logs = np.log(table.loss)
-    count = np.bincount(which)
-    if np.all(count < 2):
-        return float("nan")
-    mean = np.bincount(which, logs) / count
-    freedom = np.sum(count - 1)
-    return float(np.sqrt(np.sum((logs - mean[which]) ** 2) / freedom))

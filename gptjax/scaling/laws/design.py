@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from gptjax.errors import UserError, nearest
-from gptjax.scaling import bootstrap, engine, optimum
-from gptjax.scaling.engine import Problem
-from gptjax.scaling.fit import Fit
-from gptjax.scaling.forms import Form
-from gptjax.scaling.optimum import Cost
+from gptjax.scaling.fit import bootstrap, engine, optimum
+from gptjax.scaling.fit.engine import Problem
+from gptjax.scaling.fit.optimum import Cost
+from gptjax.scaling.fit.result import Fit
+from gptjax.scaling.forms.form import Form
 
 QUANTITIES = ("loss", "log_params")
 RATIOS = (2.0, 200.0)  # tokens per parameter of the candidates

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from gptjax.errors import UserError
-from gptjax.scaling.forms import Form, Parameter, Values, amplitude, exponent, positive, power
-from gptjax.scaling.papers import IRREDUCIBLE
+from gptjax.scaling.forms.chinchilla import IRREDUCIBLE
+from gptjax.scaling.forms.form import Form, Parameter, Values, amplitude, exponent, positive, power
 
 FALLS = 8  # merged falls of a point
 
@@ -159,4 +159,4 @@ MULTI_POWER = Form(
     differs="falls that lie about equally far back are merged; the paper sums over every step",
 )
 
-SCHEDULE_FORMS = (ANNEALING, MULTI_POWER)
+FORMS = (ANNEALING, MULTI_POWER)

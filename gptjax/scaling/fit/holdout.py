@@ -7,9 +7,10 @@ import numpy as np
 
 from gptjax.errors import UserError
 from gptjax.scaling.config import FitConfig
-from gptjax.scaling.fit import Fit, check_runs, fit_runs
-from gptjax.scaling.forms import Form
-from gptjax.scaling.runs import Runs
+from gptjax.scaling.fit.fit import check_runs, fit_runs
+from gptjax.scaling.fit.result import Fit
+from gptjax.scaling.forms.form import Form
+from gptjax.scaling.tables.runs import Runs
 
 
 @dataclasses.dataclass(frozen=True)

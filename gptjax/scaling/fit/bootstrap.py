@@ -16,8 +16,8 @@ from statistics import NormalDist
 
 import numpy as np
 
-from gptjax.scaling import engine
-from gptjax.scaling.engine import Problem
+from gptjax.scaling.fit import engine
+from gptjax.scaling.fit.engine import Problem
 
 SMOOTHING = 1 / 3  # width of the noise added to redrawn residuals, in their own spread
 NEARBY = 8.0  # how many times wider delta begins in a refit
@@ -37,6 +37,10 @@ class Interval:
 
     def __iter__(self):
         return iter((self.value, self.low, self.high))
+
+    def to_json(self) -> dict[str, float]:
+        """{"value", "low", "high", "stderr"}, as in `laws.json`."""
+        return dict(vars(self))
 
     def __str__(self) -> str:
         return f"{self.value:.6g} [{self.low:.4g}, {self.high:.4g}]"

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gptjax.scaling.forms import Form
+from gptjax.scaling.forms.form import Form
 
 CHUNK = 64  # lanes a program advances at once; small enough to stay in cache
 ROWS = 64  # row counts are padded to a multiple of this

@@ -1,0 +1,1 @@
+"""Approaches beside the whole surface: IsoFLOP valleys, envelopes, best settings, thresholds."""

@@ -1,0 +1,1 @@
+"""The fitter: optimizer, starting points, intervals, certificates, hold-outs, diagnostics."""

@@ -1,0 +1,1 @@
+"""Everything that laws.json holds, and predictions from it."""
