@@ -24,8 +24,8 @@ def get_config() -> ConfigDict:
     config.experiment = "known_entropy"
     config.job = "sweep"
     config.data.source = "zipf-facts"
-    config.data.zipf_base = 64
-    config.data.zipf_relations = 2
+    config.data.zipf_facts.base = 64
+    config.data.zipf_facts.relations = 2
     config.model.update(
         depth=2,
         seq_len=40,

@@ -98,7 +98,8 @@ def load(config: DataConfig, *, seq_len: int) -> Corpus:
         raise UserError(
             f"data.source={config.source!r} is not known; {nearest(config.source, SOURCES)}"
         )
-    opened = source.open(config, seq_len)
+    own = getattr(config, source.section) if source.settings else None
+    opened = source.open(own, config, seq_len)
     recipe = _generated(config, opened) if isinstance(opened, Generated) else _text(config, opened)
     folder, meta = cache.folder(
         cache.root(config.cache_dir), source.name, recipe.stamp, recipe.build

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from gptjax.data import DataConfig
+from gptjax.fields import make as make_section
+from gptjax.fields import nested
 
 WORDS = [
     "the",
@@ -36,10 +38,11 @@ def write_texts(folder: Path, count: int, *, words: int = 60, seed: int = 0) -> 
 
 @pytest.fixture
 def config(tmp_path):
-    """Makes a DataConfig whose cache is in the test's own folder."""
+    """Makes a DataConfig, from dotted keys too, whose cache is in the test's own folder."""
 
     def make(**settings) -> DataConfig:
-        return DataConfig(cache_dir=str(tmp_path / "cache"), **settings)
+        settings = {"cache_dir": str(tmp_path / "cache"), **settings}
+        return make_section(DataConfig, nested(settings), "data")
 
     return make
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from gptjax.data import load, split, token_files
+from gptjax.data.sources import SOURCES
 from gptjax.data.sources.stdlib import stdlib
 from gptjax.data.tokenizers import bpe, sentencepiece
 from gptjax.errors import UserError
@@ -74,9 +75,9 @@ def test_tokens_by_hand(tmp_path):
         {},
         {"mask_end_of_document": False},
         {"tokenizer": "bpe", "vocab_size": 300},
-        {"tokenizer": "bpe", "vocab_size": 300, "bpe_level": "characters"},
+        {"tokenizer": "bpe", "vocab_size": 300, "bpe.level": "characters"},
         {"tokenizer": "sentencepiece", "vocab_size": 320},
-        {"tokenizer": "sentencepiece", "vocab_size": 320, "sentencepiece_model": "unigram"},
+        {"tokenizer": "sentencepiece", "vocab_size": 320, "sentencepiece.model": "unigram"},
         {"tokenizer": "tiktoken", "tokenizer_path": "ranks"},
         {"tokenizer": "bpe", "tokenizer_path": "tokenizer.json"},
         {"tokenizer": "sentencepiece", "tokenizer_path": "tokenizer.model"},
@@ -196,6 +197,6 @@ def test_import_is_light():
 
 
 def test_hyphen_and_underscore_are_one_source(config):
-    assert config(source="zipf_facts").kind == config(source="zipf-facts").kind == "zipf-facts"
+    assert SOURCES["zipf_facts"] is SOURCES["zipf-facts"]
     with pytest.raises(UserError, match="did you mean python-stdlib"):
         load(config(source="python-stdlb"), seq_len=8)

@@ -15,15 +15,15 @@ RANKS = [bytes([byte]) for byte in range(256)] + [b"th", b"the", b" s", b" of", 
 FILES = {"source": "text", "path": "texts", "heldout_fraction": 0.2}
 ZIPF = {
     "source": "zipf-facts",
-    "zipf_base": 8,
-    "zipf_entities": 64,
-    "zipf_relations": 1,
-    "zipf_values": 5,
-    "zipf_tokens": 5000,
-    "zipf_heldout_tokens": 1000,
-    "zipf_seed": 3,
-    "zipf_exponent": 1.2,
-    "zipf_digits": 3,
+    "zipf_facts.base": 8,
+    "zipf_facts.entities": 64,
+    "zipf_facts.relations": 1,
+    "zipf_facts.attributes": 5,
+    "zipf_facts.tokens": 5000,
+    "zipf_facts.heldout_tokens": 1000,
+    "zipf_facts.seed": 3,
+    "zipf_facts.exponent": 1.2,
+    "zipf_facts.digits": 3,
 }
 GOLDEN = {
     "4cfb7fa94c5bba19f8f971de18dbef38": FILES,
@@ -34,16 +34,16 @@ GOLDEN = {
     | {
         "tokenizer": "bpe",
         "vocab_size": 300,
-        "bpe_level": "characters",
+        "bpe.level": "characters",
         "tokenizer_bytes": 4000,
     },
     "b34728302f2d1e02663137bea9b70a82": FILES | {"tokenizer": "sentencepiece", "vocab_size": 320},
     "c9dedbd42cbcc2f7666bb7a77a2cbe6f": FILES
-    | {"tokenizer": "sentencepiece", "vocab_size": 320, "sentencepiece_model": "unigram"},
+    | {"tokenizer": "sentencepiece", "vocab_size": 320, "sentencepiece.model": "unigram"},
     "ccabc6190ce5dde85ad67581a5b8d0dd": FILES
     | {"tokenizer": "tiktoken", "tokenizer_path": "ranks"},
     "54785451642d38e5d207bc932bcdbfa6": FILES | {"path": "book.txt"},
-    "2b2d9b5103d261b5a6984add97a5cfc7": FILES | {"path": "book.txt", "document_bytes": 1000},
+    "2b2d9b5103d261b5a6984add97a5cfc7": FILES | {"path": "book.txt", "text.document_bytes": 1000},
     "34e811a14c481f6bd51712876c795ecf": ZIPF,
 }
 

@@ -44,7 +44,7 @@ def dataset(tmp_path_factory):
 @pytest.fixture
 def wanted(dataset, config):
     def make(**settings):
-        base = {"source": "tfds", "name": "tiny_texts", "path": str(dataset[0])}
+        base = {"source": "tfds", "tfds.name": "tiny_texts", "path": str(dataset[0])}
         return config(**{**base, "heldout_fraction": 0.2, **settings})
 
     return make
@@ -56,7 +56,7 @@ def test_texts_of_a_split(dataset, wanted):
     assert sorted(found) == sorted("".join(dataset[1]))
     assert corpus.report["documents_read"] == 60
     assert load(wanted(), seq_len=16).fingerprint == corpus.fingerprint
-    part = load(wanted(split="train[:50%]"), seq_len=16)
+    part = load(wanted(**{"tfds.split": "train[:50%]"}), seq_len=16)
     assert part.report["documents_read"] == 30
     assert part.fingerprint != corpus.fingerprint
 
@@ -66,8 +66,9 @@ def test_read_in_a_process_without_tensorflow_and_the_builder(dataset, tmp_path)
     code = (
         "import sys\n"
         "from gptjax.data import DataConfig, load\n"
-        f"corpus = load(DataConfig(source='tfds', name='tiny_texts', path={str(dataset[0])!r},"
-        f" cache_dir={str(tmp_path)!r}, heldout_fraction=.2), seq_len=16)\n"
+        "from gptjax.data.sources.tfds import TfdsConfig\n"
+        "corpus = load(DataConfig(source='tfds', tfds=TfdsConfig(name='tiny_texts'),"
+        f" path={str(dataset[0])!r}, cache_dir={str(tmp_path)!r}, heldout_fraction=.2), seq_len=16)\n"
         "print(corpus.report['documents_read'], 'tensorflow' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -77,14 +78,20 @@ def test_read_in_a_process_without_tensorflow_and_the_builder(dataset, tmp_path)
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"name": ""}, r"data.name='' names no dataset"),
-        ({"name": "no_such_texts"}, r"data.name='no_such_texts' is not a dataset .*data.path="),
-        ({"name": "no_such_texts", "path": ""}, r"in the default data directory"),
-        ({"name": "tiny_texts:2.0.0"}, r"data.name='tiny_texts:2.0.0' is not a dataset"),
-        ({"name": "tiny_texts/x"}, r"data.name='tiny_texts/x' is not a dataset"),
-        ({"name": "a b/../c"}, r"data.name='a b/../c' is not a dataset"),
-        ({"split": "valid"}, r"data.split='valid' cannot be read .* splits are: test, train"),
-        ({"split": "train[:"}, r"data.split='train\[:' cannot be read"),
+        ({"tfds.name": ""}, r"data.tfds.name='' names no dataset"),
+        (
+            {"tfds.name": "no_such_texts"},
+            r"data.tfds.name='no_such_texts' is not a dataset .*data.path=",
+        ),
+        ({"tfds.name": "no_such_texts", "path": ""}, r"in the default data directory"),
+        ({"tfds.name": "tiny_texts:2.0.0"}, r"data.tfds.name='tiny_texts:2.0.0' is not a dataset"),
+        ({"tfds.name": "tiny_texts/x"}, r"data.tfds.name='tiny_texts/x' is not a dataset"),
+        ({"tfds.name": "a b/../c"}, r"data.tfds.name='a b/../c' is not a dataset"),
+        (
+            {"tfds.split": "valid"},
+            r"data.tfds.split='valid' cannot be read .* splits are: test, train",
+        ),
+        ({"tfds.split": "train[:"}, r"data.tfds.split='train\[:' cannot be read"),
         ({"text_field": "txt"}, r"data.text_field='txt' is not a feature .*did you mean text\?"),
         ({"text_field": "length"}, r"data.text_field='length' .* not a text; name a feature"),
     ],

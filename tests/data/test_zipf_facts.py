@@ -10,18 +10,27 @@ from gptjax.data import load, num_windows
 from gptjax.data.sources import zipf_facts as zf
 from gptjax.errors import UserError
 
-SMALL = {"zipf_entities": 64, "zipf_base": 8, "zipf_relations": 1, "zipf_values": 5}
+SMALL = {
+    "zipf_facts.entities": 64,
+    "zipf_facts.base": 8,
+    "zipf_facts.relations": 1,
+    "zipf_facts.attributes": 5,
+}
 
 
 @pytest.fixture
 def small(config):
     """64 entities of two digits and one attribute: documents of four tokens."""
-    return config(source="zipf-facts", zipf_tokens=200_000, zipf_heldout_tokens=80_000, **SMALL)
+    return config(
+        source="zipf-facts",
+        **{"zipf_facts.tokens": 200_000, "zipf_facts.heldout_tokens": 80_000},
+        **SMALL,
+    )
 
 
 def test_entropy_by_hand(config):
     """s = 0, K = 4: ln 4 nats over two binary digits and two attributes."""
-    facts = zf.language(config(zipf_exponent=0.0, zipf_entities=4, zipf_base=2, zipf_relations=2))
+    facts = zf.language(zf.ZipfFactsConfig(exponent=0.0, entities=4, base=2, relations=2))
     assert facts.document_length == 5
     assert facts.entropy_nats(mask_end_of_document=True) == pytest.approx(math.log(4) / 4)
     assert facts.entropy_nats(mask_end_of_document=False) == pytest.approx(math.log(4) / 5)
@@ -30,13 +39,13 @@ def test_entropy_by_hand(config):
 
 def test_entropy_of_the_published_setting(config):
     """s = 1.5, K = 4096, two digits of base 64, two attributes: E = .7615."""
-    facts = zf.language(config(zipf_base=64, zipf_relations=2))
+    facts = zf.language(zf.ZipfFactsConfig(base=64, relations=2))
     assert facts.entropy_nats(mask_end_of_document=True) == pytest.approx(0.7615, abs=1e-4)
 
 
 def test_exact_log_probabilities_sum_to_the_entropy(config):
     """The expectation of the tokens' −ln P over all documents is H(K)."""
-    facts = zf.language(config())
+    facts = zf.language(zf.ZipfFactsConfig())
     probability = np.empty(4096)
     probability[facts.entity_of_rank] = np.diff(facts.cumulative, prepend=0)
     assert probability.sum() == pytest.approx(1)
@@ -139,7 +148,7 @@ def test_windows_start_at_documents(small):
 
 
 def test_generation_is_a_function_of_seed_side_and_number(small):
-    facts = zf.language(small)
+    facts = zf.language(small.zipf_facts)
     whole = zf.entities(facts, 3, 0, 1000, heldout=False)
     parts = [zf.entities(facts, 3, first, 100, heldout=False) for first in range(0, 1000, 100)]
     assert np.array_equal(whole, np.concatenate(parts))
@@ -154,7 +163,7 @@ def test_generation_is_a_function_of_seed_side_and_number(small):
 
 
 def test_ranks_follow_zipf(config):
-    facts = zf.language(config(zipf_exponent=1.0, zipf_entities=10))
+    facts = zf.language(zf.ZipfFactsConfig(exponent=1.0, entities=10))
     who = zf.entities(facts, 0, 0, 100_000, heldout=False)
     rank = np.argsort(facts.entity_of_rank)[who] + 1
     shares = np.bincount(rank, minlength=11)[1:] / 100_000
@@ -174,12 +183,12 @@ def test_text_of_the_language(small):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"zipf_digits": 1}, r"data.zipf_digits=1 .* cannot write .*give 2 or more"),
-        ({"zipf_entities": 1 << 22, "zipf_relations": 1000}, r"makes \d+ facts"),
-        ({"zipf_tokens": 10}, r"data.zipf_tokens=10 must hold a window"),
-        ({"zipf_heldout_tokens": 10}, r"data.zipf_heldout_tokens=10 must hold"),
-        ({"zipf_tokens": 1 << 40}, r"data.zipf_tokens=\d+ .* at most"),
-        ({"zipf_relations": 2}, r"model.seq_len=64 is not a multiple of 5.* try 60 or 65"),
+        ({"zipf_facts.digits": 1}, r"data.zipf_facts.digits=1 .* cannot write .*give 2 or more"),
+        ({"zipf_facts.entities": 1 << 22, "zipf_facts.relations": 1000}, r"makes \d+ facts"),
+        ({"zipf_facts.tokens": 10}, r"data.zipf_facts.tokens=10 must hold a window"),
+        ({"zipf_facts.heldout_tokens": 10}, r"data.zipf_facts.heldout_tokens=10 must hold"),
+        ({"zipf_facts.tokens": 1 << 40}, r"data.zipf_facts.tokens=\d+ .* at most"),
+        ({"zipf_facts.relations": 2}, r"model.seq_len=64 is not a multiple of 5.* try 60 or 65"),
     ],
 )
 def test_settings_that_make_no_sense(small, settings, words):

@@ -11,8 +11,8 @@ SWEEP = Path(__file__).parents[2] / "experiments" / "chinchilla_sweep.py"
 SETTINGS = {
     "job": "plan",
     "data.source": "zipf-facts",
-    "data.zipf_tokens": "200000",
-    "data.zipf_heldout_tokens": "4096",
+    "data.zipf_facts.tokens": "200000",
+    "data.zipf_facts.heldout_tokens": "4096",
     "sweep.budgets": "1e11,3e11",
     "sweep.sizes": "3",
 }

@@ -59,8 +59,8 @@ def flags(root: Path, workdir: Path) -> list[str]:
     """A sweep of six cells of some seconds each on a generated corpus."""
     settings = {
         "data.source": "zipf-facts",
-        "data.zipf_tokens": 2**18,
-        "data.zipf_heldout_tokens": 2**14,
+        "data.zipf_facts.tokens": 2**18,
+        "data.zipf_facts.heldout_tokens": 2**14,
         "data.cache_dir": root / "cache",
         "model.depth": 1,
         "model.seq_len": 32,
@@ -216,8 +216,8 @@ def test_one_run_on_two_nodes(root, cluster):
     workdir, log = root / "two", root / "two.log"
     settings = {
         "data.source": "zipf-facts",
-        "data.zipf_tokens": 2**14,
-        "data.zipf_heldout_tokens": 2**12,
+        "data.zipf_facts.tokens": 2**14,
+        "data.zipf_facts.heldout_tokens": 2**12,
         "data.cache_dir": root / "cache",
         "model.depth": 1,
         "model.width": 16,

@@ -54,8 +54,16 @@ class Source:
     Attributes:
       name: as it is written in a config; underscores are accepted for hyphens.
       open: finds the documents that a config describes, checked as far as can be without reading
-        them; the second argument is the window length `seq_len`.
+        them, from the source's own settings, the whole section and the window length `seq_len`.
+      settings: a dataclass of its own settings, a section of `config.data` named after the source;
+        None where it has none.
     """
 
     name: str
-    open: Callable[["DataConfig", int], Documents | Generated]
+    open: Callable[[Any, "DataConfig", int], Documents | Generated]
+    settings: type | None = None
+
+    @property
+    def section(self) -> str:
+        """The name of its section in `config.data`."""
+        return self.name.replace("-", "_")

@@ -85,7 +85,7 @@ def _document(line: bytes, text_field: str, where: str, number: int, offset: int
         ) from error
 
 
-def _open(config: "DataConfig", seq_len: int) -> Documents:
+def _open(own: None, config: "DataConfig", seq_len: int) -> Documents:
     return jsonl(config.path, config.text_field)
 
 

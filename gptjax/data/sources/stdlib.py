@@ -77,7 +77,7 @@ def _read(top: Path, names: list[str]) -> Iterator[bytes]:
         yield text
 
 
-def _open(config: "DataConfig", seq_len: int) -> Documents:
+def _open(own: None, config: "DataConfig", seq_len: int) -> Documents:
     return stdlib()
 
 

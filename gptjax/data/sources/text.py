@@ -1,10 +1,12 @@
 """The source `text`: files of plain text, each a document or cut into several."""
 
+import dataclasses
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from gptjax.data import files
 from gptjax.data.sources.base import Documents, Source
+from gptjax.fields import setting
 
 if TYPE_CHECKING:
     from gptjax.data.config import DataConfig
@@ -14,8 +16,21 @@ PIECES = 512
 PIECE_BYTES = (512, 8192)
 
 
+@dataclasses.dataclass(frozen=True)
+class TextConfig:
+    """The settings of the source `text`."""
+
+    document_bytes: int = setting(
+        0,
+        "cut files into documents of about this many bytes at blank lines; 0 = whole files, or, "
+        "where there are fewer than 64, pieces of 1/512 of the text (512 to 8192 bytes)",
+        minimum=0,
+        was="document_bytes",
+    )
+
+
 def text(path: str, document_bytes: int) -> Documents:
-    """One document for each file, or for each piece of a file (`data.document_bytes`).
+    """One document for each file, or for each piece of a file (`data.text.document_bytes`).
 
     Raises:
       UserError: where `path` names no file; while reading, for a file that cannot be read, is
@@ -74,8 +89,8 @@ def _piece_end(content: bytes, start: int, size: int) -> int:
     return stop
 
 
-def _open(config: "DataConfig", seq_len: int) -> Documents:
-    return text(config.path, config.document_bytes)
+def _open(own: TextConfig, config: "DataConfig", seq_len: int) -> Documents:
+    return text(config.path, own.document_bytes)
 
 
-SOURCE = Source("text", _open)
+SOURCE = Source("text", _open, TextConfig)

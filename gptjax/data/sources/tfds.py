@@ -1,17 +1,27 @@
 """The source `tfds`: a split of a TensorFlow Dataset, read without TensorFlow."""
 
+import dataclasses
 import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from gptjax.data.sources.base import Documents, Source
 from gptjax.errors import UserError, nearest
+from gptjax.fields import setting
 
 if TYPE_CHECKING:
     from gptjax.data.config import DataConfig
 
 BATCH = 256
 PREPARE = "tfds build NAME --file_format=array_record"
+
+
+@dataclasses.dataclass(frozen=True)
+class TfdsConfig:
+    """The settings of the source `tfds`."""
+
+    name: str = setting("", "the dataset, as name, name/config or name/config:version", was="name")
+    split: str = setting("train", "the split to read, or a slice of it: train[:10%]", was="split")
 
 
 def tfds(name: str, split: str, text_field: str, data_dir: str) -> Documents:
@@ -31,7 +41,9 @@ def tfds(name: str, split: str, text_field: str, data_dir: str) -> Documents:
       UserError: for an unknown dataset, split or field, or a format that needs TensorFlow.
     """
     if not name:
-        raise UserError("data.name='' names no dataset, which data.source='tfds' needs; give one")
+        raise UserError(
+            "data.tfds.name='' names no dataset, which data.source='tfds' needs; give one"
+        )
     builder = _builder(name, data_dir)
     rows = _rows(builder, name, split, data_dir)
     _check_field(builder, name, text_field)
@@ -50,7 +62,7 @@ def tfds(name: str, split: str, text_field: str, data_dir: str) -> Documents:
             "files": _files(str(builder.data_path)),
         },
         read=read,
-        field=f"data.name={name!r}",
+        field=f"data.tfds.name={name!r}",
     )
 
 
@@ -62,7 +74,7 @@ def _builder(name: str, data_dir: str) -> Any:
     except Exception as error:  # TFDS raises ValueError, AssertionError and classes of its own
         where = f"in data.path={data_dir!r}" if data_dir else "in the default data directory"
         raise UserError(
-            f"data.name={name!r} is not a dataset that TFDS knows or that lies {where} "
+            f"data.tfds.name={name!r} is not a dataset that TFDS knows or that lies {where} "
             f"({_first_line(error)}); give name, name/config or name/config:version"
         ) from error
 
@@ -74,21 +86,21 @@ def _rows(builder: Any, name: str, split: str, data_dir: str) -> Any:
             builder.download_and_prepare(file_format="array_record")
     except Exception as error:
         raise UserError(
-            f"data.name={name!r} is not prepared and cannot be now ({_first_line(error)}); "
+            f"data.tfds.name={name!r} is not prepared and cannot be now ({_first_line(error)}); "
             f"prepare it with: {PREPARE.replace('NAME', name)}"
         ) from error
     try:
         return builder.as_data_source(split=split)
     except NotImplementedError as error:
         raise UserError(
-            f"data.name={name!r} is prepared in a format that only TensorFlow reads; "
+            f"data.tfds.name={name!r} is prepared in a format that only TensorFlow reads; "
             f"prepare it again with: {PREPARE.replace('NAME', name)}"
         ) from error
     except Exception as error:
         splits = ", ".join(sorted(builder.info.splits)) or "none"
         raise UserError(
-            f"data.split={split!r} cannot be read from data.name={name!r}, whose splits are: "
-            f"{splits} ({_first_line(error)}); name one of them, or a slice such as train[:10%]"
+            f"data.tfds.split={split!r} cannot be read from data.tfds.name={name!r}, whose splits "
+            f"are: {splits} ({_first_line(error)}); name one, or a slice such as train[:10%]"
         ) from error
 
 
@@ -96,7 +108,7 @@ def _check_field(builder: Any, name: str, text_field: str) -> None:
     features = list(builder.info.features) if hasattr(builder.info.features, "keys") else []
     if text_field not in features:
         raise UserError(
-            f"data.text_field={text_field!r} is not a feature of data.name={name!r}; "
+            f"data.text_field={text_field!r} is not a feature of data.tfds.name={name!r}; "
             f"{nearest(text_field, features)}"
         )
 
@@ -106,7 +118,7 @@ def _fetch(rows: Any, numbers: list[int], name: str) -> list[dict[str, Any]]:
         return list(rows.__getitems__(numbers))
     except Exception as error:
         raise UserError(
-            f"data.name={name!r} cannot be read at examples {numbers[0]} to {numbers[-1]} "
+            f"data.tfds.name={name!r} cannot be read at examples {numbers[0]} to {numbers[-1]} "
             f"({_first_line(error)}); prepare it again"
         ) from error
 
@@ -115,14 +127,14 @@ def _text(value: Any, name: str, number: int, text_field: str) -> bytes:
     document = value.encode() if isinstance(value, str) else value
     if not isinstance(document, bytes):
         raise UserError(
-            f"data.text_field={text_field!r} of data.name={name!r} holds a {type(value).__name__}, "
-            "not a text; name a feature of type Text"
+            f"data.text_field={text_field!r} of data.tfds.name={name!r} holds a "
+            f"{type(value).__name__}, not a text; name a feature of type Text"
         )
     try:
         document.decode()
     except UnicodeDecodeError as error:
         raise UserError(
-            f"data.text_field={text_field!r} of data.name={name!r} is not UTF-8 in example "
+            f"data.text_field={text_field!r} of data.tfds.name={name!r} is not UTF-8 in example "
             f"{number} at byte {error.start}; name another feature"
         ) from error
     return document
@@ -140,8 +152,8 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:200].rstrip(".")
 
 
-def _open(config: "DataConfig", seq_len: int) -> Documents:
-    return tfds(config.name, config.split, config.text_field, config.path)
+def _open(own: TfdsConfig, config: "DataConfig", seq_len: int) -> Documents:
+    return tfds(own.name, own.split, config.text_field, config.path)
 
 
-SOURCE = Source("tfds", _open)
+SOURCE = Source("tfds", _open, TfdsConfig)

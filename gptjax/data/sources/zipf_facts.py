@@ -30,6 +30,7 @@ import numpy as np
 from gptjax.data.sources.base import Generated, Source
 from gptjax.data.token_files import TokenWriter, content
 from gptjax.errors import UserError
+from gptjax.fields import setting
 
 if TYPE_CHECKING:
     from gptjax.data.config import DataConfig
@@ -39,6 +40,41 @@ BLOCK = 1 << 18
 MAX_FACTS = 1 << 27
 MAX_TOKENS = 1 << 36
 SYMBOLS = string.digits + string.ascii_letters
+
+
+@dataclasses.dataclass(frozen=True)
+class ZipfFactsConfig:
+    """The settings of the source `zipf-facts`."""
+
+    exponent: float = setting(1.5, "s in P(k) ∝ k^-s", minimum=0, maximum=20, was="zipf_exponent")
+    entities: int = setting(4096, "entities K", minimum=2, maximum=1 << 22, was="zipf_entities")
+    base: int = setting(
+        10, "base of an entity's digits", minimum=2, maximum=1 << 16, was="zipf_base"
+    )
+    digits: int = setting(
+        0,
+        "digits m of an entity; 0 = as few as hold K entities",
+        minimum=0,
+        maximum=32,
+        was="zipf_digits",
+    )
+    relations: int = setting(
+        3, "attribute tokens r after the digits", minimum=0, maximum=1024, was="zipf_relations"
+    )
+    attributes: int = setting(
+        52, "distinct attribute tokens", minimum=1, maximum=1 << 16, was="zipf_values"
+    )
+    tokens: int = setting(1 << 22, "training tokens to generate", minimum=1, was="zipf_tokens")
+    heldout_tokens: int = setting(
+        1 << 17, "held-out tokens to generate", minimum=1, was="zipf_heldout_tokens"
+    )
+    seed: int = setting(
+        0,
+        "seed of the facts and of the documents",
+        minimum=0,
+        maximum=2**32 - 1,
+        was="zipf_seed",
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,63 +107,61 @@ class Language:
         return self.entropy_of_document / (self.document_length - mask_end_of_document)
 
 
-def num_digits(config: "DataConfig") -> int:
+def num_digits(config: ZipfFactsConfig) -> int:
     """The digits m of an entity: as set, or as few as tell K entities apart.
 
     Raises:
       UserError: where the digits set cannot tell them apart, or there would be too many facts.
     """
     needed = 1
-    while config.zipf_base**needed < config.zipf_entities:
+    while config.base**needed < config.entities:
         needed += 1
-    digits = config.zipf_digits or needed
+    digits = config.digits or needed
     if digits < needed:
         raise UserError(
-            f"data.zipf_digits={digits} of data.zipf_base={config.zipf_base} cannot write "
-            f"data.zipf_entities={config.zipf_entities} different entities; give {needed} or more"
+            f"data.zipf_facts.digits={digits} of data.zipf_facts.base={config.base} cannot write "
+            f"data.zipf_facts.entities={config.entities} different entities; give {needed} or more"
         )
-    facts = config.zipf_entities * (digits + config.zipf_relations)
+    facts = config.entities * (digits + config.relations)
     if facts > MAX_FACTS:
         raise UserError(
-            f"data.zipf_entities={config.zipf_entities} with data.zipf_relations="
-            f"{config.zipf_relations} makes {facts} facts, more than {MAX_FACTS}; give fewer"
+            f"data.zipf_facts.entities={config.entities} with data.zipf_facts.relations="
+            f"{config.relations} makes {facts} facts, more than {MAX_FACTS}; give fewer"
         )
     return digits
 
 
-def check(config: "DataConfig", seq_len: int) -> None:
+def check(config: ZipfFactsConfig, seq_len: int) -> None:
     """Refuse settings for which the exact entropy would not hold, before anything is generated.
 
     Raises:
       UserError: as `num_digits` does, for a window that is no whole number of documents, and for
         fewer tokens than one window or more than a disk holds.
     """
-    length = 1 + num_digits(config) + config.zipf_relations
+    length = 1 + num_digits(config) + config.relations
     if seq_len % length:
         near = sorted({max(1, seq_len // length) * length, (seq_len // length + 1) * length})
         raise UserError(
             f"model.seq_len={seq_len} is not a multiple of {length}, the length of a zipf-facts "
-            f"document (1 + digits + data.zipf_relations), so its exact entropy would not hold; "
-            f"try {' or '.join(map(str, near))}"
+            f"document (1 + digits + data.zipf_facts.relations), so its exact entropy would not "
+            f"hold; try {' or '.join(map(str, near))}"
         )
-    for name in ("zipf_tokens", "zipf_heldout_tokens"):
+    for name in ("tokens", "heldout_tokens"):
         tokens = getattr(config, name)
         if not seq_len <= tokens <= MAX_TOKENS:
             raise UserError(
-                f"data.{name}={tokens} must hold a window of model.seq_len={seq_len} and be at "
-                f"most {MAX_TOKENS}; give a number between them"
+                f"data.zipf_facts.{name}={tokens} must hold a window of model.seq_len={seq_len} "
+                f"and be at most {MAX_TOKENS}; give a number between them"
             )
 
 
-def language(config: "DataConfig") -> Language:
-    """The facts that the settings and data.zipf_seed determine."""
-    count, digits = config.zipf_entities, num_digits(config)
-    relations = config.zipf_relations
-    weights = np.arange(1, count + 1, dtype=np.float64) ** -config.zipf_exponent
+def language(config: ZipfFactsConfig) -> Language:
+    """The facts that the settings and data.zipf_facts.seed determine."""
+    count, digits = config.entities, num_digits(config)
+    relations = config.relations
+    weights = np.arange(1, count + 1, dtype=np.float64) ** -config.exponent
     by_rank = weights / weights.sum()
-    entity_of_rank = np.argsort(
-        _random(config.zipf_seed, "entity", np.arange(count)), kind="stable"
-    )
+    entity_of_rank = np.argsort(_random(config.seed, "entity", np.arange(count)), kind="stable")
     probability = np.empty(count)
     probability[entity_of_rank] = by_rank
     number = np.arange(count)
@@ -136,13 +170,13 @@ def language(config: "DataConfig") -> Language:
     before = np.zeros(count)
     for j in range(digits):
         # Larger powers than any entity number give the same digits and stay within int64.
-        prefix = number // min(config.zipf_base ** (digits - 1 - j), 1 << 62)
-        bodies[:, j] = prefix % config.zipf_base
+        prefix = number // min(config.base ** (digits - 1 - j), 1 << 62)
+        bodies[:, j] = prefix % config.base
         log_p = np.log(np.bincount(prefix, weights=probability))[prefix]
         nll[:, j] = before - log_p
         before = log_p
-    facts = _random(config.zipf_seed, "fact", np.arange(count * relations))
-    values = (facts % np.uint64(config.zipf_values)).astype(np.uint32) + config.zipf_base
+    facts = _random(config.seed, "fact", np.arange(count * relations))
+    values = (facts % np.uint64(config.attributes)).astype(np.uint32) + config.base
     bodies[:, digits:] = values.reshape(count, relations)
     return Language(
         cumulative=np.cumsum(by_rank),
@@ -150,7 +184,7 @@ def language(config: "DataConfig") -> Language:
         bodies=bodies,
         nll=nll,
         entropy_of_document=float(-(by_rank * np.log(by_rank)).sum()),
-        vocab_size=config.zipf_base + config.zipf_values + 1,
+        vocab_size=config.base + config.attributes + 1,
     )
 
 
@@ -163,23 +197,23 @@ def entities(facts: Language, seed: int, first: int, count: int, *, heldout: boo
     return facts.entity_of_rank[np.minimum(rank, len(facts.cumulative) - 1)]
 
 
-def write(config: "DataConfig", folder: Path) -> dict[str, Any]:
+def write(config: ZipfFactsConfig, folder: Path) -> dict[str, Any]:
     """Generate both sides into `folder`; returns the metadata of the corpus."""
     facts = language(config)
     end = facts.vocab_size - 1
     meta: dict[str, Any] = {"report": {}}
     digests = []
-    for side, tokens in (("train", config.zipf_tokens), ("heldout", config.zipf_heldout_tokens)):
+    for side, tokens in (("train", config.tokens), ("heldout", config.heldout_tokens)):
         count = -(-tokens // facts.document_length)
         with TokenWriter(folder / f"{side}.bin", facts.vocab_size) as ids:
-            for who in _blocks(facts, config.zipf_seed, count, heldout=side == "heldout"):
+            for who in _blocks(facts, config.seed, count, heldout=side == "heldout"):
                 ids.write(np.insert(facts.bodies[who], 0, end, axis=1).reshape(-1))
             ids.write(np.array([end]))
             digests.append(ids.digest)
         meta["report"][f"documents_{side}"] = count
         meta[f"{side}_bytes"] = count * (facts.document_length - 1)
     with (folder / "heldout_nll.bin").open("wb") as file:
-        for who in _blocks(facts, config.zipf_seed, count, heldout=True):
+        for who in _blocks(facts, config.seed, count, heldout=True):
             file.write(np.insert(facts.nll[who], 0, 0.0, axis=1).data)
         file.write(np.zeros(1).data)
     meta["entropy_nats"] = [
@@ -195,10 +229,11 @@ def _blocks(facts: Language, seed: int, count: int, *, heldout: bool) -> Iterato
         yield entities(facts, seed, first, min(BLOCK, count - first), heldout=heldout)
 
 
-def stamp(config: "DataConfig") -> dict[str, Any]:
+def stamp(config: ZipfFactsConfig) -> dict[str, Any]:
     """The settings that determine the documents."""
-    fields = [field.name for field in dataclasses.fields(config) if field.name.startswith("zipf_")]
-    return {name: getattr(config, name) for name in fields} | {"digits": num_digits(config)}
+    fields = dataclasses.fields(config)
+    settings = {field.metadata["was"]: getattr(config, field.name) for field in fields}
+    return settings | {"digits": num_digits(config)}
 
 
 class SymbolTokenizer:
@@ -243,14 +278,14 @@ def _mix(z: np.ndarray) -> np.ndarray:
     return z ^ (z >> np.uint64(31))
 
 
-def _open(config: "DataConfig", seq_len: int) -> Generated:
-    check(config, seq_len)
+def _open(own: ZipfFactsConfig, config: "DataConfig", seq_len: int) -> Generated:
+    check(own, seq_len)
     return Generated(
-        stamp={"zipf-facts": stamp(config)},
-        write=lambda folder: write(config, folder),
-        tokenizer=SymbolTokenizer(config.zipf_base, config.zipf_values),
+        stamp={"zipf-facts": stamp(own)},
+        write=lambda folder: write(own, folder),
+        tokenizer=SymbolTokenizer(own.base, own.attributes),
         field="data.source='zipf-facts'",
     )
 
 
-SOURCE = Source("zipf-facts", _open)
+SOURCE = Source("zipf-facts", _open, ZipfFactsConfig)

@@ -37,15 +37,17 @@ def stamp(config: "DataConfig") -> dict[str, Any]:
     if config.tokenizer_path:
         _check_loads(kind, config.tokenizer_path)
         content = _content(config.tokenizer_path)
-        kind.read(content, config.tokenizer_path, config)
+        kind.read(content, config.tokenizer_path, _own(kind, config))
         digest = hashlib.sha256(content).hexdigest()
-        return {"kind": kind.name, "content": digest} | kind.read_settings(config)
+        return {"kind": kind.name, "content": digest} | kind.read_settings(
+            _own(kind, config), config
+        )
     if kind.file and kind.train is None:
         raise UserError(
             f"data.tokenizer={kind.name!r} is read from a file; give data.tokenizer_path, or set "
             "data.tokenizer=bpe to train one"
         )
-    return {"kind": kind.name} | kind.train_settings(config)
+    return {"kind": kind.name} | kind.train_settings(_own(kind, config), config)
 
 
 def make(config: "DataConfig", documents: Sequence[bytes], folder: Path) -> Tokenizer:
@@ -55,17 +57,23 @@ def make(config: "DataConfig", documents: Sequence[bytes], folder: Path) -> Toke
     if config.tokenizer_path:
         content = _content(config.tokenizer_path)
     elif kind.train is not None:
-        content = kind.train(_first(documents, config.tokenizer_bytes), config)
+        content = kind.train(_first(documents, config.tokenizer_bytes), _own(kind, config), config)
     if kind.file:
         (folder / kind.file).write_bytes(content)
-    return kind.read(content, config.tokenizer_path, config)
+    return kind.read(content, config.tokenizer_path, _own(kind, config))
 
 
 def reopen(config: "DataConfig", folder: Path) -> Tokenizer:
     """The tokenizer that `make` kept in `folder`."""
     kind = TOKENIZERS[config.tokenizer]
     path = folder / kind.file
-    return kind.read(path.read_bytes() if kind.file else b"", str(path), config)
+    content = path.read_bytes() if kind.file else b""
+    return kind.read(content, str(path), _own(kind, config))
+
+
+def _own(kind: TokenizerKind, config: "DataConfig") -> Any:
+    """The settings of the kind itself."""
+    return getattr(config, kind.name) if kind.settings else None
 
 
 def _check_loads(kind: TokenizerKind, path: str) -> None:

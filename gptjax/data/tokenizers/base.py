@@ -30,7 +30,7 @@ class Tokenizer(Protocol):
         ...
 
 
-def no_settings(config: "DataConfig") -> dict[str, Any]:
+def no_settings(own: Any, config: "DataConfig") -> dict[str, Any]:
     """For a kind that no setting changes."""
     return {}
 
@@ -39,19 +39,23 @@ def no_settings(config: "DataConfig") -> dict[str, Any]:
 class TokenizerKind:
     """One choice of `data.tokenizer`.
 
+    `own` are the kind's own settings, `config` the whole section `config.data`.
+
     Attributes:
-      name: as it is written in a config.
-      read: the tokenizer in the content of its file; the second argument names the file in errors.
+      name: as it is written in a config, and the name of its section in `config.data`.
+      read: the tokenizer in (the content of its file, its path for errors, own).
       file: the file's name in the cache folder; "" for a kind that needs none.
+      settings: a dataclass of its own settings; None where it has none.
       read_settings: the settings by which `read` interprets a file, for the identity of a corpus.
-      train: the content of a new file from documents of the train part; None where a kind is only
-        read from `data.tokenizer_path`.
+      train: the content of a new file from (documents of the train part, own, config); None where a
+        kind is only read from `data.tokenizer_path`.
       train_settings: the settings that determine a trained file, checked.
     """
 
     name: str
-    read: Callable[[bytes, str, "DataConfig"], Tokenizer]
+    read: Callable[[bytes, str, Any], Tokenizer]
     file: str = ""
-    read_settings: Callable[["DataConfig"], dict[str, Any]] = no_settings
-    train: Callable[[Sequence[bytes], "DataConfig"], bytes] | None = None
-    train_settings: Callable[["DataConfig"], dict[str, Any]] = no_settings
+    settings: type | None = None
+    read_settings: Callable[[Any, "DataConfig"], dict[str, Any]] = no_settings
+    train: Callable[[Sequence[bytes], Any, "DataConfig"], bytes] | None = None
+    train_settings: Callable[[Any, "DataConfig"], dict[str, Any]] = no_settings

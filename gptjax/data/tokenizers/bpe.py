@@ -9,6 +9,7 @@ characters. Where they end each word with a mark, words begin with their space h
 comes back unchanged; a character that is not in the vocabulary becomes its bytes.
 """
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from gptjax.data.tokenizers.base import TokenizerKind
 from gptjax.data.tokenizers.huggingface import END, read_json
 from gptjax.errors import UserError
+from gptjax.fields import setting
 
 if TYPE_CHECKING:
     from gptjax.data.config import DataConfig
@@ -74,7 +76,20 @@ def train_characters(documents: Sequence[bytes], vocab_size: int) -> bytes:
 
 
 LEVELS = {"bytes": train, "characters": train_characters}
-"""By `data.bpe_level`."""
+"""By `data.bpe.level`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class BpeConfig:
+    """The settings of the tokenizer `bpe`."""
+
+    level: str = setting(
+        "bytes",
+        "the symbols that are merged: bytes (GPT-2), or characters, rare ones as bytes "
+        "(Sennrich 2016)",
+        choices=LEVELS,
+        was="bpe_level",
+    )
 
 
 def check_vocab_size(vocab_size: int) -> None:
@@ -86,16 +101,17 @@ def check_vocab_size(vocab_size: int) -> None:
         )
 
 
-def _train_settings(config: "DataConfig") -> dict[str, Any]:
+def _train_settings(own: BpeConfig, config: "DataConfig") -> dict[str, Any]:
     check_vocab_size(config.vocab_size)
     settings: dict[str, Any] = {"vocab_size": config.vocab_size, "bytes": config.tokenizer_bytes}
-    return settings if config.bpe_level == "bytes" else settings | {"level": config.bpe_level}
+    return settings if own.level == "bytes" else settings | {"level": own.level}
 
 
 KIND = TokenizerKind(
     "bpe",
-    read=lambda content, path, config: read_json(content, path),
+    read=lambda content, path, own: read_json(content, path),
     file="tokenizer.json",
-    train=lambda documents, config: LEVELS[config.bpe_level](documents, config.vocab_size),
+    settings=BpeConfig,
+    train=lambda documents, own, config: LEVELS[own.level](documents, config.vocab_size),
     train_settings=_train_settings,
 )

@@ -6,6 +6,7 @@ space there. Here such a character is encoded as its three bytes instead, which 
 exact for models that have the byte pieces and add no leading space, as the ones trained here.
 """
 
+import dataclasses
 import io
 import re
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,7 @@ import numpy as np
 
 from gptjax.data.tokenizers.base import TokenizerKind
 from gptjax.errors import UserError
+from gptjax.fields import setting
 
 if TYPE_CHECKING:
     from gptjax.data.config import DataConfig
@@ -144,22 +146,28 @@ def read(content: bytes, path: str) -> SentencePieceTokenizer:
     return SentencePieceTokenizer(processor)
 
 
-MODELS = ("bpe", "unigram")
-"""The choices of `data.sentencepiece_model`."""
+@dataclasses.dataclass(frozen=True)
+class SentencePieceConfig:
+    """The settings of the tokenizer `sentencepiece`."""
+
+    model: str = setting(
+        "bpe", "the model that is trained", choices=("bpe", "unigram"), was="sentencepiece_model"
+    )
 
 
-def _train_settings(config: "DataConfig") -> dict[str, Any]:
+def _train_settings(own: SentencePieceConfig, config: "DataConfig") -> dict[str, Any]:
     return {
         "vocab_size": config.vocab_size,
         "bytes": config.tokenizer_bytes,
-        "model": config.sentencepiece_model,
+        "model": own.model,
     }
 
 
 KIND = TokenizerKind(
     "sentencepiece",
-    read=lambda content, path, config: read(content, path),
+    read=lambda content, path, own: read(content, path),
     file="tokenizer.model",
-    train=lambda documents, config: train(documents, config.vocab_size, config.sentencepiece_model),
+    settings=SentencePieceConfig,
+    train=lambda documents, own, config: train(documents, config.vocab_size, own.model),
     train_settings=_train_settings,
 )

@@ -6,6 +6,7 @@ found again: the last merge of a token joins the two parts that all earlier merg
 
 import base64
 import binascii
+import dataclasses
 import itertools
 from collections.abc import Mapping
 
@@ -13,6 +14,7 @@ from gptjax.data.tokenizers.base import TokenizerKind
 from gptjax.data.tokenizers.bpe import GPT2_PATTERN
 from gptjax.data.tokenizers.huggingface import END, JsonTokenizer
 from gptjax.errors import UserError
+from gptjax.fields import setting
 
 # Pre-tokenization: Radford et al. (2019), and the published patterns of `tiktoken`.
 PATTERNS = {
@@ -88,9 +90,22 @@ def _letters() -> list[str]:
     return [chr(byte) if byte in printable else chr(next(others)) for byte in range(256)]
 
 
+@dataclasses.dataclass(frozen=True)
+class TiktokenConfig:
+    """The settings of the tokenizer `tiktoken`."""
+
+    pattern: str = setting(
+        "cl100k",
+        "the pre-tokenization of a file of ranks",
+        choices=PATTERNS,
+        was="tiktoken_pattern",
+    )
+
+
 KIND = TokenizerKind(
     "tiktoken",
-    read=lambda content, path, config: read(content, path, config.tiktoken_pattern),
+    read=lambda content, path, own: read(content, path, own.pattern),
     file="ranks.tiktoken",
-    read_settings=lambda config: {"pattern": config.tiktoken_pattern},
+    settings=TiktokenConfig,
+    read_settings=lambda own, config: {"pattern": own.pattern},
 )
