@@ -68,7 +68,8 @@ def test_read_in_a_process_without_tensorflow_and_the_builder(dataset, tmp_path)
         "from gptjax.data import DataConfig, load\n"
         "from gptjax.data.sources.tfds import TfdsConfig\n"
         "corpus = load(DataConfig(source='tfds', tfds=TfdsConfig(name='tiny_texts'),"
-        f" path={str(dataset[0])!r}, cache_dir={str(tmp_path)!r}, heldout_fraction=.2), seq_len=16)\n"
+        f" path={str(dataset[0])!r}, cache_dir={str(tmp_path)!r}, heldout_fraction=.2),"
+        " seq_len=16)\n"
         "print(corpus.report['documents_read'], 'tensorflow' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
