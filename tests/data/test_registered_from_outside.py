@@ -83,9 +83,10 @@ def test_their_names_are_among_the_choices(registered):
 
 @pytest.mark.parametrize("old", ["zipf_tokens", "bpe_level", "document_bytes", "name"])
 def test_a_key_of_before_is_refused_with_the_new_one(old):
+    from gptjax.jobs.experiment import override
+
     from gptjax.data import DataConfig
     from gptjax.fields import former
-    from gptjax.jobs.experiment import override
 
     new = former(DataConfig)[old]
     with pytest.raises(UserError, match=rf"config.data.{old} is not .*data\.{new}"):
