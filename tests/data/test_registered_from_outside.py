@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from gptjax import build
+from gptjax import config as configs
 from gptjax.data import sources, tokenizers
 from gptjax.data.sources import Documents, Source
 from gptjax.data.tokenizers import TokenizerKind
@@ -57,37 +57,36 @@ def registered():
 
 
 def test_a_config_chooses_them(registered, tmp_path):
-    config = build.default_config()
+    config = configs.default_config()
     config.data.source = "counting-up"
     config.data.tokenizer = "letters"
     config.data.heldout_fraction = 0.2
     config.data.cache_dir = str(tmp_path)
     config.model.seq_len = 16
-    setup = build.make_setup(config)
+    setup = configs.make_config(config)
     for _ in range(2):  # built, then from the cache
-        corpus = build.load_corpus(setup)
+        corpus = configs.load_corpus(setup)
         assert corpus.vocab_size == len(set("0123456789 folws.")) + 1
         assert corpus.report["documents_read"] == 399
         assert b"17 follows 16. " in corpus.decode(corpus.train) + corpus.decode(corpus.heldout)
 
 
 def test_their_names_are_among_the_choices(registered):
-    config = build.default_config()
+    config = configs.default_config()
     config.data.source = "counting-op"
     with pytest.raises(UserError, match="did you mean counting-up"):
-        build.make_setup(config)
+        configs.make_config(config)
     config.data.source, config.data.tokenizer = "text", "leters"
     with pytest.raises(UserError, match="did you mean letters"):
-        build.make_setup(config)
+        configs.make_config(config)
 
 
 @pytest.mark.parametrize("old", ["zipf_tokens", "bpe_level", "document_bytes", "name"])
 def test_a_key_of_before_is_refused_with_the_new_one(old):
-    from gptjax.jobs.experiment import override
-
     from gptjax.data import DataConfig
+    from gptjax.experiment import override
     from gptjax.fields import former
 
     new = former(DataConfig)[old]
     with pytest.raises(UserError, match=rf"config.data.{old} is not .*data\.{new}"):
-        override(build.default_config().to_dict(), [(f"data.{old}", "1")])
+        override(configs.default_config().to_dict(), [(f"data.{old}", "1")])
