@@ -9,6 +9,7 @@ import pytest
 from gptjax.data import load, num_windows
 from gptjax.data.sources import zipf_facts as zf
 from gptjax.errors import UserError
+from gptjax.fields import replaced
 
 SMALL = {
     "zipf_facts.entities": 64,
@@ -193,4 +194,4 @@ def test_text_of_the_language(small):
 )
 def test_settings_that_make_no_sense(small, settings, words):
     with pytest.raises(UserError, match=words):
-        load(dataclasses.replace(small, **settings), seq_len=64)
+        load(replaced(small, settings), seq_len=64)
