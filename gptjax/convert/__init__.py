@@ -8,7 +8,7 @@ from gptjax.convert.huggingface import (
     read_config,
     to_huggingface,
 )
-from gptjax.convert.saved import load_model, save_model
+from gptjax.convert.own_folder import load_model, save_model
 
 __all__ = [
     "FAMILIES",

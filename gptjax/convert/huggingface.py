@@ -1,4 +1,4 @@
-"""Weights of a Hugging Face folder to our parameters and back, tensor by tensor."""
+"""Hugging Face folders to config and parameters and back, tensor by tensor."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -9,11 +9,11 @@ import jax
 import ml_dtypes
 import numpy as np
 
-from gptjax.convert import kinds, safetensors
-from gptjax.convert.attributes import family_of
+from gptjax.convert import registry, safetensors
+from gptjax.convert.config_json import family_of
 from gptjax.convert.families import Tensor
-from gptjax.convert.layouts import Layout, by_path
 from gptjax.convert.safetensors import Stored
+from gptjax.convert.tensor_map import TensorMap, by_path
 from gptjax.errors import UserError, nearest
 from gptjax.files import read_json, write_json
 
@@ -34,7 +34,7 @@ def read_config(directory: str | Path) -> Any:
     Raises:
       UserError: for a family or an attribute that is not known.
     """
-    return _layout(Path(directory)).config
+    return _tensor_map(Path(directory)).config
 
 
 def from_huggingface(directory: str | Path, *, shardings: Any = None) -> tuple[Any, Params]:
@@ -48,21 +48,21 @@ def from_huggingface(directory: str | Path, *, shardings: Any = None) -> tuple[A
       UserError: for unknown attributes or tensors, missing tensors and wrong shapes.
     """
     folder = Path(directory)
-    layout = _layout(folder)
-    stored = _named(layout, safetensors.open_folder(folder))
-    shapes = {path: leaf.shape for path, leaf in by_path(layout.shapes).items()}
+    tensor_map = _tensor_map(folder)
+    stored = _named(tensor_map, safetensors.open_folder(folder))
+    shapes = {path: leaf.shape for path, leaf in by_path(tensor_map.shapes).items()}
     places = {} if shardings is None else by_path(shardings)
     leaves: list[Any] = []
     for path, shape in shapes.items():
         leaf = np.empty(shape, np.float32)
-        for source in layout.sources[path]:
+        for source in tensor_map.sources[path]:
             if source.name not in stored:
                 raise UserError(f"{folder} has no tensor {source.name}; fetch the whole model")
             wanted = [shapes[each][len(source.at) :] for each in source.paths]
             parts = _split(stored[source.name].read(), source.tensor, wanted, source.name)
             leaf[source.at] = parts[source.paths.index(path)]
         leaves.append(jax.device_put(leaf, places[path]) if path in places else leaf)
-    return layout.config, jax.tree.unflatten(jax.tree.structure(layout.shapes), leaves)
+    return tensor_map.config, jax.tree.unflatten(jax.tree.structure(tensor_map.shapes), leaves)
 
 
 def to_huggingface(
@@ -87,52 +87,52 @@ def to_huggingface(
     """
     if dtype not in DTYPES:
         raise UserError(f"dtype={dtype!r} is not known; {nearest(dtype, DTYPES)}")
-    attributes, layout = kinds.write_layout(config, model_type)
+    attributes, tensor_map = registry.write_map(config, model_type)
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
     for old in (*folder.glob("model*.safetensors"), *folder.glob(f"{safetensors.INDEX}*")):
         old.unlink()
     write_json(folder / "config.json", {**attributes, "torch_dtype": dtype})
-    tensors = _tensors(layout, by_path(params), DTYPES[dtype])
+    tensors = _tensors(tensor_map, by_path(params), DTYPES[dtype])
     safetensors.write_folder(folder, tensors, max_shard_bytes=max_shard_bytes)
 
 
-def _layout(folder: Path) -> Layout:
+def _tensor_map(folder: Path) -> TensorMap:
     """By config.json, and where that does not say what there is, by the tensors' names."""
     attributes = read_json(folder / "config.json")
-    return kinds.read_layout(attributes, lambda: safetensors.open_folder(folder))
+    return registry.read_map(attributes, lambda: safetensors.open_folder(folder))
 
 
 def _tensors(
-    layout: Layout, leaves: dict[str, Any], dtype: np.dtype
+    tensor_map: TensorMap, leaves: dict[str, Any], dtype: np.dtype
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Theirs by name, each made when it is asked for."""
     for path in leaves:
-        for source in layout.sources[path]:
+        for source in tensor_map.sources[path]:
             if source.paths[0] == path:
                 parts = [np.asarray(leaves[each][source.at], dtype) for each in source.paths]
                 yield source.name, _join(parts, source.tensor)
 
 
-def _named(layout: Layout, stored: dict[str, Stored]) -> dict[str, Stored]:
+def _named(tensor_map: TensorMap, stored: dict[str, Stored]) -> dict[str, Stored]:
     """The folder's tensors under their full names, without those that are no weights.
 
     Raises:
-      UserError: for a tensor that the layout does not know.
+      UserError: for a tensor that the tensor_map does not know.
     """
-    known, again, named = layout.names, {}, {}
+    known, again, named = tensor_map.names, {}, {}
     for name, tensor in stored.items():
-        full = layout.full_name(name)
+        full = tensor_map.full_name(name)
         if full in known:
             named[full] = tensor
-        elif full in layout.repeats:
+        elif full in tensor_map.repeats:
             again[full] = tensor
-        elif not any(re.search(pattern, name) for pattern in layout.ignored):
+        elif not any(re.search(pattern, name) for pattern in tensor_map.ignored):
             raise UserError(
-                f"tensor {name} is not part of a {layout.model_type}; {nearest(name, known)}"
+                f"tensor {name} is not part of a {tensor_map.model_type}; {nearest(name, known)}"
             )
     for name, tensor in again.items():
-        _check_tied(name, tensor, named.get(layout.repeats[name]))
+        _check_tied(name, tensor, named.get(tensor_map.repeats[name]))
     return named
 
 

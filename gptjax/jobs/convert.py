@@ -25,13 +25,13 @@ def main(config: Config, folder: Path) -> int:
 def _from_huggingface(config: Config, folder: Path) -> int:
     model, params = convert.from_huggingface(Path(config.convert.folder).expanduser())
     convert.save_model(folder, model, params)
-    print(f"{_count(params):,} parameters; {folder / convert.saved.CONFIG}")
+    print(f"{_count(params):,} parameters; {folder / convert.own_folder.CONFIG}")
     return 0
 
 
 def _to_huggingface(config: Config, folder: Path) -> int:
     place = Path(config.convert.folder).expanduser()
-    if (folder / convert.saved.CONFIG).exists():
+    if (folder / convert.own_folder.CONFIG).exists():
         model, params = convert.load_model(folder)
     else:
         model, params = _trained(folder)

@@ -14,8 +14,8 @@ import jax
 import numpy as np
 
 from gptjax import convert, models
-from gptjax.convert import kinds
-from gptjax.convert.layouts import shapes_of
+from gptjax.convert import registry
+from gptjax.convert.tensor_map import shapes_of
 
 sys.path.insert(0, str(Path(__file__).parent))
 import vision_tiny
@@ -60,7 +60,7 @@ def peak_of(function):
 def measure(name, folder):
     """Bytes of the parameters and of the largest shard, and the peaks of both directions."""
     config = CONFIGS[name]
-    shapes = shapes_of(kinds.kind_of(config).init, config)
+    shapes = shapes_of(registry.kind_of(config).init, config)
     params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes)
     options = {"dtype": "bfloat16", "max_shard_bytes": SHARD_BYTES}
     wrote, _ = peak_of(lambda: convert.to_huggingface(config, params, folder, **options))

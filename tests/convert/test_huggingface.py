@@ -12,7 +12,7 @@ import pytest
 
 from gptjax import convert, models
 from gptjax.convert import safetensors
-from gptjax.convert.attributes import canonical, read_attributes
+from gptjax.convert.config_json import canonical, read_attributes
 from gptjax.errors import UserError
 
 sys.path.insert(0, str(Path(__file__).parent))

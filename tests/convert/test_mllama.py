@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from gptjax import convert, models
-from gptjax.convert import mllama, safetensors
+from gptjax.convert import safetensors
+from gptjax.convert.vision import mllama
 from gptjax.errors import UserError
 from gptjax.main import main
 

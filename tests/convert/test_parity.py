@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from gptjax import convert, models
-from gptjax.convert.attributes import canonical, read_attributes, write_attributes
+from gptjax.convert.config_json import canonical, read_attributes, write_attributes
 
 sys.path.insert(0, str(Path(__file__).parent))
 import tiny

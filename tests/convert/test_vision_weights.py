@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from gptjax import convert, models
-from gptjax.convert import kinds, safetensors
-from gptjax.convert.layouts import shapes_of
+from gptjax.convert import registry, safetensors
+from gptjax.convert.tensor_map import shapes_of
 from gptjax.errors import UserError
 from gptjax.models.vision import image_text
 
@@ -151,8 +151,8 @@ def test_round_trip_is_bit_exact(name, tmp_path):
     convert.to_huggingface(read, weights, tmp_path / "b")
     for file in ("config.json", "model.safetensors"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
-    shapes = shapes_of(kinds.kind_of(config).init, config)
-    assert shapes == shapes_of(kinds.kind_of(read).init, read)
+    shapes = shapes_of(registry.kind_of(config).init, config)
+    assert shapes == shapes_of(registry.kind_of(read).init, read)
 
 
 @pytest.mark.parametrize("name", ["vit-classes", "vit", "clip"])
@@ -453,10 +453,10 @@ def test_published_attributes_are_the_preset(name):
     def resolved(config):
         if isinstance(config, models.VisionConfig):
             return dataclasses.replace(config, mlp_width=config.blocks.hidden_width)
-        text = convert.attributes.canonical(config.text)
+        text = convert.config_json.canonical(config.text)
         return dataclasses.replace(config, text=text, vision=resolved(config.vision))
 
-    read = kinds.read_layout(PUBLISHED[name], lambda: ()).config
+    read = registry.read_map(PUBLISHED[name], lambda: ()).config
     assert resolved(read) == resolved(models.vision_preset(name))
 
 
@@ -485,7 +485,7 @@ def preset_with_head(name):
 @pytest.mark.parametrize("name", models.VISION_PRESETS)
 def test_presets_have_their_published_size(name):
     config = preset_with_head(name)
-    leaves = jax.tree.leaves(shapes_of(kinds.kind_of(config).init, config))
+    leaves = jax.tree.leaves(shapes_of(registry.kind_of(config).init, config))
     assert sum(math.prod(leaf.shape) for leaf in leaves) == COUNTS[name][1]
 
 
@@ -494,7 +494,7 @@ def test_presets_are_the_models_of_transformers(name):
     """The preset's config.json makes a model of as many parameters there."""
     transformers = pytest.importorskip("transformers")
     torch = pytest.importorskip("torch")
-    attributes, _ = kinds.write_layout(preset_with_head(name), "")
+    attributes, _ = registry.write_map(preset_with_head(name), "")
     config = transformers.AutoConfig.for_model(**attributes)
     with torch.device("meta"):
         model = getattr(transformers, attributes["architectures"][0])(config)

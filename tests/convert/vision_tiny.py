@@ -63,7 +63,7 @@ def images(config):
 
 def parameters(config):
     """Every leaf random; the text model's as in `tiny`."""
-    shapes = convert.layouts.shapes_of(convert.kinds.kind_of(config).init, config)
+    shapes = convert.tensor_map.shapes_of(convert.registry.kind_of(config).init, config)
     params = vision.randomised(shapes)
     return params if "text" not in params else {**params, "text": tiny.parameters(config.text)}
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gptjax import models
-from gptjax.convert import attributes
+from gptjax.convert import config_json
 from gptjax.cost import model_flops
 from gptjax.errors import UserError
 
@@ -191,4 +191,4 @@ def test_the_dense_limit(kind):
 def test_no_family_is_written_with_them():
     for kind in ("strided", "performer", "ssm"):
         with pytest.raises(UserError, match=f"no {kind} layers"):
-            attributes.write_attributes(attributes.FAMILIES["llama"], of_kind(kind))
+            config_json.write_attributes(config_json.FAMILIES["llama"], of_kind(kind))

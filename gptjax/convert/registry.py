@@ -1,21 +1,21 @@
-"""The kinds of models that go in and out, by their config's type and by `model_type`."""
+"""Registry of readers and writers, by `model_type` and by the type of a config."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from gptjax import models
-from gptjax.convert.attributes import family_of, read_attributes, write_attributes
+from gptjax.convert.config_json import family_of, read_attributes, write_attributes
 from gptjax.convert.families import FAMILIES
-from gptjax.convert.layouts import Layout, Names, text_layout
-from gptjax.convert.mllama import read_mllama, write_mllama
-from gptjax.convert.projected import MODEL_TYPE, read_projected, write_projected
-from gptjax.convert.vision import VISION_FAMILIES, read_clip, read_vision, write_vision
+from gptjax.convert.tensor_map import Names, TensorMap, text_map
+from gptjax.convert.vision.encoders import VISION_FAMILIES, read_clip, read_vision, write_vision
+from gptjax.convert.vision.llava import MODEL_TYPE, read_projected, write_projected
+from gptjax.convert.vision.mllama import read_mllama, write_mllama
 from gptjax.errors import UserError, nearest
 from gptjax.models import ModelConfig, ProjectedVision, TiledVision, VisionConfig
 
-Read = Callable[[Mapping[str, Any], Names], Layout]
-Write = Callable[[Any, str], tuple[dict[str, Any], Layout]]
+Read = Callable[[Mapping[str, Any], Names], TensorMap]
+Write = Callable[[Any, str], tuple[dict[str, Any], TensorMap]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Kind:
     Attributes:
       config: the type.
       init: (config, key) -> fresh parameters.
-      write: (config, model_type) -> config.json and layout.
+      write: (config, model_type) -> config.json and tensor_map.
     """
 
     config: type
@@ -33,8 +33,8 @@ class Kind:
     write: Write
 
 
-def read_layout(attributes: Mapping[str, Any], names: Names) -> Layout:
-    """The layout of the model that a config.json describes.
+def read_map(attributes: Mapping[str, Any], names: Names) -> TensorMap:
+    """The tensor_map of the model that a config.json describes.
 
     Args:
       names: the folder's tensors, asked for where config.json does not say what there is.
@@ -51,8 +51,8 @@ def read_layout(attributes: Mapping[str, Any], names: Names) -> Layout:
     return READERS[name](attributes, names)
 
 
-def write_layout(config: Any, model_type: str) -> tuple[dict[str, Any], Layout]:
-    """config.json and layout of a model; an empty `model_type` is the first that fits.
+def write_map(config: Any, model_type: str) -> tuple[dict[str, Any], TensorMap]:
+    """config.json and tensor_map of a model; an empty `model_type` is the first that fits.
 
     Raises:
       UserError: where the family lacks something that the config has.
@@ -74,15 +74,15 @@ def kind_of(config: Any) -> Kind:
     )
 
 
-def _read_text(attributes: Mapping[str, Any], names: Names) -> Layout:
-    return text_layout(*read_attributes(attributes))
+def _read_text(attributes: Mapping[str, Any], names: Names) -> TensorMap:
+    return text_map(*read_attributes(attributes))
 
 
-def _write_text(config: ModelConfig, model_type: str) -> tuple[dict[str, Any], Layout]:
+def _write_text(config: ModelConfig, model_type: str) -> tuple[dict[str, Any], TensorMap]:
     if model_type and model_type not in FAMILIES:
         raise UserError(f"model_type={model_type!r} is not known; {nearest(model_type, FAMILIES)}")
     family = FAMILIES[model_type] if model_type else family_of(config)
-    return write_attributes(family, config), text_layout(family, config)
+    return write_attributes(family, config), text_map(family, config)
 
 
 KINDS: dict[str, Kind] = {

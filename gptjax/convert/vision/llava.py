@@ -1,11 +1,11 @@
-"""Llava: the attributes of its parts, and the names that its tensors have in three generations."""
+"""Llava: attributes of its parts, and its tensor names in three generations of files."""
 
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from gptjax import models
-from gptjax.convert.attributes import (
+from gptjax.convert.config_json import (
     IGNORED,
     check_rest,
     family_of,
@@ -13,17 +13,17 @@ from gptjax.convert.attributes import (
     write_attributes,
 )
 from gptjax.convert.families import FAMILIES, Family, Tensor
-from gptjax.convert.layouts import (
-    Layout,
+from gptjax.convert.tensor_map import (
     Names,
     Source,
     Sources,
+    TensorMap,
     by_path,
     inside,
     shapes_of,
-    text_layout,
+    text_map,
 )
-from gptjax.convert.vision import (
+from gptjax.convert.vision.encoders import (
     NOT_WEIGHTS,
     VisionFamily,
     fitting,
@@ -78,8 +78,8 @@ ALIASES = (
 )
 
 
-def read_projected(attributes: Mapping[str, Any], names: Names) -> Layout:
-    """The layout of a Llava with any vision transformer and any text model of `model.` names.
+def read_projected(attributes: Mapping[str, Any], names: Names) -> TensorMap:
+    """The tensor_map of a Llava with any vision transformer and any text model of `model.` names.
 
     Raises:
       UserError: for an unknown family, and for any attribute that is not known, in all parts.
@@ -105,11 +105,11 @@ def read_projected(attributes: Mapping[str, Any], names: Names) -> Layout:
     pooler = any(name.endswith("vision_tower.pooler.dense.weight") for name in names())
     vision_config = dataclasses.replace(vision_config, pooler=pooler)
     config = ProjectedVision(text_config, vision_config, token, layer)
-    return _layout(text_family, vision_family, config)
+    return _map(text_family, vision_family, config)
 
 
-def write_projected(config: ProjectedVision, model_type: str) -> tuple[dict[str, Any], Layout]:
-    """config.json and layout of a Llava.
+def write_projected(config: ProjectedVision, model_type: str) -> tuple[dict[str, Any], TensorMap]:
+    """config.json and tensor_map of a Llava.
 
     Args:
       model_type: "llava" or empty; those of its parts are the first that fit.
@@ -148,10 +148,10 @@ def write_projected(config: ProjectedVision, model_type: str) -> tuple[dict[str,
         "tie_word_embeddings": config.text.tied_head,
         **ONLY,
     }
-    return attributes, _layout(text_family, vision_family, config)
+    return attributes, _map(text_family, vision_family, config)
 
 
-def _layout(text_family: Family, vision_family: VisionFamily, config: ProjectedVision) -> Layout:
+def _map(text_family: Family, vision_family: VisionFamily, config: ProjectedVision) -> TensorMap:
     if text_family.prefix != "model.":
         fit = ", ".join(name for name, family in FAMILIES.items() if family.prefix == "model.")
         raise UserError(
@@ -159,7 +159,7 @@ def _layout(text_family: Family, vision_family: VisionFamily, config: ProjectedV
             f"`transformers`; {fit} can"
         )
     shapes = shapes_of(models.init_projected, config)
-    text = text_layout(text_family, config.text)
+    text = text_map(text_family, config.text)
     vision = vision_sources(vision_family, config.vision, by_path(shapes["vision"]), "")
     at = "language_model."
     sources = {
@@ -169,7 +169,7 @@ def _layout(text_family: Family, vision_family: VisionFamily, config: ProjectedV
     }
     repeats = {at + name: at + embedding for name, embedding in text.repeats.items()}
     ignored = (*text.ignored, *NOT_WEIGHTS)
-    return Layout(MODEL_TYPE, config, shapes, sources, ALIASES, repeats, ignored)
+    return TensorMap(MODEL_TYPE, config, shapes, sources, ALIASES, repeats, ignored)
 
 
 def _projector(layers: int) -> Sources:

@@ -1,4 +1,4 @@
-"""Which tensors of a Hugging Face folder fill which of our leaves."""
+"""Tensor map of a model: which Hugging Face tensors fill which of our parameters."""
 
 import dataclasses
 import functools
@@ -36,7 +36,7 @@ Names = Callable[[], Collection[str]]  # of a folder's tensors, asked for where 
 
 
 @dataclasses.dataclass(frozen=True)
-class Layout:
+class TensorMap:
     """A model and where its parameters are.
 
     Attributes:
@@ -63,7 +63,7 @@ class Layout:
         return {source.name for some in self.sources.values() for source in some}
 
     def full_name(self, name: str) -> str:
-        """The name in this layout of a tensor that a folder may name in an older way."""
+        """The name in this tensor_map of a tensor that a folder may name in an older way."""
         if name in self.names or name in self.repeats:
             return name
         for pattern, replacement in self.aliases:
@@ -82,8 +82,8 @@ def by_path(tree: Any) -> dict[str, Any]:
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in flat}
 
 
-def text_layout(family: Family, config: ModelConfig) -> Layout:
-    """The layout of a decoder.
+def text_map(family: Family, config: ModelConfig) -> TensorMap:
+    """The tensor_map of a decoder.
 
     Raises:
       UserError: for a leaf that the family does not have.
@@ -93,7 +93,7 @@ def text_layout(family: Family, config: ModelConfig) -> Layout:
     (table,) = (row.name for row in family.tensors if row.leaves == ("embed/tokens",))
     repeats = {family.head: family.prefix + table} if config.tied_head else {}
     aliases = ((r"^", family.prefix),)
-    return Layout(family.model_type, config, shapes, sources, aliases, repeats, family.ignored)
+    return TensorMap(family.model_type, config, shapes, sources, aliases, repeats, family.ignored)
 
 
 def inside(sources: Sources, ours: str, theirs: str) -> Sources:

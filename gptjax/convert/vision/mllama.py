@@ -1,4 +1,4 @@
-"""Llama 3.2 Vision (`mllama` of `transformers`): its config.json and where its tensors lie.
+"""Llama 3.2 Vision (`mllama` of `transformers`): its config.json and its tensor map.
 
 The text part's attributes and tensors are those of a Llama, so they come from its table.
 """
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from gptjax import models
-from gptjax.convert.attributes import (
+from gptjax.convert.config_json import (
     IGNORED,
     canonical,
     check_rest,
@@ -18,17 +18,17 @@ from gptjax.convert.attributes import (
     write_row,
 )
 from gptjax.convert.families import LLAMA, Attribute, Tensor
-from gptjax.convert.layouts import (
-    Layout,
+from gptjax.convert.tensor_map import (
     Names,
     Source,
     Sources,
+    TensorMap,
     by_path,
     inside,
     shapes_of,
-    text_layout,
+    text_map,
 )
-from gptjax.convert.vision import SILENT, side
+from gptjax.convert.vision.encoders import SILENT, side
 from gptjax.errors import UserError
 from gptjax.models import CrossText, TileConfig, TiledVision
 
@@ -96,8 +96,8 @@ ALIASES = (
 )
 
 
-def read_mllama(attributes: Mapping[str, Any], names: Names) -> Layout:
-    """The layout of the model that a config.json describes.
+def read_mllama(attributes: Mapping[str, Any], names: Names) -> TensorMap:
+    """The tensor_map of the model that a config.json describes.
 
     Raises:
       UserError: for an attribute that is not known, or not built.
@@ -108,11 +108,11 @@ def read_mllama(attributes: Mapping[str, Any], names: Names) -> Layout:
     check_rest(left, {"tie_word_embeddings": False}, "mllama")
     config = TiledVision(_read_text(text), _read_vision(vision), token)
     models.count_tiled(config)  # checks it
-    return layout_of(config)
+    return map_of(config)
 
 
-def write_mllama(config: TiledVision, model_type: str) -> tuple[dict[str, Any], Layout]:
-    """config.json and layout of a model.
+def write_mllama(config: TiledVision, model_type: str) -> tuple[dict[str, Any], TensorMap]:
+    """config.json and tensor_map of a model.
 
     Args:
       model_type: "mllama" or empty.
@@ -125,7 +125,7 @@ def write_mllama(config: TiledVision, model_type: str) -> tuple[dict[str, Any], 
             f"model_type={model_type!r} is no decoder that sees tiles of images; it is written as "
             f"{MODEL_TYPE}"
         )
-    return _attributes(config), layout_of(config)
+    return _attributes(config), map_of(config)
 
 
 def _attributes(config: TiledVision) -> dict[str, Any]:
@@ -160,7 +160,7 @@ def _attributes(config: TiledVision) -> dict[str, Any]:
     }
 
 
-def layout_of(config: TiledVision) -> Layout:
+def map_of(config: TiledVision) -> TensorMap:
     """Where the parameters of the model are."""
     shapes = shapes_of(models.init_tiled, config)
     paths = by_path(shapes)
@@ -174,7 +174,7 @@ def layout_of(config: TiledVision) -> Layout:
         "projector/kernel": [_source(kernel, "projector/kernel", inputs=1)],
         "projector/bias": [_source(bias, "projector/bias")],
     }
-    return Layout(
+    return TensorMap(
         MODEL_TYPE,
         config,
         shapes,
@@ -230,7 +230,7 @@ def _source(
 def _text_sources(config: CrossText) -> Sources:
     """Those of a Llama, with the numbers of its layers among all; the embedding has more rows."""
     ordinary = [i for i in range(config.depth) if i not in config.cross_layers]
-    sources = text_layout(TEXT, config.text).sources
+    sources = text_map(TEXT, config.text).sources
     renumbered = {
         path: [_renumbered(source, ordinary) for source in some] for path, some in sources.items()
     }

@@ -1,4 +1,4 @@
-"""A model on its own: config and parameters in a folder, without a run around them."""
+"""Model folder in our own format: model.json and parameters, without a run around them."""
 
 import dataclasses
 import typing
@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gptjax.convert.kinds import KINDS, kind_of
-from gptjax.convert.layouts import shapes_of
+from gptjax.convert.registry import KINDS, kind_of
+from gptjax.convert.tensor_map import shapes_of
 from gptjax.errors import UserError
 from gptjax.fields import make, upgraded
 from gptjax.files import read_json, write_json

@@ -1,4 +1,4 @@
-"""Vision transformers as tables: which attribute is which field, which tensor which leaf.
+"""Vision encoders (ViT, CLIP) as tables: attribute to field, tensor to parameter.
 
 Names and defaults are those of the `transformers` configuration classes of the same model type.
 """
@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from gptjax import models
-from gptjax.convert.attributes import IGNORED, check_rest, read_row, write_row
+from gptjax.convert.config_json import IGNORED, check_rest, read_row, write_row
 from gptjax.convert.families import PLAIN, Attribute, Tensor, linear, norm
-from gptjax.convert.layouts import Layout, Names, Source, Sources, by_path, shapes_of
+from gptjax.convert.tensor_map import Names, Source, Sources, TensorMap, by_path, shapes_of
 from gptjax.errors import UserError, nearest
 from gptjax.models import VisionConfig
 
@@ -204,8 +204,8 @@ CLIP_SILENT = (
 CLIP_TEXT = (r"^text_model\.", r"^(text|visual)_projection\.", r"^logit_scale$")
 
 
-def read_vision(attributes: Mapping[str, Any], names: Names) -> Layout:
-    """The layout of a vision transformer; its head and pooler are there if their tensors are.
+def read_vision(attributes: Mapping[str, Any], names: Names) -> TensorMap:
+    """The tensor_map of a vision transformer; its head and pooler are there if their tensors are.
 
     Raises:
       UserError: for an unknown family, and for any attribute that the table does not know.
@@ -216,11 +216,11 @@ def read_vision(attributes: Mapping[str, Any], names: Names) -> Layout:
     if head:
         config = dataclasses.replace(config, num_classes=_classes(attributes))
     config = dataclasses.replace(config, pooler=pooler)
-    return vision_layout(family, config)
+    return vision_map(family, config)
 
 
-def read_clip(attributes: Mapping[str, Any], names: Names) -> Layout:
-    """The layout of the image encoder in a folder with both of CLIP's.
+def read_clip(attributes: Mapping[str, Any], names: Names) -> TensorMap:
+    """The tensor_map of the image encoder in a folder with both of CLIP's.
 
     Raises:
       UserError: for any attribute that is not known, but those of the text encoder.
@@ -231,8 +231,8 @@ def read_clip(attributes: Mapping[str, Any], names: Names) -> Layout:
     vision = older or vision or {}  # where files have both, the older name wins
     check_rest(left, {}, "clip")
     _, config = read_vision_attributes({"model_type": CLIP.model_type, **vision})
-    layout = vision_layout(CLIP, config)
-    return dataclasses.replace(layout, ignored=(*layout.ignored, *CLIP_TEXT))
+    tensor_map = vision_map(CLIP, config)
+    return dataclasses.replace(tensor_map, ignored=(*tensor_map.ignored, *CLIP_TEXT))
 
 
 def read_vision_attributes(attributes: Mapping[str, Any]) -> tuple[VisionFamily, VisionConfig]:
@@ -257,8 +257,8 @@ def read_vision_attributes(attributes: Mapping[str, Any]) -> tuple[VisionFamily,
     return family, VisionConfig(**fields)
 
 
-def write_vision(config: VisionConfig, model_type: str) -> tuple[dict[str, Any], Layout]:
-    """config.json and layout of a vision transformer.
+def write_vision(config: VisionConfig, model_type: str) -> tuple[dict[str, Any], TensorMap]:
+    """config.json and tensor_map of a vision transformer.
 
     Raises:
       UserError: naming the first field that the family does not have.
@@ -274,7 +274,7 @@ def write_vision(config: VisionConfig, model_type: str) -> tuple[dict[str, Any],
         attributes["architectures"] = [family.classifier]
         attributes["id2label"] = {str(i): f"LABEL_{i}" for i in range(config.num_classes)}
         attributes["label2id"] = {f"LABEL_{i}": i for i in range(config.num_classes)}
-    return attributes, vision_layout(family, config)
+    return attributes, vision_map(family, config)
 
 
 def write_vision_attributes(family: VisionFamily, config: VisionConfig) -> dict[str, Any]:
@@ -288,13 +288,13 @@ def write_vision_attributes(family: VisionFamily, config: VisionConfig) -> dict[
     }
 
 
-def vision_layout(family: VisionFamily, config: VisionConfig) -> Layout:
-    """The layout of a vision transformer in a folder of its own."""
+def vision_map(family: VisionFamily, config: VisionConfig) -> TensorMap:
+    """The tensor_map of a vision transformer in a folder of its own."""
     shapes = shapes_of(models.init_vision, config)
     prefix = family.prefix if config.num_classes else ""
     sources = vision_sources(family, config, by_path(shapes), prefix)
     aliases = () if prefix else family.aliases
-    return Layout(family.model_type, config, shapes, sources, aliases, {}, NOT_WEIGHTS)
+    return TensorMap(family.model_type, config, shapes, sources, aliases, {}, NOT_WEIGHTS)
 
 
 def vision_sources(

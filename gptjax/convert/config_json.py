@@ -1,4 +1,4 @@
-"""config.json to ModelConfig and back, by a family's table; unknown attributes are refused."""
+"""config.json to ModelConfig and back by a family's table; unknown attributes are refused."""
 
 import dataclasses
 import math

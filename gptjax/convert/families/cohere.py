@@ -1,0 +1,46 @@
+"""Command R and R+ (Cohere)."""
+
+from gptjax.convert.families.llama import AROUND, ATTRIBUTES, GATED_MLP
+from gptjax.convert.families.table import (
+    Attribute,
+    Family,
+    Tensor,
+    norm,
+    replaced,
+    separate_attention,
+    without,
+)
+
+COHERE = Family(
+    "cohere",
+    "CohereForCausalLM",
+    "model.",
+    (
+        *replaced(
+            without(ATTRIBUTES, "head_dim", "norm_eps"),
+            Attribute("max_position_embeddings", "seq_len", 8192),
+            Attribute("tie_word_embeddings", "tied_head", True),
+        ),
+        Attribute("layer_norm_eps", "norm_eps", 1e-5),
+        Attribute("logit_scale", "logit_scale", 0.0625),
+        Attribute("use_qk_norm", "qk_norm", False, {False: "none", True: "per_head"}),
+    ),
+    {
+        "norm": "layernorm",
+        "positions": "rotary",
+        "rope_layout": "interleaved",
+        "use_bias": False,
+        "block": "parallel_shared_norm",
+    },
+    (
+        *AROUND,
+        *norm("layers.{i}.input_layernorm", "attention_norm"),
+        *separate_attention("layers.{i}.self_attn"),
+        *GATED_MLP,
+        Tensor("layers.{i}.self_attn.q_norm.weight", ("attention/query_norm_scale",), False),
+        Tensor("layers.{i}.self_attn.k_norm.weight", ("attention/key_norm_scale",), False),
+    ),
+    only={"attention_bias": False},
+    rope=True,
+    rope_base=5e5,
+)

@@ -1,0 +1,85 @@
+"""DeepSeek-V2."""
+
+from typing import Any
+
+from gptjax.convert.families.llama import (
+    ALWAYS,
+    AROUND,
+    ATTRIBUTES,
+    GATED_MLP,
+    NO_BIASES,
+    TWO_NORMS,
+)
+from gptjax.convert.families.table import REQUIRED, Attribute, Family, Tensor, linear, without
+
+
+def _group_limits(attributes: dict[str, Any]) -> dict[str, Any]:
+    """DeepSeek-V2's "greedy" looks into all groups."""
+    method = attributes.pop("topk_method", "greedy")
+    if method == "greedy":
+        return {**attributes, "n_group": 1, "topk_group": 1}
+    return {**attributes, "topk_method": method}
+
+
+DEEPSEEK2 = Family(
+    "deepseek_v2",
+    "DeepseekV2ForCausalLM",
+    "model.",
+    (
+        *without(ATTRIBUTES, "head_dim", "norm_eps"),
+        Attribute("q_lora_rank", "q_rank", 1536, lambda r: r or 0, lambda r: r or None),
+        Attribute("kv_lora_rank", "kv_rank", 512),
+        Attribute("qk_nope_head_dim", "head_dim", 128),
+        Attribute("qk_rope_head_dim", "rope_dim", 64),
+        Attribute("v_head_dim", "value_dim", 128),
+        Attribute("n_routed_experts", "num_experts", 64),
+        Attribute("n_shared_experts", "shared_experts", 2),
+        Attribute("num_experts_per_tok", "experts_per_token", REQUIRED),
+        Attribute("moe_intermediate_size", "expert_width", 1407),
+        Attribute("first_k_dense_replace", "dense_layers", 0),
+        Attribute("routed_scaling_factor", "router_scale", 1.0, float),
+        Attribute("n_group", "router_groups", 1, lambda n: n or 1),
+        Attribute("topk_group", "router_top_groups", 1, lambda n: n or 1),
+    ),
+    {
+        **ALWAYS,
+        "rope_layout": "interleaved",
+        "mlp_pattern": ("experts",),
+        "router": "softmax",
+        "norm_eps": 1e-6,
+    },
+    (
+        *AROUND,
+        *TWO_NORMS,
+        *linear("layers.{i}.self_attn.q_proj", "attention/query"),
+        *linear("layers.{i}.self_attn.q_a_proj", "attention/query_down"),
+        *linear("layers.{i}.self_attn.q_b_proj", "attention/query_up"),
+        Tensor("layers.{i}.self_attn.q_a_layernorm.weight", ("attention/query_norm_scale",), False),
+        *linear("layers.{i}.self_attn.kv_a_proj_with_mqa", "attention/kv_down"),
+        Tensor("layers.{i}.self_attn.kv_a_layernorm.weight", ("attention/kv_norm_scale",), False),
+        *linear("layers.{i}.self_attn.kv_b_proj", "attention/kv_up"),
+        *linear("layers.{i}.self_attn.o_proj", "attention/out", inputs=2),
+        *GATED_MLP,
+        *linear("layers.{i}.mlp.gate", "mlp/router"),
+        *(
+            row
+            for part in ("gate", "up", "down")
+            for row in (
+                *linear(f"layers.{{i}}.mlp.experts.{{e}}.{part}_proj", f"mlp/experts_{part}"),
+                *linear(f"layers.{{i}}.mlp.shared_experts.{part}_proj", f"mlp/shared_{part}"),
+            )
+        ),
+    ),
+    only={
+        **NO_BIASES,
+        "pretraining_tp": 1,
+        "norm_topk_prob": False,
+        "scoring_func": "softmax",
+        "moe_layer_freq": 1,
+        "topk_method": "group_limited_greedy",
+        "rms_norm_eps": 1e-6,  # the norms of its latents have it fixed
+    },
+    rope=True,
+    silent=("aux_loss_alpha", "ep_size", "seq_aux", "head_dim", "qk_head_dim"),
+    prepare=_group_limits,
+)

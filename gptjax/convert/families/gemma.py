@@ -1,0 +1,66 @@
+"""Gemma 2."""
+
+from gptjax.convert.families.llama import ALWAYS, AROUND, ATTRIBUTES, GATED_MLP
+from gptjax.convert.families.table import (
+    GATED,
+    Attribute,
+    Family,
+    norm,
+    replaced,
+    separate_attention,
+    without,
+)
+
+GEMMA2 = Family(
+    "gemma2",
+    "Gemma2ForCausalLM",
+    "model.",
+    (
+        *replaced(
+            without(ATTRIBUTES, "mlp"),
+            Attribute("tie_word_embeddings", "tied_head", True),
+            Attribute("head_dim", "head_dim", 256),
+            Attribute("max_position_embeddings", "seq_len", 8192),
+        ),
+        Attribute("hidden_activation", "mlp", "gelu_pytorch_tanh", GATED),
+        Attribute(
+            "query_pre_attn_scalar",
+            "attention_scale",
+            256,
+            lambda width: width**-0.5,
+            lambda scale: round(scale**-2),
+        ),
+        Attribute(
+            "attn_logit_softcapping",
+            "attention_soft_cap",
+            50.0,
+            lambda c: c or 0.0,
+            lambda c: c or None,
+        ),
+        Attribute(
+            "final_logit_softcapping",
+            "logit_soft_cap",
+            30.0,
+            lambda c: c or 0.0,
+            lambda c: c or None,
+        ),
+    ),
+    {
+        **ALWAYS,
+        "norm_place": "both",
+        "norm_plus_one": True,
+        "embedding_scale": 0.0,
+    },
+    (
+        *AROUND,
+        *norm("layers.{i}.input_layernorm", "attention_norm"),
+        *norm("layers.{i}.post_attention_layernorm", "attention_out_norm"),
+        *norm("layers.{i}.pre_feedforward_layernorm", "mlp_norm"),
+        *norm("layers.{i}.post_feedforward_layernorm", "mlp_out_norm"),
+        *separate_attention("layers.{i}.self_attn"),
+        *GATED_MLP,
+    ),
+    only={"attention_bias": False},
+    rope=True,
+    layers="alternate",
+)

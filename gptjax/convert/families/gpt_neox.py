@@ -1,0 +1,47 @@
+"""GPT-NeoX and Pythia."""
+
+from gptjax.convert.families.table import PLAIN, Attribute, Family, Tensor, linear, norm, sizes
+
+NEOX = Family(
+    "gpt_neox",
+    "GPTNeoXForCausalLM",
+    "gpt_neox.",
+    (
+        *sizes(
+            vocab_size="vocab_size",
+            width="hidden_size",
+            mlp_width="intermediate_size",
+            depth="num_hidden_layers",
+            num_heads="num_attention_heads",
+        ),
+        Attribute("max_position_embeddings", "seq_len", 2048),
+        Attribute("layer_norm_eps", "norm_eps", 1e-5),
+        Attribute("tie_word_embeddings", "tied_head", False),
+        Attribute("hidden_act", "mlp", "gelu", PLAIN),
+        Attribute("use_parallel_residual", "block", True, {True: "parallel", False: "sequential"}),
+    ),
+    {"positions": "rotary"},
+    (
+        Tensor("embed_in.weight", ("embed/tokens",), False),
+        *norm("final_layer_norm", "final_norm", bias=True),
+        *norm("layers.{i}.input_layernorm", "attention_norm", bias=True),
+        *norm("layers.{i}.post_attention_layernorm", "mlp_norm", bias=True),
+        *linear(
+            "layers.{i}.attention.query_key_value",
+            "attention/query",
+            "attention/key",
+            "attention/value",
+            bias=True,
+            by_head=True,
+        ),
+        *linear("layers.{i}.attention.dense", "attention/out", bias=True, inputs=2),
+        *linear("layers.{i}.mlp.dense_h_to_4h", "mlp/up", bias=True),
+        *linear("layers.{i}.mlp.dense_4h_to_h", "mlp/down", bias=True),
+    ),
+    only={"attention_bias": True},
+    rope=True,
+    rope_names=("rotary_emb_base", "rotary_pct"),
+    rope_fraction=0.25,
+    head="embed_out.weight",
+    ignored=(r"rotary_emb\.inv_freq$", r"\.attention\.(masked_)?bias$"),
+)

@@ -1,0 +1,42 @@
+"""Mistral and Mixtral."""
+
+import dataclasses
+
+from gptjax.convert.families.llama import ALWAYS, AROUND, ATTRIBUTES, LLAMA, TWO_NORMS
+from gptjax.convert.families.table import Attribute, linear, replaced, separate_attention
+
+MISTRAL = dataclasses.replace(
+    LLAMA,
+    model_type="mistral",
+    architecture="MistralForCausalLM",
+    only={},
+    layers="every",
+)
+
+
+MIXTRAL = dataclasses.replace(
+    MISTRAL,
+    model_type="mixtral",
+    architecture="MixtralForCausalLM",
+    attributes=(
+        *replaced(
+            ATTRIBUTES,
+            Attribute("max_position_embeddings", "seq_len", 131072),
+            Attribute("rms_norm_eps", "norm_eps", 1e-5),
+            Attribute("num_key_value_heads", "num_kv_heads", 8),
+        ),
+        Attribute("num_local_experts", "num_experts", 8),
+        Attribute("num_experts_per_tok", "experts_per_token", 2),
+    ),
+    always={**ALWAYS, "mlp_pattern": ("experts",)},
+    rope_base=1e6,
+    tensors=(
+        *AROUND,
+        *TWO_NORMS,
+        *separate_attention("layers.{i}.self_attn"),
+        *linear("layers.{i}.block_sparse_moe.gate", "mlp/router"),
+        *linear("layers.{i}.block_sparse_moe.experts.{e}.w1", "mlp/experts_gate"),
+        *linear("layers.{i}.block_sparse_moe.experts.{e}.w3", "mlp/experts_up"),
+        *linear("layers.{i}.block_sparse_moe.experts.{e}.w2", "mlp/experts_down"),
+    ),
+)
