@@ -1,4 +1,4 @@
-"""Published weights in and out: Hugging Face folders of config.json and safetensors."""
+"""Model folders in and out: one loader for ours and Hugging Face's, and a writer for each."""
 
 from gptjax.convert.config import ConvertConfig
 from gptjax.convert.families import FAMILIES, Family, Tensor
@@ -8,16 +8,18 @@ from gptjax.convert.huggingface import (
     read_config,
     to_huggingface,
 )
-from gptjax.convert.own_folder import load_model, save_model
+from gptjax.convert.load import Model, load
+from gptjax.convert.own_folder import save_model
 
 __all__ = [
     "FAMILIES",
     "ConvertConfig",
     "Family",
+    "Model",
     "Tensor",
     "family_of",
     "from_huggingface",
-    "load_model",
+    "load",
     "read_config",
     "save_model",
     "to_huggingface",

@@ -1,22 +1,81 @@
-"""Model folder in our own format: model.json and parameters, without a run around them."""
+"""Model folder in our own format: model.json, safetensors and the tokenizer's file.
+
+model.json says what the parameters are: the config, the settings that reopen the tokenizer, and the
+chat format. Tensors are named by the paths of our parameters. A training run writes model.json and
+its tokenizer when it begins and the parameters when it ends.
+"""
 
 import dataclasses
+import shutil
 import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
+
+from gptjax.convert import safetensors
 from gptjax.convert.registry import KINDS, kind_of
-from gptjax.convert.tensor_map import shapes_of
+from gptjax.convert.tensor_map import by_path, shapes_of
+from gptjax.data import Corpus, DataConfig, tokenizers
+from gptjax.data.tokenizers import Tokenizer
 from gptjax.errors import UserError
-from gptjax.fields import make, upgraded
+from gptjax.fields import flat, make, nested, upgraded
 from gptjax.files import read_json, write_json
 
-CONFIG, PARAMS = "model.json", "params"
+CONFIG, ORBAX_PARAMS = "model.json", "params"
+MODEL = "model"
+"""The folder inside a run of job=train."""
+MAX_SHARD_BYTES = 5_000_000_000
+TOKENIZER_SETTINGS = ("tokenizer", "tiktoken", "bpe", "sentencepiece", "normalize")
+"""Beginnings of the `data` settings that say how a tokenizer's file is read."""
 
 
-def save_model(folder: Path, config: Any, params: Any) -> None:
-    """Write `folder`/model.json and `folder`/params; the config last, when the rest is whole.
+@dataclasses.dataclass(frozen=True)
+class KeptTokenizer:
+    """A tokenizer's file and the settings of `data` by which it is read.
+
+    Attributes:
+      data: the settings.
+      file: None for a kind that needs no file.
+    """
+
+    data: DataConfig
+    file: Path | None = None
+
+    def read(self) -> Tokenizer:
+        """The tokenizer.
+
+        Raises:
+          UserError: for a file that is none of its kind.
+        """
+        kind = tokenizers.TOKENIZERS[self.data.tokenizer]
+        content = self.file.read_bytes() if self.file else b""
+        return kind.read(content, str(self.file or ""), self.data)
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """What model.json says beside the parameters.
+
+    Attributes:
+      kind: a name of KINDS.
+      config: ModelConfig, VisionConfig and so on.
+      tokenizer: None where there is none.
+      chat: a name of `gptjax.data.chat.FORMATS`, or "".
+    """
+
+    kind: str
+    config: Any
+    tokenizer: KeptTokenizer | None = None
+    chat: str = ""
+
+
+def save_model(
+    folder: Path, config: Any, params: Any, tokenizer: KeptTokenizer | None = None, chat: str = ""
+) -> None:
+    """Write parameters and then model.json.
 
     Args:
       config: of a type in `KINDS`.
@@ -24,29 +83,118 @@ def save_model(folder: Path, config: Any, params: Any) -> None:
     Raises:
       UserError: where the folder holds a model already.
     """
-    import orbax.checkpoint as ocp
-
     if (folder / CONFIG).exists():
         raise UserError(f"{folder} holds a model already; choose another --workdir or delete it")
-    with ocp.StandardCheckpointer() as writer:
-        writer.save((folder / PARAMS).absolute(), params, force=True)
+    save_params(folder, params)
+    describe(folder, config, tokenizer, chat)
+
+
+def describe(
+    folder: Path, config: Any, tokenizer: KeptTokenizer | None = None, chat: str = ""
+) -> None:
+    """Write model.json and a copy of the tokenizer's file."""
+    folder.mkdir(parents=True, exist_ok=True)
     (kind,) = (name for name, kind in KINDS.items() if kind is kind_of(config))
-    write_json(folder / CONFIG, {"kind": kind, **dataclasses.asdict(config)})
+    said: dict[str, Any] = {"kind": kind, **dataclasses.asdict(config)}
+    if tokenizer is not None:
+        copy_tokenizer(tokenizer, folder)
+        said["data"] = _tokenizer_settings(tokenizer.data)
+    if chat:
+        said["chat"] = chat
+    write_json(folder / CONFIG, said)
 
 
-def load_model(folder: Path) -> tuple[Any, Any]:
-    """What `save_model` wrote.
+def describe_run(run: Path, config: Any, data: DataConfig, corpus: Corpus) -> None:
+    """Write what `load` must know of a training run beside its parameters."""
+    describe(run / MODEL, config, of_corpus(data, corpus))
+
+
+def copy_tokenizer(tokenizer: KeptTokenizer, folder: Path) -> None:
+    """Put the tokenizer's file, if it has one, into a folder under its kind's name."""
+    name = tokenizers.TOKENIZERS[tokenizer.data.tokenizer].file
+    if tokenizer.file is not None and tokenizer.file != folder / name:
+        shutil.copyfile(tokenizer.file, folder / name)
+
+
+def of_corpus(data: DataConfig, corpus: Corpus) -> KeptTokenizer | None:
+    """The tokenizer of a corpus; None for a generated one, which no file describes."""
+    name = tokenizers.TOKENIZERS[data.tokenizer].file
+    path = corpus.folder / name if name else None
+    if path is not None and not path.exists():
+        return None
+    kept = KeptTokenizer(data, path)
+    return kept if type(kept.read()) is type(corpus.tokenizer) else None
+
+
+def _tokenizer_settings(data: DataConfig) -> dict[str, Any]:
+    plain = flat(DataConfig())
+    return {
+        key: value
+        for key, value in flat(data).items()
+        if key.startswith(TOKENIZER_SETTINGS)
+        and key != "tokenizer_path"
+        and (value != plain[key] or key == "tokenizer")
+    }
+
+
+def save_params(folder: Path, params: Any) -> None:
+    """Write parameters as safetensors, each named by its path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    named = ((path, np.asarray(leaf)) for path, leaf in by_path(params).items())
+    safetensors.write_folder(folder, named, max_shard_bytes=MAX_SHARD_BYTES)
+
+
+def read_description(folder: Path) -> Description:
+    """What `describe` wrote, by this or an earlier version.
 
     Raises:
-      UserError: where there is none.
+      UserError: where it is missing or damaged.
     """
-    import orbax.checkpoint as ocp
+    said = read_json(folder / CONFIG)
+    if not isinstance(said, dict) or said.get("kind", "decoder") not in KINDS:
+        raise UserError(f"{folder / CONFIG} describes no model; convert or train it again")
+    kind = said.pop("kind", "decoder")
+    data, chat = said.pop("data", None), said.pop("chat", "")
+    config = _config(KINDS[kind].config, said, "model")
+    return Description(kind, config, _kept(folder, data), chat)
 
-    fields = read_json(folder / CONFIG)
-    kind = KINDS[fields.pop("kind", "decoder")]
-    config = _config(kind.config, fields, "model")
-    with ocp.StandardCheckpointer() as reader:
-        return config, reader.restore((folder / PARAMS).absolute(), shapes_of(kind.init, config))
+
+def _kept(folder: Path, said: Mapping[str, Any] | None) -> KeptTokenizer | None:
+    if said is None:
+        return None
+    data = make(DataConfig, upgraded(DataConfig, nested(said)), "data")
+    file = tokenizers.TOKENIZERS[data.tokenizer].file
+    return KeptTokenizer(data, folder / file if file else None)
+
+
+def has_params(folder: Path) -> bool:
+    """Whether parameters lie beside model.json."""
+    names = (safetensors.ONE, safetensors.INDEX, ORBAX_PARAMS)
+    return any((folder / name).exists() for name in names)
+
+
+def read_params(folder: Path, said: Description) -> Any:
+    """The parameters beside model.json.
+
+    Raises:
+      UserError: for a parameter that is missing or has another shape.
+    """
+    shapes = shapes_of(KINDS[said.kind].init, said.config)
+    if (folder / ORBAX_PARAMS).exists():  # folders of earlier versions
+        import orbax.checkpoint as ocp
+
+        with ocp.StandardCheckpointer() as reader:
+            return reader.restore((folder / ORBAX_PARAMS).absolute(), shapes)
+    stored = safetensors.open_folder(folder)
+    leaves = []
+    for path, wanted in by_path(shapes).items():
+        if path not in stored or stored[path].shape != wanted.shape:
+            raise UserError(
+                f"{folder} has no parameter {path} of shape {wanted.shape}, which its {CONFIG} "
+                "asks for; convert or train it again"
+            )
+        leaves.append(np.array(stored[path].read(), wanted.dtype))
+    return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
 
 
 def _config(cls: type, fields: Mapping[str, Any], section: str) -> Any:

@@ -1,6 +1,7 @@
 """job=train: train one model with the machinery of a sweep's cells."""
 
 import dataclasses
+import functools
 import json
 import os
 import time
@@ -8,10 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from gptjax import models
 from gptjax.config import Config, enable_compilation_cache, load_corpus, make_run, to_mapping
+from gptjax.convert import own_folder
 from gptjax.cost.memory import resolve_remat
 from gptjax.cost.model_flops import training_flops_per_token
 from gptjax.data import Corpus
@@ -20,7 +23,7 @@ from gptjax.engines.devices import join_processes, process_index, start_backend
 from gptjax.errors import UserError
 from gptjax.files import read_json, write_json
 from gptjax.models.mixers import kernels
-from gptjax.parallel import Layout
+from gptjax.parallel import Layout, processes
 from gptjax.train import (
     EXIT_RESUMABLE,
     Diverged,
@@ -57,10 +60,12 @@ def main(config: Config, folder: Path) -> int:
         enable_compilation_cache(config)
         spec = resolve_remat(spec, config.train.memory_gb)
         log = Log(config, folder, spec) if first else None
-        hooks = Hooks(stop=stop)
+        keep = functools.partial(_keep, folder)
+        hooks = Hooks(stop=stop, finished=keep)
         if log:
             print(_headline(spec, corpus, platform, layout), flush=True)
-            hooks = Hooks(log.progress, log.metrics, log.evaluation, stop, log.rollback)
+            hooks = Hooks(log.progress, log.metrics, log.evaluation, stop, log.rollback, keep)
+            own_folder.describe_run(folder, spec.model, config.data, corpus)
         watch = Watchdog(config.train.hang_seconds)
         session = Session(corpus, config.train, lambda spec: make_layout(config.mesh, spec), watch)
         try:
@@ -82,6 +87,13 @@ def main(config: Config, folder: Path) -> int:
     _write_result(folder, spec, result, corpus.bytes_per_token)
     _print_result(read_json(folder / "result.json"), folder)
     return 0
+
+
+def _keep(folder: Path, params: Any) -> None:
+    """Write the parameters of a run that has ended, gathered from all processes."""
+    whole = jax.tree.map(processes.whole, params)
+    if processes.is_first():
+        own_folder.save_params(folder / own_folder.MODEL, whole)
 
 
 class Log:

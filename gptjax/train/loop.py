@@ -80,6 +80,8 @@ class Hooks:
       metrics: called with (first step, arrays of the call's steps) for logging.
       evaluation: called with (step, score).
       rollback: called when the run has gone back to an earlier state.
+      finished: called with the parameters to keep, those that are evaluated: of the state with the
+        lowest held-out loss if `train.keep_best`, else of the last one.
       stop: asked between calls; True makes the run save its state and raise Interrupted.
     """
 
@@ -88,6 +90,7 @@ class Hooks:
     evaluation: Callable[[int, Evaluation], None] = lambda step, score: None
     stop: Callable[[], bool] = lambda: False
     rollback: Callable[[Rollback], None] = lambda rollback: None
+    finished: Callable[[Any], None] | None = None
 
 
 def run(
@@ -200,11 +203,20 @@ class _Run:
                 if int(state.step) == end and end < self.spec.steps:
                     self._evaluate(state)
             score = self._evaluate(state)
+            if self.hooks.finished is not None:
+                self.hooks.finished(self._kept(state))
         finally:
             self.checkpoints.close()
         self.seconds["compile"] = self.session.compile_seconds - compiled_before
         history = tuple(self.history)
         return make_result(self.spec, state, score, history, self.updates, self.seconds)
+
+    def _kept(self, state: TrainState) -> Any:
+        """The parameters that outlive the run."""
+        if self.session.options.keep_best:
+            self._timed("checkpoint", self.checkpoints.wait)
+            state = self._timed("checkpoint", lambda: self.checkpoints.restore_best(state)) or state
+        return eval_params(state.opt_state, state.params)
 
     def _start(self, start: Callable[[], TrainState] | None) -> TrainState:
         state = self.session.init(self.spec)
