@@ -10,15 +10,13 @@ from gptjax.config import Config
 from gptjax.errors import UserError
 from gptjax.files import read_json
 from gptjax.scaling.laws.predict import predict_saved
+from gptjax.scaling.laws.saved import Laws
 
 
 def main(config: Config, folder: Path) -> int:
     """Print N*, D* and the loss at each of `config.flops`, with intervals; writes nothing."""
-    laws = read_json(Path(config.general.laws))
-    if not isinstance(laws, dict):
-        raise UserError(
-            f"config.laws={config.general.laws} holds no laws; give one that a fit wrote"
-        )
+    place = f"config.laws={config.general.laws}"
+    laws = Laws.from_json(read_json(Path(config.general.laws)), place)
     table = Table(title=f"Predicted by {config.general.laws}", title_justify="left")
     for name in ("law", "FLOPs", "params", "tokens", "tokens/param", "loss, nats per token"):
         table.add_column(name, justify="left" if name == "law" else "right")

@@ -8,10 +8,12 @@ from rich.table import Table
 from gptjax.report import words
 from gptjax.report.numbers import count_text, power_text
 from gptjax.report.view import Json, bounded, exponents, law_label, number, other_laws, part, real
+from gptjax.scaling.laws.saved import Laws
 
 
-def answer_table(laws: Json) -> Table:
+def answer_table(laws: Laws | Json) -> Table:
     """The exponents, the law's parameters and the predictions with their intervals."""
+    laws = Laws.of(laws)
     table = Table(show_header=False, box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for _ in range(3):
         table.add_column(no_wrap=True)
@@ -22,7 +24,7 @@ def answer_table(laws: Json) -> Table:
             f"a = {words.with_interval(a, words.three)}",
             f"b = {words.with_interval(b, words.three)}",
         )
-    law = part(laws, "laws", "chinchilla_parametric", "params")
+    law = part(laws.law("chinchilla_parametric"), "params")
     if law:
         found = {key: words.with_interval(number(law, key)) for key in law}
         rows = [
@@ -37,7 +39,7 @@ def answer_table(laws: Json) -> Table:
         for i, key in enumerate(part(entry, "params")):
             label = law_label(name) if i == 0 else ""
             table.add_row(label, f"{key} = {words.with_interval(number(entry['params'], key))}")
-    for entry in laws.get("prediction") or []:
+    for entry in laws.prediction:
         params, tokens, loss = (bounded(entry, key) for key in ("params", "tokens", "loss"))
         table.add_row(
             f"C = {power_text(real(entry.get('flops')))}, {law_label(str(entry.get('law')))}",
@@ -48,9 +50,9 @@ def answer_table(laws: Json) -> Table:
     return table
 
 
-def answer(laws: Json, width: int = 120) -> str:
+def answer(laws: Laws | Json, width: int = 120) -> str:
     """The answer as text: the table, the held-out check, and the warnings, if any."""
-    out = io.StringIO()
+    laws, out = Laws.of(laws), io.StringIO()
     console = Console(file=out, width=width, color_system=None, highlight=False, emoji=False)
     table = answer_table(laws)
     if table.row_count:
@@ -60,6 +62,6 @@ def answer(laws: Json, width: int = 120) -> str:
     for line in (words.threshold(laws), words.verdict(laws)[0]):
         if line:
             console.print(line.replace("**", ""), markup=False)
-    for line in laws.get("warnings") or []:
+    for line in laws.warnings:
         console.print(f"Note: {line}", markup=False)
     return out.getvalue()

@@ -7,7 +7,8 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from gptjax.report import figures, words
-from gptjax.report.view import Json, Scene, curves_by_cell, headline, part, real
+from gptjax.report.view import Scene, curves_by_cell, headline, part, real
+from gptjax.scaling.laws.saved import Laws
 
 CAPTIONS = {
     "curves": "Each line is one run, coloured by its budget; the thick line is the least loss of "
@@ -35,13 +36,13 @@ class Plot:
 
 
 def choose_plots(
-    laws: Json, scene: Scene, curves: Mapping[str, Sequence[Any]], curve_points: int
+    laws: Laws, scene: Scene, curves: Mapping[str, Sequence[Any]], curve_points: int
 ) -> list[Plot]:
     """The figures that can be drawn, in the order of the page."""
-    found, holdout = part(laws, "laws"), part(laws, "holdout")
+    found, holdout = laws.laws, (laws.holdout or {})
     parametric, isoflop = part(found, "chinchilla_parametric"), part(found, "isoflop")
     lines = curves_by_cell(curves, curve_points)
-    noise = real(part(laws, "data").get("seed_noise"))
+    noise = real(laws.data.get("seed_noise"))
     plots: list[Plot] = []
 
     def offer(name: str, possible: object, claim: str, draw: Callable[[Axes], None]) -> None:

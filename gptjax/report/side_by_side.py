@@ -11,8 +11,8 @@ from rich.table import Table
 
 from gptjax.report import style, svg, tables
 from gptjax.report.config import ReportConfig
-from gptjax.report.html import markup, section, stylesheet
 from gptjax.report.numbers import count_text, duration_text, fixed_text, interval_text, power_text
+from gptjax.report.template import Section, markup, page, render
 from gptjax.report.view import Json, Number, number, real
 
 DASHES = ("-", (0, (4, 1.4)), (0, (1, 1.2)), (0, (5, 1.2, 1, 1.2)), (0, (8, 1.5)))
@@ -41,26 +41,23 @@ def build(
     warnings = [
         f"{label}: {text}" for label, law in content["laws"].items() for text in law["warnings"]
     ]
-    line = "".join(f"<span>{escape(f'{v} {k}')}</span>" for k, v in facts.items())
-    parts = [
-        f'<p class="lead">{markup(lead(content))}</p>',
-        section("Figures", f'<div class="figures">{"".join(drawn)}</div>'),
-        section("At equal FLOPs", _standings_html(content)),
-        section("The laws", _laws_html(content)),
-        section("Before you use these numbers", _warnings_html(warnings)),
-    ]
-    heading = config.title or title
-    page = (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(heading)}</title><style>{stylesheet(colours)}</style></head>\n<body>"
-        f'<header><p class="kicker">gptjax comparison of sweeps</p><h1>{escape(heading)}</h1>'
-        f'<p class="facts">{line}</p></header>\n<main>{"".join(parts)}</main>\n'
-        "<footer><p>Every number on this page is in <code>comparison.json</code>; each sweep has "
-        "its own report.</p></footer></body></html>\n"
+    content_page = page(
+        config.title or title,
+        kicker="gptjax comparison of sweeps",
+        facts=[f"{value} {name}" for name, value in facts.items()],
+        colours=colours,
+        sections=[
+            Section("", f'<p class="lead">{markup(lead(content))}</p>', "answer"),
+            Section("Figures", f'<div class="figures">{"".join(drawn)}</div>'),
+            Section("At equal FLOPs", _standings_html(content)),
+            Section("The laws", _laws_html(content)),
+            Section("Before you use these numbers", _warnings_html(warnings)),
+        ],
+        footer="Every number on this page is in <code>comparison.json</code>; each sweep has "
+        "its own report.",
     )
     path = folder / "report.html"
-    style.write_whole(path, page.encode())
+    style.write_whole(path, content_page.encode())
     return path
 
 
@@ -253,10 +250,7 @@ def _draw(
     style.save(figure, folder / "figures", name, config.formats, config.dpi)
     colours = style.palette(len(content["laws"]))
     drawing = svg.inline_svg(figure, name, claim, colours, {})
-    return (
-        f'<figure id="figure-{name}"><h3>{markup(claim)}</h3>{drawing}'
-        f"<figcaption>{escape(caption)}</figcaption></figure>"
-    )
+    return render("figure", name=name, claim=claim, drawing=drawing, caption=caption, links=())
 
 
 def _standings_html(content: Json) -> str:

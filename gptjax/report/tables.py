@@ -14,6 +14,7 @@ from gptjax.report.numbers import (
     percent_text,
     power_text,
 )
+from gptjax.report.template import render
 from gptjax.report.view import (
     Json,
     Number,
@@ -28,6 +29,7 @@ from gptjax.report.view import (
     table_rows,
 )
 from gptjax.report.words import three
+from gptjax.scaling.laws.saved import Laws
 
 Cell = str | tuple[str, float]  # HTML, or HTML with the number it is sorted by
 
@@ -52,25 +54,12 @@ def table(
     rows = list(rows)
     if not rows:
         return ""
-
-    def cell(tag: str, i: int, content: str) -> str:
-        kind = ' class="text wrap"' if i in text_columns else ""
-        return f"<{tag}{kind}>{content}</{tag}>"
-
-    wide = ' class="wide"' if len(head) > 7 else ""  # intervals go under their values
-    title = escape(caption) + (f'<span class="note">{note}</span>' if note else "")
-    header = "".join(cell("th", i, name) for i, name in enumerate(head))
-    body = "".join(
-        f"<tr>{''.join(cell('td', i, content) for i, content in enumerate(row))}</tr>"
-        for row in rows
-    )
-    return (
-        f'<div class="scroll"><table{wide}><caption>{title}</caption>'
-        f"<thead><tr>{header}</tr></thead><tbody>{body}</tbody></table></div>"
+    return render(
+        "table", caption=caption, note=note, head=head, rows=rows, text_columns=text_columns
     )
 
 
-def exponents_table(laws: Json) -> str:
+def exponents_table(laws: Laws) -> str:
     rows = []
     for name, (a, b) in exponents(laws).items():
         rows.append([law_label(name), interval_html(a, three), interval_html(b, three)])
@@ -82,8 +71,8 @@ def exponents_table(laws: Json) -> str:
     )
 
 
-def parameters_table(laws: Json) -> str:
-    law = part(laws, "laws", "chinchilla_parametric")
+def parameters_table(laws: Laws) -> str:
+    law = laws.law("chinchilla_parametric")
     rows = []
     for name in ("E", "A", "B", "alpha", "beta"):
         value = number(part(law, "params"), name)
@@ -97,9 +86,9 @@ def parameters_table(laws: Json) -> str:
     )
 
 
-def prediction_table(laws: Json) -> str:
+def prediction_table(laws: Laws) -> str:
     rows = []
-    for entry in laws.get("prediction") or []:
+    for entry in laws.prediction:
         rows.append(
             [
                 escape(law_label(str(entry.get("law")))),
@@ -114,7 +103,7 @@ def prediction_table(laws: Json) -> str:
     return table("Predicted optimum", head, rows)
 
 
-def other_laws_table(laws: Json) -> str:
+def other_laws_table(laws: Laws) -> str:
     """Further forms, one row a parameter."""
     rows = []
     for name, law in other_laws(laws).items():
@@ -127,9 +116,9 @@ def other_laws_table(laws: Json) -> str:
     return table("Other forms", head, rows, text_columns=(1, 2))
 
 
-def conventions_table(laws: Json) -> str:
+def conventions_table(laws: Laws) -> str:
     rows = []
-    for row in part(laws, "conventions").get("table") or []:
+    for row in laws.conventions.get("table") or []:
         cells = [f"{row.get('params')}, {row.get('flops')}".replace("_", " ")]
         cells += [
             interval_html(number(row, key), three) for key in ("E", "alpha", "beta", "a", "b")
@@ -140,9 +129,9 @@ def conventions_table(laws: Json) -> str:
     return table("The same fit under each way of counting", head, rows, text_columns=(7,))
 
 
-def scores_table(laws: Json) -> str:
+def scores_table(laws: Laws) -> str:
     rows = []
-    for row in laws.get("scores") or []:
+    for row in laws.scores:
         counts = [exact_text(real(row.get(key))) for key in ("n_train", "n_heldout")]
         rows.append(
             [
@@ -160,18 +149,18 @@ def scores_table(laws: Json) -> str:
     return table("Forms compared on held-out budgets", head, rows, text_columns=(1,))
 
 
-def drift_table(laws: Json) -> str:
+def drift_table(laws: Laws) -> str:
     keys = ("a", "b", "E", "alpha", "beta", "loss_at_prediction")
     rows = [
         [escape(str(row.get("left_out"))), *(fixed_text(number(row, key).value) for key in keys)]
-        for row in laws.get("drift") or []
+        for row in laws.drift
     ]
     head = ["left out", "a", "b", "E", "α", "β", "predicted loss"]
     return table("How far the answer moves when a part is left out", head, rows)
 
 
-def run_next_table(laws: Json) -> str:
-    plan = part(laws, "run_next")
+def run_next_table(laws: Laws) -> str:
+    plan = laws.run_next or {}
     rows = [
         [
             count_text(real(cell.get("params"))),
@@ -214,12 +203,12 @@ def timing_table(facts: Json) -> str:
     return table("Where the time went", head, body)
 
 
-def left_out_table(laws: Json) -> str:
+def left_out_table(laws: Laws) -> str:
     rows = [
         [f"<code>{escape(str(row.get('cell')))}</code>", escape(str(row.get("reason") or ""))]
-        for row in laws.get("left_out") or []
+        for row in laws.left_out
     ]
-    for valley in part(laws, "laws", "isoflop").get("valleys") or []:
+    for valley in laws.law("isoflop").get("valleys") or []:
         if not valley.get("used"):
             name = f"valley at {power_text(real(valley.get('budget')))} FLOPs"
             rows.append([name, escape(str(valley.get("reason") or "no reason recorded"))])
@@ -247,20 +236,20 @@ _RUN_COLUMNS = {
 
 
 def runs_table(
-    laws: Json, scene: Scene, columns: Mapping[str, Sequence[Any]] | None
+    laws: Laws, scene: Scene, columns: Mapping[str, Sequence[Any]] | None
 ) -> tuple[str, str]:
     """Every run, sortable by any column; from `runs.csv`, or from the laws where it is absent.
 
     Returns the table, and a sentence part that names the settings which all runs share.
     """
-    fitted = {str(row.get("cell")): dict(row) for row in laws.get("runs") or []}
+    fitted = {str(row.get("cell")): dict(row) for row in laws.runs}
     # A table of one's own may call its columns by other names than the laws do.
     rows = [{**row, **fitted.get(str(row["cell"]), {})} for row in table_rows(columns)]
     rows = rows or list(fitted.values())
     shown, same = _split_columns(rows)
     residuals = {
         str(row.get("cell")): real(row.get("log_residual"))
-        for row in part(laws, "laws", "chinchilla_parametric").get("residuals") or []
+        for row in laws.law("chinchilla_parametric").get("residuals") or []
     }
     names = ["run", "status", *(_RUN_COLUMNS[key][0] for key in shown)]
     names += ["off the law"] if residuals else []

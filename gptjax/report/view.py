@@ -1,4 +1,4 @@
-"""What the page reads out of `laws.json` and `runs.csv`; the only file that knows their keys.
+"""The view of laws and runs that page and figures draw: the only file that knows the keys.
 
 Anything may be missing: an absent interval is NaN, an absent section is empty, so that a sweep with
 a failed run or a refused fit still gets its page.
@@ -12,8 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gptjax.report.numbers import count_text, exact_text, fixed_text, power_text
-
-Json = Mapping[str, Any]
+from gptjax.scaling.laws.saved import Json, Laws
 
 # law: its name, from approach 3 to approach 1 of Hoffmann et al. 2022
 APPROACHES = {
@@ -70,14 +69,13 @@ def series(section: Json | None, key: str) -> np.ndarray:
     return np.array([real(v) for v in (values if values is not None else [])], dtype=float)
 
 
-def part(laws: Json, *path: str) -> Json:
+def part(section: Json | None, *path: str) -> Json:
     """The object at `path`, or an empty one."""
     for key in path:
-        found = laws.get(key)
-        if not isinstance(found, Mapping):
+        section = (section or {}).get(key)
+        if not isinstance(section, Mapping):
             return {}
-        laws = found
-    return laws
+    return section or {}
 
 
 @dataclass(frozen=True)
@@ -121,14 +119,14 @@ class Scene:
         return int(np.argmin(np.abs(np.log(self.budgets) - math.log(budget))))
 
 
-def scene(laws: Json, table: Mapping[str, Sequence[Any]] | None) -> Scene:
+def scene(laws: Laws, table: Mapping[str, Sequence[Any]] | None) -> Scene:
     """The runs of `laws`, with what `runs.csv` adds for hovering."""
-    rows = [row for row in laws.get("runs") or [] if _drawable(row)]
+    rows = [row for row in laws.runs if _drawable(row)]
     known = sorted({real(row.get("budget")) for row in rows if real(row.get("budget")) > 0})
     budgets = tuple(known) or _bins([real(row["flops"]) for row in rows])
     details = {str(row.get("cell")): row for row in table_rows(table)}
-    reasons = {str(row.get("cell")): str(row.get("reason")) for row in laws.get("left_out") or []}
-    kind = part(laws, "conventions").get("params")
+    reasons = {str(row.get("cell")): str(row.get("reason")) for row in laws.left_out}
+    kind = laws.conventions.get("params")
     empty = Scene(
         runs=(),
         budgets=budgets,
@@ -231,32 +229,32 @@ def _thin(flops: np.ndarray, loss: np.ndarray, most: int) -> tuple[np.ndarray, n
     return flops[keep], loss[keep]
 
 
-def exponents(laws: Json) -> dict[str, tuple[Number, Number]]:
+def exponents(laws: Laws) -> dict[str, tuple[Number, Number]]:
     """(a, b) of each approach that was fitted: N_opt ∝ C^a and D_opt ∝ C^b."""
     found = {}
     for name in APPROACHES:
-        params = part(laws, "laws", name, "params")
+        params = part(laws.law(name), "params")
         a, b = number(params, "a"), number(params, "b")
         if math.isfinite(a.value) or math.isfinite(b.value):
             found[name] = (a, b)
     return found
 
 
-def other_laws(laws: Json) -> dict[str, Json]:
+def other_laws(laws: Laws) -> dict[str, Json]:
     """The laws that are none of Chinchilla's three approaches, by name."""
-    found = part(laws, "laws").items()
+    found = laws.laws.items()
     return {k: law for k, law in found if k not in APPROACHES and isinstance(law, Mapping)}
 
 
-def headline(laws: Json) -> Json:
+def headline(laws: Laws) -> Json:
     """The first prediction: the law that the answer rests on, beyond the largest budget."""
-    entries = laws.get("prediction") or []
+    entries = laws.prediction
     return entries[0] if entries else {}
 
 
-def holdout_error(laws: Json) -> float:
+def holdout_error(laws: Laws) -> float:
     """Relative error of the predicted loss of the largest budget's best run; NaN if unchecked."""
-    return real(part(laws, "holdout").get("relative_error"))
+    return real((laws.holdout or {}).get("relative_error"))
 
 
 def law_label(name: str) -> str:

@@ -27,6 +27,7 @@ from gptjax.report.view import (
     real,
     series,
 )
+from gptjax.scaling.laws.saved import Laws
 
 WITHIN = 0.02  # what the held-out check has to reach
 
@@ -40,17 +41,17 @@ def three(value: float) -> str:
     return fixed_text(value, 3)
 
 
-def used_valleys(laws: Json) -> list[Json]:
-    valleys = part(laws, "laws", "isoflop").get("valleys") or []
+def used_valleys(laws: Laws) -> list[Json]:
+    valleys = laws.law("isoflop").get("valleys") or []
     return [v for v in valleys if v.get("used") and v.get("minimum")]
 
 
-def lead(laws: Json) -> str:
+def lead(laws: Laws) -> str:
     """The answer in one breath."""
     entry = headline(laws)
     flops = real(entry.get("flops"))
     if not flops > 0:
-        names = [f"**{law_label(name)}**" for name in part(laws, "laws")]
+        names = [f"**{law_label(name)}**" for name in laws.laws]
         if names:
             return f"Fitted: {', '.join(names)}. None of them says how to spend a budget."
         return "No law could be fitted from these runs; the notes below say why."
@@ -66,9 +67,9 @@ def lead(laws: Json) -> str:
     return text + "."
 
 
-def verdict(laws: Json) -> tuple[str, bool | None]:
+def verdict(laws: Laws) -> tuple[str, bool | None]:
     """The held-out check as a sentence, and whether it passed (None: not checked)."""
-    error, holdout = holdout_error(laws), part(laws, "holdout")
+    error, holdout = holdout_error(laws), (laws.holdout or {})
     if not math.isfinite(error):
         return "Held-out check: not made, because no budget could be set aside.", None
     best = part(holdout, "best")
@@ -86,26 +87,26 @@ def verdict(laws: Json) -> tuple[str, bool | None]:
     return text, passed
 
 
-def threshold(laws: Json) -> str:
+def threshold(laws: Laws) -> str:
     """Whether a sigmoid is a threshold, beside its smooth rival; '' where none was fitted."""
-    return str(part(laws, "emergence").get("sentence") or "")
+    return str((laws.emergence or {}).get("sentence") or "")
 
 
-def settings(laws: Json) -> list[str]:
+def settings(laws: Laws) -> list[str]:
     """One sentence a setting whose best value was asked for."""
-    found = [str(entry.get("sentence") or "") for entry in laws.get("settings_laws") or []]
+    found = [str(entry.get("sentence") or "") for entry in laws.settings_laws]
     return [sentence for sentence in found if sentence]
 
 
-def curves_claim(laws: Json, curves: int) -> str:
-    edge = part(laws, "laws", "envelope", "curve_points")
+def curves_claim(laws: Laws, curves: int) -> str:
+    edge = part(laws.law("envelope"), "curve_points")
     loss, flops = series(edge, "loss"), series(edge, "flops")
     if not curves:
         return "No training curves were recorded."
     runs = f"{curves} training curves" if curves > 1 else "one training curve"
     if len(loss) < 2:
         return f"{_capital(runs)}; no envelope could be drawn under them."
-    ends = [real(run.get("flops")) for run in laws.get("runs") or []]
+    ends = [real(run.get("flops")) for run in laws.runs]
     first = min(int(np.searchsorted(flops, min(ends, default=0.0))), len(flops) - 2)
     return (
         f"Under {runs}, the least loss falls from {three(loss[first])} at "
@@ -117,8 +118,8 @@ def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def isoflop_claim(laws: Json) -> str:
-    valleys = part(laws, "laws", "isoflop").get("valleys") or []
+def isoflop_claim(laws: Laws) -> str:
+    valleys = laws.law("isoflop").get("valleys") or []
     used = used_valleys(laws)
     if not valleys:
         return "These runs form no IsoFLOP valleys."
@@ -136,7 +137,7 @@ def isoflop_claim(laws: Json) -> str:
     )
 
 
-def optimum_claim(laws: Json) -> str:
+def optimum_claim(laws: Laws) -> str:
     found = exponents(laws)
     if not found:
         return "No exponents of the optimum could be fitted."
@@ -147,15 +148,15 @@ def optimum_claim(laws: Json) -> str:
     )
 
 
-def optimum_others(laws: Json) -> str:
+def optimum_others(laws: Laws) -> str:
     """What the other approaches say, where there are any."""
     found = list(exponents(laws).items())
     others = [f"a = {three(a.value)} by {law_label(name)}" for name, (a, _) in found[1:]]
     return f"For comparison, {' and '.join(others)}. " if others else ""
 
 
-def contours_claim(laws: Json) -> str:
-    law = part(laws, "laws", "chinchilla_parametric")
+def contours_claim(laws: Laws) -> str:
+    law = laws.law("chinchilla_parametric")
     params = part(law, "params")
     if not params:
         return "The parametric law was not fitted."
@@ -166,8 +167,8 @@ def contours_claim(laws: Json) -> str:
     return text + (f" describes {exact_text(runs)} runs." if math.isfinite(runs) else ".")
 
 
-def residuals_claim(laws: Json) -> str:
-    rows = part(laws, "laws", "chinchilla_parametric").get("residuals") or []
+def residuals_claim(laws: Laws) -> str:
+    rows = laws.law("chinchilla_parametric").get("residuals") or []
     sizes = {str(row.get("cell")): abs(real(row.get("log_residual"))) for row in rows}
     sizes = {cell: size for cell, size in sizes.items() if math.isfinite(size)}
     if not sizes:
@@ -180,11 +181,11 @@ def residuals_claim(laws: Json) -> str:
     )
 
 
-def holdout_claim(laws: Json) -> str:
+def holdout_claim(laws: Laws) -> str:
     error = holdout_error(laws)
     if not math.isfinite(error):
         return "No budget was held out."
-    holdout = part(laws, "holdout")
+    holdout = laws.holdout or {}
     if real(holdout.get("n_heldout")) == 1:
         return f"The law fitted without it predicts the held-out run to {percent_text(abs(error))}."
     coverage = real(holdout.get("coverage"))
@@ -195,9 +196,9 @@ def holdout_claim(laws: Json) -> str:
     return text + "."
 
 
-def certificate(laws: Json) -> list[str]:
+def certificate(laws: Laws) -> list[str]:
     """What the optimiser can say about its own result, in words."""
-    law = part(laws, "laws", "chinchilla_parametric")
+    law = laws.law("chinchilla_parametric")
     facts = part(law, "certificate")
     if not facts:
         return []
@@ -271,9 +272,9 @@ def _resample_words(law: Json) -> str:
     return f"{text}; none failed."
 
 
-def counting(laws: Json) -> list[str]:
+def counting(laws: Laws) -> list[str]:
     """How parameters, FLOPs and loss were counted."""
-    conventions = part(laws, "conventions")
+    conventions = laws.conventions
     params = {
         "total": "all parameters",
         "non_embedding": "parameters without embeddings",
@@ -288,15 +289,15 @@ def counting(laws: Json) -> list[str]:
     if flops:
         lines.append(f"C counts {flops}.")
     lines.append(f"Loss is {conventions.get('loss') or 'nats per token'} on held-out text.")
-    confidence = real(part(laws, "settings").get("confidence"))
+    confidence = real(laws.settings.get("confidence"))
     if math.isfinite(confidence):
         lines.append(f"Brackets are {exact_text(100 * confidence, 4)}\xa0% intervals.")
     return lines
 
 
-def facts_line(laws: Json, scene: Scene, facts: Json) -> list[str]:
+def facts_line(laws: Laws, scene: Scene, facts: Json) -> list[str]:
     """What lies under the title: how many runs, over which range, and what the caller knows."""
-    data = part(laws, "data")
+    data = laws.data
     count = real(data.get("n_runs"))
     used = real(data.get("n_used"))
     items = [f"{exact_text(count)} runs" if math.isfinite(count) else f"{len(scene.runs)} runs"]

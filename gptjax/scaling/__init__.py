@@ -13,13 +13,14 @@ from gptjax.scaling.fit.fit import fit
 from gptjax.scaling.fit.optimum import inference_optimum
 from gptjax.scaling.fit.profile import Profile
 from gptjax.scaling.fit.result import Fit, Optimum
-from gptjax.scaling.forms import FORMS, form_named
+from gptjax.scaling.forms import FORMS, form_named, register
 from gptjax.scaling.forms.annealing import annealing_columns, multi_power_columns
 from gptjax.scaling.forms.form import Form, Parameter, amplitude, exponent, free, positive, power
 from gptjax.scaling.forms.kaplan import kaplan_allocation
 from gptjax.scaling.laws.design import Plan, first_plan, run_next
 from gptjax.scaling.laws.fit_laws import fit_laws
 from gptjax.scaling.laws.predict import predict_saved
+from gptjax.scaling.laws.saved import Laws
 from gptjax.scaling.tables.runs import Runs, prepare
 from gptjax.scaling.tables.table import Table
 
@@ -32,6 +33,7 @@ __all__ = [
     "FitConfig",
     "Form",
     "Interval",
+    "Laws",
     "Optimum",
     "Parameter",
     "Plan",
@@ -56,6 +58,7 @@ __all__ = [
     "power",
     "predict_saved",
     "prepare",
+    "register",
     "run_next",
     "setting_law",
 ]

@@ -12,6 +12,7 @@ import pytest
 
 from gptjax import report
 from gptjax.report import html, numbers, style, tables, view
+from gptjax.scaling.laws.saved import Laws
 
 
 class Page(HTMLParser):
@@ -308,7 +309,7 @@ def test_table_without_budgets_still_has_colours(sweep, tmp_path):
     for run in laws["runs"]:
         run["budget"] = None
     laws["laws"].pop("isoflop")
-    shown = view.scene(laws, None)
+    shown = view.scene(Laws.of(laws), None)
     assert 2 <= len(shown.budgets) <= 6
     shades = [run.shade for run in sorted(shown.runs, key=lambda run: run.flops)]
     assert shades == sorted(shades) and len(set(shades)) == len(shown.budgets)

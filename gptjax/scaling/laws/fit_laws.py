@@ -18,10 +18,10 @@ from gptjax.scaling.fit.optimum import Cost, cost_of
 from gptjax.scaling.fit.result import Fit
 from gptjax.scaling.forms import form_named
 from gptjax.scaling.laws import describe, design
+from gptjax.scaling.laws.saved import Laws
 from gptjax.scaling.tables.runs import Runs, best_of_each, prepare, require
 from gptjax.threads import in_threads
 
-SCHEMA = 1
 LINE_POINTS = 60
 
 
@@ -50,9 +50,9 @@ def fit_laws(runs: Any, curves: Any = None, config: FitConfig | None = None) -> 
     flops = line_flops(table, config)
     makers = _makers(table, curves, config)
     checks = _checks(runs, table, config) if "chinchilla_parametric" in makers else {}
-    found = in_threads([*makers.values(), *checks.values()])
-    checked = dict(zip(checks, found[len(makers) :], strict=True))
-    for name, result in zip(makers, found, strict=False):
+    solved = in_threads([*makers.values(), *checks.values()])
+    checked = dict(zip(checks, solved[len(makers) :], strict=True))
+    for name, result in zip(makers, solved, strict=False):
         if isinstance(result, UserError):
             refused.append(f"{name}: {result}")
             continue
@@ -63,34 +63,39 @@ def fit_laws(runs: Any, curves: Any = None, config: FitConfig | None = None) -> 
     if not laws:
         raise UserError(_no_law(refused))
     parametric = results.get("chinchilla_parametric")
-    content: dict[str, Any] = {
-        "schema": SCHEMA,
-        "settings": dataclasses.asdict(config),
-        "conventions": conventions(table, config),
-        "data": describe.data(table),
-        "runs": describe.runs(table),
-        "left_out": [dataclasses.asdict(entry) for entry in table.left_out],
-        "warnings": warnings,
-        "laws": laws,
-        "prediction": predictions(results, table, config),
-        "holdout": _holdout(parametric, table, results.get("isoflop"), config),
-        "scores": [],
-        "drift": [],
-        "run_next": None,
-        "emergence": _emergence(results),
-        "settings_laws": [],
-    }
-    if config.settings:
-        first = content["prediction"][:1]
-        at = (first[0]["params"], first[0]["tokens"]) if first else None
-        content["settings_laws"] = settings.setting_laws(runs, config, at)
+    prediction = predictions(results, table, config)
+    counted = conventions(table, config)
+    found = Laws(
+        settings=dataclasses.asdict(config),
+        conventions=counted,
+        data=describe.data(table),
+        runs=describe.runs(table),
+        left_out=[dataclasses.asdict(entry) for entry in table.left_out],
+        warnings=warnings,
+        laws=laws,
+        prediction=prediction,
+        holdout=_holdout(parametric, table, results.get("isoflop"), config),
+        emergence=_emergence(results),
+        settings_laws=_settings_laws(runs, prediction, config),
+    )
     if config.diagnostics and parametric is not None:
-        target = content["prediction"][0]["flops"]
-        content["scores"] = _unless_refused(checked["scores"])
-        content["drift"] = diagnostics.drift(table, parametric, target)
-        content["run_next"] = _run_next(parametric, target, config)
-        content["conventions"]["table"] = _unless_refused(checked["conventions"])
-    return plain(content)
+        target = prediction[0]["flops"]
+        counted["table"] = _unless_refused(checked["conventions"])
+        found = dataclasses.replace(
+            found,
+            scores=_unless_refused(checked["scores"]),
+            drift=diagnostics.drift(table, parametric, target),
+            run_next=_run_next(parametric, target, config),
+        )
+    return plain(found.to_json())
+
+
+def _settings_laws(runs: Any, prediction: list[dict[str, Any]], config: FitConfig) -> list[dict]:
+    """The laws of the best settings, read at the first prediction."""
+    if not config.settings:
+        return []
+    at = (prediction[0]["params"], prediction[0]["tokens"]) if prediction else None
+    return settings.setting_laws(runs, config, at)
 
 
 def _no_law(refused: list[str]) -> str:

@@ -5,16 +5,17 @@ from typing import Any
 
 import numpy as np
 
-from gptjax.errors import UserError, nearest
+from gptjax.errors import UserError
 from gptjax.scaling.fit import bootstrap, engine, optimum
 from gptjax.scaling.fit.optimum import Cost
 from gptjax.scaling.forms import form_named
+from gptjax.scaling.laws.saved import Laws
 
 DRAWS = 4000
 
 
 def predict_saved(
-    saved: Mapping[str, Any], flops: float, law: str = "", *, seed: int = 0
+    saved: Laws | Mapping[str, Any], flops: float, law: str = "", *, seed: int = 0
 ) -> list[dict[str, Any]]:
     """The compute-optimal size, tokens and loss at a budget, by each saved law.
 
@@ -31,17 +32,13 @@ def predict_saved(
     """
     if not (np.isfinite(flops) and flops > 0):
         raise UserError(f"flops={flops} is not a budget; give a positive number")
-    laws = saved.get("laws")
-    if not isinstance(laws, Mapping) or not laws:
-        raise UserError("laws holds no laws; give the laws.json that a fit wrote")
-    if law and law not in laws:
-        raise UserError(f"law={law!r} is not in the file; {nearest(law, laws)}")
+    saved = Laws.of(saved)
     rng = np.random.default_rng([seed, 5])
     entries = []
-    for name in [law] if law else laws:
+    for name in saved.chosen(law):
         try:
             with np.errstate(all="ignore"):  # what overflows is an infinite end of an interval
-                entry = _predict(laws[name], saved, float(flops), rng)
+                entry = _predict(saved.laws[name], saved, float(flops), rng)
         except (AttributeError, IndexError, KeyError, TypeError, ValueError):
             raise UserError(f"laws.{name} is incomplete; write the file again with a fit") from None
         if entry:
@@ -49,8 +46,8 @@ def predict_saved(
     return entries
 
 
-def _predict(entry: Any, saved: Any, flops: float, rng: np.random.Generator) -> dict[str, Any]:
-    confidence = saved["settings"]["confidence"]
+def _predict(entry: Any, saved: Laws, flops: float, rng: np.random.Generator) -> dict[str, Any]:
+    confidence = saved.settings["confidence"]
     freedom = entry["coordinates"]["freedom"]
     if "form" not in entry:
         draws = _line_draws(entry, flops, rng)
@@ -77,7 +74,7 @@ def _line_draws(entry: Any, flops: float, rng: np.random.Generator) -> dict[str,
     return draws
 
 
-def _form_draws(entry: Any, saved: Any, flops: float, rng: np.random.Generator) -> dict[str, Any]:
+def _form_draws(entry: Any, saved: Laws, flops: float, rng: np.random.Generator) -> dict[str, Any]:
     form = form_named(entry["form"])
     names = entry["covariance"]["names"]
     held = {n: p["value"] for n, p in entry["params"].items() if n in form.names}
@@ -89,7 +86,7 @@ def _form_draws(entry: Any, saved: Any, flops: float, rng: np.random.Generator) 
     theta, centres = np.array(entry["coordinates"]["theta"]), entry["coordinates"]["centres"]
     covariance = np.array(entry["covariance"]["matrix"])
     many = rng.multivariate_normal(theta, covariance, DRAWS, check_valid="ignore")
-    cost = saved["conventions"]["cost"]
+    cost = saved.conventions["cost"]
     cost = Cost(cost["kappa"], cost["slope"])
     values = engine.values_of(form, theta[None], centres, np)
     lanes = {

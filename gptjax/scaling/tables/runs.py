@@ -175,13 +175,8 @@ def _stand_in(table: Table, config: FitConfig, needs: tuple[str, ...]) -> Table:
 
 def _column_names(table: Table, config: FitConfig) -> dict[str, str]:
     """Which column holds what; '' for a missing column of FLOPs."""
-    by_convention = {
-        "total": ("params_total",),
-        "non_embedding": ("params_non_embedding",),
-        "non_embedding_with_head": ("params_non_embedding_with_head",),
-    }[config.params_convention]
     wanted = {
-        "params": (config.column_params, *by_convention, "params", "N"),
+        "params": (config.column_params, f"params_{config.params_convention}", "params", "N"),
         "tokens": (config.column_tokens, "tokens", "D"),
         "loss": (config.column_loss, "loss", "val_loss"),
     }
@@ -190,18 +185,12 @@ def _column_names(table: Table, config: FitConfig) -> dict[str, str]:
         if choices[0]:
             names[what] = table.find(choices[0])
         else:
-            named = table.name
             found = [name for name in choices[1:] if name in table]
-            names[what] = found[0] if found else _missing(table, choices[1:], what, named)
+            names[what] = found[0] if found else table.find(*choices[1:], what=what)
     flops = (config.column_flops,) if config.column_flops else ("flops", "C")
     if config.column_flops or any(name in table for name in flops):
         names["flops"] = table.find(*flops)
     return names
-
-
-def _missing(table: Table, choices: tuple[str, ...], what: str, name: str) -> str:
-    del name
-    return table.find(*choices, what=what)
 
 
 def _check(table: Table, column: str, what: str, values: np.ndarray, *, raw: bool) -> None:
