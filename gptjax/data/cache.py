@@ -27,8 +27,14 @@ STALE_SECONDS = 86400.0
 
 def root(cache_dir: str) -> Path:
     """The cache folder: `cache_dir`, or $GPTJAX_CACHE, or ~/.cache/gptjax."""
-    named = cache_dir or os.environ.get("GPTJAX_CACHE", "")
-    return Path(os.path.expanduser(named or "~/.cache/gptjax"))
+    named = cache_dir or os.environ.get("GPTJAX_CACHE", "") or "~/.cache/gptjax"
+    path = os.path.expanduser(named)
+    if path.startswith("~"):
+        raise UserError(
+            f"data.cache_dir={cache_dir!r} needs the home folder of {named.partition('/')[0]!r}, "
+            "which the system does not know (is HOME set?); give data.cache_dir or GPTJAX_CACHE"
+        )
+    return Path(path)
 
 
 def folder(

@@ -1,22 +1,28 @@
-"""Files named by a path, a directory or a glob, and their content: plain, gzip or zstd."""
+"""Files named by a path, a directory or a glob."""
 
 import glob
 import os
-import zlib
-from collections.abc import Callable, Iterator
+import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from gptjax.data.compression import stem, unreadable
 from gptjax.errors import UserError, nearest
 
-CHUNK = 1 << 20
+IRREGULAR: tuple[tuple[Callable[[int], bool], str], ...] = (
+    (stat.S_ISDIR, "a directory"),
+    (stat.S_ISFIFO, "a named pipe, which can be read only once"),
+    (stat.S_ISSOCK, "a socket"),
+    (lambda mode: stat.S_ISCHR(mode) or stat.S_ISBLK(mode), "a device"),
+)
 
 
 def find(path: str, source: str, suffixes: tuple[str, ...]) -> list[Path]:
     """The files that `path` (a file, a directory or a glob) names, sorted.
 
-    In a directory these are the files below it that do not start with a dot and, where `suffixes`
-    are given, end in one of them (before .gz or .zst).
+    In a directory these are the files below it, behind links too, that do not start with a dot and,
+    where `suffixes` are given, end in one of them (before .gz and the like).
     """
     if not path:
         raise UserError(
@@ -47,18 +53,24 @@ def find(path: str, source: str, suffixes: tuple[str, ...]) -> list[Path]:
 
 
 def _below(folder: str, suffixes: tuple[str, ...]) -> list[Path]:
-    found = []
-    for here, folders, names in os.walk(folder, onerror=_refuse_folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+    """The files below a folder; one that several links lead to is read once, so loops end."""
+    found: list[Path] = []
+    seen: set[tuple[int, int]] = set()
+    for here, folders, names in os.walk(folder, onerror=_refuse_folder, followlinks=True):
+        place = os.stat(here)
+        if (place.st_dev, place.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((place.st_dev, place.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in names:
-            stem = name.removesuffix(".gz").removesuffix(".zst")
-            if not name.startswith(".") and (not suffixes or stem.endswith(suffixes)):
+            if not name.startswith(".") and (not suffixes or stem(name).endswith(suffixes)):
                 found.append(Path(here, name))
     return found
 
 
 def _refuse_folder(error: OSError) -> None:
-    raise _unreadable(Path(str(error.filename)), error) from error
+    raise unreadable(Path(str(error.filename)), error) from error
 
 
 def _missing_hint(path: Path) -> str:
@@ -78,79 +90,24 @@ def _missing_hint(path: Path) -> str:
 
 
 def facts(files: list[Path]) -> list[Any]:
-    """[name, bytes, time of change in ns] of each file."""
+    """[name, bytes, time of change in ns] of each file.
+
+    Raises:
+      UserError: for one that cannot be read or is none, such as a named pipe.
+    """
     facts = []
     for file in files:
         try:
             found = file.stat()
         except OSError as error:
-            raise _unreadable(file, error) from error
+            raise unreadable(file, error) from error
+        refuse_irregular(found.st_mode, f"data.path: {str(file)!r}")
         facts.append([os.path.abspath(file), found.st_size, found.st_mtime_ns])
     return facts
 
 
-def _unreadable(file: Path, error: OSError) -> UserError:
-    return UserError(
-        f"data.path: {str(file)!r} cannot be read: {error.strerror or error}; "
-        "check the file and its permissions, or leave it out of data.path"
-    )
-
-
-def chunks(file: Path) -> Iterator[bytes]:
-    """The content of a file in parts, decompressed where its name ends in .gz or .zst.
-
-    Raises:
-      UserError: where the file cannot be read, or the compressed data are damaged or cut short.
-    """
-    try:
-        with file.open("rb") as stream:
-            parts = iter(lambda: stream.read(CHUNK), b"")
-            if file.suffix == ".gz":
-                yield from _decompressed(file, parts, lambda: zlib.decompressobj(31), "gzip")
-            elif file.suffix == ".zst":
-                import zstandard
-
-                yield from _decompressed(
-                    file, parts, zstandard.ZstdDecompressor().decompressobj, "zstd"
-                )
-            else:
-                yield from parts
-    except OSError as error:
-        raise _unreadable(file, error) from error
-
-
-def _decompressed(
-    file: Path, parts: Iterator[bytes], start: Callable[[], Any], kind: str
-) -> Iterator[bytes]:
-    """All members of a compressed stream, one after another."""
-    member = None
-    read = 0
-    for part in parts:
-        read += len(part)
-        while part := (part.lstrip(b"\0") if member is None else part):
-            member = start() if member is None else member
-            try:
-                yield member.decompress(part)
-            except Exception as error:  # zlib.error or zstandard.ZstdError
-                raise _damaged(file, kind, f"in the {CHUNK >> 20} MB before byte {read}") from error
-            part = member.unused_data if member.eof else b""
-            member = None if member.eof else member
-    if member is not None:
-        raise _damaged(file, kind, f"it ends early, after byte {read}")
-
-
-def _damaged(file: Path, kind: str, where: str) -> UserError:
-    return UserError(
-        f"data.path: {str(file)!r} is not a whole {kind} file ({where}); "
-        "fetch or compress it again, or leave it out of data.path"
-    )
-
-
-def check_utf8(content: bytes, where: str, offset: int) -> str:
-    try:
-        return content.decode()
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{where} is not UTF-8 at byte {offset + error.start} "
-            f"(0x{content[error.start]:02x}); convert it, for example with iconv, or leave it out"
-        ) from error
+def refuse_irregular(mode: int, where: str) -> None:
+    """Refuse pipes, sockets, devices and directories, which would hang or never end."""
+    kind = next((words for is_one, words in IRREGULAR if is_one(mode)), "")
+    if kind:
+        raise UserError(f"{where} is {kind}; give a plain file")

@@ -223,3 +223,12 @@ def test_where_the_cache_is(monkeypatch, tmp_path):
     assert cache.root("~/x") == tmp_path.home() / "x"
     monkeypatch.delenv("GPTJAX_CACHE")
     assert cache.root("").parts[-2:] == (".cache", "gptjax")
+
+
+def test_no_home_folder(monkeypatch):
+    """HOME unset and a user without an entry in passwd: no folder named ~ is made."""
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    monkeypatch.delenv("GPTJAX_CACHE", raising=False)
+    with pytest.raises(UserError, match=r"needs the home folder of '~'.*; give data.cache_dir"):
+        cache.root("")
+    assert cache.root("/some/where").parts[-1] == "where"

@@ -3,9 +3,11 @@
 import dataclasses
 import errno
 import gzip
+import io
 import json
 import os
 import re
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,17 @@ def line(text):
     return json.dumps({"text": text}).encode() + b"\n"
 
 
+def packed(members):
+    """A tar archive of these members."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return file.getvalue()
+
+
 GOOD = b"".join(line(f"line {i}") for i in range(3))
 FILES = {
     "ok.jsonl": GOOD,
@@ -28,6 +41,12 @@ FILES = {
     "blank.jsonl": b"\n\n  \n",
     "latin.txt": b"plain\ncaf\xe9\n",
     "utf16.txt": "text".encode("utf-16"),
+    "unmarked.txt": "text and more text".encode("utf-16-le"),
+    "unmarked.be": "text and more text".encode("utf-16-be"),
+    "numbers.bin": bytes(range(3)) * 40,
+    "some.zip": b"PK\x03\x04 and so on",
+    "some.parquet": b"PAR1 and so on",
+    "cut.tar": packed({"a.txt": b"x" * 5000})[:3000],
     "cut.txt": "東京".encode()[:-1],
     "latin.jsonl": GOOD + b'{"text": "caf\xe9"}\n',
     "broken.jsonl": GOOD + b'{"text": "unfinished\n',
@@ -39,9 +58,9 @@ FILES = {
     "surrogate.jsonl": GOOD + b'{"text": "\\ud800"}\n',
     "deep.jsonl": GOOD + b'{"text": ' + b"[" * 100_000 + b"\n",
     "not.txt.gz": b"this is no gzip",
-    "cut.txt.gz": gzip.compress(os.urandom(5000))[:-20],
+    "cut.txt.gz": gzip.compress(os.urandom(5000).hex().encode())[:-20],
     "not.txt.zst": b"this is no zstd",
-    "cut.txt.zst": zstandard.compress(os.urandom(5000))[:-20],
+    "cut.txt.zst": zstandard.compress(os.urandom(5000).hex().encode())[:-20],
     "short.txt": b"abc\n" * 3,
     "tokenizer.json": b'{"version": "1.0"',
     "odd.json": b'{"a": 1}',
@@ -66,7 +85,20 @@ CASES = [
     (JSONL | {"path": "empty.jsonl"}, r"data.path='.*empty.jsonl' holds no text"),
     (JSONL | {"path": "blank.jsonl"}, r"data.path='.*blank.jsonl' holds no text"),
     (TEXT | {"path": "latin.txt"}, r"'.*latin.txt' is not UTF-8 at byte 9 \(0xe9\); convert it"),
-    (TEXT | {"path": "utf16.txt"}, r"'.*utf16.txt' is not UTF-8 at byte 0 \(0xff\)"),
+    (TEXT | {"path": "utf16.txt"}, r"'.*utf16.txt' is text in UTF-16; convert it: iconv -f UTF-16"),
+    (JSONL | {"path": "utf16.txt"}, r"'.*utf16.txt' is text in UTF-16; convert it"),
+    (TEXT | {"path": "unmarked.txt"}, r"'.*unmarked.txt' looks like text in UTF-16 .*UTF-16LE -t"),
+    (TEXT | {"path": "unmarked.be"}, r"'.*unmarked.be' looks like text in UTF-16 .*UTF-16BE -t"),
+    (TEXT | {"path": "numbers.bin"}, r"'.*numbers.bin' is not text, as \d+% of its bytes are NUL"),
+    (TEXT | {"path": "some.zip"}, r"'.*some.zip' is a zip archive, not text; unpack it"),
+    (JSONL | {"path": "some.parquet"}, r"'.*some.parquet' is a Parquet file, not text"),
+    (
+        TEXT | {"path": "pipe"},
+        r"pipe' is a named pipe, which can be read only once; give a plain",
+    ),
+    (JSONL | {"path": "pipe"}, r"'.*pipe' is a named pipe"),
+    (TEXT | {"path": "with_pipe"}, r"'.*within' is a named pipe"),
+    (TEXT | {"path": "cut.tar"}, r"'.*cut.tar' is not a whole tar file"),
     (TEXT | {"path": "cut.txt"}, r"'.*cut.txt' is not UTF-8 at byte 3"),
     (JSONL | {"path": "latin.jsonl"}, r"'.*latin.jsonl' is not UTF-8 at byte 70 \(0xe9\)"),
     (JSONL | {"path": "broken.jsonl"}, r"'.*broken.jsonl' line 4 is not JSON \(.*mend or drop"),
@@ -114,6 +146,9 @@ def here(tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
     (tmp_path / "files" / "loop.txt").symlink_to("loop.txt")
+    (tmp_path / "files" / "with_pipe").mkdir()
+    for name in ("pipe", "with_pipe/within"):
+        os.mkfifo(tmp_path / "files" / name)
     return tmp_path / "files"
 
 

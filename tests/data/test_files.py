@@ -1,17 +1,23 @@
 """Text and JSONL files: what is read, how it is cut, what is compressed."""
 
+import bz2
 import gzip
+import io
 import json
+import lzma
 import random
+import tarfile
 
 import numpy as np
 import pytest
 import zstandard
 
-from gptjax.data import files, load
+from gptjax.data import compression, load
+from gptjax.data.compression import chunks
 from gptjax.data.sources.jsonl import jsonl
 from gptjax.data.sources.text import pieces
 from gptjax.data.sources.text import text as text_files
+from gptjax.errors import UserError
 
 
 def read(source):
@@ -38,13 +44,13 @@ def test_compressed_files_are_read_whole(tmp_path, members):
     (tmp_path / "a.txt.gz").write_bytes(b"".join(map(gzip.compress, parts)))
     (tmp_path / "b.txt.zst").write_bytes(b"".join(zstandard.compress(part) for part in parts))
     for name in ("a.txt.gz", "b.txt.zst"):
-        assert b"".join(files.chunks(tmp_path / name)) == b"".join(parts)
+        assert b"".join(chunks(tmp_path / name)) == b"".join(parts)
 
 
 def test_zeros_after_gzip_are_padding(tmp_path):
     path = tmp_path / "a.gz"
     path.write_bytes(gzip.compress(b"text") + b"\0" * 512)
-    assert b"".join(files.chunks(path)) == b"text"
+    assert b"".join(chunks(path)) == b"text"
 
 
 @pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])
@@ -65,11 +71,11 @@ def test_pieces_join_to_the_text_and_end_well():
     for size in (1, 2, 10, 100):
         for _ in range(20):
             text = "".join(rng.choices(["a", "é", "東", "\n", "\n\n", " "], k=rng.randrange(400)))
-            parts = list(pieces(text.encode(), size))
+            parts = list(pieces([text.encode()], size))
             assert b"".join(parts).decode() == text
             assert all(part.decode() for part in parts)
             assert all(len(part) >= size for part in parts[:-1])
-    assert list(pieces(b"x" * 100, 10)) == [b"x" * 10] * 10
+    assert list(pieces([b"x" * 100], 10)) == [b"x" * 10] * 10
 
 
 def test_few_files_are_cut_and_many_are_not(tmp_path, write):
@@ -96,3 +102,93 @@ def test_text_and_jsonl_of_the_same_documents_are_the_same_corpus(tmp_path, conf
     theirs = load(config(source="jsonl", path=str(tmp_path / "a.jsonl"), **settings), seq_len=32)
     assert ours.fingerprint == theirs.fingerprint
     assert np.array_equal(ours.train, theirs.train)
+
+
+def archive_of(texts, mode="w"):
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode=mode) as archive:
+        for name, text in texts.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(text)
+            archive.addfile(member, io.BytesIO(text))
+    return file.getvalue()
+
+
+def test_folders_behind_links_are_read_and_loops_end(tmp_path, write):
+    write(tmp_path / "store", 5)
+    write(tmp_path / "corpus" / "own", 3, seed=1)
+    (tmp_path / "corpus" / "linked").symlink_to("../store")
+    (tmp_path / "corpus" / "again").symlink_to("linked")
+    (tmp_path / "corpus" / "own" / "loop").symlink_to("..")
+    assert len(read(text_files(str(tmp_path / "corpus"), 1 << 20))) == 8
+
+
+@pytest.mark.parametrize(
+    ("name", "pack"),
+    [
+        ("a.GZ", gzip.compress),
+        ("a.gzip", gzip.compress),
+        ("a.zstd", zstandard.compress),
+        ("a.bz2", bz2.compress),
+        ("a.xz", lzma.compress),
+        ("no_suffix", gzip.compress),
+        ("a.txt", zstandard.compress),
+    ],
+)
+def test_compression_is_known_by_name_or_content(tmp_path, name, pack):
+    (tmp_path / name).write_bytes(pack(b"text of some length"))
+    assert read(text_files(str(tmp_path / name), 1 << 20)) == [b"text of some length"]
+
+
+def test_zstd_with_a_long_window(tmp_path):
+    """As `zstd --long=31` writes: a window that the library refuses unless it is asked."""
+    parameters = zstandard.ZstdCompressionParameters(window_log=28, compression_level=1)
+    packer = zstandard.ZstdCompressor(compression_params=parameters)
+    stream = packer.compressobj()
+    (tmp_path / "a.zst").write_bytes(stream.compress(b"text " * 100) + stream.flush())
+    assert read(text_files(str(tmp_path / "a.zst"), 1 << 20)) == [b"text " * 100]
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a.tar.gz", "a.tgz", "a.TGZ", "a.tar.zst", "anything"])
+def test_members_of_an_archive_are_documents(tmp_path, name):
+    texts = {f"corpus/{i}.txt": b"document %d\n" % i for i in range(7)}
+    content = archive_of(texts | {"corpus/.hidden": b"no"})
+    pack = {".tar": bytes, ".zst": zstandard.compress, "": bytes}.get(
+        (tmp_path / name).suffix, gzip.compress
+    )
+    (tmp_path / name).write_bytes(pack(content))
+    assert read(text_files(str(tmp_path / name), 0)) == list(texts.values())
+
+
+def test_json_lines_in_an_archive(tmp_path):
+    lines = {"a.jsonl": b'{"text": "one"}\n{"text": "two"}\n', "README": b"not JSON"}
+    (tmp_path / "a.tar.gz").write_bytes(gzip.compress(archive_of(lines)))
+    assert read(jsonl(str(tmp_path / "a.tar.gz"), "text")) == [b"one", b"two"]
+
+
+@pytest.mark.parametrize("end", ["\r\n", "\n", "\r"])
+def test_a_book_is_cut_at_its_blank_lines(tmp_path, end):
+    lines = [f"line {i} of the book" + end * (2 if i % 5 == 4 else 1) for i in range(3000)]
+    (tmp_path / "book.txt").write_bytes("".join(lines).encode())
+    found = read(text_files(str(tmp_path / "book.txt"), 0))
+    assert len(found) > 50
+    assert all(piece.endswith(2 * end.encode()) for piece in found)
+
+
+def test_pieces_are_the_same_however_the_text_arrives():
+    rng = random.Random(2)
+    text = "".join(rng.choices(["a", "é", "東", "\n", "\n\n", "\r\n\r\n"], k=2000)).encode()
+    for size in (1, 3, 50):
+        whole = list(pieces([text], size))
+        for step in (1, 7, 300):
+            parts = [text[i : i + step] for i in range(0, len(text), step)]
+            assert list(pieces(parts, size)) == whole
+
+
+def test_a_character_may_stand_across_two_chunks(tmp_path):
+    content = b"x" * (compression.COMPRESSED_CHUNK - 1) + "東京".encode()
+    (tmp_path / "a.txt").write_bytes(content)
+    assert read(text_files(str(tmp_path / "a.txt"), 1 << 30)) == [content]
+    (tmp_path / "a.txt").write_bytes(content[:-1])
+    with pytest.raises(UserError, match=f"not UTF-8 at byte {len(content) - 3}"):
+        read(text_files(str(tmp_path / "a.txt"), 1 << 30))

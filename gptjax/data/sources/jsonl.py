@@ -1,12 +1,14 @@
 """The source `jsonl`: JSON Lines files, one document in each line's object."""
 
+import itertools
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gptjax.data import files
+from gptjax.data.compression import Content, contents
 from gptjax.data.sources.base import Documents, Source
+from gptjax.data.text_check import not_utf8, refuse_other_formats
 from gptjax.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -25,11 +27,12 @@ def jsonl(path: str, text_field: str) -> Documents:
     found = files.find(path, "jsonl", SUFFIXES)
 
     def read() -> Iterator[bytes]:
-        for file in found:
+        for content in itertools.chain.from_iterable(contents(file, SUFFIXES) for file in found):
             offset = 0
-            for number, line in enumerate(_lines(file), 1):
+            where = f"data.path: {content.name!r}"
+            for number, line in enumerate(_lines(content), 1):
                 if line.strip():
-                    yield _document(line, text_field, f"data.path: {str(file)!r}", number, offset)
+                    yield _document(line, text_field, where, number, offset)
                 offset += len(line) + 1
 
     return Documents(
@@ -39,10 +42,12 @@ def jsonl(path: str, text_field: str) -> Documents:
     )
 
 
-def _lines(file: Path) -> Iterator[bytes]:
+def _lines(content: Content) -> Iterator[bytes]:
     """The lines of a file without their line feeds."""
     rest: list[bytes] = []
-    for chunk in files.chunks(file):
+    for number, chunk in enumerate(content.chunks):
+        if number == 0:
+            refuse_other_formats(chunk, content.name)
         first, *others = chunk.split(b"\n")
         rest.append(first)
         for other in others:
@@ -55,7 +60,10 @@ def _lines(file: Path) -> Iterator[bytes]:
 
 def _document(line: bytes, text_field: str, where: str, number: int, offset: int) -> bytes:
     """The text of one JSON line; `offset` is the line's first byte in the file."""
-    files.check_utf8(line, where, offset)
+    try:
+        line.decode()
+    except UnicodeDecodeError as error:
+        raise not_utf8(error, where, offset) from error
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:

@@ -1,11 +1,14 @@
 """The source `text`: files of plain text, each a document or cut into several."""
 
 import dataclasses
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from gptjax.data import files
+from gptjax.data.compression import contents
 from gptjax.data.sources.base import Documents, Source
+from gptjax.data.text_check import utf8
 from gptjax.fields import setting
 
 if TYPE_CHECKING:
@@ -14,6 +17,8 @@ if TYPE_CHECKING:
 FEW_FILES = 64
 PIECES = 512
 PIECE_BYTES = (512, 8192)
+ENDS = ((b"\n\n", b"\r\n\r\n"), (b"\n",), (b"\r\r",), (b"\r",))
+"""Where a piece may end, best first: a blank line, a line; the last two are of old Macs."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +37,8 @@ class TextConfig:
 def text(path: str, document_bytes: int) -> Documents:
     """One document for each file, or for each piece of a file (`data.text.document_bytes`).
 
+    A member of an archive is one document unless `document_bytes` is given.
+
     Raises:
       UserError: where `path` names no file; while reading, for a file that cannot be read, is
         damaged or is not UTF-8.
@@ -41,10 +48,12 @@ def text(path: str, document_bytes: int) -> Documents:
     size = document_bytes or _piece_size([size for _, size, _ in facts])
 
     def read() -> Iterator[bytes]:
-        for file in found:
-            content = b"".join(files.chunks(file))
-            files.check_utf8(content, f"data.path: {str(file)!r}", 0)
-            yield from pieces(content, size) if size else (content,)
+        for content in itertools.chain.from_iterable(map(contents, found)):
+            chunks = utf8(content.chunks, content.name)
+            if document_bytes or (size and not content.member):
+                yield from pieces(chunks, size)
+            else:
+                yield b"".join(chunks)
 
     return Documents(
         stamp={"files": facts, "document_bytes": size},
@@ -61,28 +70,46 @@ def _piece_size(sizes: list[int]) -> int:
     return min(max(sum(sizes) // PIECES, low), high)
 
 
-def pieces(content: bytes, size: int) -> Iterator[bytes]:
+def pieces(chunks: Iterable[bytes], size: int) -> Iterator[bytes]:
     """Cut UTF-8 text into pieces of about `size` bytes: at a blank line, else at the end of a line,
     else between characters.
 
-    >>> list(pieces(b"one\\n\\ntwo\\n\\nthree\\n", 4))
-    [b'one\\n\\n', b'two\\n\\n', b'three\\n']
+    >>> list(pieces([b"one\\n\\ntwo\\r\\n\\r\\nthree\\n"], 4))
+    [b'one\\n\\n', b'two\\r\\n\\r\\n', b'three\\n']
     """
-    start = 0
-    while len(content) - start > size:
-        stop = _piece_end(content, start, size)
-        yield content[start:stop]
+    enough = 4 * size + 4  # the next piece ends before, whatever follows
+    held: list[bytes] = []
+    total = 0
+    for chunk in chunks:
+        held.append(chunk)
+        total += len(chunk)
+        if total >= enough:
+            start, rest = 0, b"".join(held)
+            while len(rest) - start >= enough:
+                stop = _piece_end(rest, start, size)
+                yield rest[start:stop]
+                start = stop
+            held, total = [rest[start:]], len(rest) - start
+    start, rest = 0, b"".join(held)
+    while len(rest) - start > size:
+        stop = _piece_end(rest, start, size)
+        yield rest[start:stop]
         start = stop
-    if start < len(content):
-        yield content[start:]
+    if start < len(rest):
+        yield rest[start:]
 
 
 def _piece_end(content: bytes, start: int, size: int) -> int:
     """The end of the piece that begins at `start`: after `size` bytes or up to four times that."""
-    for mark in (b"\n\n", b"\n"):
-        found = content.find(mark, max(start, start + size - len(mark)), start + 4 * size)
-        if found >= 0:
-            return found + len(mark)
+    for marks in ENDS:
+        ends = [
+            found + len(mark)
+            for mark in marks
+            if (found := content.find(mark, max(start, start + size - len(mark)), start + 4 * size))
+            >= 0
+        ]
+        if ends:
+            return min(ends)
     stop = start + size
     while stop < len(content) and content[stop] & 0xC0 == 0x80:
         stop += 1
