@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import os
 import threading
 import time
 from collections import Counter
@@ -207,11 +208,8 @@ class Session:
         started = time.perf_counter()
 
         def make() -> Any:
-            # On a CPU the first level compiles faster, and what it makes is as fast.
-            on_cpu = jax.default_backend() == "cpu"
-            options = {"xla_backend_optimization_level": 1} if on_cpu else None
             with contextlib.nullcontext() if layout is None else layout.context():
-                return lower().compile(compiler_options=options)
+                return lower().compile(compiler_options=_compiler_options())
 
         if getattr(self._ahead, "here", False):
             return self._programs.get(key, make)
@@ -257,6 +255,13 @@ class Session:
             collected.append(metrics)
         stack = jnp.stack if layout is None else np.stack
         return state, jax.tree.map(lambda *x: stack(x), *collected)
+
+
+def _compiler_options() -> dict[str, int] | None:
+    """On a CPU the first level, which compiles faster to as fast a program; XLA_FLAGS go first."""
+    named = "xla_backend_optimization_level" in os.environ.get("XLA_FLAGS", "")
+    on_cpu = jax.default_backend() == "cpu"
+    return {"xla_backend_optimization_level": 1} if on_cpu and not named else None
 
 
 def _put(layout: Layout | None, tree: Any) -> Any:
