@@ -71,6 +71,7 @@ class TensorMap:
         return name
 
 
+@functools.lru_cache(maxsize=64)
 def shapes_of(init: Callable[[Any, jax.Array], Any], config: Any) -> Any:
     """The tree of `init`'s parameters, without allocating them."""
     return jax.eval_shape(functools.partial(init, config), jax.random.key(0))

@@ -170,5 +170,6 @@ def _boxed(config: ModelConfig, key: jax.Array) -> Any:
     return _module(config).init(key, jnp.zeros((1, 1), jnp.int32), None)["params"]
 
 
+@functools.lru_cache(maxsize=256)  # counts, axes and layouts ask for the same ones
 def _shapes(config: ModelConfig) -> Any:
     return jax.eval_shape(functools.partial(_boxed, config), jax.random.key(0))

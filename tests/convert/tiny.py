@@ -220,7 +220,7 @@ def tokens():
 def parameters(config):
     """Every leaf random: matrices keep their inputs' size, all others are of size one."""
     rng = np.random.default_rng(0)
-    shapes = jax.eval_shape(functools.partial(models.init, config), jax.random.key(0))
+    shapes = convert.layouts.shapes_of(models.init, config)
 
     def draw(path, leaf):
         numbers = rng.standard_normal(leaf.shape).astype(np.float32)
@@ -237,8 +237,13 @@ def parameters(config):
     return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
+@functools.cache
+def program(config):
+    return jax.jit(functools.partial(models.apply, config))
+
+
 def logits(config, params, batch):
-    return np.asarray(jax.jit(functools.partial(models.apply, config))(params, batch))
+    return np.asarray(program(config)(params, batch))
 
 
 def their_logits(folder, batch, mask=None):
