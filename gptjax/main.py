@@ -121,5 +121,10 @@ def _refuse(sentence: str) -> int:
     return USAGE_STATUS
 
 
+def run() -> int:
+    """The console script `gptjax`, the same as `python -m gptjax.main`."""
+    return main(sys.argv)
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    sys.exit(run())

@@ -102,6 +102,12 @@ def test_mistakes(wanted, settings, words):
         load(wanted(**settings), seq_len=16)
 
 
+def test_without_the_library_the_extra_is_named(wanted, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    with pytest.raises(UserError, match=r"needs tensorflow_datasets, .* install 'gptjax\[tfds\]'"):
+        load(wanted(), seq_len=16)
+
+
 def test_dataset_that_needs_tensorflow(tmp_path, dataset, wanted):
     """One that says it was prepared as tfrecord is refused with the command that mends it."""
     info = dataset[0] / "tiny_texts" / "1.0.0" / "dataset_info.json"

@@ -67,8 +67,13 @@ def tfds(name: str, split: str, text_field: str, data_dir: str) -> Documents:
 
 
 def _builder(name: str, data_dir: str) -> Any:
-    import tensorflow_datasets
-
+    try:
+        import tensorflow_datasets
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"data.source='tfds' needs {error.name}, which is not installed; "
+            "run: pip install 'gptjax[tfds]'"
+        ) from error
     try:
         return tensorflow_datasets.builder(name, data_dir=data_dir or None, file_format=None)
     except Exception as error:  # TFDS raises ValueError, AssertionError and classes of its own
