@@ -33,7 +33,7 @@ LIMITS = (("minimum", "≥"), ("above", ">"), ("maximum", "≤"), ("below", "<")
 def render() -> str:
     """The whole page."""
     parts = [HEAD, _section("", configs.General)]
-    for name, cls in configs.SECTIONS.items():
+    for name, cls in configs.sections().items():
         parts.append(_section(name, cls))
         parts += [_section(f"{name}.{inner}", one) for inner, one in sections(cls).items()]
     return "\n".join(parts)

@@ -1,6 +1,6 @@
 """Laws from any CSV or Parquet of training runs.
 
-    python -m gptjax.main --config=experiments/fit_table.py --config.table=runs.csv \
+    python -m gptjax.main --config=experiments/fit_table.py --config.fit_table.table=runs.csv \
         --config.fit.column_params=N --config.fit.column_tokens=D --config.fit.column_loss=loss
 
 Columns named params, tokens, loss and flops need no mapping. Writes laws.json, figures and

@@ -24,7 +24,7 @@ def get_config() -> ConfigDict:
     config = default_config()
     config.experiment = "gpt2_xl"
     config.job = "train"
-    config.target = "v5e-16"
+    config.compile.target = "v5e-16"
     model = {**dataclasses.asdict(models.preset("gpt2-xl")), "preset": ""}
     config.model.update({**model, "compute_dtype": "bfloat16", "remat": "block", "layers": "scan"})
     config.mesh.update({"data": 1, "fsdp": 16})

@@ -23,7 +23,7 @@ def get_config() -> ConfigDict:
     config = default_config()
     config.experiment = "gpt3_13b"
     config.job = "train"
-    config.target = "v4-256"
+    config.compile.target = "v4-256"
     model = {**dataclasses.asdict(models.preset("gpt3-13b")), "preset": ""}
     model["vocab_size"] = -(-model["vocab_size"] // 128) * 128
     config.model.update({**model, "compute_dtype": "bfloat16", "remat": "block", "layers": "scan"})

@@ -24,7 +24,7 @@ def get_config() -> ConfigDict:
     config = default_config()
     config.experiment = "llama31_8b"
     config.job = "train"
-    config.target = "v6e-64"
+    config.compile.target = "v6e-64"
     model = {**dataclasses.asdict(models.preset("llama3.1-8b")), "preset": ""}
     model["seq_len"] = 8192
     config.model.update({**model, "compute_dtype": "bfloat16", "remat": "block", "layers": "scan"})

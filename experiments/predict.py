@@ -1,7 +1,7 @@
 """What a budget buys by a law that was fitted before.
 
     python -m gptjax.main --config=experiments/predict.py \
-        --config.laws=runs/chinchilla_sweep/laws.json --config.flops=1e14
+        --config.predict.laws=runs/chinchilla_sweep/laws.json --config.predict.flops=1e14
 
 Prints the compute-optimal parameters, tokens and loss at each budget, with intervals. Seconds.
 """

@@ -5,13 +5,13 @@ The only reader of a ConfigDict.
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from gptjax import data, models, optim
+from gptjax import data, job, models, optim
 from gptjax.convert.config import ConvertConfig
 from gptjax.cost.walltime import MachineConfig
 from gptjax.data import Corpus, cache
@@ -27,45 +27,13 @@ from gptjax.sweeps.compare import CompareConfig
 from gptjax.sweeps.config import SweepConfig
 from gptjax.train import RunSpec, TrainConfig, batch_warmup, transfer_width
 
-JOBS = (
-    "sweep",
-    "plan",
-    "work",
-    "fit",
-    "report",
-    "train",
-    "fit_table",
-    "predict",
-    "compare",
-    "convert",
-    "compile",
-    "plan_mesh",
-    "tune",
-    "compare_sweeps",
-)
-
-ONE_RUN = ("train", "compare", "compile", "plan_mesh")
-"""Jobs whose run is described by the `train` section."""
-
 
 @dataclasses.dataclass(frozen=True)
 class General:
     """The keys at the top of a config."""
 
-    job: str = setting("sweep", "what to do", choices=JOBS)
+    job: str = setting("sweep", "what to do", choices=job.JOBS)
     experiment: str = setting("experiment", "name; the workdir defaults to runs/<experiment>")
-    table: str = setting("", "CSV or Parquet of runs, for job=fit_table")
-    forms: tuple[str, ...] = setting((), "law forms to fit besides Chinchilla's, by name")
-    laws: str = setting("", "laws.json of an earlier fit, for job=predict")
-    flops: tuple[float, ...] = setting((), "budgets in FLOPs, for job=predict", above=0.0)
-    target: str = setting(
-        "",
-        "for job=compile and job=plan_mesh: a TPU slice such as v5e-16 or v5p-512, or GPUs in "
-        "nodes of eight such as h100-16 (v4, v5e, v5p, v6e, a100, h100, h200)",
-    )
-    compiled: int = setting(
-        3, "how many of the fastest meshes job=plan_mesh compiles; 0 = it only estimates", minimum=0
-    )
     distributed: bool = setting(
         False,
         "join the processes of all hosts, found by the variables of a TPU pod, SLURM or GKE, or by "
@@ -95,6 +63,8 @@ class Config:
     fit: FitConfig
     report: ReportConfig
     machine: MachineConfig
+    own: Mapping[str, Any] = dataclasses.field(default_factory=dict, metadata={"identity": None})
+    """The settings of each job that has its own, by the job's name."""
 
 
 SECTIONS: dict[str, type] = {
@@ -110,12 +80,28 @@ SECTIONS: dict[str, type] = {
     "report": ReportConfig,
     "machine": MachineConfig,
 }
+"""The sections of the rooms; jobs add their own."""
+
+MOVED = {
+    "table": "fit_table.table",
+    "forms": "fit.forms",
+    "laws": "predict.laws",
+    "flops": "predict.flops",
+    "target": "compile.target",
+    "compiled": "plan_mesh.compiled",
+}
+"""Keys that were at the top of a config, and where they are now."""
+
+
+def sections() -> dict[str, type]:
+    """Every section of a config: those of the rooms, then those of single jobs."""
+    return SECTIONS | job.settings()
 
 
 def default_config() -> ConfigDict:
     """Every setting with its default; an experiment changes what it is about."""
     config = ConfigDict(dataclasses.asdict(General()))
-    for name, cls in SECTIONS.items():
+    for name, cls in sections().items():
         config[name] = ConfigDict(dataclasses.asdict(cls()))
     return config.lock()
 
@@ -127,26 +113,31 @@ def make_config(values: Mapping[str, Any]) -> Config:
       UserError: for unknown keys, wrong types, values out of their limits or in conflict.
     """
     values = values.to_dict() if isinstance(values, ConfigDict) else dict(values)
-    general = {}
-    known = [field.name for field in dataclasses.fields(General)]
+    known, places, general = [f.name for f in dataclasses.fields(General)], sections(), {}
     for name, value in values.items():
-        if name in SECTIONS:
+        if name in places:
             if not isinstance(value, Mapping):
                 raise UserError(f"config.{name}={value!r} is a section; set config.{name}.<key>")
         elif name in known:
             general[name] = value
         else:
-            raise UserError(f"config.{name} is not a setting; {nearest(name, [*known, *SECTIONS])}")
-    sections = {name: make(cls, values.get(name, {}), name) for name, cls in SECTIONS.items()}
-    config = Config(general=make(General, general, "config"), **sections)
+            raise UserError(f"config.{name} is not a setting; {hint(name, [*known, *places])}")
+    made = {name: make(cls, values.get(name, {}), name) for name, cls in places.items()}
+    rooms = {name: made.pop(name) for name in SECTIONS}
+    config = Config(general=make(General, general, "config"), **rooms, own=made)
     _check_together(config)
     return config
+
+
+def hint(name: str, known: Iterable[str]) -> str:
+    """What to write in place of a key at the top of a config that is none."""
+    return f"it is config.{MOVED[name]} now" if name in MOVED else nearest(name, known)
 
 
 def to_mapping(config: Config) -> dict[str, Any]:
     """The plain mapping that `make_config` reads back."""
     values = dataclasses.asdict(config)
-    return {**values.pop("general"), **values}
+    return {**values.pop("general"), **values.pop("own"), **values}
 
 
 def load_corpus(config: Config) -> Corpus:
@@ -224,70 +215,49 @@ def enable_compilation_cache(config: Config) -> None:
 
 
 def _check_together(config: Config) -> None:
-    train, one_run = config.train, config.general.job in ONE_RUN
+    train, task = config.train, job.find(config.general.job)
     _check_name(config.general.experiment)
     optim.validate(config.optim)
     _check_widths(config.sweep)
-    _check_memory(config)
-    if config.sweep.rule == "fixed" or one_run:
-        _check_micro_batches(train.batch_size, train.micro_batches)
-    if config.sweep.part_tokens and train.micro_batches > 1 and not one_run:
-        raise UserError(
-            f"sweep.part_tokens={config.sweep.part_tokens} and train.micro_batches="
-            f"{train.micro_batches} both cut a batch; set one of them to its default"
-        )
-    if one_run and train.steps == 0 and train.tokens == 0:
-        raise UserError(
-            "train.steps=0 and train.tokens=0 give the run no length; set one of them, for "
-            "example --config.train.tokens=10000000"
-        )
-    if config.general.job == "convert" and not config.convert.folder:
-        raise UserError(
-            "convert.folder='' names no folder; give --config.convert.folder=DIR with the "
-            "config.json and safetensors to read, or where to write them"
-        )
-    if config.general.job == "fit_table" and not config.general.table:
-        raise UserError("config.table='' names no table; give --config.table=FILE.csv")
-    if config.general.distributed and config.general.job != "train":
-        raise UserError(
-            f"config.distributed=True joins the processes of one run, and config.job="
-            f"{config.general.job} is none; set config.job=train or config.distributed=false"
-        )
-    if config.general.job in ("compile", "plan_mesh") and not config.general.target:
-        raise UserError("config.target='' names no slice; give --config.target=v5e-16")
-    if config.general.job == "predict":
-        if not config.general.laws:
-            raise UserError("config.laws='' names no law; give --config.laws=RUN/laws.json")
-        if not config.general.flops:
-            raise UserError("config.flops=() names no budget; give --config.flops=1e24")
-
-
-def _check_memory(config: Config) -> None:
-    model, train = config.model, config.train
-    if model.remat == "auto" and config.general.job in (
-        "sweep",
-        "plan",
-        "work",
-        "compare",
-        "compare_sweeps",
-    ):
-        raise UserError(
-            f"model.remat=auto is for one run, and config.job={config.general.job} has many; name "
-            "a policy, for example model.remat=block"
-        )
-    if model.remat == "auto" and config.general.job == "train" and train.memory_gb == 0.0:
-        raise UserError(
-            "model.remat=auto needs a budget and train.memory_gb=0.0; give train.memory_gb in GiB"
-        )
-    if train.rollbacks and config.general.job in ("sweep", "plan", "work", "compare", "tune"):
-        raise UserError(
-            f"train.rollbacks={train.rollbacks} is for one run, and config.job="
-            f"{config.general.job} has many; set train.rollbacks=0"
-        )
+    if task.many_runs:
+        _check_many_runs(config)
     if train.noise_scale and train.micro_batches == 1:
         raise UserError(
             "train.noise_scale=True compares micro-batches and train.micro_batches=1; set "
             "train.micro_batches=2 or more"
+        )
+    if config.sweep.rule == "fixed" or task.one_run:
+        _check_micro_batches(train.batch_size, train.micro_batches)
+    if config.sweep.part_tokens and train.micro_batches > 1 and not task.one_run:
+        raise UserError(
+            f"sweep.part_tokens={config.sweep.part_tokens} and train.micro_batches="
+            f"{train.micro_batches} both cut a batch; set one of them to its default"
+        )
+    if task.one_run and train.steps == 0 and train.tokens == 0:
+        raise UserError(
+            "train.steps=0 and train.tokens=0 give the run no length; set one of them, for "
+            "example --config.train.tokens=10000000"
+        )
+    if config.general.distributed and (task.many_runs or not task.trains):
+        raise UserError(
+            f"config.distributed=True joins the processes of one run, and config.job="
+            f"{config.general.job} is none; set config.job=train or config.distributed=false"
+        )
+    task.check(config)
+
+
+def _check_many_runs(config: Config) -> None:
+    """Refuse what only a single run can have."""
+    name = config.general.job
+    if config.model.remat == "auto":
+        raise UserError(
+            f"model.remat=auto is for one run, and config.job={name} has many; name a policy, for "
+            "example model.remat=block"
+        )
+    if config.train.rollbacks:
+        raise UserError(
+            f"train.rollbacks={config.train.rollbacks} is for one run, and config.job={name} has "
+            "many; set train.rollbacks=0"
         )
 
 

@@ -11,7 +11,8 @@ from typing import Any, get_type_hints
 
 from ml_collections import ConfigDict
 
-from gptjax.config import SECTIONS, General
+from gptjax import config as configs
+from gptjax.config import MOVED, General
 from gptjax.errors import UserError, nearest
 from gptjax.fields import advice, former, from_text, leaves, sections
 
@@ -81,7 +82,7 @@ def override(
 def setting_types() -> dict[str, Any]:
     """The annotated type of every dotted key."""
     types = dict(get_type_hints(General))
-    for section, cls in SECTIONS.items():
+    for section, cls in configs.sections().items():
         types |= {f"{section}.{leaf.key}": leaf.hint for leaf in leaves(cls)}
     return types
 
@@ -93,23 +94,26 @@ def _shown(name: str) -> str:
 
 def _unknown(name: str, known: Mapping[str, Any]) -> str:
     section, _, key = name.partition(".")
-    known_sections = [*SECTIONS]
-    for top, cls in SECTIONS.items():
+    places = configs.sections()
+    if name in MOVED:
+        return f"config.{name} is not a setting; {configs.hint(name, known)}"
+    known_sections = [*places]
+    for top, cls in places.items():
         known_sections += [f"{top}.{inner}" for inner in sections(cls)]
     if name in known_sections:
         return f"config.{name} is a section; set config.{name}.<key>, for example " + next(
             f"--config.{path}=VALUE" for path in known if path.startswith(f"{name}.")
         )
-    if section in SECTIONS and key in former(SECTIONS[section]):
-        return f"config.{name} is not a setting; {advice(key, SECTIONS[section], section)}"
+    if section in places and key in former(places[section]):
+        return f"config.{name} is not a setting; {advice(key, places[section], section)}"
     same_key = [path for path in known if path.rpartition(".")[2] == (key or section)]
     if same_key:
         return f"config.{name} is not a setting; did you mean config.{same_key[0]}?"
-    if section in SECTIONS:
-        return f"config.{name} is not a setting; {advice(key, SECTIONS[section], section)}"
+    if section in places:
+        return f"config.{name} is not a setting; {advice(key, places[section], section)}"
     near = nearest(name, known)
     if not near.startswith("did"):
-        near = nearest(section, [*SECTIONS, *(path for path in known if "." not in path)])
+        near = nearest(section, [*places, *(path for path in known if "." not in path)])
     return f"config.{name} is not a setting; {near}"
 
 
@@ -159,8 +163,8 @@ def _failed(path: Path, error: Exception) -> UserError:
 
 def _moved(message: str) -> str:
     """Where the setting is now whose old key a ConfigDict did not find."""
-    for section, cls in SECTIONS.items():
-        for old, new in former(cls).items():
-            if re.search(rf"[\"']{old}[\"']", message):
-                return f"; it is config.{section}.{new} now"
-    return ""
+    moved = [*MOVED.items()]
+    for section, cls in configs.sections().items():
+        moved += [(old, f"{section}.{new}") for old, new in former(cls).items()]
+    names = (new for old, new in moved if re.search(rf"[\"']{old}[\"']", message))
+    return next((f"; it is config.{new} now" for new in names), "")

@@ -33,6 +33,9 @@ SCHEMA = 2
 CHANGED: dict[int, dict[str, Any]] = {}
 """Version → canonical key → the default before that version."""
 
+RETIRED = ("table", "forms", "laws", "flops", "target", "compiled")
+"""Canonical keys that folders may have, and that say nothing of them: settings of other jobs."""
+
 REQUIRED = dataclasses.MISSING
 
 
@@ -138,6 +141,8 @@ def restored(cls: type, found: Mapping[str, Any], place: str) -> dict[str, Any]:
     """
     flat = _flat(found)
     schema = flat.pop("schema", 1)
+    for name in RETIRED:
+        flat.pop(name, None)
     if not isinstance(schema, int) or schema > SCHEMA:
         raise UserError(
             f"{place} was written by a newer gptjax (schema {schema}; this one reads up to "
@@ -172,6 +177,8 @@ def from_version_1(cls: type, found: Mapping[str, Any]) -> dict[str, Any]:
 def _leaves(cls: type, default: Any, path: tuple[str, ...], key: str) -> typing.Iterator[Leaf]:
     hints = typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
+        if field.metadata.get("identity", "") is None:
+            continue
         own = getattr(default, field.name) if isinstance(default, cls) else _default(field)
         inner = _joined(key, field.metadata.get("identity", field.name))
         where = (*path, field.name)

@@ -47,9 +47,9 @@ def main(argv: Sequence[str]) -> int:
         return 0
     try:
         command = parse(argv)
-        from gptjax import jobs  # after parsing: a wrong flag need not wait for JAX
+        from gptjax.stages import start  # after parsing: a wrong flag need not wait for JAX
 
-        return jobs.run_experiment(command.experiment, command.overrides, command.workdir)
+        return start.run_experiment(command.experiment, command.overrides, command.workdir)
     except UserError as error:
         return _refuse(str(error))
     except OSError as error:
@@ -108,7 +108,7 @@ def _flags(arguments: Sequence[str]) -> Iterator[tuple[str, str | None]]:
 
 
 def _flag_hint(name: str) -> str:
-    if "." in name or name in ("job", "table", "laws", "flops", "device", "experiment"):
+    if "." in name or name in ("job", "device", "experiment"):
         return f"did you mean --config.{name.partition('.')[2] if 'conf' in name else name}?"
     hint = nearest(name, ("config", "workdir"))
     if hint.startswith("did"):

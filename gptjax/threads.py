@@ -25,12 +25,13 @@ def in_threads(calls: Sequence[Callable[[], Any]]) -> list[Any]:
         except UserError as error:
             return error
 
-    with concurrent.futures.ThreadPoolExecutor(_cores()) as pool:
+    with concurrent.futures.ThreadPoolExecutor(len(available_cores())) as pool:
         futures = [pool.submit(contextvars.copy_context().run, outcome, call) for call in calls]
         return [future.result() for future in futures]
 
 
-def _cores() -> int:
+def available_cores() -> list[int]:
+    """Numbers of the CPU cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))

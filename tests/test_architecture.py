@@ -14,6 +14,7 @@ FLOORS = {
     "fields": 0,
     "files": 0,
     "identity": 0,
+    "accelerators": 0,
     "threads": 0,
     "ops": 1,
     "models": 2,
@@ -33,12 +34,16 @@ FLOORS = {
     "evals": 5,
     "config": 6,
     "experiment": 6,
+    "job": 6,
     "engines": 7,
     "stages": 8,
     "jobs": 9,
     "main": 10,
 }
-ONE_ROOM = ({"errors", "fields", "files", "identity", "threads"}, {"config", "experiment"})
+ONE_ROOM = (
+    {"errors", "fields", "files", "identity", "threads", "accelerators"},
+    {"config", "experiment", "job"},
+)
 """Neighbours on one floor that may import each other."""
 
 BLIND = {

@@ -48,7 +48,7 @@ def test_named_settings_exist(page):
     sections = {name.partition(".")[0] for name in setting_types() if "." in name}
     key = rf"((?:{'|'.join(sections)})(?:\.[a-z_0-9]+)+)"
     pattern = rf"\b{key}" if page.name == "config.md" else rf"`{key}[`=]"
-    files = {f"{section}.{end}" for section in sections for end in ("py", "html")}
+    files = {f"{section}.{end}" for section in sections for end in ("py", "html", "json")}
     named = set(re.findall(pattern, text)) - files
     inside = {name.rpartition(".")[0] for name in setting_types()}
     assert sorted(named - setting_types().keys() - inside) == []

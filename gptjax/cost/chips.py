@@ -162,10 +162,12 @@ def parse_target(name: str) -> Target:
     Raises:
       UserError: for an unknown chip or a number of chips that is no slice.
     """
+    if not name:
+        raise UserError("compile.target='' names no slice; give --config.compile.target=v5e-16")
     match = re.fullmatch(r"([a-z]\d+[a-z]*)-(\d+)", name)
     if not match or match[1] not in CHIPS:
         known = [f"{name}-{16 * chip.cores}" for name, chip in CHIPS.items()]
-        raise UserError(f"config.target={name!r} is not known; {nearest(name, known)}")
+        raise UserError(f"compile.target={name!r} is not known; {nearest(name, known)}")
     chip, number = CHIPS[match[1]], int(match[2])
     if chip.platform == "gpu":
         return Target(name, chip, _nodes(match[1], number, chip.node), number)
@@ -173,7 +175,7 @@ def parse_target(name: str) -> Target:
     if devices < 4 or devices & (devices - 1) or number % chip.cores:
         lower = 2 ** max(2, int(math.log2(max(devices, 1)))) * chip.cores
         raise UserError(
-            f"config.target={name} is no slice: chips come in powers of two from 4; "
+            f"compile.target={name} is no slice: chips come in powers of two from 4; "
             f"try {match[1]}-{lower} or {match[1]}-{2 * lower}"
         )
     return Target(name, chip, f"{match[1]}:{_shape(devices, chip.dims)}", devices)
@@ -184,7 +186,7 @@ def _nodes(kind: str, number: int, node: int) -> str:
     if number < 1 or (number > node and number % node):
         lower = max(1, number // node * node)
         raise UserError(
-            f"config.target={kind}-{number} is no number of GPUs in nodes of {node}; try "
+            f"compile.target={kind}-{number} is no number of GPUs in nodes of {node}; try "
             f"{kind}-{lower} or {kind}-{lower + node}"
         )
     return f"1x{max(1, number // node)}x{min(number, node)}"

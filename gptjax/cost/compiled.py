@@ -5,13 +5,13 @@ product, because the compiler counts the body of a loop over layers once.
 """
 
 import dataclasses
-import importlib.util
 import math
 import os
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from gptjax.accelerators import ACCELERATORS
 from gptjax.cost.chips import Target
 from gptjax.cost.model_flops import training_flops_per_token
 from gptjax.cost.roofline import Estimate, estimate
@@ -62,11 +62,11 @@ def topology_devices(target: Target, spec: RunSpec) -> Sequence[Any]:
     Raises:
       UserError: without its compiler, or where that needs a GPU for the run's attention.
     """
-    if not has_compiler(target):
-        extra, words = EXTRAS[target.chip.platform]
+    kind = ACCELERATORS[target.chip.platform]
+    if not kind.compiles:
         raise UserError(
-            f"config.target={target.name} needs the {words} compiler; pip install "
-            f"'gptjax[{extra}]' (no {words} is needed)"
+            f"compile.target={target.name} needs the {kind.vendor} compiler; pip install "
+            f"'gptjax[{kind.extra}]' (no {kind.vendor} is needed)"
         )
     if target.chip.platform == "gpu":
         # Programs are tuned by running them, which nothing here can.
@@ -80,7 +80,7 @@ def topology_devices(target: Target, spec: RunSpec) -> Sequence[Any]:
     }
     if "cudnn" in used:
         raise UserError(
-            f"config.target={target.name} cannot be compiled for without a GPU with attention by "
+            f"compile.target={target.name} cannot be compiled for without a GPU with attention by "
             "cuDNN; set model.attention_impl=blockwise"
         )
     for name, value in {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost"}.items():
@@ -94,22 +94,6 @@ def topology_devices(target: Target, spec: RunSpec) -> Sequence[Any]:
     if platform == "gpu":
         platform, options = "cuda", {"topology": target.topology, "target_config": target.chip.mode}
     return topologies.get_topology_desc(target.topology, platform=platform, **options).devices
-
-
-EXTRAS = {"tpu": ("tpu", "TPU"), "gpu": ("cuda", "GPU")}
-COMPILERS = {"tpu": ("libtpu",), "gpu": ("jax_plugins.xla_cuda13", "jax_plugins.xla_cuda12")}
-
-
-def has_compiler(target: Target) -> bool:
-    """Whether the compiler for a target is installed."""
-    return any(_installed(name) for name in COMPILERS[target.chip.platform])
-
-
-def _installed(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:
-        return False
 
 
 def compile_step(spec: RunSpec, layout: Layout) -> Cost:

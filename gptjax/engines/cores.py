@@ -3,16 +3,20 @@
 Imports nothing of the package that starts JAX: a process is pinned before that.
 """
 
+import contextlib
 import ctypes
 import fcntl
-import importlib.util
 import os
 import signal
+import stat
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from gptjax.accelerators import computes_on_cpu
+from gptjax.threads import available_cores
 
 
 def pin(preferred: int | None) -> None:
@@ -24,7 +28,7 @@ def pin(preferred: int | None) -> None:
     """
     if preferred is None or not hasattr(os, "sched_setaffinity"):
         return
-    cores = sorted(os.sched_getaffinity(0))
+    cores = available_cores()
     first = preferred % len(cores)
     ordered = [*cores[first:], *cores[:first]]
     free = (core for core in ordered if _lock_core(core))
@@ -33,14 +37,29 @@ def pin(preferred: int | None) -> None:
 
 def _lock_core(core: int) -> bool:
     """Whether the core is ours now; the descriptor stays open."""
-    place = Path(tempfile.gettempdir(), f"gptjax-cores-{os.getuid()}")
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
-        place.mkdir(exist_ok=True)
-        descriptor = os.open(place / str(core), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+        descriptor = os.open(private_folder() / str(core), flags, 0o600)
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         return False
     return True
+
+
+def private_folder() -> Path:
+    """Where cores are locked: a folder that only this user can write, on this machine if possible.
+
+    Anybody may have made one of its name in the folder for temporary files first.
+    """
+    shared = Path(tempfile.gettempdir(), f"gptjax-cores-{os.getuid()}")
+    for place in (shared, Path.home() / ".cache" / "gptjax" / "cores"):
+        with contextlib.suppress(OSError):
+            place.mkdir(mode=0o700, parents=True, exist_ok=True)
+            found = place.lstat()
+            if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid():
+                place.chmod(0o700)
+                return place
+    return shared
 
 
 def die_with_parent() -> None:
@@ -59,16 +78,4 @@ def worker_count(config: Any, work: Sequence[Any]) -> int:
 
 def only_cpu(config: Any) -> bool:
     """Whether the workers will compute on the CPU, judged without starting JAX."""
-    if config.general.device in ("gpu", "tpu"):
-        return False
-    if config.general.device == "cpu" or os.environ.get("JAX_PLATFORMS") == "cpu":
-        return True
-    plugins = ("jax_cuda13_plugin", "jax_cuda12_plugin", "libtpu", "jax_rocm7_plugin")
-    return not any(importlib.util.find_spec(name) for name in plugins)
-
-
-def available_cores() -> list[int]:
-    """Numbers of the cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
+    return computes_on_cpu(config.general.device)

@@ -11,7 +11,7 @@ from gptjax.data import Corpus
 from gptjax.engines import run, workdir
 from gptjax.engines.cells import make_members
 from gptjax.files import read_json, write_json
-from gptjax.report import comparison
+from gptjax.job import Job
 from gptjax.stages.plan import print_plan
 from gptjax.stages.sweep import corpus_facts
 from gptjax.sweeps import Member, record_path, records, write_tables
@@ -39,6 +39,8 @@ def main(config: Config, folder: Path) -> int:
 
 def show(config: Config, folder: Path, corpus: Corpus, members: Sequence[Member]) -> None:
     """Collect the records, draw, and print the table."""
+    from gptjax.report import comparison  # matplotlib is slow to import
+
     rows = [_row(folder, member) for member in members]
     write_json(folder / "compare.json", {"rows": rows})
     paths = comparison.build(folder, rows, config.report)
@@ -64,3 +66,6 @@ def _row(folder: Path, member: Member) -> dict[str, Any]:
         "seconds": read_json(timing)["train"] if timing.exists() else None,
         "flops": record["flops"],
     }
+
+
+JOB = Job(main, one_run=True, many_runs=True, trains=True)

@@ -13,11 +13,10 @@ from gptjax.config import Config, load_corpus
 from gptjax.engines import workdir
 from gptjax.engines.cells import make_cells
 from gptjax.files import read_json, write_json
-from gptjax.report import side_by_side as report
+from gptjax.job import Job
 from gptjax.scaling import Fit
 from gptjax.scaling.laws.fit_laws import plain
 from gptjax.scaling.laws.side_by_side import best_of_budgets, frontier, side_by_side
-from gptjax.stages.fit import fit_config
 from gptjax.stages.sweep import run_sweep
 from gptjax.stages.variants import folder_name, variants
 
@@ -45,10 +44,12 @@ def main(config: Config, folder: Path) -> int:
 
 def compare(config: Config, folder: Path, asked: Mapping[str, Config]) -> None:
     """Fit every variant's table, write comparison.json and the page, print the table."""
+    from gptjax.report import side_by_side as report  # matplotlib is slow to import
+
     laws = {
         label: scaling.fit(
             scaling.Table.read(folder / folder_name(label) / "runs.csv"),
-            config=fit_config(variant),
+            config=variant.fit,
         )
         for label, variant in asked.items()
     }
@@ -109,3 +110,6 @@ def seconds_of(folder: Path) -> float:
     """Worker seconds of a sweep, its tuning included."""
     files = [*folder.glob("timing/*.json"), *folder.glob("tune/*/timing/*.json")]
     return sum(read_json(path)["seconds"] for path in files)
+
+
+JOB = Job(main, many_runs=True, trains=True)

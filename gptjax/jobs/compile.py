@@ -24,14 +24,32 @@ from gptjax.cost.compiled import (
     topology_devices,
 )
 from gptjax.cost.roofline import Estimate
+from gptjax.fields import setting
 from gptjax.files import write_json
+from gptjax.job import Job
 from gptjax.parallel import Layout
 from gptjax.train import layout_over
 
 
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The accelerators that job=compile compiles for, and job=plan_mesh lays meshes over."""
+
+    target: str = setting(
+        "",
+        "a TPU slice such as v5e-16 or v5p-512, or GPUs in nodes of eight such as h100-16 (v4, "
+        "v5e, v5p, v6e, a100, h100, h200)",
+    )
+
+
+def check(config: Config) -> None:
+    """Refuse to compile for nothing."""
+    parse_target(config.own["compile"].target)
+
+
 def main(config: Config, folder: Path) -> int:
     """Compile, print and write `compile.json`; status 1 where the step does not fit."""
-    target = parse_target(config.general.target)
+    target = parse_target(config.own["compile"].target)
     spec = run_spec(config)
     layout = layout_over(config.mesh, spec, topology_devices(target, spec))
     cost = compile_step(spec, layout)
@@ -119,3 +137,6 @@ def _as_json(
         "estimated": {**dataclasses.asdict(guess.held), "needed": guess.held.total},
         **dataclasses.asdict(cost),
     }
+
+
+JOB = Job(main, Settings, check, one_run=True)

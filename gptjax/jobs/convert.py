@@ -10,6 +10,17 @@ from gptjax.config import Config, load_corpus, make_run
 from gptjax.convert import own_folder
 from gptjax.engines import workdir
 from gptjax.engines.devices import start_backend
+from gptjax.errors import UserError
+from gptjax.job import Job
+
+
+def check(config: Config) -> None:
+    """Refuse a conversion from or to nowhere."""
+    if not config.convert.folder:
+        raise UserError(
+            "convert.folder='' names no folder; give --config.convert.folder=DIR with the "
+            "config.json and safetensors to read, or where to write them"
+        )
 
 
 def main(config: Config, folder: Path) -> int:
@@ -56,3 +67,6 @@ def _count(params: Any) -> int:
 
 
 _DIRECTIONS = {"from_huggingface": _from_huggingface, "to_huggingface": _to_huggingface}
+
+
+JOB = Job(main, check=check)

@@ -5,6 +5,7 @@ from pathlib import Path
 from gptjax.config import Config, load_corpus
 from gptjax.engines import workdir
 from gptjax.engines.cells import make_cells
+from gptjax.job import Job
 from gptjax.stages import tuned
 from gptjax.stages.fit import fit_and_report
 
@@ -17,3 +18,6 @@ def main(config: Config, folder: Path) -> int:
     cells = make_cells(made_by, load_corpus(made_by))
     fit_and_report(config, folder, cells)
     return 0
+
+
+JOB = Job(main)

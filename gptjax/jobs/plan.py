@@ -5,6 +5,7 @@ from pathlib import Path
 from gptjax.config import Config, load_corpus
 from gptjax.data import Corpus
 from gptjax.engines.cells import make_cells, make_trials
+from gptjax.job import Job
 from gptjax.report.numbers import duration
 from gptjax.stages import tuned
 from gptjax.stages.plan import print_plan
@@ -36,3 +37,6 @@ def _print_variants(config: Config, folder: Path, corpus: Corpus) -> int:
         total += print_plan(variant, make_cells(variant, corpus))
     print(f"all sweeps: predicted {duration(total)}")
     return 0
+
+
+JOB = Job(main, many_runs=True, writes=False)

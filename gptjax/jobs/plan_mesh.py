@@ -13,13 +13,16 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from gptjax.accelerators import ACCELERATORS
 from gptjax.config import Config, run_spec
 from gptjax.cost import compiled
 from gptjax.cost.chips import Chip, Target, parse_target
 from gptjax.cost.model_flops import training_flops_per_token
 from gptjax.cost.roofline import TRAFFIC, Estimate, estimate
 from gptjax.errors import UserError
+from gptjax.fields import setting
 from gptjax.files import write_json
+from gptjax.job import Job
 from gptjax.parallel import AXES, MeshConfig
 from gptjax.train import RunSpec, layout_over
 
@@ -43,18 +46,32 @@ class Compiled:
     seconds: float
 
 
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How job=plan_mesh searches for the devices of `compile.target`."""
+
+    compiled: int = setting(
+        3, "how many of the fastest meshes are compiled; 0 = they are only estimated", minimum=0
+    )
+
+
+def check(config: Config) -> None:
+    """Refuse to search for nothing."""
+    parse_target(config.own["compile"].target)
+
+
 def main(config: Config, folder: Path) -> int:
     """Search, compile, print and write `plan_mesh.json`; status 1 where nothing fits."""
-    target = parse_target(config.general.target)
+    target = parse_target(config.own["compile"].target)
     spec = run_spec(config)
     found = search(spec, config.mesh, target.devices, target.chip)
     if not found:
         raise UserError(
             f"train.batch_size={spec.batch_size} cannot be laid over {target.name}'s "
             f"{target.devices} devices by any mesh; set train.batch_size="
-            f"{target.devices * spec.micro_batches}, or a smaller config.target"
+            f"{target.devices * spec.micro_batches}, or a smaller compile.target"
         )
-    best = [one for one in found if fits(one, target.chip)][: config.general.compiled]
+    best = [one for one in found if fits(one, target.chip)][: config.own["plan_mesh"].compiled]
     words = _from_compiler(spec, config.mesh, target, best)
     chosen = choose(found, words, target.chip)
     _print(target, found, words, chosen)
@@ -121,7 +138,7 @@ def _from_compiler(
     spec: RunSpec, config: MeshConfig, target: Target, best: Sequence[Estimate]
 ) -> list[Compiled]:
     """The compiler's word for the best estimates; nothing without one."""
-    if not best or not compiled.has_compiler(target):
+    if not best or not ACCELERATORS[target.chip.platform].compiles:
         return []
     devices, found = compiled.topology_devices(target, spec), []
     for one in best:
@@ -255,7 +272,7 @@ def _verdict(
     if chosen is None and words:
         return (
             f"by the compiler none of the {len(words)} that it was asked about fits; set "
-            f"config.compiled={4 * len(words)} to ask about more, raise train.micro_batches, or "
+            f"plan_mesh.compiled={4 * len(words)} to ask about more, raise train.micro_batches, or "
             "take a larger slice"
         )
     if chosen is None:
@@ -280,7 +297,7 @@ def _verdict(
 
 NO_WORD = (
     "these are estimates, no compiler was asked (pip install 'gptjax[tpu]' or 'gptjax[cuda]', and "
-    "config.compiled of 1 or more)"
+    "plan_mesh.compiled of 1 or more)"
 )
 
 
@@ -313,3 +330,6 @@ def _as_json(
         ],
         "candidates": [row(one) for one in found],
     }
+
+
+JOB = Job(main, Settings, check, one_run=True)

@@ -1,5 +1,6 @@
 """job=predict: read a saved law and say what budgets buy."""
 
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -8,22 +9,41 @@ from rich.table import Table
 
 from gptjax.config import Config
 from gptjax.errors import UserError
+from gptjax.fields import setting
 from gptjax.files import read_json
+from gptjax.job import Job
 from gptjax.scaling.laws.predict import predict_saved
 from gptjax.scaling.laws.saved import Laws
 
 
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What job=predict predicts from, and for which budgets."""
+
+    laws: str = setting("", "laws.json of an earlier fit")
+    flops: tuple[float, ...] = setting((), "budgets in training FLOPs", above=0.0)
+
+
+def check(config: Config) -> None:
+    """Refuse a prediction from no law or for no budget."""
+    if not config.own["predict"].laws:
+        raise UserError("predict.laws='' names no law; give --config.predict.laws=RUN/laws.json")
+    if not config.own["predict"].flops:
+        raise UserError("predict.flops=() names no budget; give --config.predict.flops=1e24")
+
+
 def main(config: Config, folder: Path) -> int:
-    """Print N*, D* and the loss at each of `config.flops`, with intervals; writes nothing."""
-    place = f"config.laws={config.general.laws}"
-    laws = Laws.from_json(read_json(Path(config.general.laws)), place)
-    table = Table(title=f"Predicted by {config.general.laws}", title_justify="left")
+    """Print N*, D* and the loss at each budget, with intervals; writes nothing."""
+    asked: Settings = config.own["predict"]
+    place = f"predict.laws={asked.laws}"
+    laws = Laws.from_json(read_json(Path(asked.laws)), place)
+    table = Table(title=f"Predicted by {asked.laws}", title_justify="left")
     for name in ("law", "FLOPs", "params", "tokens", "tokens/param", "loss, nats per token"):
         table.add_column(name, justify="left" if name == "law" else "right")
-    entries = [entry for flops in config.general.flops for entry in predict_saved(laws, flops)]
+    entries = [entry for flops in asked.flops for entry in predict_saved(laws, flops)]
     if not entries:
         raise UserError(
-            f"config.laws={config.general.laws} holds no law of params and tokens, which a "
+            f"predict.laws={asked.laws} holds no law of params and tokens, which a "
             "prediction needs; fit one of fit.approaches"
         )
     for entry in entries:
@@ -46,3 +66,6 @@ def _interval(entry: dict, name: str, form: str) -> str:
     if low is None or high is None:
         return f"{value:{form}}"
     return f"{value:{form}} [{low:{form}}, {high:{form}}]"
+
+
+JOB = Job(main, Settings, check, writes=False)

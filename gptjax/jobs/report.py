@@ -6,6 +6,7 @@ from gptjax import scaling
 from gptjax.config import Config
 from gptjax.errors import UserError
 from gptjax.files import read_json
+from gptjax.job import Job
 from gptjax.stages import fit
 
 
@@ -19,3 +20,6 @@ def main(config: Config, folder: Path) -> int:
     curves = scaling.Table.read(curves_path) if curves_path.exists() else None
     fit.show(config, folder, runs, curves, read_json(folder / "laws.json"))
     return 0
+
+
+JOB = Job(main)

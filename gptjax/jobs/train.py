@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import importlib.util
 import json
 import os
 import time
@@ -22,6 +23,7 @@ from gptjax.engines import workdir
 from gptjax.engines.devices import join_processes, process_index, start_backend
 from gptjax.errors import UserError
 from gptjax.files import read_json, write_json
+from gptjax.job import Job
 from gptjax.models.mixers import kernels
 from gptjax.parallel import Layout, processes
 from gptjax.train import (
@@ -41,6 +43,19 @@ from gptjax.train import (
 )
 from gptjax.train.loss_spikes import Rollback
 from gptjax.train.watchdog import Watchdog
+
+
+def check(config: Config) -> None:
+    """Refuse a budget of memory that is none, and Weights & Biases where it is not installed."""
+    if config.model.remat == "auto" and config.train.memory_gb == 0.0:
+        raise UserError(
+            "model.remat=auto needs a budget and train.memory_gb=0.0; give train.memory_gb in GiB"
+        )
+    if config.train.wandb and importlib.util.find_spec("wandb") is None:
+        raise UserError(
+            "train.wandb=True needs Weights & Biases; pip install 'gptjax[wandb]' or set "
+            "train.wandb=false"
+        )
 
 
 def main(config: Config, folder: Path) -> int:
@@ -304,3 +319,6 @@ def _print_result(result: Mapping[str, Any], folder: Path) -> None:
         f"{result['bits_per_byte']:.4f} bits per byte, {result['flops']:.3g} FLOPs; "
         f"{folder / 'result.json'}"
     )
+
+
+JOB = Job(main, check=check, one_run=True, trains=True)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from gptjax.config import Config, load_corpus
+from gptjax.job import Job
 from gptjax.stages.tune import find
 
 
@@ -20,3 +21,6 @@ def main(config: Config, folder: Path) -> int:
         f"--config.sweep.batch_scale={sweep.batch_scale:g} --config.optim.b2={optim.b2:g}"
     )
     return 0
+
+
+JOB = Job(main, many_runs=True, trains=True)

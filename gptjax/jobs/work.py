@@ -6,6 +6,7 @@ from gptjax.config import Config, load_corpus
 from gptjax.engines import run, workdir
 from gptjax.engines.cells import make_cells
 from gptjax.errors import UserError
+from gptjax.job import Job
 from gptjax.stages import tuned
 
 
@@ -21,3 +22,6 @@ def _existing(folder: Path) -> Path:
     if not (folder / "config.json").exists():
         raise UserError(f"--workdir={folder} holds no sweep to join; start job=sweep there first")
     return folder
+
+
+JOB = Job(main, many_runs=True, trains=True)

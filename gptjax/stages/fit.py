@@ -1,6 +1,5 @@
 """job=fit: collect the tables of a sweep, fit the laws, write laws.json and the report."""
 
-import dataclasses
 import hashlib
 import sys
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from rich.console import Console
 import gptjax
 from gptjax import report, scaling, sweeps
 from gptjax.config import Config, enable_compilation_cache
-from gptjax.errors import UserError, nearest
+from gptjax.errors import UserError
 from gptjax.files import read_json, write_json
 from gptjax.identity import digest
 from gptjax.report.numbers import duration
@@ -50,7 +49,7 @@ def _inputs(config: Config, folder: Path) -> dict[str, str]:
     tables = b"".join((folder / name).read_bytes() for name in ("runs.csv", "curves.csv"))
     return {
         "tables": hashlib.sha256(tables).hexdigest(),
-        "fit": digest(fit_config(config)),
+        "fit": digest(config.fit),
         "report": digest(config.report),
         "version": gptjax.__version__,
     }
@@ -60,11 +59,10 @@ def laws_of_tables(
     config: Config, folder: Path, runs_path: Path, curves_path: Path | None
 ) -> dict[str, Any]:
     """Fit a table of runs, write `laws.json` and the report into `folder`, print the answer."""
-    how = fit_config(config)
     enable_compilation_cache(config)
     runs = scaling.Table.read(runs_path)
     curves = scaling.Table.read(curves_path) if curves_path and curves_path.exists() else None
-    laws = scaling.fit_laws(runs, curves, how)
+    laws = scaling.fit_laws(runs, curves, config.fit)
     write_json(folder / "laws.json", laws)
     return show(config, folder, runs, curves, laws)
 
@@ -83,21 +81,6 @@ def show(config: Config, folder: Path, runs: Any, curves: Any, laws: dict[str, A
     print_answer(laws)
     print(f"report: {page}")
     return laws
-
-
-def fit_config(config: Config) -> scaling.FitConfig:
-    """The `fit` section with the top-level `forms` added.
-
-    Raises:
-      UserError: for a form that is not known.
-    """
-    forms = tuple(dict.fromkeys((*config.fit.forms, *config.general.forms)))
-    for name in forms:
-        if name not in scaling.FORMS:
-            raise UserError(
-                f"config.forms has {name!r}, which is no law form; {nearest(name, scaling.FORMS)}"
-            )
-    return dataclasses.replace(config.fit, forms=forms)
 
 
 def facts(config: Config, folder: Path) -> dict[str, Any]:

@@ -82,11 +82,14 @@ def sweep(*overrides: str) -> tuple[str, ...]:
 
 
 def table(name: str, *overrides: str) -> tuple[str, ...]:
-    return (FIT_TABLE, "--workdir=work", f"--config.table={name}", *overrides)
+    return (FIT_TABLE, "--workdir=work", f"--config.fit_table.table={name}", *overrides)
+
+
+FLOPS, NEGATIVE = "--config.predict.flops=1e24", "--config.predict.flops=-1"
 
 
 def predict(laws: str, *flops: str) -> tuple[str, ...]:
-    return (PREDICT, f"--config.laws={laws}", *flops)
+    return (PREDICT, f"--config.predict.laws={laws}", *flops)
 
 
 CASES: dict[str, tuple] = {
@@ -103,7 +106,10 @@ CASES: dict[str, tuple] = {
     "not .py": (("--config=notes.md",), "--config=notes.md is not a .py file; "),
     "not Python": (("--config=syntax.py",), "--config=syntax.py line 1 is not Python"),
     "binary": (("--config=binary.py",), "--config=binary.py is not Python (", "correct it"),
-    "no get_config": (("--config=bare.py",), "has no function get_config(); return default_config"),
+    "no get_config": (
+        ("--config=bare.py",),
+        "has no function get_config(); return gptjax.config.",
+    ),
     "raises": (("--config=raises.py",), "--config=raises.py line 4 raised KeyError (lost);"),
     "missing import": (("--config=imports.py",), "line 1 raised ModuleNotFoundError", "correct"),
     "no config": (("--config=nothing.py",), "returned a NoneType; return a ConfigDict"),
@@ -139,7 +145,11 @@ CASES: dict[str, tuple] = {
     "below": (sweep("data.heldout_fraction=1"), "data.heldout_fraction=1.0 must be below 1"),
     "preset": (sweep("model.preset=gpt9"), "model.preset='gpt9'", "did you mean gpt"),
     "experiment name": (sweep("experiment=../x"), "experiment='../x' is not the name", "give"),
-    "wrong law form": (table("good.csv", "--config.forms=chinchila"), "chinchila", "did you mean"),
+    "wrong law form": (
+        table("good.csv", "--config.fit.forms=chinchila"),
+        "chinchila",
+        "did you mean",
+    ),
     # values against each other
     "heads": (sweep("model.num_heads=3"), "model.width=128 is not", "num_heads=3; try num_heads=2"),
     "kv heads": (sweep("model.num_kv_heads=3"), "model.num_heads=4 is not", "try num_kv_heads=2"),
@@ -217,8 +227,11 @@ CASES: dict[str, tuple] = {
         "train.wandb=True needs Weights & Biases; pip install 'gptjax[wandb]'",
     ),
     # tables
-    "no table": ((FIT_TABLE,), "config.table='' names no table; give --config.table=FILE.csv"),
-    "missing table": (table("none.csv"), "config.table=none.csv is not a file; give the path"),
+    "no table": (
+        (FIT_TABLE,),
+        "table='' names no table; give --config.fit_table.table=",
+    ),
+    "missing table": (table("none.csv"), "fit_table.table=none.csv is not a file; give the path"),
     "empty table": (table("empty.csv"), "empty.csv", ";"),
     "head only": (table("head.csv"), "table=head.csv has no rows; give a header line and a line"),
     "two rows": (table("two.csv"), "needs at least", "runs and the table has 2; add runs"),
@@ -237,14 +250,38 @@ CASES: dict[str, tuple] = {
     "table not UTF-8": (table("latin.csv"), "latin.csv", "UTF-8", ";"),
     "no such rows": (table("good.csv", "--config.fit.where=loss=7"), "'loss=7' matches no row"),
     # laws
-    "no laws": ((PREDICT,), "config.laws='' names no law; give --config.laws=RUN/laws.json"),
-    "no budget": (predict("nolaws.json"), "config.flops=() names no budget; give --config.flops="),
-    "missing laws": (predict("none.json", "--config.flops=1e24"), "none.json does not exist;"),
-    "broken laws": (predict("broken.json", "--config.flops=1"), "broken.json cannot be read as"),
-    "list for laws": (predict("list.json", "--config.flops=1"), "list.json holds no laws; give"),
-    "laws without laws": (predict("nolaws.json", "--config.flops=1"), "laws holds no laws; give"),
-    "hollow laws": (predict("hollow.json", "--config.flops=1"), "laws.isoflop is incomplete;"),
-    "negative budget": (predict("nolaws.json", "--config.flops=-1"), "config.flops[0]=-1.0 must"),
+    "no laws": (
+        (PREDICT,),
+        "laws='' names no law; give --config.predict.laws=RUN/",
+    ),
+    "no budget": (
+        predict("nolaws.json"),
+        "predict.flops=() names no budget; give --",
+    ),
+    "missing laws": (
+        predict("none.json", FLOPS),
+        "none.json does not exist;",
+    ),
+    "broken laws": (
+        predict("broken.json", FLOPS),
+        "broken.json cannot be read as",
+    ),
+    "list for laws": (
+        predict("list.json", FLOPS),
+        "list.json holds no laws; give",
+    ),
+    "laws without laws": (
+        predict("nolaws.json", FLOPS),
+        "laws holds no laws; give",
+    ),
+    "hollow laws": (
+        predict("hollow.json", FLOPS),
+        "laws.isoflop is incomplete;",
+    ),
+    "negative budget": (
+        predict("nolaws.json", NEGATIVE),
+        "predict.flops[0]=-1.0 must",
+    ),
 }
 
 

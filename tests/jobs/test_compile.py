@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from gptjax import models
+from gptjax.accelerators import ACCELERATORS
 from gptjax.cost.chips import parse_target
-from gptjax.cost.compiled import has_compiler
 from gptjax.errors import UserError
 from gptjax.main import main
 
@@ -41,7 +41,7 @@ def test_names_of_slices(name, topology, devices):
 @pytest.mark.parametrize(
     "name, sentence",
     [
-        ("v9-16", "config.target='v9-16' is not known"),
+        ("v9-16", "compile.target='v9-16' is not known"),
         ("v5e-12", "no slice: .* try v5e-8 or v5e-16"),
         ("v5p-6", "no slice: .* try v5p-8 or v5p-16"),
         ("h100-12", "no number of GPUs in nodes of 8; try h100-8 or h100-16"),
@@ -64,15 +64,19 @@ def test_a_target_is_wanted(tmp_path, capsys):
     path = REPO / "experiments" / "train_gpt2_small.py"
     flags = ["--config.job=compile", f"--workdir={tmp_path / 'run'}"]
     assert main(["gptjax", f"--config={path}", *flags]) == 2
-    assert "config.target='' names no slice" in capsys.readouterr().err
+    assert "compile.target='' names no slice" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("target, extra", [("v5p-512", "tpu"), ("h100-256", "cuda")])
 def test_without_the_compiler_the_extra_is_named(tmp_path, capsys, target, extra):
-    if has_compiler(parse_target(target)):
+    if ACCELERATORS[parse_target(target).chip.platform].compiles:
         pytest.skip(f"the compiler of gptjax[{extra}] is installed")
     path = REPO / "experiments" / "gpt3_175b.py"
-    flags = ["--config.job=compile", f"--config.target={target}", f"--workdir={tmp_path / 'run'}"]
+    flags = [
+        "--config.job=compile",
+        f"--config.compile.target={target}",
+        f"--workdir={tmp_path / 'run'}",
+    ]
     assert main(["gptjax", f"--config={path}", *flags]) == 2
     assert f"pip install 'gptjax[{extra}]'" in capsys.readouterr().err
 
@@ -109,7 +113,7 @@ def test_a_small_model_for_16_chips(tmp_path):
         "mesh.fsdp": 4,
         "mesh.tensor": 4,
         "job": "compile",
-        "target": "v5e-16",
+        "compile.target": "v5e-16",
     }
     found = compiled(tmp_path, **settings)
     config = models.ModelConfig(depth=6, width=512, num_heads=8, vocab_size=8192, seq_len=1024)
@@ -130,7 +134,7 @@ def test_a_small_model_for_16_chips(tmp_path):
 @pytest.mark.parametrize("target", ["v4-32", "v5e-16", "v5p-32", "v6e-16", "h100-16"])
 def test_every_kind_of_chip_compiles(tmp_path, target):
     """With heads of 128, so that a TPU's program has the splash kernel, cut by hand."""
-    if not has_compiler(parse_target(target)):
+    if not ACCELERATORS[parse_target(target).chip.platform].compiles:
         pytest.skip("its compiler is not installed")
     settings = {
         "model.depth": 2,
@@ -144,7 +148,7 @@ def test_every_kind_of_chip_compiles(tmp_path, target):
         "mesh.fsdp": 4,
         "mesh.tensor": 2,
         "job": "compile",
-        "target": target,
+        "compile.target": target,
         "model.attention_impl": "blockwise" if target == "h100-16" else "auto",
     }
     found = compiled(tmp_path, **settings)

@@ -489,7 +489,7 @@ def test_fit(name, tmp_path):
             row = (params, params, params, tokens, budget, budget, loss, 0.001)
             lines.append(",".join(f"{x!r}" for x in map(float, row)) + f",t{i}{ratio:.2f}")
     table.write_text("\n".join(lines) + "\n")
-    settings = {"config.table": table, "fit.resamples": 8, "fit.starts": 16, "report.dpi": 50}
+    settings = {"fit_table.table": table, "fit.resamples": 8, "fit.starts": 16, "report.dpi": 50}
     if "report.formats" not in FITTED[name]:
         settings["report.formats"] = "('png',)"
     workdir = tmp_path / "run"
@@ -515,7 +515,7 @@ def test_no_choice_is_left_out():
             texts = value.strip("()").replace("'", "").split(",") if _is_list(value) else [value]
             chosen.setdefault((section, key), set()).update(text for text in texts if text != "")
     missing = []
-    for section, cls in {"config": configs.General, **configs.SECTIONS}.items():
+    for section, cls in {"config": configs.General, **configs.sections()}.items():
         defaults = cls()
         for field in dataclasses.fields(cls):
             if (section, field.name) in ELSEWHERE:

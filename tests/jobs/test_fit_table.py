@@ -37,7 +37,7 @@ def fit_table(tmp_path, table, *flags):
         [
             "gptjax",
             f"--config={REPO / 'experiments' / 'fit_table.py'}",
-            f"--config.table={tmp_path / 'runs.csv'}",
+            f"--config.fit_table.table={tmp_path / 'runs.csv'}",
             f"--workdir={tmp_path / 'run'}",
             *QUICK,
             *flags,
@@ -99,7 +99,7 @@ def test_a_bad_table_is_one_sentence_for_every_form(tmp_path, capsys, name):
     size = next(column for column in form.columns if column not in form.loose)
     flags = (
         "--config.fit.approaches=",
-        f"--config.forms={name}",
+        f"--config.fit.forms={name}",
         "--config.fit.resamples=0",
         "--config.fit.column_loss=target",
         f"--config.fit.loss_kind={kind}",
@@ -167,7 +167,7 @@ def test_the_critical_batch_is_a_law_from_a_config(tmp_path):
     steps = 2e3 * (1 + 3e5 / batch) * np.exp(0.01 * np.cos(7 * np.arange(9)))
     flags = (
         "--config.fit.approaches=",
-        "--config.forms=critical_batch",
+        "--config.fit.forms=critical_batch",
         "--config.fit.column_loss=steps",
         "--config.fit.resamples=200",
     )

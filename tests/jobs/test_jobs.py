@@ -86,7 +86,12 @@ def test_predict_from_the_saved_law(sweep, capsys):
     workdir, _ = sweep
     path = EXPERIMENTS / "predict.py"
     laws = workdir / "laws.json"
-    flags = ["gptjax", f"--config={path}", f"--config.laws={laws}", "--config.flops=1e11,1e12"]
+    flags = [
+        "gptjax",
+        f"--config={path}",
+        f"--config.predict.laws={laws}",
+        "--config.predict.flops=1e11,1e12",
+    ]
     assert main(flags) == 0
     shown = capsys.readouterr().out
     assert "1e+11" in shown and "1e+12" in shown and "chinchilla" in shown

@@ -83,8 +83,8 @@ def test_nothing_else_changes():
 
 def test_every_setting_has_a_type():
     config = configs.default_config().to_dict()
-    paths = [name for name in config if name not in configs.SECTIONS]
-    paths += [f"{name}.{key}" for name in configs.SECTIONS for key in flattened(config[name])]
+    paths = [name for name in config if name not in configs.sections()]
+    paths += [f"{name}.{key}" for name in configs.sections() for key in flattened(config[name])]
     assert sorted(setting_types()) == sorted(paths)
 
 

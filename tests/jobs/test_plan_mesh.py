@@ -25,7 +25,7 @@ EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 
 
 def plan(tmp_path, name, **settings):
-    settings = {"config.compiled": 0, **settings}
+    settings = {"plan_mesh.compiled": 0, **settings}
     flags = [f"--{'' if k.startswith('config') else 'config.'}{k}={v}" for k, v in settings.items()]
     path = EXPERIMENTS / f"{name}.py"
     status = main(
@@ -41,7 +41,7 @@ def test_what_fits_on_one_chip_gets_data_parallelism(tmp_path, capsys):
     the optimizer's state pays.
     """
     settings = {
-        "config.target": "v5e-4",
+        "compile.target": "v5e-4",
         "train.batch_size": 64,
         "model.compute_dtype": "bfloat16",
     }
@@ -79,12 +79,12 @@ def test_what_the_compiler_was_not_asked_about_is_not_refused():
     found = [SimpleNamespace(held=SimpleNamespace(total=20 * 2**30))]
     assert plan_mesh._verdict(target, found, [], None).startswith("nothing fits v5e-16: the least")
     said = plan_mesh._verdict(target, found, [SimpleNamespace()] * 3, None)
-    assert "none of the 3 that it was asked about fits; set config.compiled=12" in said
+    assert "none of the 3 that it was asked about fits; set plan_mesh.compiled=12" in said
 
 
 @pytest.mark.slow
 def test_nothing_fits(tmp_path, capsys):
-    settings = {"config.target": "v5e-16", "train.micro_batches": 1}
+    settings = {"compile.target": "v5e-16", "train.micro_batches": 1}
     status, found = plan(tmp_path, "gpt3_13b", **settings)
     assert status == 1 and found["chosen"] is None
     assert "nothing fits v5e-16" in " ".join(capsys.readouterr().out.split())
@@ -94,7 +94,7 @@ def test_the_search_finds_what_exhaustion_finds():
     config = experiment.override(
         experiment.load(str(EXPERIMENTS / "train_gpt2_small.py")),
         [
-            ("target", "v5e-8"),
+            ("compile.target", "v5e-8"),
             ("job", "plan_mesh"),
             ("train.batch_size", "64"),
             ("model.vocab_size", "50304"),
@@ -131,4 +131,4 @@ def test_a_target_is_wanted(tmp_path, capsys):
     path = EXPERIMENTS / "train_gpt2_small.py"
     flags = ["--config.job=plan_mesh", f"--workdir={tmp_path}"]
     assert main(["gptjax", f"--config={path}", *flags]) == 2
-    assert "config.target='' names no slice" in capsys.readouterr().err
+    assert "compile.target='' names no slice" in capsys.readouterr().err

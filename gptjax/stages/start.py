@@ -1,0 +1,34 @@
+"""The start of a job: experiment and flags, checked config, checked machine, and the job itself."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from gptjax import job
+from gptjax.config import make_config
+from gptjax.experiment import load, override
+from gptjax.stages.checks import check_before
+
+
+def run_experiment(
+    experiment: str, overrides: Iterable[tuple[str, str | None]], workdir: str
+) -> int:
+    """Run an experiment file with overrides; returns the exit status.
+
+    Raises:
+      UserError: for everything that is the user's to mend.
+    """
+    return run(override(load(experiment), overrides), workdir)
+
+
+def run(values: Mapping[str, Any], workdir: str) -> int:
+    """Check the config and run the job that it names; returns the exit status.
+
+    Raises:
+      UserError: for everything that is the user's to mend.
+    """
+    config = make_config(values)
+    folder = Path(workdir) if workdir else Path("runs") / config.general.experiment
+    task = job.find(config.general.job)
+    check_before(config, task, folder)
+    return task.main(config, folder)
