@@ -1,9 +1,11 @@
 """Files that are whole or absent: write to a temporary name, flush, rename into place."""
 
 import contextlib
+import errno
 import json
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,44 @@ def write_atomic(path: Path, content: str | bytes) -> None:
     Raises:
       UserError: when the folder cannot be written or the disk is full.
     """
+    with _written(path, content) as temporary:
+        os.replace(temporary, path)
+
+
+def create_atomic(path: Path, content: str | bytes) -> bool:
+    """The same where there is no file yet; False, and nothing written, where there is one.
+
+    Raises:
+      UserError: as `write_atomic`.
+    """
+    with _written(path, content) as temporary:
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+            return _create_without_links(path, temporary)
+    return True
+
+
+NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+"""What file systems without hard links say."""
+
+
+def _create_without_links(path: Path, temporary: str) -> bool:
+    """One process may create the place-holder that the content then takes the place of."""
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
+        os.replace(temporary, path)
+        return True
+    return False
+
+
+@contextlib.contextmanager
+def _written(path: Path, content: str | bytes) -> Iterator[str]:
+    """The name of a temporary file beside `path` with this content, on the disk."""
     data = content.encode() if isinstance(content, str) else content
     temporary = ""
     new_folder = not path.parent.exists()
@@ -27,22 +67,29 @@ def write_atomic(path: Path, content: str | bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        yield temporary
     except OSError as error:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
         if new_folder:
             with contextlib.suppress(OSError):
+                Path(temporary or path).unlink(missing_ok=True)
                 path.parent.rmdir()
         raise UserError(
             f"cannot write {path}: {error.strerror or error}; free some space or choose another "
             "folder"
         ) from error
+    finally:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, whole or not at all. Infinities and NaN become null."""
     write_atomic(path, json.dumps(finite(value), indent=1, allow_nan=False) + "\n")
+
+
+def create_json(path: Path, value: Any) -> bool:
+    """The same where there is no file yet; False, and nothing written, where there is one."""
+    return create_atomic(path, json.dumps(finite(value), indent=1, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> Any:

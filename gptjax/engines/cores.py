@@ -62,6 +62,26 @@ def private_folder() -> Path:
     return shared
 
 
+SIMULATED = "--xla_force_host_platform_device_count"
+
+
+def one_device_a_process() -> None:
+    """Undo what a shell's variables would change in the numbers of a worker, before JAX starts.
+
+    A simulated device gets a part of the threads, and arrays of 64 bits are another computation: a
+    record would depend on them and not on its cell alone. With GPTJAX_SIMULATED_DEVICES a process
+    gets that many devices; tests use it in the place of several accelerators.
+    """
+    flags = os.environ.get("XLA_FLAGS", "").split()
+    kept = [flag for flag in flags if not flag.startswith(SIMULATED)]
+    wanted = os.environ.get("GPTJAX_SIMULATED_DEVICES", "")
+    if wanted:
+        kept.append(f"{SIMULATED}={wanted}")
+    os.environ["XLA_FLAGS"] = " ".join(kept)
+    os.environ.pop("JAX_NUM_CPU_DEVICES", None)
+    os.environ["JAX_ENABLE_X64"] = "0"
+
+
 def die_with_parent() -> None:
     """Ask the kernel for SIGTERM when the parent ends, however it ends (Linux)."""
     if sys.platform == "linux":

@@ -73,6 +73,7 @@ VARIABLES = ("COORDINATOR", "PROCESSES", "PROCESS")
 def _choose(config: Config) -> None:
     import jax
 
+    jax.config.update("jax_enable_x64", False)  # whatever JAX_ENABLE_X64 says
     device = config.general.device
     if device != "auto":
         jax.config.update("jax_platforms", {"gpu": "cuda"}.get(device, device))

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -91,6 +92,9 @@ class Workers:
             del self._processes[name]
             if status == 0:
                 _preload()  # on the core that this worker left
+                if not self._open_bundles():
+                    self._stop_all()  # a worker that would not end by itself: stopped, or it hangs
+                    return
             if status == USER_ERROR_STATUS:
                 raise UserError(self._last_words(name))
             if status != 0:
@@ -126,6 +130,7 @@ class Workers:
         """Tell every worker to save and end, and wait for them."""
         for process in self._processes.values():
             process.terminate()
+            process.send_signal(signal.SIGCONT)  # a stopped one hears nothing else
         deadline = time.monotonic() + 60.0
         for process in self._processes.values():
             try:
@@ -133,6 +138,7 @@ class Workers:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+        self._processes.clear()
         return EXIT_RESUMABLE
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from gptjax.engines.cores import die_with_parent, pin
+from gptjax.engines.cores import die_with_parent, one_device_a_process, pin
 
 
 def work(folder: Path, name: str) -> int:
@@ -76,6 +76,7 @@ def _process() -> int:
     options = parser.parse_args()
     die_with_parent()
     pin(options.core)
+    one_device_a_process()
     from gptjax.errors import UserError
 
     try:

@@ -210,6 +210,7 @@ def _prepare(
     folder: str, pinned: bool
 ) -> tuple[Config, dict[str, Cell], Callable[[Sequence], Session]]:
     """Once for all tasks that a process of Ray's gets."""
+    cores.one_device_a_process()
     if pinned:
         cores.pin(0)
     config, bundles, sessions = process.prepare(Path(folder))

@@ -30,6 +30,8 @@ EXECUTION_ONLY = {
         "workers",
         "attempts",
         "claim_seconds",
+        "retry_failed",
+        "mixed",
         "price_per_device_hour",
     },
 }

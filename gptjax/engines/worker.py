@@ -8,6 +8,7 @@ import shutil
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from gptjax.errors import UserError
 from gptjax.files import read_json, write_json
 from gptjax.sweeps import records, timing
 from gptjax.sweeps.bundles import Bundle
@@ -27,10 +29,12 @@ from gptjax.train import (
     Fork,
     Hooks,
     Interrupted,
+    OtherRun,
     Progress,
     RunResult,
     Session,
     StackHooks,
+    Superseded,
     TrainState,
     grow_trunk,
     run,
@@ -88,7 +92,7 @@ def work(
                 if options.compile_ahead and (following := next(later, None)) is not None:
                     ahead.compile(following)
                 with claims.holding(taken.name):
-                    _Taken(workdir, taken, session, options, status, stop).train()
+                    _train(_Taken(workdir, taken, session, options, status, stop, claims))
             elif not left or not options.wait_for_others or stop():
                 return
             else:
@@ -97,6 +101,23 @@ def work(
     finally:
         status.clear()
         ahead.close()
+
+
+def _train(taken: "_Taken") -> None:
+    """Train a bundle, as long as it is ours."""
+    try:
+        try:
+            taken.train()
+        except UserError:
+            taken.ask()  # a save fails too where its folder was taken over
+            raise
+    except Superseded as error:
+        print(
+            f"gptjax: {error}: this worker did not answer for sweep.claim_seconds; it leaves the "
+            "cells to the other and goes on with what is free",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 class _Ahead:
@@ -250,10 +271,12 @@ class _Taken:
         options: WorkerOptions,
         status: Status,
         stop: Callable[[], bool],
+        claims: Claims,
     ) -> None:
         self._workdir, self._bundle, self._session = workdir, bundle, session
         self._options, self._status, self._stop = options, status, stop
-        self._trunk_folder = workdir / "cells" / bundle.name
+        self._claims, self._token = claims, claims.token(bundle.name)
+        self._trunk_folder = self._own(bundle.name)
         self._state: TrainState | None = None
         self._grown: dict[str, tuple[int, dict[str, float]]] = {}  # updates and seconds of a trunk
 
@@ -264,18 +287,28 @@ class _Taken:
         for cell in self._bundle.cells:
             if not records.has_record(self._workdir, cell):
                 self._do(cell)
-        shutil.rmtree(self._trunk_folder, ignore_errors=True)
+        self._remove(self._bundle.name)
 
     def _do(self, cell: Cell) -> None:
         """Train one cell to its record, or to a record of its failure."""
         outcome = self._attempts(cell)
         if isinstance(outcome, str):
+            self.ask()
             records.write_failed(self._workdir, cell, outcome)
         else:
             self._record(cell, outcome)
-        shutil.rmtree(self._folder(cell), ignore_errors=True)
+        self._remove(cell.id)
+
+    def ask(self) -> None:
+        """Leave when another has taken over: nothing may be written any more."""
+        self._claims.check(self._bundle.name)
+
+    def _asked_to_stop(self) -> bool:
+        self.ask()
+        return self._stop()
 
     def _record(self, cell: Cell, result: RunResult) -> None:
+        self.ask()
         records.write_done(
             self._workdir,
             cell,
@@ -317,12 +350,21 @@ class _Taken:
                 shutil.rmtree(self._folder(cell), ignore_errors=True)
             except (MemoryError, jax.errors.JaxRuntimeError) as error:
                 return memory_reason(error)
+            except (Interrupted, Superseded, UserError):
+                raise
+            except Exception as error:  # a bug, or what this cell meets: the others go on
+                traceback.print_exc()
+                reason = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
         return reason
 
     def _run(self, cell: Cell) -> RunResult:
         self._grown.pop(cell.id, None)
         start = (lambda: self._fork(cell)) if self._bundle.shares else None
-        return run(self._session, cell.run, self._folder(cell), self._hooks(cell), start)
+        try:
+            return run(self._session, cell.run, self._folder(cell), self._hooks(cell), start)
+        except OtherRun as error:  # only damage can have put it there
+            self._set_aside(cell.id, str(error))
+            return run(self._session, cell.run, self._folder(cell), self._hooks(cell), start)
 
     def _with_trunk(self, cell: Cell, result: RunResult) -> RunResult:
         """The result with what it took to grow the trunk to where the cell leaves it."""
@@ -362,6 +404,7 @@ class _Taken:
             f"{cell.run.trunk}-{self._session.corpus.fingerprint}",
             keep_last=1,
             keep_best=False,
+            before_save=self.ask,
         )
         try:
             state = saved.restore(self._session.init(cell.run))
@@ -380,12 +423,53 @@ class _Taken:
     def _hooks(self, cell: Cell) -> Hooks:
         return Hooks(
             progress=lambda progress: self._status.show(self._bundle, cell, progress),
-            stop=self._stop,
+            stop=self._asked_to_stop,
+            before_save=self.ask,
         )
 
     def _folder(self, cell: Cell) -> Path:
         # Beside the trunk's folder, which has the bundle's name.
-        return self._workdir / "cells" / cell.id
+        return self._own(cell.id)
+
+    def _own(self, name: str) -> Path:
+        """The folder of a cell or trunk under our token, with what an earlier holder left there."""
+        folder = self._workdir / "cells" / name
+        mine = folder / str(self._token)
+        if not mine.exists() and folder.exists():
+            self.ask()
+            _take_over(folder, self._token)
+        return mine
+
+    def _set_aside(self, name: str, reason: str) -> None:
+        """Move what is ours of a cell to `damaged/` of the sweep."""
+        print(f"gptjax: {reason}; it is set aside", file=sys.stderr, flush=True)
+        self._keep_damaged(name, self._own(name))
+
+    def _keep_damaged(self, name: str, path: Path) -> None:
+        place = self._workdir / "damaged"
+        place.mkdir(exist_ok=True)
+        path.rename(place / f"{name}-{len(list(place.iterdir()))}")
+
+    def _remove(self, name: str) -> None:
+        for path in (self._workdir / "cells" / name).glob("**/damaged"):
+            self._keep_damaged(name, path)
+        shutil.rmtree(self._workdir / "cells" / name, ignore_errors=True)
+
+
+def _take_over(folder: Path, token: int) -> None:
+    """Rename what the last holder left, so that a save it still makes is a file that nobody reads.
+
+    Folders of versions without tokens hold the checkpoints themselves.
+    """
+    mine = folder / str(token)
+    tokens = [int(path.name) for path in folder.iterdir() if path.name.isdecimal()]
+    earlier = [number for number in tokens if number < token]
+    if earlier:
+        (folder / str(max(earlier))).rename(mine)
+    elif not tokens:
+        for path in list(folder.iterdir()):
+            mine.mkdir(exist_ok=True)
+            path.rename(mine / path.name)
 
 
 def copied(state: TrainState) -> TrainState:

@@ -14,7 +14,7 @@ from gptjax.files import read_json, write_json
 from gptjax.job import Job
 from gptjax.stages.plan import print_plan
 from gptjax.stages.sweep import corpus_facts
-from gptjax.sweeps import Member, record_path, records, write_tables
+from gptjax.sweeps import Member, read_record, records, write_tables
 
 
 def main(config: Config, folder: Path) -> int:
@@ -51,7 +51,7 @@ def show(config: Config, folder: Path, corpus: Corpus, members: Sequence[Member]
 def _row(folder: Path, member: Member) -> dict[str, Any]:
     """What a record says, under names that the drawing reads."""
     spec = member.cell.run
-    record = read_json(record_path(folder, member.cell))
+    record = read_record(folder, member.cell)
     timing = folder / "timing" / f"{member.cell.id}.json"
     history = record.get("history", [])
     per_step = spec.batch_size * spec.model.seq_len

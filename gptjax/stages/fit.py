@@ -30,8 +30,13 @@ def fit_and_report(
     Raises:
       UserError: when there is no finished run, or no law can be fitted to those there are.
     """
-    if not any(record["status"] == "done" for record in sweeps.read_records(folder, cells)):
+    found = sweeps.read_records(folder, cells)
+    for line in sweeps.failures(found):
+        print(line)
+    done = [record for record in found if record["status"] == "done"]
+    if not done:
         raise UserError(f"--workdir={folder} has no finished run to fit; run job=sweep first")
+    _check_environments(config, folder, done)
     sweeps.write_tables(folder, cells)
     stamp_path, stamp = folder / "fit.json", _inputs(config, folder)
     made = (stamp_path, folder / "laws.json", folder / "report.html")
@@ -42,6 +47,27 @@ def fit_and_report(
     stamp_path.unlink(missing_ok=True)
     laws_of_tables(config, folder, folder / "runs.csv", folder / "curves.csv")
     write_json(stamp_path, stamp)
+
+
+def _check_environments(config: Config, folder: Path, done: Sequence[dict[str, Any]]) -> None:
+    """Say where the cells were trained, if not all alike.
+
+    Raises:
+      UserError: where their numbers differ by more than the last digits.
+    """
+    made_by = [record["made_by"] for record in done if "made_by" in record]
+    kinds = sweeps.kinds(made_by)
+    if len(kinds) > 1:
+        words = ", ".join(f"{count} by {kind}" for kind, count in kinds.most_common())
+        if not config.sweep.mixed:
+            raise UserError(
+                f"--workdir={folder} holds cells trained in environments whose numbers differ "
+                f"({words}); train all in one, or fit them together with "
+                "--config.sweep.mixed=true"
+            )
+        print(f"cells of environments whose numbers differ are fitted together: {words}")
+    for name, values in sweeps.differences(made_by).items():
+        print(f"cells were trained with {name} {' and '.join(values)}; their last digits differ")
 
 
 def _inputs(config: Config, folder: Path) -> dict[str, str]:

@@ -24,6 +24,8 @@ def run_sweep(config: Config, folder: Path) -> int:
     if left:
         run.reach_engine(config)
     workdir.open_workdir(config, folder)
+    if config.sweep.retry_failed:
+        records.set_failed_aside(folder, cells)
     left = records.open_cells(folder, cells)
     write_json(folder / "corpus.json", corpus_facts(config, corpus))
     if left:

@@ -10,8 +10,8 @@ from gptjax.config import Config
 from gptjax.data import Corpus
 from gptjax.engines import run, workdir
 from gptjax.engines.cells import make_trials
-from gptjax.files import read_json, write_json
-from gptjax.sweeps import Trial, Tuned, open_cells, record_path, tuning
+from gptjax.files import write_json
+from gptjax.sweeps import Trial, Tuned, open_cells, read_record, tuning
 
 
 def find(config: Config, folder: Path, corpus: Corpus) -> Tuned | int:
@@ -36,7 +36,7 @@ def find(config: Config, folder: Path, corpus: Corpus) -> Tuned | int:
         if status != 0:
             return status
         for trial in new:
-            record = read_json(record_path(folder / "tune" / str(number), trial.cell))
+            record = read_record(folder / "tune" / str(number), trial.cell)
             losses[trial.cell.id] = record["loss"] if record["status"] == "done" else None
         trials += new
         factors = tuning.wider(trials, losses)

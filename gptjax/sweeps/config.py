@@ -117,7 +117,15 @@ class SweepConfig:
     )
     attempts: int = setting(2, "tries of a cell before it is recorded as failed", minimum=1)
     claim_seconds: float = setting(
-        60.0, "a claim without a heartbeat for so long is taken over", above=1.0
+        60.0, "a claim whose worker gives no sign of life for so long is taken over", above=1.0
+    )
+    retry_failed: bool = setting(
+        False, "train the cells again that failed before; their records move to failed/"
+    )
+    mixed: bool = setting(
+        False,
+        "fit cells together though they were trained on other platforms or by other versions of "
+        "jax, whose numbers differ; what differs is said either way",
     )
     price_per_device_hour: float = setting(
         0.0,

@@ -1,12 +1,15 @@
 """Records: one file for each cell, whole or absent; the tables are collected from them.
 
-A record holds what is a function of the cell and nothing else, so that an interrupted sweep ends
-with the same bytes as one that never stopped. Times and workers go to `timing/` beside it.
+A record holds what is a function of the cell and of its environment, and nothing else, so that an
+interrupted sweep ends with the same bytes as one that never stopped. Times and workers go to
+`timing/` beside it. The first record of a cell stays: it is created and never replaced. It is read
+with a check of its schema, its cell and its checksum.
 """
 
 import csv
 import io
 import math
+import sys
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -14,10 +17,15 @@ from typing import Any
 
 from gptjax import identity, models
 from gptjax.cost import model_flops
-from gptjax.files import read_json, write_atomic, write_json
+from gptjax.errors import UserError
+from gptjax.files import create_json, finite, read_json, write_atomic, write_json
 from gptjax.identity import digest
+from gptjax.sweeps.environment import environment
 from gptjax.sweeps.plan import Cell, identity_of
 from gptjax.train import RunResult, RunSpec
+
+SCHEMA = 3
+"""Version of a record. Version 1 named cells by every field, 2 had no checksum."""
 
 RUN_COLUMNS = (
     "cell",
@@ -118,7 +126,7 @@ def write_done(
     score, noise = result.evaluation, result.noise_scale_tokens
     loss = score.loss if score.excess is None else float(entropy or 0.0) + score.excess
     record = {
-        "schema": identity.SCHEMA,
+        "schema": SCHEMA,
         "status": "done",
         "reason": "",
         **describe(cell),
@@ -134,6 +142,7 @@ def write_done(
         **({} if noise is None else {"noise_scale_tokens": noise}),
         "run": cell.run.canonical,
         "corpus": cell.corpus,
+        "made_by": environment(),
     }
     seconds = result.seconds
     total = sum(seconds.values())
@@ -148,27 +157,113 @@ def write_done(
         "ended": time.time(),
         "updates": result.updates,
     }
-    write_json(workdir / "timing" / f"{cell.id}.json", timing)
-    write_json(record_path(workdir, cell), record)
+    if not has_record(workdir, cell):
+        write_json(workdir / "timing" / f"{cell.id}.json", timing)
+    _create(record_path(workdir, cell), record)
 
 
 def write_failed(workdir: Path, cell: Cell, reason: str) -> None:
     """Write the record of a cell that could not be trained, with the reason."""
     record = {
-        "schema": identity.SCHEMA,
+        "schema": SCHEMA,
         "status": "failed",
         "reason": reason,
         **describe(cell),
         "run": cell.run.canonical,
         "corpus": cell.corpus,
     }
-    write_json(record_path(workdir, cell), record)
+    _create(record_path(workdir, cell), record)
+
+
+def read_record(workdir: Path, cell: Cell) -> dict[str, Any]:
+    """The record of a cell.
+
+    Raises:
+      UserError: where there is none, or it is not what a worker wrote for this cell.
+    """
+    path = record_path(workdir, cell)
+    record = read_json(path)
+    try:
+        _check(path, record, cell)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise UserError(f"{path} is not a record; {TRAIN_AGAIN}") from error
+    return record
 
 
 def read_records(workdir: Path, cells: Iterable[Cell]) -> list[dict[str, Any]]:
-    """The records that exist, in the order of the plan."""
-    paths = [record_path(workdir, cell) for cell in cells]
-    return [read_json(path) for path in paths if path.exists()]
+    """The records that exist, in the order of the plan; raises as `read_record`."""
+    return [read_record(workdir, cell) for cell in cells if has_record(workdir, cell)]
+
+
+TRAIN_AGAIN = "delete it to train the cell again"
+
+
+def _check(path: Path, record: dict[str, Any], cell: Cell) -> None:
+    if record["schema"] > SCHEMA:
+        raise UserError(
+            f"{path} was written by a newer gptjax (schema {record['schema']}; this one reads up "
+            f"to {SCHEMA}); upgrade gptjax"
+        )
+    name = identity_of(record["run"], record["corpus"])
+    if name != cell.id or record["cell"] != cell.id:
+        raise UserError(f"{path} holds the record of another cell ({name}); {TRAIN_AGAIN}")
+    if record["schema"] >= 3 and record.get("sha256") != _checksum(record):
+        raise UserError(
+            f"{path} was changed after it was written (its checksum differs); {TRAIN_AGAIN}"
+        )
+    columns = [name for name in RUN_COLUMNS if record["status"] == "done" and name not in record]
+    if columns or record["status"] not in ("done", "failed"):
+        raise ValueError(f"no {columns}")
+
+
+def _checksum(record: dict[str, Any]) -> str:
+    content = {name: value for name, value in record.items() if name != "sha256"}
+    return digest(finite(content), length=64)
+
+
+def _create(path: Path, record: dict[str, Any]) -> None:
+    """Write a record with its checksum; where there is one already, it stays."""
+    if create_json(path, {**record, "sha256": _checksum(record)}):
+        return
+    first = read_json(path)
+    if first.get("loss") != record.get("loss") or first["status"] != record["status"]:
+        print(
+            f"gptjax: {path} is there already with {_result(first)}; it stays, and "
+            f"{_result(record)} is not used",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def _result(record: dict[str, Any]) -> str:
+    return f"loss {record['loss']}" if record["status"] == "done" else "a failure"
+
+
+def set_failed_aside(workdir: Path, cells: Iterable[Cell]) -> int:
+    """Move the records of failures to `failed/`, so that their cells are open; returns how many."""
+    count = 0
+    for cell in cells:
+        path = record_path(workdir, cell)
+        if not path.exists() or read_record(workdir, cell)["status"] != "failed":
+            continue
+        aside = workdir / "failed"
+        aside.mkdir(exist_ok=True)
+        number = len(list(aside.glob(f"{cell.id}-*.json")))
+        path.rename(aside / f"{cell.id}-{number}.json")
+        count += 1
+    return count
+
+
+def failures(records: Iterable[dict[str, Any]]) -> list[str]:
+    """A line for each cell that failed, and how they are tried again."""
+    failed = [record for record in records if record["status"] == "failed"]
+    lines = [
+        f"cell {one['cell']} (width {one['width']}, budget {one['budget']:g}) failed: "
+        f"{one['reason']}"
+        for one in failed
+    ]
+    again = "--config.sweep.retry_failed=true tries failed cells again"
+    return [*lines, again] if lines else []
 
 
 def adopt_version_1(workdir: Path) -> int:

@@ -1,9 +1,9 @@
 """Training of one run: state, the pure step, checkpoints, evaluation, the loop."""
 
-from gptjax.train.checkpoint import Checkpointer
+from gptjax.train.checkpoint import Checkpointer, OtherRun
 from gptjax.train.config import RunSpec, TrainConfig
 from gptjax.train.evaluate import Evaluation
-from gptjax.train.interrupt import EXIT_RESUMABLE, Interrupted, StopFlag, stop_on_signal
+from gptjax.train.interrupt import EXIT_RESUMABLE, Interrupted, StopFlag, Superseded, stop_on_signal
 from gptjax.train.layout import cuts, layout_over, make_layout, state_shardings
 from gptjax.train.loop import Diverged, Fork, Hooks, Progress, RunResult, grow_trunk, run
 from gptjax.train.mup import transfer_width
@@ -24,12 +24,14 @@ __all__ = [
     "Hyper",
     "Interrupted",
     "Metrics",
+    "OtherRun",
     "Progress",
     "RunResult",
     "RunSpec",
     "Session",
     "StackHooks",
     "StopFlag",
+    "Superseded",
     "TrainConfig",
     "TrainState",
     "cuts",

@@ -1,12 +1,18 @@
-"""Checkpoints of a run through Orbax: asynchronous, renamed into place, keep-last, keep-best."""
+"""Checkpoints of a run through Orbax: asynchronous, renamed into place, keep-last, keep-best.
+
+Beside each lies the SHA-256 of the state that was saved, and what is read must have it. One that
+cannot be read, or gives other numbers, is set aside and named, and the one before it is taken.
+"""
 
 import contextlib
+import hashlib
 import logging
 import os
 import re
 import shutil
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +29,17 @@ ONE_SAVE = threading.Lock()
 wait for ever."""
 
 
+class OtherRun(UserError):
+    """The folder holds checkpoints of another run."""
+
+
 class Checkpointer:
     """Saves and restores a TrainState under `directory`.
 
     The folder names the run it belongs to; another run's folder is refused. A save that was cut
     off leaves a temporary folder that is never read. `step` inside the state is the position in
-    the data, so nothing else is needed to continue bit for bit.
+    the data, so nothing else is needed to continue bit for bit. Damaged checkpoints go to a folder
+    `damaged` beside it.
     """
 
     def __init__(
@@ -39,35 +50,52 @@ class Checkpointer:
         keep_last: int,
         keep_best: bool,
         keep_good: int = 0,
+        before_save: Callable[[], None] = lambda: None,
     ) -> None:
         self._directory = directory.absolute()
         self._identity = identity
         self._keep_last = keep_last
         self._keep_best = keep_best
         self._keep_good = keep_good
+        self._before_save = before_save
         self._managers: dict[str, Any] = {}
 
     def restore(self, like: TrainState) -> TrainState | None:
-        """The latest complete checkpoint with the shapes and shardings of `like`, or None.
+        """The latest checkpoint that is whole, with the shapes and shardings of `like`, or None.
 
         Raises:
-          UserError: when the folder holds the checkpoint of another run.
+          OtherRun: when the folder holds the checkpoint of another run.
         """
         if not self._check_owner():
             return None
-        if not self._keep_good:
-            return self._read("last", like)
-        newest = {kind: self._manager(kind).latest_step() for kind in ("good", "last")}
-        found = {kind: step for kind, step in newest.items() if step is not None}
-        return self._read(max(found, key=lambda kind: (found[kind], kind)), like) if found else None
+        kinds = ("good", "last") if self._keep_good else ("last",)
+        while True:
+            newest = {kind: self._latest(kind) for kind in kinds}
+            found = {kind: step for kind, step in newest.items() if step is not None}
+            if not found:
+                return None
+            kind = max(found, key=lambda kind: (found[kind], kind))
+            state = self._read(kind, found[kind], like)
+            if state is not None:
+                return state
 
     def latest(self) -> int | None:
         """The step of the latest complete checkpoint; raises as `restore`."""
-        return self._manager("last").latest_step() if self._check_owner() else None
+        return self._latest("last") if self._check_owner() else None
+
+    def restore_at(self, step: int, like: TrainState) -> TrainState | None:
+        """The checkpoint of a step that `latest` gave; None where it was damaged."""
+        return self._read("last", step, like)
 
     def restore_best(self, like: TrainState) -> TrainState | None:
         """The checkpoint with the lowest held-out loss, or None."""
-        return self._read("best", like) if self._check_owner() else None
+        step = self._latest("best") if self._check_owner() else None
+        return None if step is None else self._read("best", step, like)
+
+    def set_all_aside(self, reason: str) -> None:
+        """Give up everything that was saved, because what belongs to it is damaged."""
+        self.close()
+        self._set_aside(self._directory, self._directory.name, reason)
 
     def save(self, state: TrainState, *, wait: bool = False, step: int | None = None) -> None:
         """Start saving `state`; with `wait`, return once it is committed.
@@ -98,7 +126,8 @@ class Checkpointer:
             for saved in manager.all_steps():
                 if saved > step or (saved == step and kind == "last"):
                     manager.delete(saved)
-        return self._read("good", like) if step in self._manager("good").all_steps() else None
+        there = step in self._manager("good").all_steps()
+        return self._read("good", step, like) if there else None
 
     def wait(self) -> None:
         """Block until every started save is committed.
@@ -126,13 +155,25 @@ class Checkpointer:
         owner = self._directory / "run.json"
         if not owner.exists():
             return False
-        found = read_json(owner).get("identity")
+        try:
+            found = read_json(owner)["identity"]
+        except (UserError, KeyError, TypeError) as error:
+            self.set_all_aside(str(error))
+            return False
         if found != self._identity:
-            raise UserError(
+            raise OtherRun(
                 f"{self._directory} holds a checkpoint of another run ({found}, not "
                 f"{self._identity}); choose another --workdir or delete it"
             )
         return True
+
+    def _latest(self, kind: str) -> int | None:
+        try:
+            return self._manager(kind).latest_step()
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            self._drop(kind)
+            self._set_aside(self._directory / kind, kind, str(error))
+            return None
 
     def _manager(self, kind: str) -> Any:
         import orbax.checkpoint as ocp  # about a second; not needed by short runs
@@ -155,6 +196,7 @@ class Checkpointer:
     ) -> None:
         import orbax.checkpoint as ocp
 
+        self._before_save()
         owner = self._directory / "run.json"
         if is_first() and not owner.exists():
             write_json(owner, {"identity": self._identity})
@@ -164,6 +206,7 @@ class Checkpointer:
         # The next compiled call reuses (donates) these buffers while Orbax is still writing, and
         # on CPU Orbax does not copy them: give it copies.
         copies = jax.tree.map(lambda x: x.copy(), state)
+        self._write_checksum(kind, step, copies)
         with self._storing(), ONE_SAVE:
             if kind == "last" and self._keep_good:
                 # What a state may go back to is on disk before the state is.
@@ -186,12 +229,66 @@ class Checkpointer:
                 "choose another --workdir"
             ) from error
 
-    def _read(self, kind: str, like: TrainState) -> TrainState | None:
+    def _read(self, kind: str, step: int, like: TrainState) -> TrainState | None:
+        """A checkpoint, or None where it is damaged; it is set aside then."""
         import orbax.checkpoint as ocp
 
-        manager = self._manager(kind)
-        step = manager.latest_step()
-        if step is None:
-            return None
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        return manager.restore(step, args=ocp.args.StandardRestore(abstract))
+        try:
+            arguments = ocp.args.StandardRestore(abstract)
+            state = self._manager(kind).restore(step, args=arguments)
+            wanted = self._checksum(kind, step)
+            if wanted and wanted != checksum(state):
+                raise ValueError("its numbers are not those that were saved")
+            return state
+        except (MemoryError, PermissionError, jax.errors.JaxRuntimeError):
+            raise
+        except Exception as error:  # Orbax and TensorStore raise almost every kind
+            self._drop(kind)
+            self._set_aside(self._directory / kind / str(step), f"{kind}-{step}", str(error))
+            return None
+
+    def _drop(self, kind: str) -> None:
+        manager = self._managers.pop(kind, None)
+        if manager is not None:
+            manager.close()
+
+    def _set_aside(self, path: Path, name: str, reason: str) -> None:
+        reason = " ".join(reason.split())[:200]
+        if jax.process_count() > 1:
+            raise UserError(f"{path} is damaged ({reason}); move it away to begin before it")
+        place = self._directory.parent / "damaged"
+        place.mkdir(parents=True, exist_ok=True)
+        aside = place / f"{name}-{len(list(place.iterdir()))}"
+        path.rename(aside)
+        print(
+            f"gptjax: {path} is damaged ({reason}); it is kept as {aside}, and the run goes on "
+            "from an earlier checkpoint or from its beginning",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    def _write_checksum(self, kind: str, step: int, state: TrainState) -> None:
+        """Before the save begins, so that none is without; those of deleted ones go."""
+        if jax.process_count() > 1:
+            return  # each process holds a part
+        folder = self._directory / "sha256"
+        for path in folder.glob(f"{kind}-*.json"):
+            if int(path.stem.rpartition("-")[2]) not in self._manager(kind).all_steps():
+                path.unlink(missing_ok=True)
+        write_json(folder / f"{kind}-{step}.json", checksum(state))
+
+    def _checksum(self, kind: str, step: int) -> str:
+        """Of the state that was saved; '' where a version without checksums saved it."""
+        path = self._directory / "sha256" / f"{kind}-{step}.json"
+        return str(read_json(path)) if path.exists() and jax.process_count() == 1 else ""
+
+
+def checksum(state: Any) -> str:
+    """SHA-256 of all numbers of a state, with their paths, types and shapes."""
+    hasher = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+        array = np.ascontiguousarray(leaf)
+        hasher.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
+        hasher.update(array.tobytes())
+    return hasher.hexdigest()

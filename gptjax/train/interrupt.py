@@ -13,6 +13,10 @@ class Interrupted(Exception):
     """The run was asked to stop and has saved a state from which it can continue."""
 
 
+class Superseded(Exception):
+    """Another worker has taken over the run; what is saved here now must not count."""
+
+
 class StopFlag:
     """Set by SIGTERM or SIGINT; a second Ctrl-C interrupts at once."""
 

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from gptjax.errors import UserError
 from gptjax.files import read_json, write_json
 from gptjax.optim import eval_params, skipped_steps
 from gptjax.parallel import processes
@@ -83,6 +84,7 @@ class Hooks:
       finished: called with the parameters to keep, those that are evaluated: of the state with the
         lowest held-out loss if `train.keep_best`, else of the last one.
       stop: asked between calls; True makes the run save its state and raise Interrupted.
+      before_save: called before each checkpoint; raises Superseded where it must not be saved.
     """
 
     progress: Callable[[Progress], None] = lambda progress: None
@@ -91,6 +93,7 @@ class Hooks:
     stop: Callable[[], bool] = lambda: False
     rollback: Callable[[Rollback], None] = lambda rollback: None
     finished: Callable[[Any], None] | None = None
+    before_save: Callable[[], None] = lambda: None
 
 
 def run(
@@ -159,6 +162,7 @@ class _Run:
             keep_last=options.keep_last,
             keep_best=options.keep_best,
             keep_good=spec.rollbacks + 1 if spec.rollbacks else 0,
+            before_save=hooks.before_save,
         )
         self.hyper = make_hyper(spec)
         self.seconds = {"compile": 0.0, "train": 0.0, "evaluate": 0.0, "checkpoint": 0.0}
@@ -223,11 +227,20 @@ class _Run:
         restored = self._timed("checkpoint", lambda: self.checkpoints.restore(state))
         if restored is None:
             return state if start is None else start()
-        if self.history_path.exists():
-            done = int(restored.step)
-            past = [(int(step), float(loss)) for step, loss in read_json(self.history_path)]
-            self.history = [entry for entry in past if entry[0] <= done]
+        try:
+            self.history = self._past(int(restored.step))
+        except (UserError, TypeError, ValueError) as error:
+            self.checkpoints.set_all_aside(f"{self.history_path.name}: {error}")
+            self.history_path.unlink(missing_ok=True)
+            return state if start is None else start()
         return restored
+
+    def _past(self, done: int) -> list[tuple[int, float]]:
+        """Evaluations up to a step that an earlier process made."""
+        if not self.history_path.exists():
+            return []
+        past = [(int(step), float(loss)) for step, loss in read_json(self.history_path)]
+        return [entry for entry in past if entry[0] <= done]
 
     def _to_go(self, step: int, end: int) -> int:
         """Steps to the next evaluation, or to the next state to which the run may go back."""

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gptjax.errors import UserError
 from gptjax.files import read_json, write_json
 from gptjax.identity import digest
 from gptjax.optim import eval_params
@@ -143,6 +144,7 @@ class _Stack:
             f"{identity}-{session.corpus.fingerprint}",
             keep_last=session.options.keep_last,
             keep_best=False,
+            before_save=hooks.run.before_save,
         )
         self.history_path = directory / "history.json"
         self.history: list[tuple[int, int, float]] = []  # member, step, held-out loss
@@ -163,23 +165,37 @@ class _Stack:
             self.checkpoints.close()
 
     def _start(self) -> tuple[int, TrainState]:
-        step = self.checkpoints.latest()
-        if step is None:
-            state = stacked(self.branches.states())
-            if any(self.branches.starts):  # the trunk is not trained again
-                self.checkpoints.save(state, step=0, wait=True)
-            return 0, state
+        while (step := self.checkpoints.latest()) is not None:
+            state = self._restored(step)
+            if state is not None:
+                self.begun_at = step
+                return step, state
+        state = stacked(self.branches.states())
+        if any(self.branches.starts):  # the trunk is not trained again
+            self.checkpoints.save(state, step=0, wait=True)
+        return 0, state
+
+    def _restored(self, step: int) -> TrainState | None:
+        """The state of a checkpoint and what was evaluated before it; None where it is damaged."""
         members = members_after(self.ends, step)
         like = stacked([self.session.init(self.specs[member]) for member in members])
-        state = self._timed("checkpoint", members, lambda: self.checkpoints.restore(like))
-        self.begun_at = step
-        if self.history_path.exists():
-            self.history = [
-                (int(member), int(at), float(loss))
-                for member, at, loss in read_json(self.history_path)
-                if at <= self.branches.starts[int(member)] + step
-            ]
-        return step, state
+        read = self.checkpoints.restore_at
+        state = self._timed("checkpoint", members, lambda: read(step, like))
+        if state is not None and self.history_path.exists():
+            try:
+                self.history = self._past(step)
+            except (UserError, TypeError, ValueError) as error:
+                self.checkpoints.set_all_aside(f"{self.history_path.name}: {error}")
+                self.history_path.unlink(missing_ok=True)
+                return None
+        return state
+
+    def _past(self, step: int) -> list[tuple[int, int, float]]:
+        return [
+            (int(member), int(at), float(loss))
+            for member, at, loss in read_json(self.history_path)
+            if at <= self.branches.starts[int(member)] + step
+        ]
 
     def _with_starts(self) -> list[tuple[RunSpec, int]]:
         return list(zip(self.specs, self.branches.starts, strict=True))

@@ -85,8 +85,10 @@ def test_a_kept_folder_is_continued_bit_for_bit(kept):
     found, wanted = (
         json.loads(path.read_text()) for path in (record_path(folder, left[0]), expected)
     )
+    later = {"schema", "made_by", "sha256"}  # what versions since have added
     if here() == json.loads((folder / "made_by.json").read_text()):
-        assert found == wanted
+        same = [{k: v for k, v in one.items() if k not in later} for one in (found, wanted)]
+        assert same[0] == same[1]
         return
     # Another compiler or processor rounds otherwise; a hundred steps spread that to about 1e-5.
     for name in ("loss", "train_loss", "bits_per_byte"):

@@ -200,7 +200,7 @@ def test_two_processes_share_a_folder(place):
     if alone.exists():
         same_bytes(alone, workdir)
     assert len(list((workdir / "records").iterdir())) == 6
-    assert not list((workdir / "claims").glob("*.json"))
+    assert not list((workdir / "claims").glob("*/*.json"))
 
 
 def test_a_shared_trunk_changes_no_byte(place):
@@ -237,7 +237,7 @@ EIGHT_CELLS = {
 
 def on_devices(place: Path, workdir: Path, count: int, **settings) -> list[dict[str, str]]:
     """The sweep of eight cells in one process of so many simulated devices; its timing table."""
-    flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={count}"}
+    flags = {"GPTJAX_SIMULATED_DEVICES": str(count)}
     done = subprocess.run(
         arguments(place, workdir, **EIGHT_CELLS, **settings),
         env={**os.environ, **flags},
@@ -288,7 +288,7 @@ def wait_for_worker(workdir: Path) -> int:
     """The process number of a worker that holds a cell."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
-        for claim in (workdir / "claims").glob("*.json"):
+        for claim in (workdir / "claims").glob("*/*.json"):
             try:
                 return json.loads(claim.read_text())["pid"]
             except (OSError, ValueError):

@@ -58,7 +58,7 @@ def children(pid: int) -> list[int]:
 
 def saved_step(folder: Path) -> int:
     """The step of the last complete checkpoint under a cell's or a trunk's folder; 0 for none."""
-    steps = [path.name for path in folder.glob("checkpoints/last/*") if path.name.isdigit()]
+    steps = [path.name for path in folder.glob("*/checkpoints/last/*") if path.name.isdigit()]
     return max(map(int, steps), default=0)
 
 
@@ -70,7 +70,9 @@ def wait_for_checkpoint(workdir: Path, raylet: int) -> str:
         for path in (workdir / "progress").glob("*.json"):
             try:
                 state = json.loads(path.read_text())
-                claim = json.loads((workdir / "claims" / f"{state['claim']}.json").read_text())
+                claim = json.loads(
+                    max((workdir / "claims" / state["claim"]).glob("*.json")).read_text()
+                )
             except (OSError, ValueError):
                 continue
             saved = max(saved_step(workdir / "cells" / state[name]) for name in ("claim", "cell"))

@@ -134,7 +134,7 @@ def processes_of(job: str) -> list[int]:
 
 
 def saved_step(folder: Path) -> int:
-    steps = [path.name for path in folder.glob("checkpoints/last/*") if path.name.isdigit()]
+    steps = [path.name for path in folder.glob("*/checkpoints/last/*") if path.name.isdigit()]
     return max(map(int, steps), default=0)
 
 
@@ -145,7 +145,9 @@ def wait_for_checkpoint(workdir: Path, job: str) -> str:
         for path in (workdir / "progress").glob("*.json"):
             try:
                 shown = json.loads(path.read_text())
-                claim = json.loads((workdir / "claims" / f"{shown['claim']}.json").read_text())
+                claim = json.loads(
+                    max((workdir / "claims" / shown["claim"]).glob("*.json")).read_text()
+                )
                 mine = claim["pid"] in processes_of(job)
             except (OSError, ValueError):
                 continue

@@ -6,22 +6,30 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+import jax
 import pytest
 
 from gptjax.engines import worker
 from gptjax.engines.worker import WorkerOptions, work
+from gptjax.errors import UserError
 from gptjax.models import ModelConfig
 from gptjax.optim import OptimConfig
 from gptjax.sweeps import (
     Bundle,
     Cell,
     Claims,
+    differences,
+    environment,
+    kinds,
     read_records,
     record_path,
+    records,
     write_tables,
 )
-from gptjax.train import Diverged, Evaluation, RunResult, RunSpec
+from gptjax.train import Diverged, Evaluation, Interrupted, RunResult, RunSpec, Superseded
 
 MODEL = ModelConfig(depth=1, width=8, num_heads=1, seq_len=16, vocab_size=257)
 
@@ -75,24 +83,236 @@ def test_a_dead_process_loses_its_claim_at_once(tmp_path):
     assert Claims(tmp_path, stale_seconds=1e6).take("x")
 
 
-def test_another_hosts_claim_holds_while_its_heart_beats(tmp_path):
-    claims = Claims(tmp_path, stale_seconds=30.0)
-    path = tmp_path / "claims" / "x.json"
-    path.write_text(json.dumps({"token": "t", "host": "elsewhere", "pid": 1, "started": "1"}))
+class Clock:
+    """Seconds that pass when they are told to."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def elsewhere(tmp_path, beat: int, token: int = 1) -> Path:
+    """A claim of a worker on another machine, whose counter stands at `beat`."""
+    path = tmp_path / "claims" / "x" / f"{token}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    owner = {"worker": "w", "host": "elsewhere", "boot": "b", "namespace": "n", "pid": 1}
+    path.write_text(json.dumps({**owner, "started": "1", "beat": beat}))
+    return path
+
+
+def test_another_machines_claim_holds_while_its_counter_moves(tmp_path):
+    clock = Clock()
+    claims = Claims(tmp_path, stale_seconds=30.0, clock=clock)
+    for beat in range(5):
+        elsewhere(tmp_path, beat)
+        assert not claims.take("x")
+        clock.now += 29.0
     assert not claims.take("x")
-    old = time.time() - 60
-    os.utime(path, (old, old))
+    clock.now += 2.0
+    assert claims.take("x") and claims.token("x") == 2
+
+
+def test_no_clock_but_the_observers_own_is_read(tmp_path):
+    path = elsewhere(tmp_path, 0)
+    for shift in (-7200, 7200):
+        os.utime(path, (time.time() + shift,) * 2)
+        assert not Claims(tmp_path, stale_seconds=30.0).take("x")
+
+
+@pytest.mark.parametrize("name", ["host", "boot", "namespace"])
+def test_a_process_number_means_nothing_in_another_namespace(tmp_path, name):
+    """The number of a dead process here may be that of a live one there."""
+    assert Claims(tmp_path, stale_seconds=30.0).take("x")
+    (path,) = (tmp_path / "claims" / "x").iterdir()
+    owner = json.loads(path.read_text())
+    path.write_text(json.dumps({**owner, "pid": 2**22 + 1, name: "another"}))
+    assert not Claims(tmp_path, stale_seconds=30.0).take("x")
+    path.write_text(json.dumps({**owner, "pid": 2**22 + 1}))
+    assert Claims(tmp_path, stale_seconds=30.0).take("x")
+
+
+def test_a_damaged_claim_is_taken_over_after_its_time(tmp_path):
+    clock = Clock()
+    path = elsewhere(tmp_path, 0)
+    path.write_text("{")
+    claims = Claims(tmp_path, stale_seconds=30.0, clock=clock)
+    assert not claims.take("x")
+    clock.now += 31.0
     assert claims.take("x")
 
 
-def test_heartbeat_touches_the_claim(tmp_path):
+def test_heartbeat_counts_up(tmp_path):
     claims = Claims(tmp_path, stale_seconds=0.2)
     claims.take("x")
-    path = tmp_path / "claims" / "x.json"
-    os.utime(path, (0, 0))
     with claims.heartbeat("x"):
-        time.sleep(0.3)
-    assert path.stat().st_mtime > 1e9
+        time.sleep(0.5)
+    (path,) = (tmp_path / "claims" / "x").iterdir()
+    assert json.loads(path.read_text())["beat"] >= 1
+
+
+def test_the_loser_of_a_takeover_is_told_and_its_heartbeat_changes_nothing(tmp_path):
+    clock = Clock()
+    slow, quick = (Claims(tmp_path, stale_seconds=0.2, clock=clock) for _ in range(2))
+    assert slow.take("x")
+    slow.check("x")
+    assert not quick.take("x")
+    clock.now += 1.0
+    assert quick.take("x") and quick.token("x") > slow.token("x")
+    with slow.heartbeat("x"):
+        time.sleep(0.2)
+    quick.check("x")
+    with pytest.raises(Superseded):
+        slow.check("x")
+    slow.release("x")
+    quick.check("x")
+    quick.release("x")
+    with pytest.raises(Superseded):
+        slow.check("x")
+    assert slow.take("x") and slow.token("x") == 3  # a token is never used twice
+
+
+def test_one_of_many_takes_a_claim(tmp_path):
+    many = [Claims(tmp_path, stale_seconds=10.0) for _ in range(16)]
+    with ThreadPoolExecutor(16) as pool:
+        assert sum(pool.map(lambda one: one.take("x"), many)) == 1
+
+
+def taken_over(tmp_path, name: str) -> None:
+    """Another worker takes the claim while its holder is stopped."""
+    path = max((tmp_path / "claims" / name).glob("*.json"))
+    (path.parent / f"{int(path.stem) + 1}.json").write_text(
+        json.dumps({"worker": "w", "host": "elsewhere", "pid": 1, "started": "1", "beat": 0})
+    )
+
+
+def test_a_worker_that_lost_its_claim_writes_no_record_and_goes_on(tmp_path, monkeypatch, capsys):
+    cells = [cell(seed) for seed in range(2)]
+
+    def outcome(session, spec, folder, hooks, start):
+        if spec.seed == 0:
+            taken_over(tmp_path, cells[0].id)
+            with pytest.raises(Superseded):
+                hooks.before_save()
+        return result()
+
+    monkeypatch.setattr(worker, "run", outcome)
+    options = WorkerOptions(name="w", attempts=1, claim_seconds=10.0, wait_for_others=False)
+    work(tmp_path, [alone(one) for one in cells], FakeSession(), options, lambda: False)
+    assert [record["seed"] for record in read_records(tmp_path, cells)] == [1]
+    assert "another worker has taken over" in capsys.readouterr().err
+
+
+def test_the_first_record_stays(tmp_path, monkeypatch, capsys):
+    one = cell(0)
+
+    def outcome(session, spec, folder, hooks, start):
+        records.write_done(tmp_path, one, result(2.5), entropy=None, worker="other")
+        return result(1.0)
+
+    (record,) = run_worker(tmp_path, [one], monkeypatch, outcome).values()
+    assert record["loss"] == 2.5
+    assert "is there already with loss 2.5; it stays, and loss 1.0 is not used" in (
+        capsys.readouterr().err
+    )
+
+
+def test_checkpoints_pass_from_holder_to_holder(tmp_path, monkeypatch):
+    """Each has a folder of its own, below its token; what a stopped one saves later is not read."""
+    one, folders = cell(0), []
+
+    def outcome(session, spec, folder, hooks, start):
+        folders.append(folder)
+        if len(folders) == 1:
+            (folder / "checkpoints").mkdir(parents=True)
+            raise Interrupted("stopped")
+        assert (folder / "checkpoints").is_dir() and not folders[0].exists()
+        return result()
+
+    with pytest.raises(Interrupted):
+        run_worker(tmp_path, [one], monkeypatch, outcome)
+    run_worker(tmp_path, [one], monkeypatch, outcome)
+    assert [int(folder.name) for folder in folders] == [1, 2]
+    assert not (tmp_path / "cells" / one.id).exists()
+
+
+def test_checkpoints_of_a_version_without_tokens_are_taken_over(tmp_path, monkeypatch):
+    one = cell(0)
+    (tmp_path / "cells" / one.id / "checkpoints").mkdir(parents=True)
+
+    def outcome(session, spec, folder, hooks, start):
+        assert (folder / "checkpoints").is_dir()
+        return result()
+
+    run_worker(tmp_path, [one], monkeypatch, outcome)
+
+
+CHANGES = {
+    "a loss": (lambda record: record | {"loss": 0.5}, "was changed after it was written"),
+    "another cell": (
+        lambda record: record | {"run": record["run"] | {"train.seed": 7}},
+        "holds the record of another cell",
+    ),
+    "another corpus": (lambda record: record | {"corpus": "d"}, "holds the record of another cell"),
+    "a newer version": (lambda record: record | {"schema": 99}, "was written by a newer gptjax"),
+    "a list": (lambda record: [], "is not a record; delete it"),
+    "nothing": (lambda record: {}, "is not a record; delete it"),
+    "a word": (lambda record: record | {"schema": "x"}, "is not a record; delete it"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_record_that_no_worker_wrote_is_refused_by_name(tmp_path, monkeypatch, change):
+    one = cell(0)
+    run_worker(tmp_path, [one], monkeypatch, lambda *a: result())
+    path = record_path(tmp_path, one)
+    edit, words = CHANGES[change]
+    path.write_text(json.dumps(edit(json.loads(path.read_text()))))
+    with pytest.raises(UserError, match=f"{one.id}.json {words}"):
+        read_records(tmp_path, [one])
+
+
+def test_a_record_says_what_made_it(tmp_path, monkeypatch):
+    (record,) = run_worker(tmp_path, [cell(0)], monkeypatch, lambda *a: result()).values()
+    assert record["made_by"]["jax"] == jax.__version__
+    assert record["made_by"]["platform"] == "cpu"
+    assert set(record["made_by"]) >= {"jaxlib", "python", "device", "processor"}
+
+
+def test_failed_cells_are_open_again_when_their_records_are_set_aside(tmp_path, monkeypatch):
+    def fails(session, spec, *rest):
+        raise MemoryError
+
+    cells = [cell(0), cell(1)]
+    run_worker(tmp_path, cells, monkeypatch, fails)
+    (first, _, again) = records.failures(read_records(tmp_path, cells))
+    assert first == f"cell {cells[0].id} (width 8, budget 1e+09) failed: out of memory: MemoryError"
+    assert "sweep.retry_failed=true" in again
+    assert records.set_failed_aside(tmp_path, cells) == 2
+    found = run_worker(tmp_path, cells, monkeypatch, lambda *a: result())
+    assert {record["status"] for record in found.values()} == {"done"}
+    assert records.set_failed_aside(tmp_path, cells) == 0
+    assert len(list((tmp_path / "failed").iterdir())) == 2
+
+
+def test_a_cell_that_raises_is_recorded_and_the_others_go_on(tmp_path, monkeypatch):
+    def outcome(session, spec, *rest):
+        if spec.seed == 0:
+            raise KeyError("what no check foresaw")
+        return result()
+
+    found = run_worker(tmp_path, [cell(0), cell(1)], monkeypatch, outcome)
+    assert [found[seed]["status"] for seed in range(2)] == ["failed", "done"]
+    assert found[0]["reason"] == "KeyError: 'what no check foresaw'"
+
+
+def test_environments_whose_numbers_differ_are_told_apart():
+    here = environment()
+    other = here | {"jax": "0.99.1", "python": "3.99"}
+    patched = here | {"jax": here["jax"] + ".post1"}
+    assert len(kinds([here, patched])) == 1
+    assert len(kinds([here, other])) == 2
+    assert set(differences([here, other])) == {"jax", "python"}
 
 
 def run_worker(tmp_path, cells, monkeypatch, outcome, attempts=2):
@@ -123,7 +343,7 @@ def test_failed_cells_are_recorded_and_the_rest_go_on(tmp_path, monkeypatch):
     lines = (tmp_path / "runs.csv").read_text().splitlines()
     assert len(lines) == 5
     assert sum(",failed," in line for line in lines) == 2
-    assert not list((tmp_path / "claims").glob("*.json"))
+    assert not list((tmp_path / "claims").glob("*/*.json"))
 
 
 def test_a_record_is_a_function_of_its_cell(tmp_path, monkeypatch):
