@@ -39,6 +39,12 @@ class DataConfig(_Sections):
         "a tokenizer.json (bpe), .model file (sentencepiece) or ranks (tiktoken) to load; empty = "
         "train one",
     )
+    end_of_document: str = setting(
+        "",
+        "the token between documents, by name, for a tokenizer that is loaded; empty = as the file "
+        "or those beside it say, new = one more id",
+    )
+    lossy: bool = setting(False, "train on a tokenizer that does not give a text back unchanged")
     vocab_size: int = setting(
         4096, "ids of a trained tokenizer, end of document included", minimum=1, maximum=1 << 24
     )

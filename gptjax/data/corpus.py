@@ -105,6 +105,7 @@ def load(config: DataConfig, *, seq_len: int) -> Corpus:
         cache.root(config.cache_dir), source.name, recipe.stamp, recipe.build
     )
     corpus = _open(folder, meta, recipe.reopen(folder), config.mask_end_of_document)
+    _check_lossless(config, meta.get("lost"))
     _check_windows(corpus, recipe.field, seq_len)
     return corpus
 
@@ -150,6 +151,8 @@ def _tokenize(config: DataConfig, source: Documents, folder: Path) -> dict[str, 
         deduplicate=config.deduplicate,
     )
     tokenizer = tokenizers.make(config, parts.train, folder)
+    lost = _lost(tokenizer, parts.heldout[:LOSSLESS_SAMPLE])
+    _check_lossless(config, lost)
     digests = []
     for side, documents in zip(SIDES, (parts.train, parts.heldout), strict=True):
         with TokenWriter(folder / f"{side}.bin", tokenizer.vocab_size) as tokens:
@@ -159,15 +162,33 @@ def _tokenize(config: DataConfig, source: Documents, folder: Path) -> dict[str, 
         "content": content(digests, tokenizer.vocab_size, tokenizer.end_of_document),
         "train_bytes": sum(map(len, parts.train)),
         "heldout_bytes": sum(map(len, parts.heldout)),
-        "report": parts.report | _lossless(tokenizer, parts.heldout),
+        "report": parts.report | {"tokenizer_lossless": lost is None},
+        "lost": lost,
     }
 
 
-def _lossless(tokenizer: Tokenizer, documents: list[bytes]) -> dict[str, bool]:
-    """Whether the first held-out documents come back from their ids unchanged."""
-    sample = documents[:LOSSLESS_SAMPLE]
-    back = [tokenizer.decode(ids) for ids in tokenizer.encode(sample)]
-    return {"tokenizer_lossless": back == sample}
+def _lost(tokenizer: Tokenizer, documents: list[bytes]) -> tuple[str, str] | None:
+    """A text among these documents that does not come back from its ids, and what comes instead."""
+    for document, ids in zip(documents, tokenizer.encode(documents), strict=True):
+        back = tokenizer.decode(ids)
+        if back != document:
+            pairs = enumerate(zip(back, document, strict=False))
+            start = next((i for i, (a, b) in pairs if a != b), min(len(back), len(document)))
+            return _shown(document, start), _shown(back, start)
+    return None
+
+
+def _shown(document: bytes, start: int) -> str:
+    return document[max(0, start - 10) : start + 20].decode(errors="ignore")
+
+
+def _check_lossless(config: DataConfig, lost: tuple[str, str] | None) -> None:
+    if lost and not config.lossy:
+        raise UserError(
+            f"data.tokenizer_path={config.tokenizer_path!r} loses text: {lost[0]!r} comes back as "
+            f"{lost[1]!r}; use another tokenizer, or set data.lossy=true, and bits per byte are "
+            "still of the whole text"
+        )
 
 
 def _open(folder: Path, meta: dict[str, Any], tokenizer: Tokenizer, masked: bool) -> Corpus:

@@ -1,5 +1,6 @@
 """What users get wrong: one sentence with field, value and repair, and nothing half-written."""
 
+import base64
 import dataclasses
 import errno
 import gzip
@@ -66,6 +67,7 @@ FILES = {
     "odd.json": b'{"a": 1}',
     "tokenizer.model": b"no model at all",
     "empty.model": b"",
+    "ranks": b"".join(b"%s %d\n" % (base64.b64encode(bytes([i])), i) for i in range(256)),
     "sub/.hidden": b"x",
 }
 
@@ -131,7 +133,16 @@ CASES = [
     ({"tokenizer": "bpe", "tokenizer_path": "tokenizer.json"}, r"is not a tokenizer.json that"),
     ({"tokenizer": "bpe", "tokenizer_path": "odd.json"}, r"is not a tokenizer.json that"),
     ({"tokenizer": "bpe", "tokenizer_path": "tokenizer.model"}, r"is not a tokenizer.json that"),
-    ({"tokenizer": "bpe", "tokenizer_path": "sub"}, r"tokenizer_path=.*sub' cannot be read: Is a"),
+    ({"tokenizer": "bpe", "tokenizer_path": "sub"}, r"tokenizer_path=.*sub' is a directory; give"),
+    ({"tokenizer": "bpe", "tokenizer_path": "pipe"}, r"tokenizer_path=.*pipe' is a named pipe"),
+    ({"tokenizer": "sentencepiece", "tokenizer_path": "ranks"}, r"set data.tokenizer=tiktoken"),
+    ({"tokenizer": "bpe", "tokenizer_path": "ranks"}, r"looks like a file of ranks, as Llama 3's"),
+    ({"tokenizer": "tiktoken", "tokenizer_path": "odd.json"}, r"set data.tokenizer=bpe; its lines"),
+    ({"tokenizer": "bpe", "end_of_document": "<eos>"}, r"data.end_of_document='<eos>' is for a"),
+    (
+        {"tokenizer": "tiktoken", "tokenizer_path": "ranks", "end_of_document": "<eos>"},
+        r"data.end_of_document='<eos>' names a token, and a file of ranks has no names",
+    ),
     ({"tokenizer": "sentencepiece", "tokenizer_path": "tokenizer.model"}, r"not a SentencePiece"),
     ({"tokenizer": "sentencepiece", "tokenizer_path": "empty.model"}, r"not a SentencePiece model"),
     ({"tokenizer": "bpe", "vocab_size": 256}, r"data.vocab_size=256 is too small .* give 257"),

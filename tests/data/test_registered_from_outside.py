@@ -35,7 +35,7 @@ def train_letters(documents, own, config):
 
 LETTERS = TokenizerKind(
     "letters",
-    read=lambda content, path, own: LetterTokenizer(json.loads(content)),
+    read=lambda content, path, own, end: LetterTokenizer(json.loads(content)),
     file="letters.json",
     train=train_letters,
 )

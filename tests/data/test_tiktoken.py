@@ -13,6 +13,14 @@ from gptjax.errors import UserError
 TEXT = "The law's end: it isn't 1234567 that we'd count, naïve Ω 漢字 \U0001f600!\n\n  Twice  so.\n"
 
 
+def bytes_ranked(numbers):
+    """A file that ranks every byte by these numbers."""
+    return b"".join(
+        b"%s %d\n" % (base64.b64encode(bytes([byte])), number)
+        for byte, number in enumerate(numbers)
+    )
+
+
 def trained():
     """A BPE of 400 ids, its tokens' bytes in their order, and the same as a file of ranks."""
     content = bpe.train([TEXT.encode() * 3, bytes(range(32, 127)) * 2], 400)
@@ -62,11 +70,29 @@ def test_ranks_equal_tiktoken(pattern):
         assert ids.tolist() == theirs.encode(text)
 
 
+def test_ranks_may_leave_numbers_out():
+    """As p50k_base, where 50256 is a special token: the number stays unused."""
+    _, tokens, _ = trained()
+    numbers = [i + (i >= 300) for i in range(len(tokens))]
+    pairs = zip(tokens, numbers, strict=True)
+    lines = [b"%s %d" % (base64.b64encode(token), number) for token, number in pairs]
+    ours = ranks.read(b"\n".join(lines), "here", "gpt2")
+    whole = ranks.read(trained()[2], "here", "gpt2")
+    assert ours.end_of_document == len(tokens) + 1 == ours.vocab_size - 1
+    for text in (TEXT, *unicode_texts(), "<|endoftext|>"):
+        ids, same = next(ours.encode([text.encode()])), next(whole.encode([text.encode()]))
+        assert ids.tolist() == [i + (i >= 300) for i in same.tolist()]
+        assert ours.decode(ids) == text.encode()
+
+
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
         (b"YQ== x", "is not a file of ranks"),
         (b"YQ== 0", "does not rank every byte"),
+        (bytes_ranked(range(255, -1, -1)).replace(b" 7\n", b" 8\n"), "gives two tokens one rank"),
+        (bytes_ranked(range(-1, 255)), "a rank that is negative"),
+        (bytes_ranked(range(256)) + b"YWI= 999999999999", "above 16777216"),
         (b"??? 1", "is not a file of ranks"),
     ],
 )

@@ -1,6 +1,7 @@
 """Tokenizers: lossless, deterministic, trained on the train part, never forged."""
 
 import base64
+import dataclasses
 import functools
 import io
 import itertools
@@ -16,6 +17,7 @@ from gptjax.data import load, split
 from gptjax.data.tokenizers import bpe, huggingface, tiktoken
 from gptjax.data.tokenizers import sentencepiece as sentence_piece
 from gptjax.data.tokenizers.byte import ByteTokenizer
+from gptjax.errors import UserError
 
 TRAINING = [
     b"the scaling law of the loss: the law, 1984, don't and we'll\n\n  indented\tline\n",
@@ -286,6 +288,8 @@ def test_any_tokenizer_json_is_loaded_from_disk(tmp_path, texts, config, kind):
         heldout_fraction=0.2,
         tokenizer="bpe",
         tokenizer_path=str(tmp_path / "any.json"),
+        end_of_document="new",
+        lossy=True,
     )
     corpus = load(wanted, seq_len=16)
     for text in ("the scaling law, 1984", "für 東京 don't", texts.joinpath("0000.txt").read_text()):
@@ -349,7 +353,7 @@ def test_trained_on_the_train_part_alone(tmp_path, config, write):
     assert corpus.train.dtype == np.uint16
 
 
-def test_lossy_tokenizer_is_reported(tmp_path, texts, config):
+def test_a_tokenizer_that_loses_text_is_refused_unless_allowed(tmp_path, texts, config):
     tokenizer = hf.Tokenizer(hf.models.BPE())
     tokenizer.normalizer = hf.normalizers.Lowercase()
     tokenizer.pre_tokenizer = hf.pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -368,4 +372,10 @@ def test_lossy_tokenizer_is_reported(tmp_path, texts, config):
         tokenizer="bpe",
         tokenizer_path=str(tmp_path / "lower.json"),
     )
-    assert load(wanted, seq_len=16).report["tokenizer_lossless"] is False
+    sentence = r"tokenizer_path=.* loses text: .* comes back as .*; .*data.lossy=true"
+    with pytest.raises(UserError, match=sentence):
+        load(wanted, seq_len=16)
+    accepted = dataclasses.replace(wanted, lossy=True)
+    assert load(accepted, seq_len=16).report["tokenizer_lossless"] is False
+    with pytest.raises(UserError, match=sentence):  # from the cache, too
+        load(wanted, seq_len=16)

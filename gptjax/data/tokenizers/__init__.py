@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gptjax.data.tokenizers import bpe, byte, sentencepiece, tiktoken
+from gptjax.data.files import refuse_irregular
+from gptjax.data.tokenizers import bpe, byte, end_of_document, sentencepiece, tiktoken
 from gptjax.data.tokenizers.base import Tokenizer, TokenizerKind
 from gptjax.errors import UserError
 
@@ -37,10 +38,17 @@ def stamp(config: "DataConfig") -> dict[str, Any]:
     if config.tokenizer_path:
         _check_loads(kind, config.tokenizer_path)
         content = _content(config.tokenizer_path)
-        kind.read(content, config.tokenizer_path, _own(kind, config))
-        digest = hashlib.sha256(content).hexdigest()
-        return {"kind": kind.name, "content": digest} | kind.read_settings(
-            _own(kind, config), config
+        tokenizer = _read(kind, content, config.tokenizer_path, config)
+        found = {
+            "kind": kind.name,
+            "content": hashlib.sha256(content).hexdigest(),
+            "end_of_document": tokenizer.end_of_document,
+        }
+        return found | kind.read_settings(_own(kind, config), config)
+    if config.end_of_document:
+        raise UserError(
+            f"data.end_of_document={config.end_of_document!r} is for a tokenizer that is loaded; "
+            "give data.tokenizer_path, or leave it empty"
         )
     if kind.file and kind.train is None:
         raise UserError(
@@ -60,7 +68,11 @@ def make(config: "DataConfig", documents: Sequence[bytes], folder: Path) -> Toke
         content = kind.train(_first(documents, config.tokenizer_bytes), _own(kind, config), config)
     if kind.file:
         (folder / kind.file).write_bytes(content)
-    return kind.read(content, config.tokenizer_path, _own(kind, config))
+    tokenizer = _read(kind, content, config.tokenizer_path, config)
+    name = getattr(tokenizer, "end_name", "")
+    if config.tokenizer_path and name:
+        end_of_document.keep(folder, name)
+    return tokenizer
 
 
 def reopen(config: "DataConfig", folder: Path) -> Tokenizer:
@@ -68,7 +80,11 @@ def reopen(config: "DataConfig", folder: Path) -> Tokenizer:
     kind = TOKENIZERS[config.tokenizer]
     path = folder / kind.file
     content = path.read_bytes() if kind.file else b""
-    return kind.read(content, str(path), _own(kind, config))
+    return _read(kind, content, str(path), config)
+
+
+def _read(kind: TokenizerKind, content: bytes, path: str, config: "DataConfig") -> Tokenizer:
+    return kind.read(content, path, _own(kind, config), config.end_of_document)
 
 
 def _own(kind: TokenizerKind, config: "DataConfig") -> Any:
@@ -87,7 +103,9 @@ def _check_loads(kind: TokenizerKind, path: str) -> None:
 
 def _content(path: str) -> bytes:
     try:
-        return Path(os.path.expanduser(path)).read_bytes()
+        file = Path(os.path.expanduser(path))
+        refuse_irregular(file.stat().st_mode, f"data.tokenizer_path={path!r}")
+        return file.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
         reason = getattr(error, "strerror", None) or error
         raise UserError(

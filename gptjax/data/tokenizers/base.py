@@ -1,6 +1,7 @@
 """The interface of a tokenizer, and of a tokenizer kind: one choice of `data.tokenizer`."""
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -43,7 +44,7 @@ class TokenizerKind:
 
     Attributes:
       name: as it is written in a config, and the name of its section in `config.data`.
-      read: the tokenizer in (the content of its file, its path for errors, own).
+      read: the tokenizer in (the content of its file, its path, own, `data.end_of_document`).
       file: the file's name in the cache folder; "" for a kind that needs none.
       settings: a dataclass of its own settings; None where it has none.
       read_settings: the settings by which `read` interprets a file, for the identity of a corpus.
@@ -53,9 +54,25 @@ class TokenizerKind:
     """
 
     name: str
-    read: Callable[[bytes, str, Any], Tokenizer]
+    read: Callable[[bytes, str, Any, str], Tokenizer]
     file: str = ""
     settings: type | None = None
     read_settings: Callable[[Any, "DataConfig"], dict[str, Any]] = no_settings
     train: Callable[[Sequence[bytes], Any, "DataConfig"], bytes] | None = None
     train_settings: Callable[[Any, "DataConfig"], dict[str, Any]] = no_settings
+
+
+_KINDS = (
+    (re.compile(rb"\s*\{"), "a tokenizer.json", "bpe"),
+    (re.compile(rb"[A-Za-z0-9+/]+=* \d+\r?\n"), "a file of ranks, as Llama 3's is", "tiktoken"),
+    (re.compile(rb"\n.\n"), "a SentencePiece model", "sentencepiece"),
+)
+"""How files of each kind begin."""
+
+
+def other_kind(content: bytes) -> str:
+    """For an error: what a tokenizer's file looks like that is not of the kind that was said."""
+    for pattern, words, kind in _KINDS:
+        if pattern.match(content):
+            return f" but looks like {words}: set data.tokenizer={kind}"
+    return ""

@@ -109,7 +109,7 @@ def _train_settings(own: BpeConfig, config: "DataConfig") -> dict[str, Any]:
 
 KIND = TokenizerKind(
     "bpe",
-    read=lambda content, path, own: read_json(content, path),
+    read=lambda content, path, own, end: read_json(content, path, end),
     file="tokenizer.json",
     settings=BpeConfig,
     train=lambda documents, own, config: LEVELS[own.level](documents, config.vocab_size),

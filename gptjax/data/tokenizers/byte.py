@@ -27,4 +27,4 @@ class ByteTokenizer:
         return array[array < 256].astype(np.uint8).tobytes()
 
 
-KIND = TokenizerKind("bytes", read=lambda content, path, own: ByteTokenizer())
+KIND = TokenizerKind("bytes", read=lambda content, path, own, end: ByteTokenizer())

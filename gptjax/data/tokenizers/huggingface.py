@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from gptjax.data.tokenizers import end_of_document
+from gptjax.data.tokenizers.base import other_kind
 from gptjax.errors import UserError
 
 END = "<|endoftext|>"
-# Names under which published tokenizers keep their end of a document, most specific first.
-ENDS = (END, "<|end_of_text|>", "</s>", "<eos>", "<|eos|>", "[EOS]")
-BATCH_BYTES = 1 << 22
+BATCH_BYTES = 1 << 20
 
 
 class JsonTokenizer:
@@ -20,9 +20,11 @@ class JsonTokenizer:
     Attributes:
       special: ids of its special tokens by name, which no text encodes to.
       added: ids of all tokens that its file adds to its vocabulary, special or not.
+      end_name: the file's name for the end of a document; "" where it has none.
     """
 
-    def __init__(self, tokenizer: Any):
+    def __init__(self, tokenizer: Any, path: str = "", end: str = ""):
+        """Find the end of a document: `end` is `data.end_of_document`, `path` the file's."""
         # Otherwise the text "<|endoftext|>" would become the special token.
         tokenizer.encode_special_tokens = True
         tokenizer.no_truncation()
@@ -31,10 +33,12 @@ class JsonTokenizer:
         found = tokenizer.get_added_tokens_decoder()
         self.added = {token.content: number for number, token in found.items()}
         special = {token.content: number for number, token in found.items() if token.special}
-        ids = tokenizer.get_vocab(with_added_tokens=True).values()
-        size = max(ids, default=-1) + 1
+        ids = tokenizer.get_vocab(with_added_tokens=True)
+        size = max(ids.values(), default=-1) + 1
         self.special = special
-        self.end_of_document = next((special[name] for name in ENDS if name in special), size)
+        found_end = end_of_document.find(path, end, ids, special)
+        self.end_of_document = size if found_end is None else found_end
+        self.end_name = next((name for name, i in ids.items() if i == found_end), "")
         self.vocab_size = max(size, self.end_of_document + 1)
 
     def encode(self, documents: Sequence[bytes]) -> Iterator[np.ndarray]:
@@ -42,7 +46,16 @@ class JsonTokenizer:
         for batch in _batches(documents):
             texts = [document.decode() for document in batch]
             for found in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False):
-                yield np.array(found.ids, dtype=np.uint32)
+                yield self._checked(np.array(found.ids, dtype=np.uint32))
+
+    def _checked(self, ids: np.ndarray) -> np.ndarray:
+        if (ids == self.end_of_document).any():
+            raise UserError(
+                f"the text {self.end_name!r} in a document becomes the end of a document, because "
+                'the tokenizer\'s file does not call it special; write "special": true there, or '
+                "set data.end_of_document=new"
+            )
+        return ids
 
     def encode_text(self, text: str) -> list[int]:
         """The ids of plain text; never those of `special`, whatever it says."""
@@ -55,11 +68,15 @@ class JsonTokenizer:
         return self._tokenizer.decode(kept, skip_special_tokens=False).encode()
 
 
-def read_json(content: bytes, path: str) -> JsonTokenizer:
-    """The tokenizer in the content of a tokenizer.json; `path` is for the error.
+def read_json(content: bytes, path: str, end: str = "") -> JsonTokenizer:
+    """The tokenizer in the content of a tokenizer.json.
+
+    Args:
+      path: of the file, beside which settings may name the end of a document.
+      end: `data.end_of_document`.
 
     Raises:
-      UserError: where the content is no tokenizer.
+      UserError: where the content is no tokenizer, or does not say what ends a document.
     """
     from tokenizers import Tokenizer
 
@@ -69,9 +86,10 @@ def read_json(content: bytes, path: str) -> JsonTokenizer:
     except Exception as error:  # the library raises bare Exception
         raise UserError(
             f"data.tokenizer_path={path!r} is not a tokenizer.json that `tokenizers` can read "
-            f"({_first_line(error)}); name another file, or leave it empty to train one"
+            f"({_first_line(error)}){other_kind(content)}; name another file, or leave it empty to "
+            "train one"
         ) from error
-    return JsonTokenizer(tokenizer)
+    return JsonTokenizer(tokenizer, path, end)
 
 
 def _first_line(error: Exception) -> str:

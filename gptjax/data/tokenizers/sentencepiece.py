@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gptjax.data.tokenizers.base import TokenizerKind
-from gptjax.errors import UserError
+from gptjax.data.tokenizers import end_of_document
+from gptjax.data.tokenizers.base import TokenizerKind, other_kind
+from gptjax.errors import UserError, nearest
 from gptjax.fields import setting
 
 if TYPE_CHECKING:
@@ -28,15 +29,14 @@ UNKNOWN, END = 0, 1
 class SentencePieceTokenizer:
     """A SentencePiece model, with an end-of-document id that no text encodes to."""
 
-    def __init__(self, processor: Any):
+    def __init__(self, processor: Any, end: str = ""):
         self._processor = processor
         size = processor.get_piece_size()
         self._pieces = [_piece_bytes(processor, number) for number in range(size)]
         marks = [processor.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE.encode()]
         self._mark = marks if all(processor.is_byte(mark) for mark in marks) else None
         self._prefixed = processor.encode("a", out_type=str)[:1] != ["a"]
-        end = processor.eos_id()
-        self.end_of_document = end if end >= 0 else size
+        self.end_of_document = _end(processor, end)
         self.vocab_size = max(size, self.end_of_document + 1)
 
     def encode(self, documents: Sequence[bytes]) -> Iterator[np.ndarray]:
@@ -59,6 +59,23 @@ class SentencePieceTokenizer:
         if self._prefixed:
             return self._processor.decode(numbers).encode()
         return b"".join(self._pieces[number] for number in numbers)
+
+
+def _end(processor: Any, asked: str) -> int:
+    """The id of the piece that ends a document; one more where the model has none."""
+    size, own = processor.get_piece_size(), processor.eos_id()
+    if not asked and own >= 0:
+        return own
+    if asked in ("", end_of_document.NEW):
+        return size
+    number = processor.piece_to_id(asked)
+    if processor.id_to_piece(number) == asked and processor.is_control(number):
+        return number
+    pieces = [processor.id_to_piece(i) for i in range(size) if processor.is_control(i)]
+    raise UserError(
+        f"data.end_of_document={asked!r} is no control piece of data.tokenizer_path; "
+        f"{nearest(asked, [*pieces, end_of_document.NEW])}"
+    )
 
 
 def _piece_bytes(processor: Any, number: int) -> bytes:
@@ -126,8 +143,8 @@ def _training_error(error: RuntimeError, vocab_size: int) -> UserError:
     )
 
 
-def read(content: bytes, path: str) -> SentencePieceTokenizer:
-    """The tokenizer in the content of a .model file; `path` is for the error.
+def read(content: bytes, path: str, end: str = "") -> SentencePieceTokenizer:
+    """The tokenizer in the content of a .model file; `path` is for the error, `end` as in a config.
 
     Raises:
       UserError: where the content is no model.
@@ -140,10 +157,10 @@ def read(content: bytes, path: str) -> SentencePieceTokenizer:
             raise RuntimeError("it holds no pieces")
     except RuntimeError as error:
         raise UserError(
-            f"data.tokenizer_path={path!r} is not a SentencePiece model; "
+            f"data.tokenizer_path={path!r} is not a SentencePiece model{other_kind(content)}; "
             "name another file, or leave it empty to train one"
         ) from error
-    return SentencePieceTokenizer(processor)
+    return SentencePieceTokenizer(processor, end)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,7 +182,7 @@ def _train_settings(own: SentencePieceConfig, config: "DataConfig") -> dict[str,
 
 KIND = TokenizerKind(
     "sentencepiece",
-    read=lambda content, path, own: read(content, path),
+    read=lambda content, path, own, end: read(content, path, end),
     file="tokenizer.model",
     settings=SentencePieceConfig,
     train=lambda documents, own, config: train(documents, config.vocab_size, own.model),

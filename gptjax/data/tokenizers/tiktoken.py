@@ -10,11 +10,16 @@ import dataclasses
 import itertools
 from collections.abc import Mapping
 
-from gptjax.data.tokenizers.base import TokenizerKind
+from gptjax.data.tokenizers.base import TokenizerKind, other_kind
 from gptjax.data.tokenizers.bpe import GPT2_PATTERN
+from gptjax.data.tokenizers.end_of_document import NEW
 from gptjax.data.tokenizers.huggingface import END, JsonTokenizer
 from gptjax.errors import UserError
 from gptjax.fields import setting
+
+MAX_RANK = 1 << 24
+UPPER, LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+CONTRACTION = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 
 # Pre-tokenization: Radford et al. (2019), and the published patterns of `tiktoken`.
 PATTERNS = {
@@ -23,21 +28,40 @@ PATTERNS = {
         r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
         r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
     ),
+    "o200k": "|".join(
+        [
+            rf"[^\r\n\p{{L}}\p{{N}}]?{UPPER}*{LOWER}+{CONTRACTION}?",
+            rf"[^\r\n\p{{L}}\p{{N}}]?{UPPER}+{LOWER}*{CONTRACTION}?",
+            r"\p{N}{1,3}",
+            r" ?[^\s\p{L}\p{N}]+[\r\n/]*",
+            r"\s*[\r\n]+",
+            r"\s+(?!\S)",
+            r"\s+",
+        ]
+    ),
 }
 
 
-def read(content: bytes, path: str, pattern: str) -> JsonTokenizer:
+def read(content: bytes, path: str, pattern: str, end: str = "") -> JsonTokenizer:
     """The tokenizer of a file of ranks; its end of a document is the id after the last rank.
+
+    Ranks may leave numbers out, as p50k_base does where its special tokens are: no text gets those.
 
     Args:
       path: for the error.
       pattern: a name of PATTERNS.
+      end: `data.end_of_document`, which ranks have no names for.
 
     Raises:
       UserError: where the content is no file of ranks, or lacks a byte.
     """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
+    if end not in ("", NEW):
+        raise UserError(
+            f"data.end_of_document={end!r} names a token, and a file of ranks has no names; leave "
+            "it empty: the id after the last rank ends a document"
+        )
     ranks = _ranks(content, path)
     letters = _letters()
     spelt = {token: "".join(letters[byte] for byte in token) for token in ranks}
@@ -49,8 +73,10 @@ def read(content: bytes, path: str, pattern: str) -> JsonTokenizer:
     spell = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([cut, spell])
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([END])
-    return JsonTokenizer(tokenizer)
+    if len(ranks) == max(ranks.values()) + 1:
+        tokenizer.add_special_tokens([END])
+        return JsonTokenizer(tokenizer, end=END)
+    return JsonTokenizer(tokenizer, end=NEW)  # the library would give END a number that is taken
 
 
 def _ranks(content: bytes, path: str) -> dict[bytes, int]:
@@ -59,14 +85,20 @@ def _ranks(content: bytes, path: str) -> dict[bytes, int]:
         ranks = {base64.b64decode(token, validate=True): int(rank) for token, rank in rows}
     except (ValueError, binascii.Error) as error:
         raise UserError(
-            f"data.tokenizer_path={path!r} is not a file of ranks ({error}); its lines are a "
-            "token in base64 and a number"
+            f"data.tokenizer_path={path!r} is not a file of ranks ({error})"
+            f"{other_kind(content)}; its lines are a token in base64 and a number"
         ) from error
     missing = [byte for byte in range(256) if bytes([byte]) not in ranks]
-    if missing or sorted(ranks.values()) != list(range(len(ranks))):
+    if missing:
         raise UserError(
-            f"data.tokenizer_path={path!r} does not rank every byte, or leaves numbers out; name "
-            "another file"
+            f"data.tokenizer_path={path!r} does not rank every byte (0x{missing[0]:02x} is not "
+            "there); name another file"
+        )
+    numbers = sorted(ranks.values())
+    if numbers[0] < 0 or numbers[-1] >= MAX_RANK or len(set(numbers)) < len(rows):
+        raise UserError(
+            f"data.tokenizer_path={path!r} gives two tokens one rank, one token two ranks, or a "
+            f"rank that is negative or above {MAX_RANK}; name another file"
         )
     return ranks
 
@@ -75,7 +107,7 @@ def _last_merge(ranks: Mapping[bytes, int], token: bytes) -> tuple[bytes, bytes]
     """The two parts that merges of lower rank leave of a token; None for a byte."""
     parts = [token[i : i + 1] for i in range(len(token))]
     while len(parts) > 2:
-        made = [ranks.get(a + b, len(ranks)) for a, b in itertools.pairwise(parts)]
+        made = [ranks.get(a + b, MAX_RANK) for a, b in itertools.pairwise(parts)]
         best = min(range(len(made)), key=made.__getitem__)
         if made[best] >= ranks[token]:
             return None  # reached only as a whole piece
@@ -104,7 +136,7 @@ class TiktokenConfig:
 
 KIND = TokenizerKind(
     "tiktoken",
-    read=lambda content, path, own: read(content, path, own.pattern),
+    read=lambda content, path, own, end: read(content, path, own.pattern, end),
     file="ranks.tiktoken",
     settings=TiktokenConfig,
     read_settings=lambda own, config: {"pattern": own.pattern},
