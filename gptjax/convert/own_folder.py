@@ -19,7 +19,7 @@ from gptjax.convert import safetensors
 from gptjax.convert.registry import KINDS, kind_of
 from gptjax.convert.tensor_map import by_path, shapes_of
 from gptjax.data import Corpus, DataConfig, tokenizers
-from gptjax.data.tokenizers import Tokenizer
+from gptjax.data.tokenizers import Tokenizer, end_of_document
 from gptjax.errors import UserError
 from gptjax.fields import flat, make, nested, upgraded
 from gptjax.files import read_json, write_json
@@ -28,7 +28,14 @@ CONFIG, ORBAX_PARAMS = "model.json", "params"
 MODEL = "model"
 """The folder inside a run of job=train."""
 MAX_SHARD_BYTES = 5_000_000_000
-TOKENIZER_SETTINGS = ("tokenizer", "tiktoken", "bpe", "sentencepiece", "normalize")
+TOKENIZER_SETTINGS = (
+    "tokenizer",
+    "tiktoken",
+    "bpe",
+    "sentencepiece",
+    "normalize",
+    "end_of_document",
+)
 """Beginnings of the `data` settings that say how a tokenizer's file is read."""
 
 
@@ -50,9 +57,8 @@ class KeptTokenizer:
         Raises:
           UserError: for a file that is none of its kind.
         """
-        kind = tokenizers.TOKENIZERS[self.data.tokenizer]
         content = self.file.read_bytes() if self.file else b""
-        return kind.read(content, str(self.file or ""), self.data)
+        return tokenizers.read(self.data, content, str(self.file or ""))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,10 +116,14 @@ def describe_run(run: Path, config: Any, data: DataConfig, corpus: Corpus) -> No
 
 
 def copy_tokenizer(tokenizer: KeptTokenizer, folder: Path) -> None:
-    """Put the tokenizer's file, if it has one, into a folder under its kind's name."""
+    """Put the tokenizer's file, if it has one, and what lies beside it into a folder."""
     name = tokenizers.TOKENIZERS[tokenizer.data.tokenizer].file
     if tokenizer.file is not None and tokenizer.file != folder / name:
         shutil.copyfile(tokenizer.file, folder / name)
+        for beside in end_of_document.SIDECARS:
+            found = (tokenizer.file.parent / beside).is_file()
+            if found and not (folder / beside).exists():
+                shutil.copyfile(tokenizer.file.parent / beside, folder / beside)
 
 
 def of_corpus(data: DataConfig, corpus: Corpus) -> KeptTokenizer | None:

@@ -38,7 +38,7 @@ def stamp(config: "DataConfig") -> dict[str, Any]:
     if config.tokenizer_path:
         _check_loads(kind, config.tokenizer_path)
         content = _content(config.tokenizer_path)
-        tokenizer = _read(kind, content, config.tokenizer_path, config)
+        tokenizer = read(config, content, config.tokenizer_path)
         found = {
             "kind": kind.name,
             "content": hashlib.sha256(content).hexdigest(),
@@ -68,7 +68,7 @@ def make(config: "DataConfig", documents: Sequence[bytes], folder: Path) -> Toke
         content = kind.train(_first(documents, config.tokenizer_bytes), _own(kind, config), config)
     if kind.file:
         (folder / kind.file).write_bytes(content)
-    tokenizer = _read(kind, content, config.tokenizer_path, config)
+    tokenizer = read(config, content, config.tokenizer_path)
     name = getattr(tokenizer, "end_name", "")
     if config.tokenizer_path and name:
         end_of_document.keep(folder, name)
@@ -80,10 +80,12 @@ def reopen(config: "DataConfig", folder: Path) -> Tokenizer:
     kind = TOKENIZERS[config.tokenizer]
     path = folder / kind.file
     content = path.read_bytes() if kind.file else b""
-    return _read(kind, content, str(path), config)
+    return read(config, content, str(path))
 
 
-def _read(kind: TokenizerKind, content: bytes, path: str, config: "DataConfig") -> Tokenizer:
+def read(config: "DataConfig", content: bytes, path: str) -> Tokenizer:
+    """The tokenizer in the content of a file of the kind `data.tokenizer`; `path` is the file's."""
+    kind = TOKENIZERS[config.tokenizer]
     return kind.read(content, path, _own(kind, config), config.end_of_document)
 
 
@@ -126,4 +128,13 @@ def _first(documents: Sequence[bytes], size: int) -> list[bytes]:
     return chosen
 
 
-__all__ = ["TOKENIZERS", "Tokenizer", "TokenizerKind", "make", "register", "reopen", "stamp"]
+__all__ = [
+    "TOKENIZERS",
+    "Tokenizer",
+    "TokenizerKind",
+    "make",
+    "read",
+    "register",
+    "reopen",
+    "stamp",
+]

@@ -19,6 +19,8 @@ KNOWN = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|eos|>", "[EOS]"
 """Names that published tokenizers give it, most specific first."""
 
 SIDECAR = "tokenizer_config.json"
+SIDECARS = (SIDECAR, "special_tokens_map.json", "generation_config.json")
+"""Files beside a tokenizer's that may name it, in the order of their weight."""
 
 
 def find(path: str, asked: str, ids: Mapping[str, int], special: Mapping[str, int]) -> int | None:
