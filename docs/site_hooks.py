@@ -11,9 +11,17 @@ FOLDERS = {"Recipes": "recipes", "API": "api"}
 
 
 def on_config(config: Any) -> Any:
-    """Add a section for each folder to the navigation of mkdocs.yml."""
-    config.nav += [{title: pages(folder)} for title, folder in FOLDERS.items() if pages(folder)]
+    """Complete the navigation of mkdocs.yml."""
+    config.nav = complete(config.nav)
     return config
+
+
+def complete(nav: list[dict[str, list[str]]]) -> list[dict[str, list[str]]]:
+    """The navigation with the pages that it does not place, and a section for each folder."""
+    placed = {page for section in nav for pages in section.values() for page in pages}
+    others = [page for page in pages(".") if page not in placed]
+    folders = [{title: pages(folder)} for title, folder in FOLDERS.items() if pages(folder)]
+    return [*nav, *([{"More": others}] if others else []), *folders]
 
 
 def pages(folder: str) -> list[str]:
