@@ -163,6 +163,37 @@ def restored(cls: type, found: Mapping[str, Any], place: str) -> dict[str, Any]:
     return mapping
 
 
+def rebuilt(cls: type, form: Mapping[str, Any], place: str) -> Any:
+    """The dataclass of a canonical form: what it leaves out is the first default.
+
+    Raises:
+      UserError: for settings that are not known.
+    """
+    return _built(cls, restored(cls, {**form, "schema": 1}, place))
+
+
+def _built(cls: type, values: Mapping[str, Any]) -> Any:
+    hints = _hints(cls)
+    return cls(
+        **{
+            name: _built(hints[name], value)
+            if dataclasses.is_dataclass(hints[name])
+            else _tuples(value)
+            for name, value in values.items()
+        }
+    )
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def _tuples(value: Any) -> Any:
+    """Lists, as JSON has them, as the tuples that settings have."""
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
 def from_version_1(cls: type, found: Mapping[str, Any]) -> dict[str, Any]:
     """The canonical form of a dataclass that version 1 wrote with every field, nested."""
     flat, form = _flat(found), {}

@@ -11,24 +11,31 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gptjax.config import Config
-from gptjax.engines import cells as planned
 from gptjax.engines import cores
 from gptjax.engines.display import Display
 from gptjax.engines.worker import forget_dead
 from gptjax.errors import UserError
-from gptjax.sweeps import Bundle, Cell, Claims, records
+from gptjax.sweeps import Bundle, Claims, records
 from gptjax.train import EXIT_RESUMABLE
 
 POLL_SECONDS = 0.25
 USER_ERROR_STATUS = 2
 
 
+def connect(config: Config) -> None:
+    """Nothing to reach: the processes are this machine's."""
+
+
+def on_workers(config: Config) -> Config:
+    """The config as the workers have it."""
+    return config
+
+
 class Workers:
     """The worker processes of this machine and what becomes of them."""
 
-    def __init__(self, config: Config, folder: Path, cells: Sequence[Cell]) -> None:
-        self._config, self._folder = config, folder
-        self._bundles = planned.make_bundles(config, cells)
+    def __init__(self, config: Config, folder: Path, bundles: Sequence[Bundle]) -> None:
+        self._config, self._folder, self._bundles = config, folder, bundles
         self._processes: dict[str, subprocess.Popen] = {}
         self._crashes: Counter[str] = Counter()
 

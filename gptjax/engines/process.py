@@ -4,6 +4,7 @@ The core comes before anything else is imported, so that the runtime starts one 
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,43 +15,54 @@ from gptjax.engines.cores import die_with_parent, one_device_a_process, pin
 
 def work(folder: Path, name: str) -> int:
     """Train the open bundles of a folder on this process's devices; returns the exit status."""
+    from gptjax.engines.cells import read_plan
     from gptjax.train import stop_on_signal
 
     with stop_on_signal() as stop:
-        config, bundles, make_session = prepare(folder)
-        return train(config, folder, name, bundles, make_session, stop)
+        config, corpus = prepare(folder)
+        return train(config, corpus, folder, name, read_plan(folder).bundles, stop)
 
 
-def prepare(folder: Path) -> tuple[Any, list, Callable[[Sequence], Any]]:
-    """Start JAX; the config that made a folder, its bundles, what makes Sessions for devices."""
+def prepare(folder: Path) -> tuple[Any, Any]:
+    """Start JAX; the config that made a folder, and its corpus."""
     from gptjax.config import enable_compilation_cache, load_corpus
     from gptjax.engines import workdir
-    from gptjax.engines.cells import make_bundles, make_cells
     from gptjax.engines.devices import start_backend
-    from gptjax.sweeps import session_on
 
     config = workdir.saved_config(folder)
     start_backend(config)
     enable_compilation_cache(config)
-    corpus = load_corpus(config)
-    bundles = make_bundles(config, make_cells(config, corpus))
-    return config, bundles, lambda devices: session_on(corpus, config.sweep, config.train, devices)
+    return config, load_corpus(config)
 
 
 def train(
     config: Any,
+    corpus: Any,
     folder: Path,
     name: str,
-    bundles: Sequence,
-    make_session: Callable[[Sequence], Any],
+    bundles: Sequence[Any],
     stop: Callable[[], bool],
 ) -> int:
-    """Train what is open of these bundles; returns the exit status."""
+    """Train what is open of these bundles; returns the exit status.
+
+    Raises:
+      UserError: when the tokens here are not those of the plan.
+    """
     import jax
 
     from gptjax.engines import worker
-    from gptjax.sweeps import sizes_of
+    from gptjax.errors import UserError
+    from gptjax.sweeps import session_on, sizes_of
     from gptjax.train import EXIT_RESUMABLE, Interrupted
+
+    if any(cell.corpus != corpus.fingerprint for bundle in bundles for cell in bundle.cells):
+        raise UserError(
+            f"data.source={config.data.source} gives other tokens on {os.uname().nodename} than "
+            "where the sweep was started; give all machines the same files and the same Python"
+        )
+
+    def session(devices: Sequence[Any]) -> Any:
+        return session_on(corpus, config.sweep, config.train, devices)
 
     options = worker.WorkerOptions(
         name=name,
@@ -61,7 +73,7 @@ def train(
     devices = jax.local_devices()
     sizes = sizes_of(config.sweep, devices)
     try:
-        worker.work_on_devices(folder, bundles, make_session, options, stop, devices, sizes)
+        worker.work_on_devices(folder, bundles, session, options, stop, devices, sizes)
     except Interrupted:
         return EXIT_RESUMABLE
     return EXIT_RESUMABLE if stop() else 0

@@ -12,18 +12,18 @@ import logging
 import os
 import socket
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from gptjax.config import Config
-from gptjax.engines import cells as planned
 from gptjax.engines import cores, process
+from gptjax.engines.cells import read_plan
 from gptjax.engines.display import Display
 from gptjax.engines.worker import forget_dead
 from gptjax.errors import UserError
-from gptjax.sweeps import Bundle, Cell, records, timing
-from gptjax.train import EXIT_RESUMABLE, Session, stop_on_signal
+from gptjax.sweeps import Bundle, records, timing
+from gptjax.train import EXIT_RESUMABLE, stop_on_signal
 
 POLL_SECONDS = 0.25
 ANSWER_SECONDS = 5.0
@@ -83,25 +83,19 @@ class Order:
     Attributes:
       folder: the sweep's, as all nodes see it.
       bundle: its name.
-      cells: their identities, in the order of the bundle.
-      shares, stacked: see Bundle.
       pinned: whether the process keeps to one core.
     """
 
     folder: str
     bundle: str
-    cells: tuple[str, ...]
-    shares: bool
-    stacked: bool
     pinned: bool
 
 
-class Tasks:
+class Workers:
     """The tasks of a sweep and what becomes of them; `connect` comes first."""
 
-    def __init__(self, config: Config, folder: Path, cells: Sequence[Cell]) -> None:
-        self._config, self._folder = on_nodes(config), folder.absolute()
-        self._bundles = planned.make_bundles(self._config, cells)
+    def __init__(self, config: Config, folder: Path, bundles: Sequence[Bundle]) -> None:
+        self._config, self._folder, self._bundles = config, folder.absolute(), bundles
         self._running: dict[Any, Bundle] = {}
         self._crashes: Counter[str] = Counter()
 
@@ -135,9 +129,6 @@ class Tasks:
             order = Order(
                 folder=os.fspath(self._folder),
                 bundle=bundle.name,
-                cells=tuple(cell.id for cell in bundle.cells),
-                shares=bundle.shares,
-                stacked=bundle.stacked,
                 pinned=cores.only_cpu(self._config),
             )
             self._running[task.remote(order)] = bundle
@@ -177,7 +168,7 @@ class Tasks:
         return EXIT_RESUMABLE
 
 
-def on_nodes(config: Config) -> Config:
+def on_workers(config: Config) -> Config:
     """The config with the device that tasks get: this machine may have another."""
     if config.general.device != "auto":
         return config
@@ -191,28 +182,18 @@ def train_bundle(order: Order) -> int:
     Raises:
       UserError: when the tokens on this node are not those of the sweep.
     """
-    config, cells, sessions = _prepare(order.folder, order.pinned)
-    node = os.uname().nodename
-    if not cells.keys() >= set(order.cells):
-        raise UserError(
-            f"data.source={config.data.source} gives other tokens on node {node} than where the "
-            "sweep was started; give all nodes the same files and the same Python"
-        )
-    own = tuple(cells[name] for name in order.cells)
-    bundle = Bundle(order.bundle, own, shares=order.shares, stacked=order.stacked)
+    folder = Path(order.folder)
+    config, corpus = _prepare(order.folder, order.pinned)
+    bundles = [one for one in read_plan(folder).bundles if one.name == order.bundle]
     with stop_on_signal() as stop:
-        worker = f"{node}-{os.getpid()}-ray"
-        return process.train(config, Path(order.folder), worker, [bundle], sessions, stop)
+        worker = f"{os.uname().nodename}-{os.getpid()}-ray"
+        return process.train(config, corpus, folder, worker, bundles, stop)
 
 
 @functools.cache
-def _prepare(
-    folder: str, pinned: bool
-) -> tuple[Config, dict[str, Cell], Callable[[Sequence], Session]]:
-    """Once for all tasks that a process of Ray's gets."""
+def _prepare(folder: str, pinned: bool) -> tuple[Config, Any]:
+    """Once for all tasks that a process of Ray's gets: config and corpus."""
     cores.one_device_a_process()
     if pinned:
         cores.pin(0)
-    config, bundles, sessions = process.prepare(Path(folder))
-    cells = {cell.id: cell for bundle in bundles for cell in bundle.cells}
-    return config, cells, functools.cache(sessions)
+    return process.prepare(Path(folder))

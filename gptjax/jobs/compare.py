@@ -6,21 +6,20 @@ from typing import Any
 
 from rich.console import Console
 
-from gptjax.config import Config, load_corpus
+from gptjax.config import Config, load_corpus, make_run
 from gptjax.data import Corpus
 from gptjax.engines import run, workdir
-from gptjax.engines.cells import make_members
 from gptjax.files import read_json, write_json
 from gptjax.job import Job
 from gptjax.stages.plan import print_plan
 from gptjax.stages.sweep import corpus_facts
-from gptjax.sweeps import Member, read_record, records, write_tables
+from gptjax.sweeps import Member, make_comparison, read_record, records, write_tables
 
 
 def main(config: Config, folder: Path) -> int:
     """Train every member, write compare.json and the figures; started again, do what is missing."""
     corpus = load_corpus(config)
-    members = make_members(config, corpus)
+    members = make_comparison(config.compare, make_run(config, corpus), corpus.fingerprint)
     cells = [member.cell for member in members]
     left = records.open_cells(folder, cells)
     if left:

@@ -4,11 +4,12 @@ from pathlib import Path
 
 from gptjax.config import Config, load_corpus
 from gptjax.data import Corpus
-from gptjax.engines.cells import make_cells, make_trials
+from gptjax.engines.cells import make_cells
 from gptjax.job import Job
 from gptjax.report.numbers import duration
 from gptjax.stages import tuned
 from gptjax.stages.plan import print_plan
+from gptjax.stages.tune import trials_of
 from gptjax.stages.variants import folder_name, variants
 
 
@@ -23,7 +24,7 @@ def main(config: Config, folder: Path) -> int:
     config = tuned.resolved(config, folder)
     print_plan(config, make_cells(config, corpus))
     if config.sweep.tune:
-        runs = len(make_trials(config, corpus))
+        runs = len(trials_of(config, corpus))
         print(f"before them {runs} runs tune the learning rate (--config.job=tune), more if needed")
     return 0
 

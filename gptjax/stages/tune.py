@@ -1,4 +1,4 @@
-"""job=tune: find the learning rates of a sweep on its smallest sizes."""
+"""Tuning: the best learning rates of a sweep's smallest sizes, and the law through them."""
 
 import dataclasses
 from pathlib import Path
@@ -6,12 +6,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from gptjax.config import Config
+from gptjax.config import Config, make_model
 from gptjax.data import Corpus
 from gptjax.engines import run, workdir
-from gptjax.engines.cells import make_trials
 from gptjax.files import write_json
-from gptjax.sweeps import Trial, Tuned, open_cells, read_record, tuning
+from gptjax.sweeps import Trial, Tuned, make_trials, open_cells, read_record, tuning
 
 
 def find(config: Config, folder: Path, corpus: Corpus) -> Tuned | int:
@@ -28,10 +27,9 @@ def find(config: Config, folder: Path, corpus: Corpus) -> Tuned | int:
     for number in range(tuning.ROUNDS):
         asked = dataclasses.replace(
             config,
-            general=dataclasses.replace(config.general, job="tune"),
             sweep=dataclasses.replace(config.sweep, tune_factors=factors),
         )
-        new = make_trials(asked, corpus)
+        new = trials_of(asked, corpus)
         status = _train(asked, folder / "tune" / str(number), new)
         if status != 0:
             return status
@@ -46,6 +44,18 @@ def find(config: Config, folder: Path, corpus: Corpus) -> Tuned | int:
     write_json(folder / "tune.json", dataclasses.asdict(tuned) | {"sentence": tuned.sentence})
     show(tuned)
     return tuned
+
+
+def trials_of(config: Config, corpus: Corpus) -> list[Trial]:
+    """The runs of a tuning on a corpus."""
+    return make_trials(
+        config.sweep,
+        make_model(config, corpus),
+        config.optim,
+        config.train,
+        corpus.fingerprint,
+        mask_end_of_document=corpus.mask_end_of_document,
+    )
 
 
 def _train(config: Config, folder: Path, trials: list[Trial]) -> int:

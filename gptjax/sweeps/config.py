@@ -7,7 +7,8 @@ from gptjax.fields import setting
 PLANS = ("isoflop", "grid")
 DEPTH_RULES = ("fixed", "aspect")
 RULES = ("demo", "demo_trunk", "fixed", "kaplan", "deepseek", "step_law")
-ENGINES = ("local", "ray")
+ENGINES = {"local": "gptjax.engines.local", "ray": "gptjax.engines.ray"}
+"""The module of each engine, imported when a sweep asks for it."""
 
 
 @dataclasses.dataclass(frozen=True)
