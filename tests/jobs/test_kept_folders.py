@@ -20,8 +20,8 @@ from gptjax.sweeps import record_path
 FOLDERS = Path(__file__).parents[1] / "folders"
 FLAGS = {
     "data.source": "zipf-facts",
-    "data.zipf_tokens": "16384",
-    "data.zipf_heldout_tokens": "4096",
+    "data.zipf_facts.tokens": "16384",
+    "data.zipf_facts.heldout_tokens": "4096",
     "model.depth": "1",
     "model.seq_len": "32",
     "model.norm": "rmsnorm",
