@@ -61,7 +61,7 @@ def forward_flops(
       gated_attention: one more projection of the queries' width in every layer.
       local_layers, window: layers whose queries see at most `window` keys.
       attention_layers, mlp_layers: layers that have such a part; None means depth.
-      other: FLOPs of parts of other kinds, as the functions below count them for one layer.
+      other: FLOPs of parts of other kinds.
       causal: count the lower half of the score matrix (with its diagonal).
 
     >>> forward_flops(depth=1, width=2, num_heads=1, mlp_width=8, seq_len=4, vocab_size=10).total
@@ -87,104 +87,6 @@ def forward_flops(
         head=float(2 * width * vocab_size),
         other=float(other),
     )
-
-
-def experts_flops(
-    *, width: int, hidden: int, matrices: int, num_experts: int, per_token: int, shared: int = 0
-) -> float:
-    """Forward FLOPs a token of a mixture of experts: the router, and the experts it passes.
-
-    >>> experts_flops(width=2, hidden=4, matrices=3, num_experts=8, per_token=2, shared=1)
-    176.0
-    """
-    return 2.0 * width * (num_experts + matrices * hidden * (per_token + shared))
-
-
-def latent_flops(
-    *,
-    width: int,
-    num_heads: int,
-    head_dim: int,
-    rope_dim: int,
-    value_dim: int,
-    kv_rank: int,
-    q_rank: int,
-    keys: float,
-) -> float:
-    """Forward FLOPs a token of multi-head latent attention whose queries see `keys` keys."""
-    columns = head_dim + rope_dim
-    queries = (width + num_heads * columns) * q_rank if q_rank else width * num_heads * columns
-    latents = width * (kv_rank + rope_dim) + kv_rank * num_heads * (head_dim + value_dim)
-    scores = keys * num_heads * (columns + value_dim)
-    return 2.0 * (queries + latents + num_heads * value_dim * width + scores)
-
-
-def sparse_flops(
-    *,
-    width: int,
-    num_heads: int,
-    num_kv_heads: int,
-    head_dim: int,
-    keys: float,
-    gated: bool = False,
-    shared_keys: bool = False,
-    other: float = 0.0,
-) -> float:
-    """Forward FLOPs a token of attention whose queries see at most `keys` keys.
-
-    Args:
-      gated: one more projection of the queries' width.
-      shared_keys: queries are the keys (Reformer), one projection less.
-      other: what the pattern costs besides, in FLOPs a token: `performer_flops` and such.
-
-    >>> sparse_flops(width=2, num_heads=1, num_kv_heads=1, head_dim=2, keys=3)
-    56.0
-    """
-    inputs = num_heads * (1 + gated) + (1 if shared_keys else 2) * num_kv_heads
-    projections = 2 * width * head_dim * (num_heads + inputs)
-    return projections + 4.0 * keys * num_heads * head_dim + other
-
-
-def summarised_keys(seq_len: int, block: int, summary: float) -> float:
-    """Keys of a query that sees one block, and `summary` keys of each block; at most all.
-
-    Child et al. (2019): `fixed`, and `strided` with a summary of one.
-
-    >>> summarised_keys(1024, 32, 1), summarised_keys(16, 12, 6)
-    (64.0, 16.0)
-    """
-    return min(float(seq_len), block + summary * seq_len / block)
-
-
-def blocksparse_keys(seq_len: int, block: int, local_blocks: int, stride: int) -> float:
-    """Keys of a query that sees its last blocks, and one of `stride` blocks before them.
-
-    Phi-3-small at its longest text:
-
-    >>> blocksparse_keys(8192, 64, 16, 8)
-    1920.0
-    """
-    near = min(seq_len, local_blocks * block)
-    return near + (seq_len - near) / stride
-
-
-def performer_flops(*, num_heads: int, num_kv_heads: int, head_dim: int, features: int) -> float:
-    """FLOPs a token of random features, of the state's update and of its reading, with its sums.
-
-    >>> performer_flops(num_heads=1, num_kv_heads=1, head_dim=2, features=5)
-    100.0
-    """
-    heads = num_heads + num_kv_heads
-    return 2.0 * heads * features * (head_dim + head_dim + 1)
-
-
-def mamba_flops(*, width: int, inner: int, state: int, conv: int, rank: int) -> float:
-    """Forward FLOPs a token of Mamba's mixer.
-
-    Projections, convolution, and two multiply-adds for each state: its update and its output.
-    """
-    projections = 3 * width * inner + inner * (rank + 2 * state) + rank * inner
-    return 2.0 * (projections + conv * inner + 2 * inner * state)
 
 
 def _windowed(seq_len: int, window: int, causal: bool) -> float:

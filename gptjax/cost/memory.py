@@ -7,19 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from gptjax import models
-from gptjax.cost.model_flops import sparse_keys
 from gptjax.errors import UserError
-from gptjax.models import SPARSE, Layer
+from gptjax.models import Layer
 from gptjax.train import Batch, RunSpec, init_state, make_hyper, make_train_step
-
-STATES = 8.0
-"""Copies of all states of a state-space layer that its backward pass finds, measured on a CPU."""
-
-SPARSE_COPIES = 4.0
-"""Copies of the scores of the kinds that leave pairs out, over those of dense attention."""
-
-BLOCK = 256
-"""Keys whose scores are held at a time where attention goes through blocks or a fused kernel."""
 
 BY_COST = ("none", "dots", "block", "sqrt")
 """Rematerialisation, from the least to the most work done again."""
@@ -45,28 +35,9 @@ def training_bytes(run: RunSpec) -> float:
 def _layer_bytes(run: RunSpec, layer: Layer) -> float:
     """Of one token."""
     model = run.model
-    if layer.mixer == "ssm":
-        mixing = STATES * model.ssm_width * model.ssm_state
-    elif layer.mixer == "performer":
-        mixing = SPARSE_COPIES * 5.0 * model.num_heads * model.feature_count
-    else:
-        mixing = 5.0 * model.num_heads * _keys(run, layer.mixer)
-    experts = 0.0
-    if layer.mlp == "experts":
-        experts = 16.0 * model.experts_per_token * model.expert_hidden_width
+    mixing = models.mixer_of(model, layer.mixer).held(model, run.document_attention)
+    experts = models.MLPS[layer.mlp].held(model)
     return 2.0 * (34.0 * model.width + mixing + experts)
-
-
-def _keys(run: RunSpec, mixer: str) -> float:
-    """Keys of a query whose scores are held at a time.
-
-    As on a CPU, which holds the most, so that every process of a sweep counts the same.
-    """
-    model = run.model
-    if mixer in SPARSE:
-        return SPARSE_COPIES * sparse_keys(model, mixer)
-    kernel = models.attention_kernel(model, mixer, segmented=run.document_attention, backend="cpu")
-    return model.seq_len if kernel in ("dense", "masked") else min(model.seq_len, BLOCK)
 
 
 def step_bytes(spec: RunSpec) -> tuple[int, int]:

@@ -10,10 +10,12 @@ from gptjax.models.api import (
     init,
     logical_axes,
 )
-from gptjax.models.config import SPARSE, Layer, ModelConfig, beyond_blockwise
+from gptjax.models.config import Layer, ModelConfig
 from gptjax.models.experts import Routing, loss_names, router_penalty
-from gptjax.models.mixers.kernels import attention_kernel
-from gptjax.models.mixers.sparse import cache_bytes
+from gptjax.models.layer_costs import cache_bytes, forward_flops
+from gptjax.models.mixers.kernels import attention_kernel, beyond_blockwise
+from gptjax.models.mixers.mixer import MIXERS, Mixer, TokenInfo, mixer_of, register
+from gptjax.models.mlp import MLPS
 from gptjax.models.presets import PRESETS, preset, resolve
 from gptjax.models.stages import Stages
 from gptjax.models.validate import validate
@@ -51,12 +53,14 @@ from gptjax.models.vision.vit import (
 )
 
 __all__ = [
+    "MIXERS",
+    "MLPS",
     "PRESETS",
-    "SPARSE",
     "VISION_PRESETS",
     "CrossText",
     "GatedVision",
     "Layer",
+    "Mixer",
     "ModelConfig",
     "ParamCount",
     "ProjectedVision",
@@ -64,6 +68,7 @@ __all__ = [
     "Stages",
     "TileConfig",
     "TiledVision",
+    "TokenInfo",
     "VisionConfig",
     "apply",
     "apply_cross_text",
@@ -83,6 +88,7 @@ __all__ = [
     "encode_tiles",
     "features",
     "forward",
+    "forward_flops",
     "images_shown",
     "init",
     "init_cross_text",
@@ -93,10 +99,12 @@ __all__ = [
     "init_vision",
     "logical_axes",
     "loss_names",
+    "mixer_of",
     "pool_images",
     "preset",
     "project_images",
     "project_tiles",
+    "register",
     "resolve",
     "router_penalty",
     "validate",

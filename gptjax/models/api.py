@@ -12,6 +12,7 @@ from gptjax.errors import UserError
 from gptjax.models.config import ModelConfig
 from gptjax.models.decoder import Decoder
 from gptjax.models.experts import Routing
+from gptjax.models.mixers.mixer import TokenInfo
 from gptjax.models.param_count import sizes
 from gptjax.models.validate import validate
 
@@ -52,6 +53,7 @@ def apply(
     tokens_BT: jax.Array,
     *,
     segment_ids_BT: jax.Array | None = None,
+    positions_BT: jax.Array | None = None,
     shift_BTD: jax.Array | None = None,
 ) -> jax.Array:
     """float32 logits [B, T, V] of the token that follows each position, outside of training.
@@ -59,13 +61,19 @@ def apply(
     Args:
       tokens_BT: token ids, T at most config.seq_len where positions are learned.
       segment_ids_BT: document numbers; a token attends only within its own document.
+      positions_BT: where each token is in its text, for packed and padded batches; None: 0…T−1.
       shift_BTD: where given, added to the embedded tokens.
 
     Raises:
       UserError: where the input is longer than the positions that the model learns.
     """
     return forward(
-        config.at_rest, params, tokens_BT, segment_ids_BT=segment_ids_BT, shift_BTD=shift_BTD
+        config.at_rest,
+        params,
+        tokens_BT,
+        segment_ids_BT=segment_ids_BT,
+        positions_BT=positions_BT,
+        shift_BTD=shift_BTD,
     )[0]
 
 
@@ -75,6 +83,7 @@ def features(
     tokens_BT: jax.Array,
     *,
     segment_ids_BT: jax.Array | None = None,
+    positions_BT: jax.Array | None = None,
     shift_BTD: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """(x_BTD, w_DV) whose product are the logits before their scale and soft cap.
@@ -86,6 +95,7 @@ def features(
         params,
         tokens_BT,
         segment_ids_BT=segment_ids_BT,
+        positions_BT=positions_BT,
         shift_BTD=shift_BTD,
         features=True,
     )[0]
@@ -97,6 +107,7 @@ def forward(
     tokens_BT: jax.Array,
     *,
     segment_ids_BT: jax.Array | None = None,
+    positions_BT: jax.Array | None = None,
     shift_BTD: jax.Array | None = None,
     seeds_B: jax.Array | None = None,
     features: bool = False,
@@ -110,8 +121,8 @@ def forward(
       seeds_B: uint32, one for each sequence, of the noise; without them there is none.
     """
     check_length(config, tokens_BT.shape[1])
-    variables, inputs = {"params": params}, (tokens_BT, segment_ids_BT, shift_BTD, seeds_B)
-    found: Any = _module(config).apply(variables, *inputs, features=features)
+    inputs = tokens_BT, TokenInfo(segment_ids_BT, positions_BT), shift_BTD, seeds_B
+    found: Any = _module(config).apply({"params": params}, *inputs, features=features)
     return found
 
 
@@ -167,7 +178,7 @@ def _module(config: ModelConfig) -> nn.Module:
 
 
 def _boxed(config: ModelConfig, key: jax.Array) -> Any:
-    return _module(config).init(key, jnp.zeros((1, 1), jnp.int32), None)["params"]
+    return _module(config).init(key, jnp.zeros((1, 1), jnp.int32))["params"]
 
 
 @functools.lru_cache(maxsize=256)  # counts, axes and layouts ask for the same ones

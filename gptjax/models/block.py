@@ -1,17 +1,13 @@
 """One layer: a mixer of tokens and a feed-forward, each with its norm and its residual sum."""
 
 import functools
-from typing import Any
 
 import flax.linen as nn
 import jax
 
 from gptjax.models.config import Layer, ModelConfig
-from gptjax.models.experts import Experts
-from gptjax.models.mixers.attention import Attention
-from gptjax.models.mixers.latent import LatentAttention
-from gptjax.models.mixers.mamba import Mamba
-from gptjax.models.mlp import FeedForward
+from gptjax.models.mixers.mixer import TokenInfo, mixer_of
+from gptjax.models.mlp import MLPS
 from gptjax.models.norms import Norm
 
 
@@ -29,45 +25,34 @@ class Block(nn.Module):
     def __call__(
         self,
         x_BTD: jax.Array,
-        segment_ids_BT: jax.Array | None,
+        info: TokenInfo,
         seeds_B: jax.Array | None = None,
     ) -> tuple[jax.Array, None]:
         cfg, layer = self.config, self.layer
-        mixer = _mixer(cfg, layer)(cfg, layer.mixer, name=layer.mixer_name)
+        mixer = mixer_of(cfg, layer.mixer).module(cfg, layer.mixer, name=layer.mixer_name)
         norm1, scale = Norm(cfg, name=f"{layer.mixer_name}_norm"), cfg.residual_scale
 
         def add(x_BTD: jax.Array, y_BTD: jax.Array) -> jax.Array:
             return x_BTD + (y_BTD if scale == 1.0 else y_BTD * scale)
 
-        if layer.mlp == "none":
-            return add(x_BTD, mixer(norm1(x_BTD), segment_ids_BT)), None
-        feed_forward = _feed_forward(cfg, layer, seeds_B)
+        mlp = MLPS[layer.mlp].module
+        if mlp is None:
+            return add(x_BTD, mixer(norm1(x_BTD), info)), None
+        feed_forward = functools.partial(mlp(cfg, name="mlp"), seeds_B=seeds_B)
         norm2 = Norm(cfg, name="mlp_norm") if cfg.block != "parallel_shared_norm" else norm1
         if cfg.block != "sequential":
             h_BTD = norm1(x_BTD)
             g_BTD = norm2(x_BTD) if norm2 is not norm1 else h_BTD
-            x_BTD = add(x_BTD, mixer(h_BTD, segment_ids_BT) + feed_forward(g_BTD))
+            x_BTD = add(x_BTD, mixer(h_BTD, info) + feed_forward(g_BTD))
         elif cfg.norm_place == "pre":
-            x_BTD = add(x_BTD, mixer(norm1(x_BTD), segment_ids_BT))
+            x_BTD = add(x_BTD, mixer(norm1(x_BTD), info))
             x_BTD = add(x_BTD, feed_forward(norm2(x_BTD)))
         elif cfg.norm_place == "post":
-            x_BTD = norm1(add(x_BTD, mixer(x_BTD, segment_ids_BT)))
+            x_BTD = norm1(add(x_BTD, mixer(x_BTD, info)))
             x_BTD = norm2(add(x_BTD, feed_forward(x_BTD)))
         else:
             after1 = Norm(cfg, name=f"{layer.mixer_name}_out_norm")
             after2 = Norm(cfg, name="mlp_out_norm")
-            x_BTD = add(x_BTD, after1(mixer(norm1(x_BTD), segment_ids_BT)))
+            x_BTD = add(x_BTD, after1(mixer(norm1(x_BTD), info)))
             x_BTD = add(x_BTD, after2(feed_forward(norm2(x_BTD))))
         return nn.with_logical_constraint(x_BTD, ("batch", "seq", "embed")), None
-
-
-def _feed_forward(config: ModelConfig, layer: Layer, seeds_B: jax.Array | None) -> Any:
-    if layer.mlp == "experts":
-        return functools.partial(Experts(config, name="mlp"), seeds_B=seeds_B)
-    return FeedForward(config, name="mlp")
-
-
-def _mixer(config: ModelConfig, layer: Layer) -> Any:
-    if layer.mixer == "ssm":
-        return Mamba
-    return LatentAttention if config.kv_rank else Attention

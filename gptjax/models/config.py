@@ -3,24 +3,12 @@
 import dataclasses
 import math
 
+import gptjax.models.experts
+import gptjax.models.mixers  # noqa: F401 they register the choices
 from gptjax.fields import setting
-
-SPARSE = (
-    "strided",
-    "fixed",
-    "blocksparse",
-    "longformer",
-    "linformer",
-    "performer",
-    "reformer",
-)
-"""Kinds of attention that leave pairs of tokens out; what each is stands in models/mixers/."""
-
-BOTH_WAYS = "both_ways"
-"""Attention without a mask, of encoders: no element of a decoder's layer pattern."""
-
-OWN_PARAMETERS = ("longformer", "linformer", "reformer")
-"""Those whose parameters differ from ordinary attention's."""
+from gptjax.models.mixers.mixer import MIXERS, mixer_named
+from gptjax.models.mlp import MLPS
+from gptjax.ops import FEED_FORWARD
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,9 +26,7 @@ class Layer:
     @property
     def mixer_name(self) -> str:
         """Where the mixer's parameters are; most kinds of attention have the same."""
-        if self.mixer in OWN_PARAMETERS:
-            return f"{self.mixer}_attention"
-        return "ssm" if self.mixer == "ssm" else "attention"
+        return mixer_named(self.mixer).name
 
     @property
     def structure(self) -> str:
@@ -91,12 +77,12 @@ class ModelConfig:
         ("global",),
         "what mixes tokens in each layer, repeated over depth; local: within model.window; ssm: "
         "Mamba's selective state space; the others leave pairs of tokens out (docs/models.md)",
-        choices=("global", "local", "ssm", *SPARSE),
+        choices=MIXERS,
     )
     mlp_pattern: tuple[str, ...] = setting(
         ("dense",),
         "feed-forward of each layer, repeated over depth after model.dense_layers",
-        choices=("dense", "experts", "none"),
+        choices=MLPS,
     )
     dense_layers: int = setting(
         0, "first layers whose feed-forward is dense all the same (DeepSeek)", minimum=0
@@ -180,18 +166,7 @@ class ModelConfig:
         "gelu_tanh",
         "feed-forward kind; those with glu in their name, and gegelu (Phi-3-small: a sigmoid's "
         "GELU times 1 + the other), are gated and have three matrices",
-        choices=(
-            "gelu",
-            "gelu_tanh",
-            "quick_gelu",
-            "relu",
-            "silu",
-            "swiglu",
-            "geglu",
-            "geglu_tanh",
-            "reglu",
-            "gegelu",
-        ),
+        choices=FEED_FORWARD,
     )
     mlp_limit: float = setting(
         0.0,
@@ -382,10 +357,10 @@ class ModelConfig:
     @property
     def layers_of_depth(self) -> tuple[Layer, ...]:
         """The patterns repeated over the depth."""
-        mixers, mlps = self.layer_pattern, self.mlp_pattern
+        kinds, mlps = self.layer_pattern, self.mlp_pattern
         return tuple(
             Layer(
-                mixers[i % len(mixers)],
+                kinds[i % len(kinds)],
                 "dense" if i < self.dense_layers else mlps[(i - self.dense_layers) % len(mlps)],
             )
             for i in range(self.depth)
@@ -406,12 +381,3 @@ class ModelConfig:
     def has_bias(self, place: str) -> bool:
         """Whether there are biases at `place`, one of `bias_places`."""
         return self.use_bias and place in self.bias_places
-
-
-def beyond_blockwise(config: ModelConfig) -> str:
-    """The setting that blocks of scores do not have; empty where there is none."""
-    if config.kv_rank:
-        return f"model.kv_rank={config.kv_rank}"
-    if config.positions == "alibi":
-        return "model.positions=alibi"
-    return "model.attention_sinks=True" if config.attention_sinks else ""

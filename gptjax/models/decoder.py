@@ -11,8 +11,10 @@ from gptjax import ops
 from gptjax.models.config import ModelConfig
 from gptjax.models.experts import Routing
 from gptjax.models.layer_stack import Stacks, is_one_scan, run_blocks, scan_of, stacks_of
+from gptjax.models.mixers.mixer import TokenInfo
 from gptjax.models.norms import Norm
 from gptjax.models.parameters import activation_type, initializer, parameter
+from gptjax.models.product import product
 
 
 class Embedding(nn.Module):
@@ -22,12 +24,16 @@ class Embedding(nn.Module):
 
     @nn.compact
     def __call__(
-        self, tokens_BT: jax.Array, instead: tuple[jax.Array, jax.Array] | None = None
+        self,
+        tokens_BT: jax.Array,
+        instead: tuple[jax.Array, jax.Array] | None = None,
+        positions_BT: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array]:
         """The input of the first block, and the table for a tied head.
 
         Args:
           instead: (here_BT, x_BTD), vectors that stand for those of the tokens that are `here`.
+          positions_BT: where each token is; None: 0…T−1.
         """
         cfg = self.config
         D, T = cfg.width, tokens_BT.shape[1]
@@ -45,11 +51,12 @@ class Embedding(nn.Module):
             p_TD = parameter(
                 self, "positions", (cfg.seq_len, D), ("positions", "embed"), initializer(cfg)
             )
-            x_BTD = x_BTD + ops.in_order(p_TD[:T]).astype(x_BTD.dtype)
+            own = ops.in_order(p_TD[:T]) if positions_BT is None else p_TD[positions_BT]
+            x_BTD = x_BTD + own.astype(x_BTD.dtype)
         elif cfg.positions == "sinusoidal":
             # Vaswani et al. (2017), 3.4: the table is scaled up to meet sinusoids of size one.
-            waves_TD = ops.sinusoids(ops.in_order(jnp.arange(T)), D)
-            x_BTD = x_BTD * math.sqrt(D) + waves_TD.astype(x_BTD.dtype)
+            positions = ops.in_order(jnp.arange(T)) if positions_BT is None else positions_BT
+            x_BTD = x_BTD * math.sqrt(D) + ops.sinusoids(positions, D).astype(x_BTD.dtype)
         return x_BTD, w_VD
 
 
@@ -62,7 +69,7 @@ class Decoder(nn.Module):
     def __call__(
         self,
         tokens_BT: jax.Array,
-        segment_ids_BT: jax.Array | None = None,
+        info: TokenInfo = TokenInfo(),  # noqa: B008
         shift_BTD: jax.Array | None = None,
         seeds_B: jax.Array | None = None,
         *,
@@ -73,17 +80,17 @@ class Decoder(nn.Module):
         Beside them what the routers did, where there are any.
         """
         cfg, routing = self.config, None
-        x_BTD, w_VD = Embedding(cfg, name="embed")(tokens_BT)
+        x_BTD, w_VD = Embedding(cfg, name="embed")(tokens_BT, None, info.positions_BT)
         if shift_BTD is not None:
             x_BTD = x_BTD + shift_BTD.astype(x_BTD.dtype)
         x_BTD = nn.with_logical_constraint(x_BTD, ("batch", "seq", "embed"))
         if self.is_initializing() and len(cfg.stacks) > 1:
-            x_BTD = Stacks(cfg, name="blocks")(x_BTD, segment_ids_BT)
+            x_BTD = Stacks(cfg, name="blocks")(x_BTD, info)
         elif self.is_initializing() or is_one_scan(cfg):
-            x_BTD, _ = scan_of(cfg, cfg.layers_of_depth, "blocks")(x_BTD, segment_ids_BT)
+            x_BTD, _ = scan_of(cfg, cfg.layers_of_depth, "blocks")(x_BTD, info)
         else:
             stacks = stacks_of(cfg, nn.unbox(self.variables["params"]["blocks"]))
-            x_BTD, routing = run_blocks(cfg, stacks, x_BTD, segment_ids_BT, seeds_B)
+            x_BTD, routing = run_blocks(cfg, stacks, x_BTD, info, seeds_B)
         if cfg.norm_place != "post":
             x_BTD = Norm(cfg, name="final_norm")(x_BTD)
         if not cfg.tied_head:
@@ -94,7 +101,7 @@ class Decoder(nn.Module):
             w_DV = w_VD.T
         if features:
             return (x_BTD, w_DV), routing
-        logits_BTV = ops.linear(x_BTD, w_DV, dtype=jnp.float32)
+        logits_BTV = product(x_BTD, w_DV, dtype=jnp.float32)
         if cfg.logit_scale != 1.0:
             logits_BTV = logits_BTV * cfg.logit_scale
         if cfg.logit_soft_cap:

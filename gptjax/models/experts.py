@@ -1,14 +1,19 @@
 """The feed-forward as a mixture of experts."""
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from gptjax import ops
-from gptjax.models.config import ModelConfig
+from gptjax.models.mlp import MLPS, Mlp, matrices
 from gptjax.models.parameters import hidden_init, parameter, residual_init
+from gptjax.models.product import product
+
+if TYPE_CHECKING:
+    from gptjax.models.config import ModelConfig
 
 ROUTING = "intermediates", "routing"
 """Collection and name under which a mixture sows its Routing."""
@@ -32,14 +37,14 @@ class Routing:
     dropped: jax.Array
 
 
-def loss_names(config: ModelConfig) -> tuple[str, ...]:
+def loss_names(config: "ModelConfig") -> tuple[str, ...]:
     """The losses of `Routing`."""
     names = ("balance_loss", "router_z_loss", "importance_loss")
     estimates_load = config.router_noise and config.experts_per_token < config.num_experts
     return (*names, "load_loss") if estimates_load else names
 
 
-def router_penalty(config: ModelConfig, routing: Routing | None) -> jax.Array | float:
+def router_penalty(config: "ModelConfig", routing: Routing | None) -> jax.Array | float:
     """What the routers add to the training loss: the weighted losses, summed over layers."""
     if routing is None:
         return 0.0
@@ -50,7 +55,7 @@ def router_penalty(config: ModelConfig, routing: Routing | None) -> jax.Array | 
 class Experts(nn.Module):
     """A router over the config's experts, and shared experts that every token passes."""
 
-    config: ModelConfig
+    config: "ModelConfig"
 
     @nn.compact
     def __call__(self, x_BTD: jax.Array, seeds_B: jax.Array | None = None) -> jax.Array:
@@ -160,12 +165,12 @@ class Experts(nn.Module):
 
         def up(name: str) -> jax.Array:
             w_DF = parameter(self, name, (D, F), ("embed", "mlp"), hidden_init(cfg))
-            return ops.linear(x_BTD, w_DF)
+            return product(x_BTD, w_DF)
 
         h_BTF = up("shared_up")
         h_BTF = activation(up("shared_gate")) * h_BTF if gated else activation(h_BTF)
         w_FD = parameter(self, "shared_down", (F, D), ("mlp", "embed"), residual_init(cfg))
-        return ops.linear(h_BTF, w_FD)
+        return product(h_BTF, w_FD)
 
 
 def _to_experts(x_BECD: jax.Array) -> jax.Array:
@@ -180,10 +185,40 @@ def _to_tokens(y_BECD: jax.Array) -> jax.Array:
     return nn.with_logical_constraint(y_BECD, ("batch", None, None, None))
 
 
-def experts_size(config: ModelConfig, *, active: bool = False) -> int:
-    """Parameters of one mixture; with `active`, those that one token multiplies."""
+def _params(config: "ModelConfig", active: bool) -> int:
     D, F = config.width, config.expert_hidden_width
-    matrices = 3 if ops.FEED_FORWARD[config.mlp][1] else 2
     count = config.experts_per_token if active else config.num_experts
     routers = D * config.num_experts * (1 + config.router_noise)
-    return routers + matrices * D * F * (count + config.shared_experts)
+    return routers + matrices(config) * D * F * (count + config.shared_experts)
+
+
+def experts_flops(
+    *, width: int, hidden: int, matrices: int, num_experts: int, per_token: int, shared: int = 0
+) -> float:
+    """Forward FLOPs a token of a mixture of experts: the router, and the experts it passes.
+
+    >>> experts_flops(width=2, hidden=4, matrices=3, num_experts=8, per_token=2, shared=1)
+    176.0
+    """
+    return 2.0 * width * (num_experts + matrices * hidden * (per_token + shared))
+
+
+def _flops(config: "ModelConfig") -> float:
+    return experts_flops(
+        width=config.width,
+        hidden=config.expert_hidden_width,
+        matrices=matrices(config),
+        num_experts=config.num_experts * (1 + config.router_noise),
+        per_token=config.experts_per_token,
+        shared=config.shared_experts,
+    )
+
+
+MLPS["experts"] = Mlp(
+    Experts,
+    _params,
+    _flops,
+    held=lambda config: 16.0 * config.experts_per_token * config.expert_hidden_width,
+    routes=True,
+)
+MLPS["none"] = Mlp(None, lambda config, active: 0, lambda config: 0.0, lambda config: 0.0)

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 from gptjax.models.block import Block
 from gptjax.models.config import Layer, ModelConfig
 from gptjax.models.experts import ROUTING, Routing
+from gptjax.models.mixers.mixer import TokenInfo
+from gptjax.models.mlp import MLPS
 from gptjax.models.remat import (
     in_segments,
     recomputed,
@@ -30,9 +32,9 @@ class Stacks(nn.Module):
     config: ModelConfig
 
     @nn.compact
-    def __call__(self, x_BTD: jax.Array, segment_ids_BT: jax.Array | None) -> jax.Array:
+    def __call__(self, x_BTD: jax.Array, info: TokenInfo) -> jax.Array:
         for name, layers in self.config.stacks.items():
-            x_BTD, _ = scan_of(self.config, layers, name)(x_BTD, segment_ids_BT)
+            x_BTD, _ = scan_of(self.config, layers, name)(x_BTD, info)
         return x_BTD
 
 
@@ -77,7 +79,7 @@ def run_blocks(
     config: ModelConfig,
     stacks: dict[str, Any],
     x_BTD: jax.Array,
-    segment_ids_BT: jax.Array | None,
+    info: TokenInfo,
     seeds_B: jax.Array | None = None,
 ) -> tuple[jax.Array, Routing | None]:
     """The stream after all layers of `config`, whose parameters are stacked by structure.
@@ -93,7 +95,7 @@ def run_blocks(
     if seeds_B is not None:
         for name in inputs:
             inputs[name]["seeds"] = _seeds_of_layers(config, name, seeds_B)
-    return run(config, config.layers_of_depth, inputs, x_BTD, segment_ids_BT)
+    return run(config, config.layers_of_depth, inputs, x_BTD, info)
 
 
 def _seeds_of_layers(config: ModelConfig, structure: str, seeds_B: jax.Array) -> jax.Array:
@@ -112,7 +114,7 @@ def _unrolled(
     layers: tuple[Layer, ...],
     stacks: dict[str, Any],
     x_BTD: jax.Array,
-    segment_ids_BT: jax.Array | None,
+    info: TokenInfo,
     *,
     segment: int = 0,
 ) -> tuple[jax.Array, Routing | None]:
@@ -125,7 +127,7 @@ def _unrolled(
     def in_turn(some: tuple[Layer, ...], params: Any, x_BTD: jax.Array) -> tuple[jax.Array, list]:
         found = []
         for layer, one in zip(some, params, strict=True):
-            x_BTD, routing = block_of(config, layer)(one, x_BTD, segment_ids_BT)
+            x_BTD, routing = block_of(config, layer)(one, x_BTD, info)
             found.append(routing)
         return x_BTD, found
 
@@ -168,7 +170,7 @@ def _scanned_by_period(
     layers: tuple[Layer, ...],
     stacks: dict[str, Any],
     x_BTD: jax.Array,
-    segment_ids_BT: jax.Array | None,
+    info: TokenInfo,
 ) -> tuple[jax.Array, Routing | None]:
     """Unroll the layers before the pattern, scan over its periods, unroll what is left.
 
@@ -204,11 +206,11 @@ def _scanned_by_period(
             name: slices[name] if count > 1 else jax.tree.map(lambda leaf: leaf[None], slices[name])
             for name, count in _counts(one).items()
         }
-        return _unrolled(config, one, stacked, x_BTD, segment_ids_BT)
+        return _unrolled(config, one, stacked, x_BTD, info)
 
     def some(number: int, x_BTD: jax.Array) -> tuple[jax.Array, Routing | None]:
         which = layers[:start] if number == 0 else layers[end:]
-        return _unrolled(config, which, parts(number, which), x_BTD, segment_ids_BT)
+        return _unrolled(config, which, parts(number, which), x_BTD, info)
 
     x_BTD, before = some(0, x_BTD)
     within: list[Routing | None] = []
@@ -226,19 +228,19 @@ def _counts(layers: tuple[Layer, ...]) -> dict[str, int]:
 
 
 def block_of(config: ModelConfig, layer: Layer) -> Any:
-    """(parameters and seeds of one block, x, segments) -> (x, what its router did).
+    """(parameters and seeds of one block, x, info) -> (x, what its router did).
 
     Recomputed in the backward pass if so set.
     """
     collection, name = ROUTING
 
     def block(
-        one: dict[str, Any], x_BTD: jax.Array, segment_ids_BT: jax.Array | None
+        one: dict[str, Any], x_BTD: jax.Array, info: jax.Array | None
     ) -> tuple[jax.Array, Routing | None]:
         module = Block(config, layer, parent=None)
-        inputs = (x_BTD, segment_ids_BT, one.get("seeds"))
+        inputs = (x_BTD, info, one.get("seeds"))
         (x_BTD, _), sown = module.apply({"params": one["params"]}, *inputs, mutable=[collection])
-        if layer.mlp != "experts":
+        if not MLPS[layer.mlp].routes:
             return x_BTD, None
         (routing,) = sown[collection]["mlp"][name]
         return x_BTD, jax.tree.map(lambda leaf: leaf[None], routing)

@@ -1,19 +1,21 @@
 """Normalisation: LayerNorm and RMSNorm with a config's settings."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import flax.linen as nn
 import jax
 
 from gptjax import ops
-from gptjax.models.config import ModelConfig
 from gptjax.models.parameters import bias_at, parameter
+
+if TYPE_CHECKING:
+    from gptjax.models.config import ModelConfig
 
 
 class Norm(nn.Module):
     """LayerNorm or RMSNorm, with the config's epsilon and biases."""
 
-    config: ModelConfig
+    config: "ModelConfig"
 
     @nn.compact
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
@@ -33,7 +35,7 @@ def norm_scale(module: Any, name: str, shape: tuple[int, ...], axes: tuple[str, 
     return parameter(module, name, shape, axes, nn.initializers.ones)
 
 
-def normed(config: ModelConfig, x: jax.Array, scale: jax.Array, bias: Any = None) -> jax.Array:
+def normed(config: "ModelConfig", x: jax.Array, scale: jax.Array, bias: Any = None) -> jax.Array:
     if config.norm == "rmsnorm":
         return ops.rms_norm(x, scale, eps=config.norm_eps)
     return ops.layer_norm(x, scale, bias, eps=config.norm_eps)

@@ -1,19 +1,27 @@
 """Parameters of modules: their logical axes, biases and initial values."""
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from gptjax.models.config import ModelConfig
+if TYPE_CHECKING:
+    from gptjax.models.config import ModelConfig
 
 
 def parameter(
     module: nn.Module, name: str, shape: tuple[int, ...], axes: tuple[str, ...], init: Any
 ) -> jax.Array:
-    """A float32 parameter with logical axis names."""
+    """A float32 parameter with logical axis names.
+
+    One that is given as a pytree (quantized, low rank) comes back as it is, for `product`.
+    """
+    if module.has_variable("params", name) and not module.is_initializing():
+        given = nn.unbox(module.get_variable("params", name))
+        if not jax.tree_util.all_leaves([given]):
+            return given
     boxed: Any = nn.with_logical_partitioning(init, axes)
     return module.param(name, boxed, shape, jnp.float32)
 
@@ -27,24 +35,19 @@ def bias_at(
     return parameter(module, name, shape, axes, nn.initializers.zeros)
 
 
-def merge_heads(x_BTNH: jax.Array) -> jax.Array:
-    B, T, N, H = x_BTNH.shape
-    return x_BTNH.reshape(B, T, N * H)
-
-
-def activation_type(config: ModelConfig) -> jnp.dtype:
+def activation_type(config: "ModelConfig") -> jnp.dtype:
     return jnp.dtype(config.compute_dtype)
 
 
-def initializer(config: ModelConfig) -> Any:
+def initializer(config: "ModelConfig") -> Any:
     return nn.initializers.normal(config.init_scale)
 
 
-def hidden_init(config: ModelConfig) -> Any:
+def hidden_init(config: "ModelConfig") -> Any:
     return nn.initializers.normal(config.hidden_init_scale or config.init_scale)
 
 
-def residual_init(config: ModelConfig) -> Any:
+def residual_init(config: "ModelConfig") -> Any:
     """GPT-2's: projections into the stream are scaled by 1/√(number of them)."""
     scale = config.hidden_init_scale or config.init_scale
     return nn.initializers.normal(scale / math.sqrt(2 * config.depth))

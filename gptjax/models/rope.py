@@ -1,16 +1,24 @@
-"""Rotary positions as a config has them."""
+"""Rotary positions (RoPE) with a config's settings."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 
 from gptjax import ops
-from gptjax.models.config import ModelConfig
+
+if TYPE_CHECKING:
+    from gptjax.models.config import ModelConfig
 
 
-def rotate(config: ModelConfig, x_BTNH: jax.Array) -> jax.Array:
-    """Rotary positions as the config has them, for a whole sequence."""
+def rotate(
+    config: "ModelConfig", x_BTNH: jax.Array, positions_BT: jax.Array | None = None
+) -> jax.Array:
+    """Queries or keys rotated by their positions, as the config has it.
+
+    Args:
+      positions_BT: None: 0…T−1. Scalings that depend on the length of the text take T for it.
+    """
     T, width = x_BTNH.shape[1], int(x_BTNH.shape[-1] * config.rope_fraction)
     options: dict[str, Any] = {"base": config.rope_base}
     if config.rope_scaling != "none" or width != x_BTNH.shape[-1]:
@@ -29,5 +37,5 @@ def rotate(config: ModelConfig, x_BTNH: jax.Array) -> jax.Array:
         turns_C, factor = find(width, config.rope_base, T, scaling)
         options = {"frequencies_C": jnp.asarray(turns_C, jnp.float32), "factor": factor}
     interleaved = config.rope_layout == "interleaved"
-    positions_T = ops.in_order(jnp.arange(T))
-    return ops.rotary(x_BTNH, positions_T, interleaved=interleaved, **options)
+    positions = ops.in_order(jnp.arange(T)) if positions_BT is None else positions_BT
+    return ops.rotary(x_BTNH, positions, interleaved=interleaved, **options)

@@ -7,12 +7,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from gptjax import ops
 from gptjax.models.config import ModelConfig
 from gptjax.models.decoder import Embedding
 from gptjax.models.experts import Routing
 from gptjax.models.layer_stack import run_blocks
+from gptjax.models.mixers.mixer import TokenInfo
 from gptjax.models.norms import Norm
+from gptjax.models.product import product
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,8 +49,8 @@ class Stages:
         """
         depth = jax.tree.leaves(stacked)[0].shape[0]
         config = dataclasses.replace(self.config, depth=depth)
-        layers = config.layers_of_depth
-        return run_blocks(config, {layers[0].structure: stacked}, x_BTD, segment_ids_BT)
+        layers, info = config.layers_of_depth, TokenInfo(segment_ids_BT)
+        return run_blocks(config, {layers[0].structure: stacked}, x_BTD, info)
 
     def logits(self, params: Any, x_BTD: jax.Array) -> jax.Array:
         """float32 logits [B, T, V] of the stream after the last block."""
@@ -58,7 +59,7 @@ class Stages:
             normed: Any = Norm(cfg, parent=None).apply({"params": params["final_norm"]}, x_BTD)
             x_BTD = normed
         w_DV = params["embed"]["tokens"].T if cfg.tied_head else params["head"]
-        logits_BTV = cfg.logit_scale * ops.linear(x_BTD, w_DV, dtype=jnp.float32)
+        logits_BTV = cfg.logit_scale * product(x_BTD, w_DV, dtype=jnp.float32)
         if cfg.logit_soft_cap:
             logits_BTV = cfg.logit_soft_cap * jnp.tanh(logits_BTV / cfg.logit_soft_cap)
         return nn.with_logical_constraint(logits_BTV, ("batch", "seq", "vocab"))

@@ -2,12 +2,9 @@
 
 from gptjax import ops
 from gptjax.errors import UserError
-from gptjax.models.config import (
-    SPARSE,
-    TRAINS_ROUTERS,
-    ModelConfig,
-    beyond_blockwise,
-)
+from gptjax.models.config import TRAINS_ROUTERS, ModelConfig
+from gptjax.models.mixers.kernels import beyond_blockwise
+from gptjax.models.mixers.mixer import MIXERS, mixer_of
 
 
 def validate(config: ModelConfig) -> None:
@@ -38,9 +35,8 @@ def validate(config: ModelConfig) -> None:
         raise UserError("model.mlp_pattern=() names no feed-forward; give ('dense',)")
     _check_experts(config)
     _check_limit(config)
-    _check_sparse(config)
     _check_mixers(config)
-    windowed = [kind for kind in ("local", "longformer") if kind in config.layer_pattern]
+    windowed = [kind for kind in config.layer_pattern if MIXERS[kind].windowed]
     if windowed and not config.window:
         raise UserError(
             f"model.window=0 gives the {windowed[0]} layers of model.layer_pattern nothing to see; "
@@ -131,78 +127,17 @@ def _check_router(config: ModelConfig) -> None:
 
 
 def _check_mixers(config: ModelConfig) -> None:
-    """What Mamba and latent attention leave out."""
-    special = "ssm" in config.layer_pattern or "none" in config.mlp_pattern
+    """Each by its own rules, and those that fit one order of norms and sublayers only."""
+    for kind in (kind for kind in MIXERS if kind in config.layer_pattern):
+        mixer_of(config, kind).check(config)
+    ordered = [kind for kind in config.layer_pattern if MIXERS[kind].only_sequential]
+    special = ordered or "none" in config.mlp_pattern
     if special and (config.block, config.norm_place) != ("sequential", "pre"):
         raise UserError(
-            "ssm in model.layer_pattern and none in model.mlp_pattern need "
+            f"{ordered[0] if ordered else 'ssm'} in model.layer_pattern and none in "
+            "model.mlp_pattern need "
             f"model.block=sequential and model.norm_place=pre, not {config.block} and "
             f"{config.norm_place}; change them"
-        )
-    if not config.kv_rank:
-        return
-    without = {
-        "attention_gate": False,
-        "attention_sinks": False,
-        "attention_soft_cap": 0.0,
-        "qk_norm": "none",
-        "norm": "rmsnorm",
-        "norm_plus_one": False,
-        "positions": "rotary",
-        "rope_fraction": 1.0,
-    }
-    for name, wanted in without.items():
-        if getattr(config, name) != wanted:
-            raise UserError(
-                f"model.{name}={getattr(config, name)} is not built for latent attention "
-                f"(model.kv_rank={config.kv_rank}); set model.{name}={wanted}"
-            )
-    if config.has_bias("qkv") or config.has_bias("out") or config.rope_dim % 2:
-        raise UserError(
-            f"latent attention (model.kv_rank={config.kv_rank}) has no biases and turns pairs; set "
-            "model.use_bias=false and an even model.rope_dim"
-        )
-
-
-_NO_SCORES: dict[str, object] = {"attention_soft_cap": 0.0, "attention_sinks": False}
-_LEAVES_OUT: dict[str, dict[str, object]] = {
-    "longformer": {"qk_norm": "none"},
-    "performer": _NO_SCORES,
-    "reformer": {**_NO_SCORES, "attention_scale": 0.0, "qk_norm": "none"},
-}
-_WITHOUT_DISTANCES = ("linformer", "performer", "reformer")
-
-
-def _check_sparse(config: ModelConfig) -> None:
-    """What the kinds of attention that leave pairs out do not have."""
-    kinds = [kind for kind in SPARSE if kind in config.layer_pattern]
-    if kinds and config.kv_rank:
-        raise UserError(
-            f"model.kv_rank={config.kv_rank} has no {kinds[0]} layers; set model.kv_rank=0, or "
-            "model.layer_pattern=('global',)"
-        )
-    for kind in kinds:
-        for name, wanted in _LEAVES_OUT.get(kind, {}).items():
-            if getattr(config, name) != wanted:
-                raise UserError(
-                    f"model.{name}={getattr(config, name)} is not built for the {kind} layers of "
-                    f"model.layer_pattern; set model.{name}={wanted}"
-                )
-        if config.positions == "alibi" and kind in _WITHOUT_DISTANCES:
-            raise UserError(
-                f"model.positions=alibi has no distances in the {kind} layers of "
-                "model.layer_pattern; set model.positions=rotary"
-            )
-    if "reformer" in kinds and config.kv_heads != config.num_heads:
-        raise UserError(
-            f"model.num_kv_heads={config.num_kv_heads} is not built for reformer layers, whose "
-            "queries are their keys; set model.num_kv_heads=0"
-        )
-    block = config.block_tokens
-    if config.sparse_summary > block and {"fixed", "linformer"} & set(kinds):
-        raise UserError(
-            f"model.sparse_summary={config.sparse_summary} is more than a block of {block} tokens; "
-            "give less, or set model.sparse_block"
         )
 
 

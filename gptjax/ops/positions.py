@@ -5,20 +5,20 @@ from jaxtyping import Array, Float, Int
 
 
 def sinusoids(
-    positions_T: Int[Array, " T"], width: int, *, base: float = 10_000.0
-) -> Float[Array, "T {width}"]:
+    positions: Int[Array, "*T"], width: int, *, base: float = 10_000.0
+) -> Float[Array, "*T {width}"]:
     """Sines at even and cosines at odd columns (Vaswani et al., 2017, section 3.5).
 
     Column 2i is sin(t/base^(2i/width)), column 2i+1 the cosine of the same angle.
     """
-    angles_TC = _angles(positions_T, width, base)
+    angles_TC = _angles(positions, width, base)
     waves = jnp.stack([jnp.sin(angles_TC), jnp.cos(angles_TC)], axis=-1)
-    return waves.reshape(positions_T.shape[0], width)
+    return waves.reshape(*positions.shape, width)
 
 
 def rotary(
     x_BTNH: Float[Array, "B T N H"],
-    positions_T: Int[Array, " T"],
+    positions: Int[Array, " T"] | Int[Array, "B T"],
     *,
     base: float = 10_000.0,
     frequencies_C: Float[Array, " C"] | None = None,
@@ -31,20 +31,21 @@ def rotary(
     (2i, 2i + 1), the paper's. Angles are computed in float32.
 
     Args:
+      positions: one for each token of a sequence, or of each sequence.
       frequencies_C: angles of one step instead of those of `base`; where they are fewer than H/2,
-        only the first 2·C columns turn (partial rotary).
+        only the first 2·C columns are rotated (partial rotary).
       factor: multiplies the rotated columns (YaRN's and LongRoPE's attention factor).
       interleaved: pairs are neighbours.
     """
     width = x_BTNH.shape[-1] if frequencies_C is None else 2 * frequencies_C.shape[0]
     if frequencies_C is None:
-        angles_TC = _angles(positions_T, width, base)
+        angles_TC = _angles(positions, width, base)
     else:
-        angles_TC = positions_T.astype(jnp.float32)[:, None] * frequencies_C
+        angles_TC = positions.astype(jnp.float32)[..., None] * frequencies_C
     cos, sin = jnp.cos(angles_TC), jnp.sin(angles_TC)
     if factor != 1.0:
         cos, sin = cos * factor, sin * factor
-    cos, sin = (wave[:, None, :].astype(x_BTNH.dtype) for wave in (cos, sin))
+    cos, sin = (wave[..., None, :].astype(x_BTNH.dtype) for wave in (cos, sin))
     turned, rest = x_BTNH[..., :width], x_BTNH[..., width:]
     if interleaved:
         first, second = turned[..., ::2], turned[..., 1::2]
@@ -58,7 +59,7 @@ def rotary(
     return jnp.concatenate(parts, axis=-1)
 
 
-def _angles(positions_T: Array, width: int, base: float) -> Array:
-    """t·base^(−2i/width) for i < width/2: float32[T, width/2]."""
+def _angles(positions: Array, width: int, base: float) -> Array:
+    """t·base^(−2i/width) for i < width/2: float32[…, T, width/2]."""
     frequencies = base ** (-jnp.arange(0, width, 2, dtype=jnp.float32) / width)
-    return positions_T.astype(jnp.float32)[:, None] * frequencies
+    return positions.astype(jnp.float32)[..., None] * frequencies

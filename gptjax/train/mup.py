@@ -98,6 +98,6 @@ def _coordinates(model: ModelConfig, params: Any, tokens_BT: Array) -> list[Arra
     found = [x_BTD]
     for i, layer in enumerate(model.layers_of_depth):
         weights = jax.tree.map(lambda leaf, i=i: leaf[i], params["blocks"])
-        x_BTD, _ = Block(model, layer).apply({"params": weights}, x_BTD, None)
+        x_BTD, _ = Block(model, layer).apply({"params": weights}, x_BTD, models.TokenInfo())
         found.append(x_BTD)
     return [*found, models.apply(model, params, tokens_BT)]

@@ -386,7 +386,7 @@ def test_mamba_token_by_token_is_mamba():
     params = randomised(config)["blocks"]["ssm"]
     weights = {name: jnp.asarray(leaf[0]) for name, leaf in params.items()}
     x = jax.random.normal(jax.random.key(0), (2, 9, 16))
-    whole = mamba.Mamba(config).apply({"params": weights}, x, None)
+    whole = mamba.Mamba(config).apply({"params": weights}, x, models.TokenInfo())
     state = mamba.initial_state(config, 2)
     for t in range(9):
         y, state = mamba.step(config, weights, x[:, t], state)
@@ -412,8 +412,8 @@ def test_latent_attention_with_full_rank_is_attention():
     x = rng.standard_normal((2, 9, 16)).astype(np.float32)
     x = x / np.sqrt(np.mean(x**2, axis=-1, keepdims=True))  # so that the norm changes nothing
     weights, heads, x = jax.tree.map(jnp.asarray, (weights, {**w, "out": out}, x))
-    got = LatentAttention(config).apply({"params": weights}, x, None)
-    wanted = Attention(plain).apply({"params": heads}, x, None)
+    got = LatentAttention(config).apply({"params": weights}, x, models.TokenInfo())
+    wanted = Attention(plain).apply({"params": heads}, x, models.TokenInfo())
     np.testing.assert_allclose(got, wanted, rtol=2e-3, atol=2e-3)
 
 

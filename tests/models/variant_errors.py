@@ -208,7 +208,9 @@ def gated_attention():
     stacked = tiny.parameters(config)["blocks"]["attention"]
     w = {name: leaf[0].astype(np.float64) for name, leaf in stacked.items()}
     (x,) = draw(1, (2, 9, config.width))
-    ours = jax.jit(Attention(config, parent=None).apply)({"params": _narrow(w)}, x, None)
+    ours = jax.jit(Attention(config, parent=None).apply)(
+        {"params": _narrow(w)}, x, models.TokenInfo()
+    )
     q, k, v, g = (
         np.einsum("btd,dnh->btnh", x, w[name]) + w[f"{name}_bias"]
         for name in ("query", "key", "value", "gate")

@@ -110,9 +110,7 @@ def crossing(keys: int, layers: int = 3) -> Cost:
     """
     model = model_of("")
     N, H = model.num_heads, model.head_width
-    block = flops.sparse_flops(
-        width=model.width, num_heads=N, num_kv_heads=0, head_dim=H, keys=keys
-    )
+    block = 4.0 * model.width * H * N + 4.0 * keys * N * H
     block += 4.0 * model.width * model.hidden_width
     work, kept = counted(model)
     patches = layers * keys * 2 * 2 * N * H / model.seq_len

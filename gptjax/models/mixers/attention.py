@@ -1,55 +1,101 @@
-"""Attention by heads, over all earlier tokens or some of them."""
+"""Attention by heads: over all earlier tokens, the last ones of a window, or both ways."""
 
 import functools
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from gptjax import ops
-from gptjax.models.config import ModelConfig
-from gptjax.models.mixers.kernels import attend
+from gptjax.models.mixers import kernels
+from gptjax.models.mixers.latent import LATENT, LATENT_LOCAL
+from gptjax.models.mixers.mixer import ENCODERS, Mixer, TokenInfo, register
 from gptjax.models.norms import norm_scale, normed
-from gptjax.models.parameters import (
-    bias_at,
-    hidden_init,
-    initializer,
-    merge_heads,
-    parameter,
-    residual_init,
-)
+from gptjax.models.parameters import bias_at, hidden_init, initializer, parameter, residual_init
+from gptjax.models.product import product
 from gptjax.models.rope import rotate
+
+if TYPE_CHECKING:
+    from gptjax.models.config import ModelConfig
+
+BOTH_WAYS = "both_ways"
+"""Attention without a mask, of encoders: no element of a decoder's layer pattern."""
+
+BLOCK = 256
+"""Keys whose scores are held at a time where attention goes through blocks or a fused kernel."""
 
 
 class Attention(nn.Module):
-    """Projections to heads, positions by rotation, attention, projection back.
+    """Projections to heads, rotary positions, attention, projection back.
+
+    Kinds that differ in a part override it: `keys`, `own_arrays` and `attend`.
 
     Attributes:
-      kind: an element of the config's layer pattern, not "ssm".
+      kind: an element of the config's layer pattern.
     """
 
-    config: ModelConfig
+    config: "ModelConfig"
     kind: str = "global"
 
     @nn.compact
-    def __call__(self, x_BTD: jax.Array, segment_ids_BT: jax.Array | None) -> jax.Array:
+    def __call__(self, x_BTD: jax.Array, info: TokenInfo) -> jax.Array:
         cfg = self.config
         N, K = cfg.num_heads, cfg.kv_heads
-        q_BTNH = self._heads(x_BTD, "query", N, "heads")
-        shared = self.kind == "reformer"
-        k_BTKH = q_BTNH if shared else self._heads(x_BTD, "key", K, "kv_heads")
-        v_BTKH = self._heads(x_BTD, "value", K, "kv_heads")
+        q_BTNH = self.heads(x_BTD, "query", N, "heads")
+        k_BTKH = self.keys(x_BTD, q_BTNH)
+        v_BTKH = self.heads(x_BTD, "value", K, "kv_heads")
         q_BTNH = self._head_norm(q_BTNH, "query_norm_scale", "heads")
         k_BTKH = self._head_norm(k_BTKH, "key_norm_scale", "kv_heads")
-        if cfg.positions == "rotary":
-            q_BTNH, k_BTKH = rotate(cfg, q_BTNH), rotate(cfg, k_BTKH)
-        extras = self._extras() | self._of_kind(x_BTD)
-        o_BTNH = attend(cfg, self.kind, q_BTNH, k_BTKH, v_BTKH, segment_ids_BT, extras)
+        q_BTNH, k_BTKH = self.rotated(q_BTNH, info), self.rotated(k_BTKH, info)
+        arrays = self._common_arrays() | self.own_arrays(x_BTD, info)
+        options = {**arrays, **kernels.options(cfg), "segment_ids_BT": info.segment_ids_BT}
+        o_BTNH = self.attend(q_BTNH, k_BTKH, v_BTKH, options)
         o_BTNH = nn.with_logical_constraint(o_BTNH, ("batch", "seq", "heads", None))
         if cfg.attention_gate:
-            o_BTNH = o_BTNH * jax.nn.sigmoid(self._heads(x_BTD, "gate", N, "heads"))
-        return self._out(o_BTNH)
+            o_BTNH = o_BTNH * jax.nn.sigmoid(self.heads(x_BTD, "gate", N, "heads"))
+        return self.out(o_BTNH)
+
+    def keys(self, x_BTD: jax.Array, q_BTNH: jax.Array) -> jax.Array:
+        """k_BTKH, before norm and rotation."""
+        return self.heads(x_BTD, "key", self.config.kv_heads, "kv_heads")
+
+    def own_arrays(self, x_BTD: jax.Array, info: TokenInfo) -> dict[str, Any]:
+        """Arrays that only this kind of attention has, by the names of `attend`'s options."""
+        return {}
+
+    def attend(self, q: jax.Array, k: jax.Array, v: jax.Array, options: dict) -> jax.Array:
+        """o_BTNH of rotated queries, keys and values, by the config's kernel.
+
+        Args:
+          options: keyword arguments of the operation.
+        """
+        window = {"window": self.config.window} if self.kind == "local" else {}
+        return kernels.attend(self.config, self.kind, q, k, v, {**options, **window})
+
+    def rotated(self, x_BTNH: jax.Array, info: TokenInfo) -> jax.Array:
+        """With rotary positions, where the config has them."""
+        if self.config.positions != "rotary":
+            return x_BTNH
+        return rotate(self.config, x_BTNH, info.positions_BT)
+
+    def heads(self, x_BTD: jax.Array, name: str, heads: int, axis: str) -> jax.Array:
+        """A projection to heads with the parameters `name` and `name`_bias."""
+        cfg = self.config
+        D, H = x_BTD.shape[-1], cfg.head_width
+        axes = ("embed", axis, "head_dim")
+        w_DNH = parameter(self, name, (D, heads, H), axes, hidden_init(cfg))
+        b_NH = bias_at(self, "qkv", f"{name}_bias", (heads, H), (axis, "head_dim"))
+        y_BTNH = product(x_BTD, w_DNH, b_NH)
+        return nn.with_logical_constraint(y_BTNH, ("batch", "seq", axis, None))
+
+    def out(self, o_BTNH: jax.Array) -> jax.Array:
+        """The projection back into the residual stream."""
+        cfg = self.config
+        N, H, D = *o_BTNH.shape[2:], cfg.width
+        axes = ("heads", "head_dim", "embed")
+        w_NHD = parameter(self, "out", (N, H, D), axes, residual_init(cfg))
+        return product(o_BTNH, w_NHD, bias_at(self, "out", "out_bias", (D,), ("embed",)), inputs=2)
 
     def _head_norm(self, x_BTNH: jax.Array, name: str, axis: str) -> jax.Array:
         cfg = self.config
@@ -62,49 +108,98 @@ class Attention(nn.Module):
         by_head = jax.vmap(functools.partial(normed, cfg), in_axes=(2, 0), out_axes=2)
         return by_head(x_BTNH, scale_NH)
 
-    def _extras(self) -> dict[str, Any]:
+    def _common_arrays(self) -> dict[str, Any]:
         """Slopes and sinks where the config has them."""
         cfg = self.config
         N = cfg.num_heads
-        extras: dict[str, Any] = {}
+        arrays: dict[str, Any] = {}
         if cfg.positions == "alibi":
-            extras["slopes_N"] = jnp.array(ops.alibi_slopes(N), jnp.float32)
+            arrays["slopes_N"] = jnp.array(ops.alibi_slopes(N), jnp.float32)
         if cfg.attention_sinks:
-            extras["sinks_N"] = parameter(self, "sink_bias", (N,), ("heads",), initializer(cfg))
-        return extras
+            arrays["sinks_N"] = parameter(self, "sink_bias", (N,), ("heads",), initializer(cfg))
+        return arrays
 
-    def _of_kind(self, x_BTD: jax.Array) -> dict[str, Any]:
-        """What only this kind of attention has: Linformer's summaries, Longformer's first rows."""
-        cfg = self.config
-        if self.kind == "linformer":
-            shape, axes = (cfg.block_tokens, cfg.sparse_summary), ("positions", "rank")
-            init = nn.initializers.normal(cfg.block_tokens**-0.5)
-            names = ("key_summary", "value_summary")
-            return {f"{name}_aR": parameter(self, name, shape, axes, init) for name in names}
-        if self.kind != "longformer":
-            return {}
-        first_BgD = x_BTD[:, : cfg.global_tokens]
-        q_BgNH = self._heads(first_BgD, "global_query", cfg.num_heads, "heads")
-        k_BgKH = self._heads(first_BgD, "global_key", cfg.kv_heads, "kv_heads")
-        v_BgKH = self._heads(first_BgD, "global_value", cfg.kv_heads, "kv_heads")
-        if cfg.positions == "rotary":
-            q_BgNH, k_BgKH = rotate(cfg, q_BgNH), rotate(cfg, k_BgKH)
-        return {"global_q_BgNH": q_BgNH, "global_k_BSKH": k_BgKH, "global_v_BSKU": v_BgKH}
 
-    def _heads(self, x_BTD: jax.Array, name: str, heads: int, axis: str) -> jax.Array:
-        cfg = self.config
-        D, H = x_BTD.shape[-1], cfg.head_width
-        axes = ("embed", axis, "head_dim")
-        w_DNH = parameter(self, name, (D, heads, H), axes, hidden_init(cfg))
-        b_NH = bias_at(self, "qkv", f"{name}_bias", (heads, H), (axis, "head_dim"))
-        y = ops.linear(x_BTD, w_DNH.reshape(D, -1), None if b_NH is None else b_NH.reshape(-1))
-        y_BTNH = y.reshape(*x_BTD.shape[:2], heads, H)
-        return nn.with_logical_constraint(y_BTNH, ("batch", "seq", axis, None))
+class BidirectionalAttention(Attention):
+    """Attention in which every token sees every other."""
 
-    def _out(self, o_BTNH: jax.Array) -> jax.Array:
-        cfg = self.config
-        N, H, D = *o_BTNH.shape[2:], cfg.width
-        axes = ("heads", "head_dim", "embed")
-        w_NHD = parameter(self, "out", (N, H, D), axes, residual_init(cfg))
-        b_D = bias_at(self, "out", "out_bias", (D,), ("embed",))
-        return ops.linear(merge_heads(o_BTNH), w_NHD.reshape(N * H, D), b_D)
+    def attend(self, q: jax.Array, k: jax.Array, v: jax.Array, options: dict) -> jax.Array:
+        """The same, without a mask."""
+        seen = {name: value for name, value in options.items() if name != "segment_ids_BT"}
+        return ops.bidirectional_attention(q, k, v, **seen)
+
+
+def attention_params(config: "ModelConfig") -> int:
+    """Parameters of ordinary attention."""
+    D, N, K, H = config.width, config.num_heads, config.kv_heads, config.head_width
+    inputs = N * (1 + config.attention_gate) + 2 * K
+    weights = D * H * (inputs + N)
+    biases = config.has_bias("qkv") * H * inputs + config.has_bias("out") * D
+    head_norms = {"none": 0, "shared": 2 * H, "per_head": (N + K) * H}[config.qk_norm]
+    return weights + biases + head_norms + config.attention_sinks * N
+
+
+def projection_params(config: "ModelConfig", heads: int) -> int:
+    """Parameters of one projection to so many heads."""
+    return (config.width + config.has_bias("qkv")) * config.head_width * heads
+
+
+def attention_flops(config: "ModelConfig", keys: float, *, shared_keys: bool = False) -> float:
+    """Forward FLOPs a token of attention whose queries see at most `keys` keys.
+
+    Args:
+      shared_keys: queries are the keys (Reformer), one projection less.
+
+    >>> from gptjax.models import ModelConfig
+    >>> attention_flops(ModelConfig(width=2, num_heads=1, head_dim=2), 3)
+    56.0
+    """
+    N, K, H = config.num_heads, config.kv_heads, config.head_width
+    inputs = N * (1 + config.attention_gate) + (1 if shared_keys else 2) * K
+    return 2 * config.width * H * (N + inputs) + 4.0 * keys * N * H
+
+
+def key_bytes(config: "ModelConfig", tokens: float) -> int:
+    """Bytes of the keys and values of so many tokens."""
+    number = jnp.dtype(config.compute_dtype).itemsize
+    return int(tokens * 2 * config.kv_heads * config.head_width * number)
+
+
+def _flops(config: "ModelConfig", window: bool) -> float:
+    return attention_flops(config, min(config.window, config.seq_len) if window else config.seq_len)
+
+
+def _cache_bytes(config: "ModelConfig", context: int, window: bool) -> int:
+    return key_bytes(config, min(config.window, context) if window else context)
+
+
+def _held(config: "ModelConfig", segmented: bool, kind: str) -> float:
+    """As on a CPU, which holds the most, so that every process of a sweep counts the same."""
+    kernel = kernels.attention_kernel(config, kind, segmented=segmented, backend="cpu")
+    keys = config.seq_len if kernel in ("dense", "masked") else min(config.seq_len, BLOCK)
+    return 5.0 * config.num_heads * keys
+
+
+def _ordinary(kind: str, latent: Mixer) -> Mixer:
+    window = kind == "local"
+    return Mixer(
+        module=Attention,
+        params=attention_params,
+        flops=functools.partial(_flops, window=window),
+        cache_bytes=functools.partial(_cache_bytes, window=window),
+        held=functools.partial(_held, kind=kind),
+        windowed=window,
+        shares_kernels=True,
+        latent=latent,
+    )
+
+
+register("global", _ordinary("global", LATENT))
+register("local", _ordinary("local", LATENT_LOCAL))
+ENCODERS[BOTH_WAYS] = Mixer(
+    module=BidirectionalAttention,
+    params=attention_params,
+    flops=functools.partial(_flops, window=False),
+    cache_bytes=lambda config, context: 0,
+    held=lambda config, segmented: 5.0 * config.num_heads * config.seq_len,
+)

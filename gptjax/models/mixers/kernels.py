@@ -1,17 +1,19 @@
-"""Which attention a model uses: a function of its config, of segments, and of the backend."""
+"""Attention kernels: which one a layer uses, as a function of config, segments and backend."""
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import flax.linen as nn
 import jax
 from jax.sharding import PartitionSpec
 
 from gptjax import ops
-from gptjax.models.config import BOTH_WAYS, SPARSE, ModelConfig, beyond_blockwise
-from gptjax.models.mixers.sparse import attend_sparsely
+from gptjax.models.mixers.mixer import mixer_named
 from gptjax.ops.backend import platform
+
+if TYPE_CHECKING:
+    from gptjax.models.config import ModelConfig
 
 LONG = 1024
 """Longest context of dense attention under `attention_impl=auto`: on two CPU cores the blockwise
@@ -22,7 +24,7 @@ CUDNN_HEAD = 128
 LANES = 128  # splash attention wants contexts and heads in multiples of a TPU register
 
 
-def attention_kernel(config: ModelConfig, kind: str, *, segmented: bool, backend: str) -> str:
+def attention_kernel(config: "ModelConfig", kind: str, *, segmented: bool, backend: str) -> str:
     """'dense', 'masked', 'blockwise', 'cudnn' or 'splash', or the kind where it is its own path.
 
     Args:
@@ -30,7 +32,7 @@ def attention_kernel(config: ModelConfig, kind: str, *, segmented: bool, backend
       segmented: whether attention stays within documents.
       backend: 'cpu', 'gpu' or 'tpu'.
     """
-    if kind in SPARSE or kind == BOTH_WAYS:
+    if not mixer_named(kind).shares_kernels:
         return kind
     dense = "masked" if _beyond_dense(config, kind) else "dense"
     if config.attention_impl == "dense" or beyond_blockwise(config):
@@ -47,9 +49,10 @@ def attention_kernel(config: ModelConfig, kind: str, *, segmented: bool, backend
     return "blockwise" if config.seq_len > LONG else dense
 
 
-def describe(config: ModelConfig, *, segmented: bool) -> str:
+def describe(config: "ModelConfig", *, segmented: bool) -> str:
     """The attention of each kind of layer on this backend, for a log line.
 
+    >>> from gptjax.models import ModelConfig
     >>> describe(ModelConfig(seq_len=64), segmented=False)
     'dense'
     """
@@ -57,7 +60,7 @@ def describe(config: ModelConfig, *, segmented: bool) -> str:
     names = {
         kind: attention_kernel(config, kind, segmented=segmented, backend=backend)
         for kind in dict.fromkeys(config.layer_pattern)
-        if kind != "ssm"
+        if mixer_named(kind).attends
     }
     if not names:
         return "none"
@@ -66,33 +69,31 @@ def describe(config: ModelConfig, *, segmented: bool) -> str:
     return ", ".join(f"{name} in {kind} layers" for kind, name in names.items())
 
 
+def options(config: "ModelConfig") -> dict[str, Any]:
+    """What the config asks of every operation of attention."""
+    found: dict[str, Any] = {}
+    if config.attention_scale:
+        found["scale"] = config.attention_scale
+    if config.attention_soft_cap:
+        found["soft_cap"] = config.attention_soft_cap
+    return found
+
+
 def attend(
-    config: ModelConfig,
+    config: "ModelConfig",
     kind: str,
     q_BTNH: jax.Array,
     k_BTKH: jax.Array,
     v_BTKH: jax.Array,
-    segment_ids_BT: jax.Array | None,
-    extras: dict[str, Any],
+    options: dict[str, Any],
 ) -> jax.Array:
-    """Attention by the config's kernel; `extras` are arrays that only the masked path takes."""
-    segmented = segment_ids_BT is not None
+    """Attention by the config's kernel; some options only the masked one takes."""
+    segmented = options.get("segment_ids_BT") is not None
     name = attention_kernel(config, kind, segmented=segmented, backend=platform())
-    options: dict[str, Any] = {**extras}
-    if config.attention_scale:
-        options["scale"] = config.attention_scale
-    if kind == "local":
-        options["window"] = config.window
-    if config.attention_soft_cap:
-        options["soft_cap"] = config.attention_soft_cap
-    if kind == BOTH_WAYS:
-        return ops.bidirectional_attention(q_BTNH, k_BTKH, v_BTKH, **options)
-    if kind in SPARSE:
-        return attend_sparsely(config, kind, q_BTNH, k_BTKH, v_BTKH, segment_ids_BT, options)
     kernel = KERNELS[name]
     if name in FUSED:
         kernel = functools.partial(on_own_heads, kernel)
-    return ops.attend_by(kernel, q_BTNH, k_BTKH, v_BTKH, segment_ids_BT=segment_ids_BT, **options)
+    return ops.attend_by(kernel, q_BTNH, k_BTKH, v_BTKH, **options)
 
 
 def on_own_heads(
@@ -104,7 +105,7 @@ def on_own_heads(
     segment_ids_BT: jax.Array | None = None,
     **options: Any,
 ) -> jax.Array:
-    """A kernel that the compiler cannot cut, on each device's own sequences and heads.
+    """A kernel that the compiler cannot shard, on each device's own sequences and heads.
 
     Both are independent in attention, so nothing is exchanged.
     """
@@ -129,7 +130,7 @@ def on_own_heads(
 
 
 def _cut(free: set[str], *names: str | None) -> PartitionSpec:
-    """The mesh axes of an array with these logical axes, without those it is cut over already."""
+    """The mesh axes of an array with these logical axes, without those of `manual` sharding."""
 
     def kept(entry: Any) -> Any:
         axes = (entry,) if isinstance(entry, str) else entry or ()
@@ -138,7 +139,16 @@ def _cut(free: set[str], *names: str | None) -> PartitionSpec:
     return PartitionSpec(*map(kept, nn.logical_to_mesh_axes(names) or ()))
 
 
-def _beyond_dense(config: ModelConfig, kind: str) -> bool:
+def beyond_blockwise(config: "ModelConfig") -> str:
+    """The setting that blocks of scores do not have; empty where there is none."""
+    if config.kv_rank:
+        return f"model.kv_rank={config.kv_rank}"
+    if config.positions == "alibi":
+        return "model.positions=alibi"
+    return "model.attention_sinks=True" if config.attention_sinks else ""
+
+
+def _beyond_dense(config: "ModelConfig", kind: str) -> bool:
     """Whether something asks for more than the fast dense path has."""
     asked = (
         config.attention_scale,

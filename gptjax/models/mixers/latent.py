@@ -4,27 +4,34 @@ Keys and values are linear functions of one narrow normed vector a token, kv_ran
 rotated key of rope_dim columns that all heads share: those two are all that a cache must hold.
 """
 
+import functools
 import math
+from typing import TYPE_CHECKING
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from gptjax import ops
-from gptjax.models.config import ModelConfig
+from gptjax.errors import UserError
+from gptjax.models.mixers.mixer import Mixer, TokenInfo
 from gptjax.models.norms import normed
-from gptjax.models.parameters import hidden_init, merge_heads, parameter, residual_init
+from gptjax.models.parameters import hidden_init, parameter, residual_init
+from gptjax.models.product import product
 from gptjax.models.rope import rotate
+
+if TYPE_CHECKING:
+    from gptjax.models.config import ModelConfig
 
 
 class LatentAttention(nn.Module):
     """Attention through low-rank queries, keys and values."""
 
-    config: ModelConfig
+    config: "ModelConfig"
     kind: str = "global"
 
     @nn.compact
-    def __call__(self, x_BTD: jax.Array, segment_ids_BT: jax.Array | None) -> jax.Array:
+    def __call__(self, x_BTD: jax.Array, info: TokenInfo) -> jax.Array:
         cfg = self.config
         D, N, H, U, R = cfg.width, cfg.num_heads, cfg.head_width, cfg.value_width, cfg.kv_rank
         r = cfg.rope_dim
@@ -33,8 +40,10 @@ class LatentAttention(nn.Module):
         c_BTR, k_BT1r = c_BTR[..., :R], c_BTR[..., None, R:]
         c_BTR = self._norm(c_BTR, "kv_norm_scale")
         kv_BTNH = self._linear(c_BTR, "kv_up", (N, H + U), ("heads", "head_dim"))
-        k_BT1r = jnp.broadcast_to(rotate(cfg, k_BT1r), (*kv_BTNH.shape[:3], r))
-        q_BTNH = jnp.concatenate([q_BTNH[..., :H], rotate(cfg, q_BTNH[..., H:])], axis=-1)
+        k_BT1r = rotate(cfg, k_BT1r, info.positions_BT)
+        k_BT1r = jnp.broadcast_to(k_BT1r, (*kv_BTNH.shape[:3], r))
+        turned_BTNr = rotate(cfg, q_BTNH[..., H:], info.positions_BT)
+        q_BTNH = jnp.concatenate([q_BTNH[..., :H], turned_BTNr], axis=-1)
         k_BTNH = jnp.concatenate([kv_BTNH[..., :H], k_BT1r], axis=-1)
         o_BTNU = ops.attend_by(
             ops.masked_attention,
@@ -43,11 +52,11 @@ class LatentAttention(nn.Module):
             kv_BTNH[..., H:],
             scale=latent_scale(cfg),
             window=cfg.window if self.kind == "local" else 0,
-            segment_ids_BT=segment_ids_BT,
+            segment_ids_BT=info.segment_ids_BT,
         )
         axes = ("heads", "head_dim", "embed")
         w_NUD = parameter(self, "out", (N, U, D), axes, residual_init(cfg))
-        return ops.linear(merge_heads(o_BTNU), w_NUD.reshape(N * U, D))
+        return product(o_BTNU, w_NUD, inputs=2)
 
     def _queries(self, x_BTD: jax.Array) -> jax.Array:
         cfg = self.config
@@ -66,10 +75,10 @@ class LatentAttention(nn.Module):
     ) -> jax.Array:
         width = x.shape[-1]
         w = parameter(self, name, (width, *out), ("embed", *axes), hidden_init(self.config))
-        return ops.linear(x, w.reshape(width, -1)).reshape(*x.shape[:-1], *out)
+        return product(x, w)
 
 
-def latent_scale(config: ModelConfig) -> float:
+def latent_scale(config: "ModelConfig") -> float:
     """1/√(columns of a query), times YaRN's factor squared as DeepSeek's published code has it."""
     if config.attention_scale:
         return config.attention_scale
@@ -79,9 +88,73 @@ def latent_scale(config: ModelConfig) -> float:
     return scale
 
 
-def latent_size(config: ModelConfig) -> int:
-    """Parameters of one latent attention."""
+def _params(config: "ModelConfig") -> int:
     D, N, H, U = config.width, config.num_heads, config.head_width, config.value_width
     R, Q, r = config.kv_rank, config.q_rank, config.rope_dim
     query = (D + N * (H + r) + 1) * Q if Q else D * N * (H + r)
     return query + D * (R + r) + R + R * N * (H + U) + N * U * D
+
+
+def _flops(config: "ModelConfig", window: bool) -> float:
+    D, N, U, Q, R = (
+        config.width,
+        config.num_heads,
+        config.value_width,
+        config.q_rank,
+        config.kv_rank,
+    )
+    keys = min(config.window, config.seq_len) if window else config.seq_len
+    columns = config.head_width + config.rope_dim
+    queries = (D + N * columns) * Q if Q else D * N * columns
+    latents = D * (R + config.rope_dim) + R * N * (config.head_width + U)
+    scores = keys * N * (columns + U)
+    return 2.0 * (queries + latents + N * U * D + scores)
+
+
+def _cache_bytes(config: "ModelConfig", context: int, window: bool) -> int:
+    tokens = min(config.window, context) if window else context
+    number = jnp.dtype(config.compute_dtype).itemsize
+    return tokens * number * (config.kv_rank + config.rope_dim)
+
+
+_NOT_BUILT = {
+    "attention_gate": False,
+    "attention_sinks": False,
+    "attention_soft_cap": 0.0,
+    "qk_norm": "none",
+    "norm": "rmsnorm",
+    "norm_plus_one": False,
+    "positions": "rotary",
+    "rope_fraction": 1.0,
+}
+
+
+def check(config: "ModelConfig") -> None:
+    """Refuse what latent attention leaves out."""
+    for name, wanted in _NOT_BUILT.items():
+        if getattr(config, name) != wanted:
+            raise UserError(
+                f"model.{name}={getattr(config, name)} is not built for latent attention "
+                f"(model.kv_rank={config.kv_rank}); set model.{name}={wanted}"
+            )
+    if config.has_bias("qkv") or config.has_bias("out") or config.rope_dim % 2:
+        raise UserError(
+            f"latent attention (model.kv_rank={config.kv_rank}) has no biases and rotates pairs; "
+            "set model.use_bias=false and an even model.rope_dim"
+        )
+
+
+def _latent(window: bool) -> Mixer:
+    return Mixer(
+        module=LatentAttention,
+        params=_params,
+        flops=functools.partial(_flops, window=window),
+        cache_bytes=functools.partial(_cache_bytes, window=window),
+        held=lambda config, segmented: 5.0 * config.num_heads * config.seq_len,
+        check=check,
+        windowed=window,
+        shares_kernels=True,
+    )
+
+
+LATENT, LATENT_LOCAL = _latent(window=False), _latent(window=True)

@@ -1,16 +1,20 @@
 """Mamba's mixer (Gu & Dao, 2023, figure 3) in the layout of the published weights."""
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from gptjax import ops
-from gptjax.models.config import ModelConfig
+from gptjax.models.mixers.mixer import Mixer, TokenInfo, register
 from gptjax.models.parameters import bias_at, hidden_init, parameter, residual_init
+from gptjax.models.product import product
 from gptjax.ops.backend import platform
+
+if TYPE_CHECKING:
+    from gptjax.models.config import ModelConfig
 
 STEP_RANGE = (1e-3, 1e-1)  # of Δ at the start (Gu & Dao, 2023, section 3.6)
 
@@ -18,16 +22,16 @@ STEP_RANGE = (1e-3, 1e-1)  # of Δ at the start (Gu & Dao, 2023, section 3.6)
 class Mamba(nn.Module):
     """Convolution, selective scan and gate, between two projections."""
 
-    config: ModelConfig
+    config: "ModelConfig"
     kind: str = "ssm"
 
     @nn.compact
-    def __call__(self, x_BTD: jax.Array, segment_ids_BT: jax.Array | None) -> jax.Array:
-        cfg = self.config
+    def __call__(self, x_BTD: jax.Array, info: TokenInfo) -> jax.Array:
+        cfg, segment_ids_BT = self.config, info.segment_ids_BT
         D, I = cfg.width, cfg.ssm_width
         w = _weights(self)
         b_2I = bias_at(self, "mlp", "in_bias", (2 * I,), ("mlp",))
-        both = ops.linear(x_BTD, w["in"], b_2I)
+        both = product(x_BTD, w["in"], b_2I)
         x_BTI, gate_BTI = both[..., :I], both[..., I:]
         x_BTI = ops.swish(
             ops.causal_convolution(x_BTI, w["conv"], w["conv_bias"], segment_ids_BT=segment_ids_BT)
@@ -36,10 +40,10 @@ class Mamba(nn.Module):
         a_IZ = -jnp.exp(w["state_log_scale"])
         y_BTI = _scan_of(cfg)(x_BTI, step_BTI, a_IZ, b_BTZ, c_BTZ, segment_ids_BT=segment_ids_BT)
         y_BTI = (y_BTI + x_BTI * w["skip_scale"]).astype(x_BTD.dtype) * ops.swish(gate_BTI)
-        return ops.linear(y_BTI, w["out"], bias_at(self, "mlp", "out_bias", (D,), ("embed",)))
+        return product(y_BTI, w["out"], bias_at(self, "mlp", "out_bias", (D,), ("embed",)))
 
 
-def initial_state(config: ModelConfig, batch: int) -> tuple[jax.Array, jax.Array]:
+def initial_state(config: "ModelConfig", batch: int) -> tuple[jax.Array, jax.Array]:
     """(last inputs of the convolution [B, C−1, I], h [B, I, Z]) before the first token."""
     I = config.ssm_width
     window = jnp.zeros((batch, config.ssm_conv - 1, I), jnp.dtype(config.compute_dtype))
@@ -47,12 +51,12 @@ def initial_state(config: ModelConfig, batch: int) -> tuple[jax.Array, jax.Array
 
 
 def step(
-    config: ModelConfig, w: Any, x_BD: jax.Array, state: tuple[jax.Array, jax.Array]
+    config: "ModelConfig", w: Any, x_BD: jax.Array, state: tuple[jax.Array, jax.Array]
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     """One token through a mixer with the parameters `w`: (output [B, D], the next state)."""
     window_BCI, h_BIZ = state
     I = config.ssm_width
-    both = ops.linear(x_BD, w["in"], w.get("in_bias"))
+    both = product(x_BD, w["in"], w.get("in_bias"))
     x_BI, gate_BI = both[..., :I], both[..., I:]
     seen_BCI = jnp.concatenate([window_BCI, x_BI[:, None]], axis=1)
     x_BI = ops.swish(jnp.einsum("bci,ci->bi", seen_BCI, w["conv"]) + w["conv_bias"])
@@ -61,7 +65,7 @@ def step(
         h_BIZ, x_BI, step_BI, -jnp.exp(w["state_log_scale"]), b_BZ, c_BZ
     )
     y_BI = (y_BI + x_BI * w["skip_scale"]).astype(x_BD.dtype) * ops.swish(gate_BI)
-    return ops.linear(y_BI, w["out"], w.get("out_bias")), (seen_BCI[:, 1:], h_BIZ)
+    return product(y_BI, w["out"], w.get("out_bias")), (seen_BCI[:, 1:], h_BIZ)
 
 
 def _weights(module: Any) -> dict[str, jax.Array]:
@@ -81,7 +85,7 @@ def _weights(module: Any) -> dict[str, jax.Array]:
     return {name: parameter(module, name, *row) for name, row in shapes.items()}
 
 
-def _scan_of(config: ModelConfig) -> Any:
+def _scan_of(config: "ModelConfig") -> Any:
     """The scan over tokens that the config names, or that suits the backend."""
     in_turn = config.ssm_scan == "in_turn"
     if config.ssm_scan == "auto":
@@ -89,11 +93,11 @@ def _scan_of(config: ModelConfig) -> Any:
     return ops.selective_scan_in_turn if in_turn else ops.selective_scan
 
 
-def _select(config: ModelConfig, w: Any, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _select(config: "ModelConfig", w: Any, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Δ, B and C from the convolved input."""
     R, Z = config.ssm_step_rank, config.ssm_state
-    chosen = ops.linear(x, w["select"])
-    step = ops.linear(chosen[..., :R], w["step"], dtype=jnp.float32) + w["step_bias"]
+    chosen = product(x, w["select"])
+    step = product(chosen[..., :R], w["step"], dtype=jnp.float32) + w["step_bias"]
     return jax.nn.softplus(step), chosen[..., R : R + Z], chosen[..., R + Z :]
 
 
@@ -113,9 +117,41 @@ def _state_log(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
     return jnp.broadcast_to(jnp.log(jnp.arange(1, shape[-1] + 1, dtype=dtype)), shape)
 
 
-def mamba_size(config: ModelConfig) -> int:
-    """Parameters of one mixer."""
+STATES = 8.0
+"""Copies of all states that the backward pass holds, measured on a CPU."""
+
+
+def _params(config: "ModelConfig") -> int:
     D, I, Z = config.width, config.ssm_width, config.ssm_state
     R, C = config.ssm_step_rank, config.ssm_conv
     biases = config.has_bias("mlp") * (2 * I + D)
     return 3 * D * I + I * (C + 1) + I * (R + 2 * Z) + R * I + I + I * Z + I + biases
+
+
+def _flops(config: "ModelConfig") -> float:
+    """Projections, convolution, and two multiply-adds for each state: its update and its output."""
+    D, I, Z = config.width, config.ssm_width, config.ssm_state
+    R, C = config.ssm_step_rank, config.ssm_conv
+    projections = 3 * D * I + I * (R + 2 * Z) + R * I
+    return 2.0 * (projections + C * I + 2 * I * Z)
+
+
+def _cache_bytes(config: "ModelConfig", context: int) -> int:
+    """The convolution's last inputs, and the states in float32, whatever the context."""
+    window = (config.ssm_conv - 1) * jnp.dtype(config.compute_dtype).itemsize
+    return config.ssm_width * (window + 4 * config.ssm_state)
+
+
+register(
+    "ssm",
+    Mixer(
+        module=Mamba,
+        params=_params,
+        flops=_flops,
+        cache_bytes=_cache_bytes,
+        held=lambda config, segmented: STATES * config.ssm_width * config.ssm_state,
+        name="ssm",
+        attends=False,
+        only_sequential=True,
+    ),
+)

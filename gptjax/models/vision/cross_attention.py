@@ -18,6 +18,7 @@ from gptjax.models.api import ParamCount
 from gptjax.models.config import ModelConfig
 from gptjax.models.layer_stack import block_of, by_layer, stacks_of, unstacked
 from gptjax.models.mixers.attention import Attention
+from gptjax.models.mixers.mixer import TokenInfo
 from gptjax.models.mlp import FeedForward
 from gptjax.models.norms import Norm
 from gptjax.models.param_count import sizes
@@ -39,12 +40,12 @@ class ShownAttention(Attention):
         self, x_BTD: jax.Array, memory_BSW: jax.Array, visible_BTS: jax.Array | None
     ) -> jax.Array:
         cfg = self.config
-        q_BTNH = self._heads(x_BTD, "query", cfg.num_heads, "heads")
-        k_BSKH = self._heads(memory_BSW, "key", cfg.kv_heads, "kv_heads")
-        v_BSKH = self._heads(memory_BSW, "value", cfg.kv_heads, "kv_heads")
+        q_BTNH = self.heads(x_BTD, "query", cfg.num_heads, "heads")
+        k_BSKH = self.heads(memory_BSW, "key", cfg.kv_heads, "kv_heads")
+        v_BSKH = self.heads(memory_BSW, "value", cfg.kv_heads, "kv_heads")
         q_BTNH = self._head_norm(q_BTNH, "query_norm_scale", "heads")
         k_BSKH = self._head_norm(k_BSKH, "key_norm_scale", "kv_heads")
-        return self._out(
+        return self.out(
             ops.bidirectional_attention(q_BTNH, k_BSKH, v_BSKH, visible_BTS=visible_BTS)
         )
 
@@ -114,7 +115,7 @@ def interleave(
             if place == number:
                 x_BTD = block(x_BTD)
         if number < text.depth:
-            x_BTD, _ = block_of(text, layers[number])({"params": own[number]}, x_BTD, None)
+            x_BTD, _ = block_of(text, layers[number])({"params": own[number]}, x_BTD, TokenInfo())
     return x_BTD
 
 

@@ -18,6 +18,7 @@ from gptjax.errors import UserError
 from gptjax.models import api
 from gptjax.models.config import ModelConfig
 from gptjax.models.layer_stack import run_blocks, stacks_of, unstacked
+from gptjax.models.mixers.mixer import TokenInfo
 from gptjax.models.parameters import init_stacked
 from gptjax.models.remat import recomputed
 from gptjax.models.stages import Stages
@@ -130,7 +131,7 @@ def apply_projected(
     pieces = Stages(text)
     x_BTD = pieces.embed(params["text"], tokens_BT, (here_BT, y_BTD))
     stacks = stacks_of(text, params["text"]["blocks"])
-    x_BTD, _ = run_blocks(text, stacks, x_BTD, segment_ids_BT)
+    x_BTD, _ = run_blocks(text, stacks, x_BTD, TokenInfo(segment_ids_BT))
     return pieces.logits(params["text"], x_BTD)
 
 

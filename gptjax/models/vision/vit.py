@@ -13,8 +13,10 @@ import jax.numpy as jnp
 from gptjax import ops
 from gptjax.errors import UserError, nearest
 from gptjax.models.block import Block
-from gptjax.models.config import BOTH_WAYS, ModelConfig
+from gptjax.models.config import ModelConfig
 from gptjax.models.layer_stack import run_blocks, stacks_of
+from gptjax.models.mixers.attention import BOTH_WAYS
+from gptjax.models.mixers.mixer import TokenInfo
 from gptjax.models.norms import Norm
 from gptjax.models.parameters import activation_type, init_stacked
 
@@ -123,7 +125,7 @@ def init_vision(config: VisionConfig, key: jax.Array) -> Params:
         "patch": jax.random.normal(patch_key, (L, W)) * L**-0.5,
         "class_token": jnp.zeros(W),
         "positions": jax.random.normal(position_key, (blocks.seq_len, W)) * config.init_scale,
-        "blocks": init_stacked(block, config.depth, blocks_key, x_BTW, None),
+        "blocks": init_stacked(block, config.depth, blocks_key, x_BTW, TokenInfo()),
         "final_norm": {"scale": jnp.ones(W), "bias": jnp.zeros(W)},
     }
     if config.patch_bias:
@@ -171,7 +173,7 @@ def encode_images(
     blocks = dataclasses.replace(blocks, depth=depth)
     some = jax.tree.map(lambda leaf: leaf[:depth], params["blocks"])
     if depth:
-        x_BTW, _ = run_blocks(blocks, stacks_of(blocks, some), x_BTW, None)
+        x_BTW, _ = run_blocks(blocks, stacks_of(blocks, some), x_BTW, TokenInfo())
     if layer is not None:
         return x_BTW
     return _norm(blocks, params["final_norm"], x_BTW)

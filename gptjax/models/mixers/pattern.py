@@ -1,0 +1,75 @@
+"""What the kinds of attention share that leave pairs of tokens out."""
+
+from typing import TYPE_CHECKING, Any
+
+from gptjax.errors import UserError
+
+if TYPE_CHECKING:
+    from gptjax.models.config import ModelConfig
+
+SCORE_COPIES = 4.0
+"""Copies of the scores in training, over those of dense attention."""
+
+NO_SCORES: dict[str, Any] = {"attention_soft_cap": 0.0, "attention_sinks": False}
+"""What a kind without a softmax over scores cannot have."""
+
+
+def held(config: "ModelConfig", keys: float) -> float:
+    """Scores that training holds of one token that sees so many keys."""
+    return 5.0 * config.num_heads * (SCORE_COPIES * keys)
+
+
+def summarised_keys(seq_len: int, block: int, summary: float) -> float:
+    """Keys of a query that sees one block, and `summary` keys of each block; at most all.
+
+    Child et al. (2019): `fixed`, and `strided` with a summary of one.
+
+    >>> summarised_keys(1024, 32, 1), summarised_keys(16, 12, 6)
+    (64.0, 16.0)
+    """
+    return min(float(seq_len), block + summary * seq_len / block)
+
+
+def summarised_tokens(config: "ModelConfig", context: int) -> int:
+    """Tokens of the cache where later blocks see a summary of a finished one."""
+    finished, begun = divmod(context, config.block_tokens)
+    return config.sparse_summary * finished + begun
+
+
+def check_latent(config: "ModelConfig", kind: str) -> None:
+    """No kind that leaves pairs out has latent keys and values."""
+    if config.kv_rank:
+        raise UserError(
+            f"model.kv_rank={config.kv_rank} has no {kind} layers; set model.kv_rank=0, or "
+            "model.layer_pattern=('global',)"
+        )
+
+
+def check_without(config: "ModelConfig", kind: str, without: dict[str, Any]) -> None:
+    """Refuse settings that a kind does not have."""
+    check_latent(config, kind)
+    for name, wanted in without.items():
+        if getattr(config, name) != wanted:
+            raise UserError(
+                f"model.{name}={getattr(config, name)} is not built for the {kind} layers of "
+                f"model.layer_pattern; set model.{name}={wanted}"
+            )
+
+
+def check_distances(config: "ModelConfig", kind: str) -> None:
+    """Refuse ALiBi where keys have no distance."""
+    if config.positions == "alibi":
+        raise UserError(
+            f"model.positions=alibi has no distances in the {kind} layers of "
+            "model.layer_pattern; set model.positions=rotary"
+        )
+
+
+def check_summary(config: "ModelConfig") -> None:
+    """Refuse a summary longer than its block."""
+    block = config.block_tokens
+    if config.sparse_summary > block:
+        raise UserError(
+            f"model.sparse_summary={config.sparse_summary} is more than a block of {block} tokens; "
+            "give less, or set model.sparse_block"
+        )

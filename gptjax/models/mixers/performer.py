@@ -1,0 +1,67 @@
+"""Performer attention, FAVOR+ (Choromanski et al., 2020): random features in place of scores.
+
+The features are drawn once and kept.
+"""
+
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+
+from gptjax import ops
+from gptjax.models.mixers import pattern
+from gptjax.models.mixers.attention import Attention, attention_flops, attention_params
+from gptjax.models.mixers.mixer import Mixer, register
+
+if TYPE_CHECKING:
+    from gptjax.models.config import ModelConfig
+
+
+class PerformerAttention(Attention):
+    """Linear attention through positive random features of queries and keys."""
+
+    def attend(self, q: jax.Array, k: jax.Array, v: jax.Array, options: dict) -> jax.Array:
+        """By running sums of features times values."""
+        cfg = self.config
+        w_KFH = ops.orthogonal_features(cfg.kv_heads, cfg.head_width, cfg.feature_count)
+        return ops.performer_attention(q, k, v, jnp.asarray(w_KFH), **options)
+
+
+def performer_flops(*, num_heads: int, num_kv_heads: int, head_dim: int, features: int) -> float:
+    """FLOPs a token of random features, of the state's update and of its reading, with its sums.
+
+    >>> performer_flops(num_heads=1, num_kv_heads=1, head_dim=2, features=5)
+    100.0
+    """
+    heads = num_heads + num_kv_heads
+    return 2.0 * heads * features * (head_dim + head_dim + 1)
+
+
+def _flops(config: "ModelConfig") -> float:
+    return attention_flops(config, 0.0) + performer_flops(
+        num_heads=config.num_heads,
+        num_kv_heads=config.kv_heads,
+        head_dim=config.head_width,
+        features=config.feature_count,
+    )
+
+
+def _check(config: "ModelConfig") -> None:
+    pattern.check_without(config, "performer", pattern.NO_SCORES)
+    pattern.check_distances(config, "performer")
+
+
+register(
+    "performer",
+    Mixer(
+        module=PerformerAttention,
+        params=attention_params,
+        flops=_flops,
+        # Running sums in float32, whatever the context.
+        cache_bytes=lambda config, context: (
+            4 * config.kv_heads * config.feature_count * (config.head_width + 1)
+        ),
+        held=lambda config, segmented: pattern.held(config, config.feature_count),
+        check=_check,
+    ),
+)
