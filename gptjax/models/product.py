@@ -34,6 +34,6 @@ def product(
 def multiply(leaf: Any, x: jax.Array, bias: jax.Array | None, inputs: int, dtype: Any) -> jax.Array:
     """The rule of one type of leaf; this one is for arrays."""
     width, batch, out = math.prod(leaf.shape[:inputs]), x.shape[:-inputs], leaf.shape[inputs:]
-    b_F = None if bias is None else bias.reshape(-1)
-    y = ops.linear(x.reshape(*batch, width), leaf.reshape(width, -1), b_F, dtype=dtype)
+    x, w_DF = x.reshape(*batch, width), leaf.reshape(width, -1)
+    y = ops.linear(x, w_DF, None if bias is None else bias.reshape(-1), dtype=dtype)
     return y.reshape(*batch, *out)

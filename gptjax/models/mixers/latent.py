@@ -42,8 +42,9 @@ class LatentAttention(nn.Module):
         kv_BTNH = self._linear(c_BTR, "kv_up", (N, H + U), ("heads", "head_dim"))
         k_BT1r = rotate(cfg, k_BT1r, info.positions_BT)
         k_BT1r = jnp.broadcast_to(k_BT1r, (*kv_BTNH.shape[:3], r))
-        turned_BTNr = rotate(cfg, q_BTNH[..., H:], info.positions_BT)
-        q_BTNH = jnp.concatenate([q_BTNH[..., :H], turned_BTNr], axis=-1)
+        plain_BTNH, rotated_BTNr = q_BTNH[..., :H], q_BTNH[..., H:]
+        rotated_BTNr = rotate(cfg, rotated_BTNr, info.positions_BT)
+        q_BTNH = jnp.concatenate([plain_BTNH, rotated_BTNr], axis=-1)
         k_BTNH = jnp.concatenate([kv_BTNH[..., :H], k_BT1r], axis=-1)
         o_BTNU = ops.attend_by(
             ops.masked_attention,
