@@ -6,6 +6,7 @@ from gptjax.fields import setting
 
 PARAMS_CONVENTIONS = ("total", "non_embedding", "non_embedding_with_head")
 LOSS_KINDS = ("huber_log", "squares_log", "lad_log", "huber", "squares", "lad")
+LOSS_UNITS = ("nats", "bits", "perplexity")
 APPROACHES = ("envelope", "isoflop", "parametric")
 
 
@@ -81,4 +82,27 @@ class FitConfig:
     column_flops: str = setting("", "column that holds C; without one, 6 N D is used")
     column_budget: str = setting("", "column that groups runs into budgets")
     column_group: str = setting("", "column whose equal values are resampled together")
-    where: str = setting("", "keep rows where column=value, for example dataset=c4")
+    where: str = setting(
+        "",
+        "keep rows where every condition holds: column=value, !=, <, <=, > or >=, with commas "
+        "between, for example dataset=c4,params>1e7",
+    )
+    exclude_highest_losses: int = setting(
+        0, "how many runs of the highest loss are left out", minimum=0
+    )
+    keep_duplicates: bool = setting(False, "use runs that repeat another's numbers too")
+    unit_params: float = setting(
+        1.0, "parameters that one unit of the params column stands for, such as 1e6", above=0
+    )
+    unit_tokens: float = setting(
+        1.0, "tokens that one unit of the tokens column stands for, such as 1e9", above=0
+    )
+    unit_flops: float = setting(
+        1.0, "FLOPs that one unit of the FLOPs column stands for, such as 8.64e19", above=0
+    )
+    check_units: bool = setting(True, "refuse counts that no run can have")
+    loss_unit: str = setting(
+        "nats",
+        "what the loss column holds; bits and perplexities are fitted as nats",
+        choices=LOSS_UNITS,
+    )

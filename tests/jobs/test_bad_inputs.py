@@ -235,10 +235,10 @@ CASES: dict[str, tuple] = {
     "empty table": (table("empty.csv"), "empty.csv", ";"),
     "head only": (table("head.csv"), "table=head.csv has no rows; give a header line and a line"),
     "two rows": (table("two.csv"), "needs at least", "runs and the table has 2; add runs"),
-    "NaN": (table("nan.csv"), "nan.csv row 13: loss is missing or NaN; remove the row"),
-    "infinite loss": (table("infinite.csv"), "infinite.csv row 13: loss=inf is not finite; remove"),
-    "negative params": (table("negative.csv"), "row 13: params=-10000 must be above zero; remove"),
-    "words for numbers": (table("words.csv"), "words.csv", "row 13", "'low'", ";"),
+    "NaN": (table("nan.csv"), "nan.csv row 14: loss is missing or NaN; remove the row"),
+    "infinite loss": (table("infinite.csv"), "infinite.csv row 14: loss=inf is not finite; remove"),
+    "negative params": (table("negative.csv"), "row 14: params=-10000 must be above zero; remove"),
+    "words for numbers": (table("words.csv"), "words.csv", "row 14", "'low'", ";"),
     "missing column": (table("columns.csv"), "columns.csv", "tokens", "did you mean tokenz?"),
     "wrong column": (
         table("good.csv", "--config.fit.column_loss=los"),
@@ -389,7 +389,7 @@ sys.exit(main(sys.argv))
 PROCESSES: dict[str, tuple] = {
     "key": (("-m", "gptjax.main", *sweep("sweep.bugets=1")), "did you mean budgets?"),
     "corpus": (("-m", "gptjax.main", *sweep("data.path=textz")), "data.path='textz' does not"),
-    "table": (("-m", "gptjax.main", *table("nan.csv")), "nan.csv row 13: loss is missing or NaN"),
+    "table": (("-m", "gptjax.main", *table("nan.csv")), "nan.csv row 14: loss is missing or NaN"),
     "full disk": (("-c", SIZE_LIMITED, *sweep()), "cannot write ", "File too large; free"),
 }
 

@@ -99,3 +99,35 @@ def test_the_best_run_of_each_size_and_tokens_is_kept():
     kept = best_of_each(runs, ("learning_rate",))
     assert kept.loss.tolist() == [3.0, 2.9]
     assert len(kept.left_out) == 3 and len(best_of_each(runs, ())) == 5
+
+
+def test_a_setting_judged_while_another_varies_is_refused_by_name():
+    table = sweep()
+    with pytest.raises(UserError, match="judged while batch_size varies"):
+        scaling.setting_law(table, resamples=0)
+    named = scaling.setting_law(table, nested=("batch_size",), resamples=0)
+    assert named.law.values["b"] == pytest.approx(RATE["b"], abs=1e-6)
+
+
+def test_seeds_results_and_functions_of_the_setting_hide_nothing():
+    table = at_one_batch(sweep())
+    count = len(table["loss"])
+    table |= {
+        "seed": np.arange(count) % 3,
+        "steps": 1000 * np.round(table["learning_rate"] * 1e4),
+        "seconds": np.random.default_rng(0).uniform(size=count),
+    }
+    assert len(scaling.setting_law(table, resamples=0).used) == 9
+
+
+def test_a_nested_minimum_is_near_its_lowest_run():
+    """A cliff beside the minimum once bent the inner parabola to a loss that no run had."""
+    table = sweep()
+    table["loss"] = table["loss"] + np.where(
+        table["learning_rate"] > 1.9 * power(RATE, table["params"], table["tokens"]), 4.0, 0.0
+    )
+    best = scaling.best_settings(table, "batch_size", ("learning_rate",))
+    for one in best:
+        here = (table["params"] == one.at["params"]) & (table["tokens"] == one.at["tokens"])
+        if not one.reason:
+            assert one.loss == pytest.approx(table["loss"][here].min(), abs=0.05)

@@ -58,3 +58,41 @@ def test_one_valley_is_no_line():
     table = runs_table(budgets=1)
     with pytest.raises(UserError, match="two usable valleys"):
         fit_isoflop(scaling.prepare(table), CONFIG)
+
+
+def wide_valleys():
+    """Eighteen sizes a budget over a factor of 300, too wide for one parabola."""
+    rows = []
+    for budget in (1e18, 4e18, 1.6e19, 6.4e19):
+        best = 0.1 * (budget / 6) ** 0.5
+        for u in np.linspace(-2.2, 3.6, 18):
+            loss = 3 * (budget / 1e18) ** -0.05 * np.exp(0.02 * (np.exp(0.9 * u) - 0.9 * u))
+            rows.append((budget, best * np.exp(u), loss))
+    budget, params, loss = np.array(rows).T
+    tokens = budget / 6 / params
+    return {"budget": budget, "flops": budget, "params": params, "tokens": tokens, "loss": loss}
+
+
+def test_the_search_begins_at_the_lowest_run():
+    law = fit_isoflop(scaling.prepare(wide_valleys()), CONFIG)
+    assert len(law.used) == 4
+    for found in law.used:
+        assert found.params == pytest.approx(0.1 * (found.budget / 6) ** 0.5, rel=0.02)
+
+
+def test_a_lopsided_valley_gets_a_cubic_and_an_even_one_a_parabola():
+    assert fit_isoflop(scaling.prepare(wide_valleys()), CONFIG).degree == 3
+    table = wide_valleys()
+    u = np.log(table["params"] / (0.1 * (table["budget"] / 6) ** 0.5))
+    noise = 1e-3 * np.random.default_rng(0).standard_normal(len(u))
+    table["loss"] = 3 * np.exp(0.02 * u**2 + noise)
+    assert fit_isoflop(scaling.prepare(table), CONFIG).degree == 2
+
+
+def test_a_noisy_valley_moves_the_line_less():
+    table = runs_table(budgets=6, noise=1e-4)
+    worst = table["budget"] == np.unique(table["budget"])[5]
+    shift = 0.02 * np.random.default_rng(3).standard_normal(len(worst))
+    table["loss"] = np.where(worst, table["loss"] * np.exp(shift), table["loss"])
+    law = fit_isoflop(scaling.prepare(table), scaling.FitConfig(resamples=300))
+    assert law.params.slope == pytest.approx(0.36 / 0.70, abs=0.02)

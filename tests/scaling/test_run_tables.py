@@ -56,7 +56,7 @@ FILES = {
     "empty": (b"", "no rows"),
     "header only": (b"params,tokens,loss\n", "no rows"),
     "ragged": (b"params,tokens,loss\n1,2\n", "line 2 has 2 cells where the header has 3"),
-    "not text": (b"\xff\xfe\x00\x01", "not UTF-8"),
+    "not text": (b"\x80\x81,\xff\n1,2\n", "not UTF-8"),
     "two columns of one name": (b"loss,loss\n1,2\n", "two columns named loss"),
 }
 
@@ -89,7 +89,8 @@ def test_duplicated_runs_are_left_out_and_said_so():
 
 def test_extreme_but_possible_scales_are_fitted():
     table = runs_table()
-    scaled = {**table, "params": table["params"] * 1e6, "tokens": table["tokens"] * 1e6}
+    scaled = {n: table[n] * 1e6 for n in ("params", "tokens")}
+    scaled |= {"loss": table["loss"], "flops": table["flops"] * 1e12}
     law = scaling.fit(scaled, resamples=0)
     assert law.values["alpha"] == pytest.approx(0.34, rel=1e-6)
 

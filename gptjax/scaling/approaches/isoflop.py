@@ -1,9 +1,10 @@
-"""Chinchilla's approach 2: a parabola through the runs of each budget, a line through the minima.
+"""IsoFLOP profiles (approach 2): a valley through the runs of each budget, a line through minima.
 
-Hoffmann et al. 2022, section 3.2. A valley is used when it has at least five sizes within a factor
-of four of its minimum, positive curvature, and runs on both sides of the minimum; any other is
-kept with the reason. Intervals redraw the runs' scatter around their parabolas: six points drawn
-with replacement seldom make a parabola at all.
+Hoffmann et al. 2022, section 3.2. A valley is a polynomial of the log loss in the log size near
+the lowest run: a parabola, or a cubic where that predicts left-out runs better, since a parabola
+leans to the flat side of a lopsided valley. One without an inner minimum is kept with the reason.
+Intervals redraw each valley's scatter, shrunk towards that of all; six points drawn with
+replacement seldom make a valley at all. The line weighs minima by how well they are known.
 """
 
 import dataclasses
@@ -11,6 +12,7 @@ import dataclasses
 import numpy as np
 
 from gptjax.errors import UserError
+from gptjax.scaling.approaches import valley
 from gptjax.scaling.config import FitConfig
 from gptjax.scaling.fit import bootstrap, engine
 from gptjax.scaling.fit.bootstrap import Interval
@@ -21,14 +23,16 @@ from gptjax.scaling.tables.runs import Runs
 
 @dataclasses.dataclass(frozen=True)
 class Valley:
-    """The runs of one budget and their parabola loss = c0 + c1 u + c2 u^2, u = ln(params/centre).
+    """The runs of one budget and the curve ln loss = c0 + c1 u + c2 u^2 (+ c3 u^3) through them.
+
+    u = ln(params/centre).
 
     Attributes:
       budget: nominal FLOPs; `flops` is the geometric mean of the runs used.
       index: rows of the table that belong to the budget.
-      used: which of them the parabola uses, and `reasons` why not the others.
+      used: which of them the curve uses, and `reasons` why not the others.
       reason: why the whole valley is not used; '' when it is.
-      coefficients, centre: of the parabola.
+      coefficients, centre: of the curve.
       params, tokens, loss: the minimum.
       samples: (R, 3) resampled (params, tokens, loss).
     """
@@ -59,10 +63,11 @@ class IsoFlop:
     freedom: int
     count: int
     config: FitConfig
+    degree: int = 2
 
     @property
     def used(self) -> list[Valley]:
-        return [valley for valley in self.valleys if not valley.reason]
+        return [found for found in self.valleys if not found.reason]
 
     def loss_at(self, flops: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
         """(value, low, high) of the minimum loss at budgets; None with fewer than four valleys."""
@@ -81,17 +86,25 @@ def fit_isoflop(runs: Runs, config: FitConfig) -> IsoFlop:
     Raises:
       UserError: when fewer than two valleys are usable; the sentence gives the first reason.
     """
-    valleys = [_valley(runs, budget, config) for budget in runs.budgets]
-    used = [valley for valley in valleys if not valley.reason]
+    valleys = [_valley(runs, budget, config, 2) for budget in runs.budgets]
+    shapes = [
+        (np.log(runs.params[v.index[v.used]]), np.log(runs.loss[v.index[v.used]]))
+        for v in valleys
+        if v.used.any()
+    ]
+    degree = valley.choose_degree(shapes)
+    if degree > 2:
+        valleys = [_valley(runs, budget, config, degree) for budget in runs.budgets]
+    used = [found for found in valleys if not found.reason]
     if len(used) < 2:
         why = next((f"; at {v.budget:.3g} FLOPs: {v.reason}" for v in valleys if v.reason), "")
         raise UserError(
             f"IsoFLOP profiles need two usable valleys and {len(used)} of {len(valleys)} are{why}"
         )
-    freedom = max(sum(int(v.used.sum()) - 3 for v in used), 1)
+    freedom = max(sum(int(v.used.sum()) - len(v.coefficients) for v in used), 1)
     valleys = _resampled(valleys, runs, config)
-    used = [valley for valley in valleys if not valley.reason]
-    flops = np.array([valley.flops for valley in used])
+    used = [found for found in valleys if not found.reason]
+    flops = np.array([found.flops for found in used])
     lines = [
         power_line(
             flops,
@@ -112,113 +125,107 @@ def fit_isoflop(runs: Runs, config: FitConfig) -> IsoFlop:
         freedom,
         config.resamples,
         config,
+        degree,
     )
 
 
-def _valley(runs: Runs, budget: float, config: FitConfig) -> Valley:
-    """The parabola of one budget; points too far from the minimum are dropped one round a time."""
+def _valley(runs: Runs, budget: float, config: FitConfig, degree: int) -> Valley:
+    """The valley of one budget."""
     index = np.flatnonzero(runs.budget == budget)
-    size, loss = np.log(runs.params[index]), runs.loss[index]
-    used = np.ones(len(index), bool)
-    coefficients, centre, reason = np.full(3, np.nan), float(np.mean(size)), ""
-    for _ in range(10):
-        sizes = len(np.unique(np.round(size[used], 9)))
-        if sizes < config.valley_points:
-            reason = f"{sizes} sizes near the minimum; {config.valley_points} are needed"
-            break
-        centre = float(np.mean(size[used]))
-        coefficients = np.polyfit(size[used] - centre, loss[used], 2)[::-1]
-        reason = _shape(coefficients, size[used] - centre)
-        if reason:
-            break
-        bottom = centre - coefficients[1] / (2 * coefficients[2])
-        near = np.abs(size - bottom) <= np.log(config.valley_factor) * (1 + 1e-9)
-        if np.array_equal(near & used, used):
-            break
-        used = used & near
+    size = np.log(runs.params[index])
+    curve = valley.find(
+        size,
+        np.log(runs.loss[index]),
+        width=np.log(config.valley_factor),
+        fewest=config.valley_points,
+        degree=degree,
+    )
+    used = curve.used
     far = f"farther than a factor {config.valley_factor:g} from the minimum"
     reasons = tuple("" if keep else far for keep in used)
     flops = float(np.exp(np.mean(np.log(runs.flops[index[used]])))) if used.any() else budget
-    valley = Valley(
-        float(budget), flops, index, used, reasons, reason, coefficients, float(np.exp(centre))
+    found = Valley(
+        float(budget),
+        flops,
+        index,
+        used,
+        reasons,
+        curve.reason,
+        curve.coefficients,
+        float(np.exp(curve.centre)),
     )
-    if reason:
-        return valley
-    params, tokens, low = _bottom(
-        coefficients[None], centre, size[used], _log_tokens(runs, index, used)
-    )
+    if curve.reason:
+        return found
+    log_tokens = np.log(runs.tokens[index[used]])
+    params, tokens, low = _bottom(curve.coefficients[None], curve.centre, size[used], log_tokens)
     return dataclasses.replace(
-        valley, params=float(params[0]), tokens=float(tokens[0]), loss=float(low[0])
+        found, params=float(params[0]), tokens=float(tokens[0]), loss=float(low[0])
     )
-
-
-def _shape(coefficients: np.ndarray, size: np.ndarray) -> str:
-    """Why a parabola is no valley, or ''."""
-    if coefficients[2] <= 0:
-        return "the loss curves down: there is no minimum"
-    bottom = -coefficients[1] / (2 * coefficients[2])
-    if bottom <= size.min():
-        return "the minimum lies below the smallest size"
-    if bottom >= size.max():
-        return "the minimum lies above the largest size"
-    return ""
-
-
-def _log_tokens(runs: Runs, index: np.ndarray, used: np.ndarray) -> np.ndarray:
-    return np.log(runs.tokens[index[used]])
 
 
 def _bottom(
     coefficients: np.ndarray, centre: float, size: np.ndarray, log_tokens: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Minimum (params, tokens, loss) of (R, 3) parabolas; NaN where one has none nearby."""
-    c0, c1, c2 = coefficients.T
-    with np.errstate(invalid="ignore", divide="ignore"):
-        shift = np.where(c2 > 0, -c1 / (2 * c2), np.nan)
-    shift = np.where(np.abs(shift) < 3 * np.ptp(size), shift, np.nan)
+    """Minimum (params, tokens, loss) of (R, 3 or 4) curves; NaN where one has none nearby."""
+    far = 3 * np.ptp(size)
+    shift = valley.bottoms(coefficients, -far, far)
     relation = np.polyfit(size - centre, log_tokens, min(2, len(size) - 1))
-    return np.exp(centre + shift), np.exp(np.polyval(relation, shift)), c0 + c1 * shift / 2
+    powers = np.vander(shift, coefficients.shape[1], increasing=True)
+    loss = np.exp(np.sum(coefficients * powers, axis=1))
+    return np.exp(centre + shift), np.exp(np.polyval(relation, shift)), loss
 
 
 def _resampled(valleys: list[Valley], runs: Runs, config: FitConfig) -> list[Valley]:
     """The valleys with resampled minima.
 
-    Scatter is pooled over valleys as a share of the loss, since six points say little about it
-    alone; runs that share a trunk flip their own residuals' signs together instead.
+    Scatter is that of each valley, shrunk towards the pooled one since six points say little, and
+    its shape is drawn from all; runs that share a trunk flip their own residuals' signs together.
     """
-    used = [valley for valley in valleys if not valley.reason]
-    designs, scatter = [], []
-    for valley in used:
-        rows = valley.index[valley.used]
-        design = np.vander(np.log(runs.params[rows] / valley.centre), 3, increasing=True)
-        residual = runs.loss[rows] - design @ valley.coefficients
+    used = [found for found in valleys if not found.reason]
+    designs, scaled = [], []
+    squares, freedom = np.zeros(len(used)), np.zeros(len(used))
+    for i, found in enumerate(used):
+        rows = found.index[found.used]
+        u = np.log(runs.params[rows] / found.centre)
+        design = np.vander(u, len(found.coefficients), increasing=True)
+        residual = np.log(runs.loss[rows]) - design @ found.coefficients
         lever = bootstrap.leverage(design, np.ones(len(rows)))
         designs.append(design)
-        scatter.append(residual / np.sqrt(1 - lever) / runs.loss[rows])
+        scaled.append(residual / np.sqrt(1 - lever))
+        squares[i], freedom[i] = np.sum(residual**2), max(len(rows) - design.shape[1], 0)
+    scatter = valley.scatters(squares, freedom)
     rng = np.random.default_rng([config.seed, 3])
     signs = rng.choice([-1.0, 1.0], size=(config.resamples, int(runs.group.max()) + 1))
-    pool = np.concatenate(scatter)
-    result = dict(zip((v.budget for v in used), zip(designs, scatter, strict=True), strict=True))
-    redrawn = []
-    for valley in valleys:
-        if valley.reason:
-            redrawn.append(valley)
-            continue
-        design, own = result[valley.budget]
-        rows = valley.index[valley.used]
-        draws = signs[:, runs.group[rows]] * (
-            own if runs.group_by != "run" else rng.choice(pool, size=(config.resamples, len(rows)))
-        )
-        losses = design @ valley.coefficients + draws * runs.loss[rows]
-        coefficients = losses @ np.linalg.pinv(design).T
-        bottom = _bottom(
-            coefficients,
-            np.log(valley.centre),
-            np.log(runs.params[rows]),
-            np.log(runs.tokens[rows]),
-        )
-        redrawn.append(dataclasses.replace(valley, samples=np.stack(bottom, axis=1)))
-    return redrawn
+    sizes = [max(float(np.sqrt(np.mean(one**2))), 1e-300) for one in scaled]
+    pool = np.concatenate([one / size for one, size in zip(scaled, sizes, strict=True)])
+    redrawn = iter(
+        _redraw(found, design, own, spread, pool, signs, runs, rng)
+        for found, design, own, spread in zip(used, designs, scaled, scatter, strict=True)
+    )
+    return [found if found.reason else next(redrawn) for found in valleys]
+
+
+def _redraw(
+    found: Valley,
+    design: np.ndarray,
+    own: np.ndarray,
+    spread: float,
+    pool: np.ndarray,
+    signs: np.ndarray,
+    runs: Runs,
+    rng: np.random.Generator,
+) -> Valley:
+    """One valley with the minima of its redrawn runs."""
+    rows = found.index[found.used]
+    draws = own if runs.group_by != "run" else spread * rng.choice(pool, (len(signs), len(rows)))
+    logs = design @ found.coefficients + signs[:, runs.group[rows]] * draws
+    bottom = _bottom(
+        logs @ np.linalg.pinv(design).T,
+        np.log(found.centre),
+        np.log(runs.params[rows]),
+        np.log(runs.tokens[rows]),
+    )
+    return dataclasses.replace(found, samples=np.stack(bottom, axis=1))
 
 
 def _loss_law(
@@ -227,8 +234,8 @@ def _loss_law(
     """L = E + K C^-gamma through the minima, where there are at least four."""
     if len(used) < 4:
         return None, {}
-    loss = np.array([valley.loss for valley in used])
-    samples = np.stack([valley.samples[:, 2] for valley in used], axis=1)
+    loss = np.array([found.loss for found in used])
+    samples = np.stack([found.samples[:, 2] for found in used], axis=1)
     samples = samples[np.all(np.isfinite(samples), axis=1)]
     fitted = _saturating_power(flops, np.concatenate([loss[None], samples]))
     lanes = {name: column[1:] for name, column in fitted.items()}

@@ -1,22 +1,26 @@
 """Hyperparameter laws from sweep records: the best learning rate or batch as a function of N and D.
 
-Runs that agree in everything but one setting make a parabola of the loss in its logarithm, whose
-minimum is the best setting there. Like an IsoFLOP valley it is used only with an inner minimum and
-positive curvature; any other group is kept with the reason. The power law y = K N^a D^b through
+Runs that agree in everything but one setting make a valley of the loss in its logarithm, whose
+minimum is the best setting there. Like an IsoFLOP valley (`approaches/valley.py`) it is used only
+with an inner minimum; any other group is kept with the reason. The power law y = K N^a D^b through
 the minima (Bi et al. 2024, arXiv:2401.02954; Li et al. 2025, arXiv:2503.04715) is weighted by how
 well each is known.
 """
 
 import dataclasses
+import re
 from typing import Any
 
 import numpy as np
 
 from gptjax.errors import UserError
+from gptjax.scaling.approaches import valley
+from gptjax.scaling.approaches.valley import Curve
 from gptjax.scaling.config import FitConfig
 from gptjax.scaling.fit.fit import fit
 from gptjax.scaling.fit.result import Fit
 from gptjax.scaling.tables.runs import Runs, prepare, same_keys
+from gptjax.scaling.tables.table import Table, as_table
 
 POINTS = 4  # fewest values of a setting; three make a parabola and leave nothing to judge it by
 NEAR = 8.0  # values farther than this factor from the minimum are dropped: the loss is no parabola
@@ -139,15 +143,72 @@ def best_settings(
             raise UserError(f"{name} must be above zero in every run; leave other runs out")
     keys = {"params": runs.params, "tokens": runs.tokens}
     values, losses = runs.columns[setting], runs.loss
+    _refuse_hidden(table, runs, setting, nested)
     if nested:
         keys, values, losses = _over(runs, setting, nested)
     groups = same_keys(keys)
-    parts = [_parabola(np.log(values[rows]), losses[rows]) for rows in groups]
-    scatter = _pooled(parts)
+    points = [(np.log(values[rows]), losses[rows]) for rows in groups]
+    curves = _curves(points)
+    scatter = _pooled(points, curves)
     return [
-        _best({name: float(column[rows[0]]) for name, column in keys.items()}, part, scatter)
-        for rows, part in zip(groups, parts, strict=True)
+        _best({name: float(column[rows[0]]) for name, column in keys.items()}, x, curve, scatter)
+        for rows, (x, _), curve in zip(groups, points, curves, strict=True)
     ]
+
+
+def _refuse_hidden(table: Any, runs: Runs, setting: str, nested: tuple[str, ...]) -> None:
+    """Refuse a setting that is judged while another column varies inside its groups.
+
+    A column counts as another setting when its values repeat over the table and it is neither a
+    seed, a result, nor a function of the settings that are judged.
+    """
+    columns = _text_columns(as_table(table), runs) | runs.columns
+    groups = same_keys({"params": runs.params, "tokens": runs.tokens})
+    own = (setting, *nested)
+    for name, column in columns.items():
+        if name in own or _is_no_setting(name, column, runs):
+            continue
+        inside = [rows for rows in groups if len(set(column[rows].tolist())) > 1]
+        if any(
+            _varies_apart(column[rows], [runs.columns[n][rows] for n in own]) for rows in inside
+        ):
+            raise UserError(
+                f"the best {setting} is judged while {name} varies among runs of equal N and D; "
+                f"name both in fit.settings, or keep one {name} with fit.where"
+            )
+
+
+def _text_columns(table: Table, runs: Runs) -> dict[str, np.ndarray]:
+    """Columns of text of the rows that became runs; none where rows were dropped."""
+    if len(table) != len(runs):
+        return {}
+    return {n: c.astype(str) for n, c in table.columns.items() if c.dtype.kind != "f"}
+
+
+_NO_SETTINGS = re.compile(
+    r"seed|loss|stderr|time|second|hour|^cell$|^name$|^run|_id$|trunk|bundle|worker|host|device"
+    r"|stat(e|us)$|reason|date|created"
+)
+
+
+def _is_no_setting(name: str, column: np.ndarray, runs: Runs) -> bool:
+    """Seeds, names, results and what is the same for a run's N and D."""
+    if _NO_SETTINGS.search(name.lower()):
+        return True
+    if column.dtype.kind == "f" and not np.all(np.isfinite(column)):
+        return True
+    return len(set(column.tolist())) > len(runs) / 3
+
+
+def _varies_apart(column: np.ndarray, own: list[np.ndarray]) -> bool:
+    """Whether `column` is no function of the settings judged, monotone where each run is alone."""
+    by_own: dict[Any, set] = {}
+    for key, value in zip(zip(*(v.tolist() for v in own), strict=True), column, strict=True):
+        by_own.setdefault(key, set()).add(value)
+    if len(by_own) < len(column) or len(own) > 1 or column.dtype.kind != "f":
+        return any(len(values) > 1 for values in by_own.values())
+    steps = np.diff(column[np.argsort(own[0], kind="stable")])
+    return bool(np.any(steps > 0) and np.any(steps < 0))
 
 
 def setting_laws(table: Any, config: FitConfig, at: tuple[float, float] | None) -> list[dict]:
@@ -196,17 +257,6 @@ def _describe(found: SettingLaw, at: tuple[float, float] | None) -> dict[str, An
     return entry | {"sentence": sentence + "."}
 
 
-@dataclasses.dataclass(frozen=True)
-class _Parabola:
-    """loss = c0 + c1 u + c2 u^2 with u = ln(setting) - centre; `reason` says why not."""
-
-    coefficients: np.ndarray
-    centre: float
-    log_values: np.ndarray
-    residual: np.ndarray
-    reason: str = ""
-
-
 def _over(
     runs: Runs, setting: str, nested: tuple[str, ...]
 ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
@@ -215,13 +265,14 @@ def _over(
     held = {"params": runs.params, "tokens": runs.tokens, setting: runs.columns[setting]}
     held |= {name: runs.columns[name] for name in rest}
     found: dict[str, list[float]] = {name: [] for name in (*held, "loss")}
-    for rows in same_keys(held):
-        part = _parabola(np.log(runs.columns[inner][rows]), runs.loss[rows])
-        if part.reason:
+    groups = same_keys(held)
+    points = [(np.log(runs.columns[inner][rows]), runs.loss[rows]) for rows in groups]
+    for rows, curve in zip(groups, _curves(points), strict=True):
+        if curve.reason:
             continue
         for name, column in held.items():
             found[name].append(float(column[rows[0]]))
-        found["loss"].append(_bottom(part)[1])
+        found["loss"].append(curve.y)
     if not found["loss"]:
         raise UserError(f"no value of {setting} has an inner best {inner}; sweep it more widely")
     columns = {name: np.array(values) for name, values in found.items()}
@@ -232,60 +283,41 @@ def _over(
     )
 
 
-def _parabola(log_values: np.ndarray, losses: np.ndarray) -> _Parabola:
-    """Least squares; values far from the minimum are dropped one round a time."""
-    used = np.ones(len(losses), bool)
-    for _ in range(10):
-        distinct = len(np.unique(np.round(log_values[used], 9)))
-        if distinct < POINTS:
-            return _Parabola(
-                np.full(3, np.nan),
-                0.0,
-                log_values,
-                np.zeros(0),
-                f"{distinct} values near the minimum; {POINTS} are needed",
-            )
-        centre = float(np.mean(log_values[used]))
-        u = log_values[used] - centre
-        coefficients = np.polyfit(u, losses[used], 2)[::-1]
-        residual = losses[used] - np.polynomial.polynomial.polyval(u, coefficients)
-        part = _Parabola(coefficients, centre, log_values[used], residual)
-        if coefficients[2] <= 0:
-            return dataclasses.replace(part, reason="the loss curves down: there is no minimum")
-        bottom = centre - coefficients[1] / (2 * coefficients[2])
-        if bottom <= log_values[used].min():
-            return dataclasses.replace(part, reason="the minimum lies below the smallest value")
-        if bottom >= log_values[used].max():
-            return dataclasses.replace(part, reason="the minimum lies above the largest value")
-        near = np.abs(log_values - bottom) <= np.log(NEAR)
-        if np.array_equal(near & used, used):
-            return part
-        used = used & near
-    return part
+def _curves(groups: list[tuple[np.ndarray, np.ndarray]]) -> list[Curve]:
+    """The valley of each group of (log values, losses), all of one degree."""
+
+    def found(degree: int) -> list[Curve]:
+        return [
+            valley.find(x, y, width=np.log(NEAR), fewest=POINTS, degree=degree, word="value")
+            for x, y in groups
+        ]
+
+    curves = found(2)
+    used = [(x[c.used], y[c.used]) for (x, y), c in zip(groups, curves, strict=True)]
+    degree = valley.choose_degree([(x, y) for x, y in used if len(x)])
+    return curves if degree == 2 else found(degree)
 
 
-def _bottom(part: _Parabola) -> tuple[float, float]:
-    """(log setting, loss) at the minimum."""
-    c0, c1, c2 = part.coefficients
-    return part.centre - c1 / (2 * c2), c0 - c1**2 / (4 * c2)
+def _pooled(groups: list[tuple[np.ndarray, np.ndarray]], curves: list[Curve]) -> float:
+    """Standard deviation of a run about its curve, from all groups together."""
+    squares, freedom = 0.0, 0
+    for (x, y), curve in zip(groups, curves, strict=True):
+        if not curve.reason:
+            fitted = valley.design(x[curve.used], curve) @ curve.coefficients
+            squares += float(np.sum((y[curve.used] - fitted) ** 2))
+            freedom += int(curve.used.sum()) - len(curve.coefficients)
+    return float(np.sqrt(squares / max(freedom, 1)))
 
 
-def _pooled(parts: list[_Parabola]) -> float:
-    """Standard deviation of a run about its parabola, from all groups together."""
-    squares = [float(np.sum(part.residual**2)) for part in parts if not part.reason]
-    freedom = sum(len(part.residual) - 3 for part in parts if not part.reason)
-    return float(np.sqrt(sum(squares) / max(freedom, 1)))
-
-
-def _best(at: dict[str, float], part: _Parabola, scatter: float) -> Best:
-    if part.reason:
-        return Best(at, float("nan"), float("nan"), float("nan"), 0, part.reason)
-    log_value, loss = _bottom(part)
-    design = np.vander(part.log_values - part.centre, 3, increasing=True)
+def _best(at: dict[str, float], x: np.ndarray, curve: Curve, scatter: float) -> Best:
+    if curve.reason:
+        return Best(at, float("nan"), float("nan"), float("nan"), 0, curve.reason)
+    design = valley.design(x[curve.used], curve)
     covariance = np.linalg.pinv(design.T @ design) * max(scatter, 1e-12) ** 2
-    _, c1, c2 = part.coefficients
-    gradient = np.array([0.0, -1 / (2 * c2), c1 / (2 * c2**2)])
-    stderr = float(np.sqrt(gradient @ covariance @ gradient))
-    return Best(
-        at, float(np.exp(log_value)), max(stderr, 1e-9), float(loss), len(part.residual), ""
-    )
+    order = np.arange(len(curve.coefficients))
+    u = curve.x - curve.centre
+    powers = order * u ** np.maximum(order - 1, 0)  # derivatives of the slope by coefficients
+    bend = float(np.sum(order * (order - 1) * curve.coefficients * u ** np.maximum(order - 2, 0)))
+    stderr = float(np.sqrt(powers @ covariance @ powers)) / bend
+    count = int(curve.used.sum())
+    return Best(at, float(np.exp(curve.x)), max(stderr, 1e-9), curve.y, count, "")

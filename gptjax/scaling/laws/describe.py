@@ -72,6 +72,7 @@ def _(result: IsoFlop, table: Runs, flops: np.ndarray) -> dict[str, Any]:
         "valleys": [_valley(valley, table, result) for valley in result.valleys],
         "optimum": {"flops": flops, **optimum_lines(result, flops)},
         "n_runs": sum(int(valley.used.sum()) for valley in result.used),
+        "degree": result.degree,
         "resamples": {
             "kind": "wild",
             "count": result.count,
@@ -219,7 +220,7 @@ def _valley(valley: Valley, table: Runs, result: IsoFlop) -> dict[str, Any]:
         "coefficients": valley.coefficients if known else None,
         "centre": valley.centre,
         "minimum": _minimum(valley, result) if good else None,
-        "curve": _parabola(valley, table) if good else None,
+        "curve": _curve(valley, table) if good else None,
     }
 
 
@@ -235,11 +236,12 @@ def _minimum(valley: Valley, result: IsoFlop) -> dict[str, Any]:
     }
 
 
-def _parabola(valley: Valley, table: Runs) -> dict[str, Any]:
+def _curve(valley: Valley, table: Runs) -> dict[str, Any]:
     used = table.params[valley.index[valley.used]]
     params = np.geomspace(used.min() / 1.1, used.max() * 1.1, 50)
     u = np.log(params / valley.centre)
-    return {"params": params, "loss": np.polynomial.polynomial.polyval(u, valley.coefficients)}
+    logs = np.polynomial.polynomial.polyval(u, valley.coefficients)
+    return {"params": params, "loss": np.exp(logs)}
 
 
 def runs(table: Runs) -> list[dict[str, Any]]:

@@ -5,17 +5,20 @@ use a run (it failed, it is below the cut) is kept as a reason beside the run's 
 """
 
 import dataclasses
+import operator
+import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from gptjax.errors import UserError
 from gptjax.scaling.config import FitConfig
+from gptjax.scaling.tables import curves, dialects, states, units
 from gptjax.scaling.tables.table import Table, as_table
 
 # Beyond these a unit is wrong: no model, corpus or budget on Earth is near.
 LIMITS = {"params": 1e18, "tokens": 1e21, "flops": 1e36, "loss": 1e4}
-NAMES = ("cell", "name", "run")  # columns that may hold the name of a run
 UNIFORM = 1e-6  # relative spread under which a column counts as constant
 
 
@@ -89,16 +92,25 @@ def prepare(
       UserError: for a missing column, text or an impossible number in one, or no usable run.
     """
     config = config or FitConfig()
-    table, left_out = _drop(_named(as_table(table)), config)
+    table, left_out, warnings = _drop(as_table(table).named(), config)
     given, table = table, _stand_in(table, config, needs)
     names = _column_names(table, config)
-    values = {what: table.numbers(name) for what, name in names.items() if name}
+    stated = {what for what in names if names[what] in given}
+    table, left, said, config = _last_points(table, names, stated, config)
+    left_out, warnings = [*left_out, *left], [*warnings, *said]
+    unit = {"params": config.unit_params, "tokens": config.unit_tokens, "flops": config.unit_flops}
+    values = {
+        what: table.numbers(name) * (unit.get(what, 1.0) if what in stated else 1.0)
+        for what, name in names.items()
+    }
     for name in needs:
         if name in table:
             table.numbers(name)  # raises at the first text
     for what, array in values.items():
         _check(table, names[what], what, array, raw=not config.loss_kind.endswith("_log"))
-    warnings: list[str] = []
+    if config.check_units:
+        units_check(table, names, values, stated, config)
+    values["loss"] = _nats(values["loss"], config.loss_unit)
     if config.flops_convention == "6nd" or "flops" not in values:
         if config.flops_convention == "exact" and {"params", "tokens"} <= set(needs):
             warnings.append("the table has no column of FLOPs, so C = 6 N D is used")
@@ -124,37 +136,107 @@ def prepare(
     return _cut(runs, config, needs)
 
 
-def _named(table: Table) -> Table:
-    """With a column of names where the table has none, before any row is dropped."""
-    if len(table) == 0 or any(name in table for name in NAMES):
-        return table
-    return Table({**table.columns, "cell": _cells(table)}, table.name)
+def units_check(
+    table: Table,
+    names: dict[str, str],
+    values: dict[str, np.ndarray],
+    stated: set[str],
+    config: FitConfig,
+) -> None:
+    """Refuse counts and losses in other units, where their columns carry the usual meaning."""
+    units.check(table.name, table.places, values, stated)
+    if config.loss_unit == "nats":
+        units.check_loss(table.name, names["loss"], values["loss"])
 
 
-def _drop(table: Table, config: FitConfig) -> tuple[Table, list[LeftOut]]:
-    """Without rows that another selection or a failure rules out."""
+def _nats(loss: np.ndarray, unit: str) -> np.ndarray:
+    return {"nats": loss, "bits": loss * np.log(2), "perplexity": np.log(loss)}[unit]
+
+
+def _last_points(
+    table: Table, names: dict[str, str], stated: set[str], config: FitConfig
+) -> tuple[Table, list[LeftOut], list[str], FitConfig]:
+    """Without the inner points of curves; runs of one name are resampled together otherwise."""
+    if config.column_group or not {"params", "tokens"} <= stated:
+        return table, [], [], config
+    column, certain = curves.curve_column(table, names["params"], names["tokens"])
+    if not column:
+        return table, [], [], config
+    count = len(set(table.text(column)))
+    if not certain:
+        said = (
+            f"{column} names {count} models in {len(table)} rows: rows of one name are resampled "
+            "together; name another column by fit.column_group if they are separate runs"
+        )
+        return table, [], [said], dataclasses.replace(config, column_group=column)
+    last = curves.last_points(table, column, names["tokens"])
+    cells = _cells(table)
+    why = f"an earlier point of the same {column}: only a curve's last point is a run"
+    left = [LeftOut(str(cells[i]), why) for i in np.flatnonzero(~last)]
+    said = (
+        f"{len(table)} rows are points of {count} curves, told apart by {column}: the last of "
+        f"each is used and {len(left)} are left out"
+    )
+    return table.where(last), left, [said], config
+
+
+def _drop(table: Table, config: FitConfig) -> tuple[Table, list[LeftOut], list[str]]:
+    """Without rows that a selection or an unfinished run rules out."""
     if len(table) == 0:
         raise UserError(f"{table.name} has no rows; give one row for each run")
-    if config.where:
-        column, _, value = config.where.partition("=")
-        if not value:
-            raise UserError(f"where={config.where!r} is not column=value; write it like data=c4")
-        table = table.where(table.text(table.find(column.strip())) == value.strip())
+    table = select(table, config.where)
+    found, warnings = states.unfinished(table)
+    why = states.reasons(table, found)
+    cells = _cells(table)
+    left_out = [LeftOut(cells[i], reason) for i, reason in sorted(why.items())]
+    table = table.where(np.array([i not in found for i in range(len(table))]))
+    if len(table) == 0:
+        what = "failed" if set(found.values()) == {"failed"} else "is unfinished"
+        raise UserError(f"every run of {table.name} {what}; first reason: {left_out[0].reason}")
+    if left_out:
+        listed = ", ".join(
+            f"{one.cell} ({found[i]})" for i, one in zip(found, left_out, strict=True)
+        )
+        warnings.insert(0, f"{len(left_out)} run(s) that did not finish are left out: {listed}")
+    return table, left_out, warnings
+
+
+_CONDITION = re.compile(r"\s*([^=!<>]+?)\s*(!=|<=|>=|=|<|>)\s*(.*?)\s*")
+_COMPARE: dict[str, Callable[[Any, Any], Any]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+
+
+def select(table: Table, where: str) -> Table:
+    """The rows where every condition of `where` holds.
+
+    Raises:
+      UserError: for a condition that cannot be read, an unknown column, or no row left.
+    """
+    for condition in filter(None, where.split(",")):
+        found = _CONDITION.fullmatch(condition)
+        if not found or not found[3]:
+            raise UserError(
+                f"where={where!r} is not column=value; write it like data=c4 or params>1e7, with "
+                "commas between conditions"
+            )
+        column, sign, value = table.find(found[1]), found[2], found[3]
+        if sign in _COMPARE:
+            bound = dialects.number(value, suffixes=True)
+            if bound is None:
+                raise UserError(
+                    f"where={where!r}: {value!r} is not a number; give one after {sign}"
+                )
+            keep = _COMPARE[sign](table.numbers(column), bound)
+        else:
+            keep = (table.text(column) == value) == (sign == "=")
+        table = table.where(np.asarray(keep, bool))
         if len(table) == 0:
-            raise UserError(f"where={config.where!r} matches no row of {table.name}")
-    left_out: list[LeftOut] = []
-    if "status" in table:
-        failed = table.text("status") == "failed"
-        reasons = table.text("reason") if "reason" in table else np.full(len(table), "")
-        cells = _cells(table)
-        left_out = [
-            LeftOut(cells[i], f"failed: {reasons[i] or 'no reason recorded'}")
-            for i in np.flatnonzero(failed)
-        ]
-        table = table.where(~failed)
-        if len(table) == 0:
-            raise UserError(f"every run of {table.name} failed; first reason: {left_out[0].reason}")
-    return table, left_out
+            raise UserError(f"where={where!r} matches no row of {table.name}")
+    return table
 
 
 def _stand_in(table: Table, config: FitConfig, needs: tuple[str, ...]) -> Table:
@@ -170,7 +252,7 @@ def _stand_in(table: Table, config: FitConfig, needs: tuple[str, ...]) -> Table:
         if what not in needs and not given[what] and not any(name in table for name in names)
     ]
     ones = {what: np.ones(len(table)) for what in missing}
-    return Table({**table.columns, **ones}, table.name)
+    return table.with_columns(ones)
 
 
 def _column_names(table: Table, config: FitConfig) -> dict[str, str]:
@@ -198,7 +280,7 @@ def _check(table: Table, column: str, what: str, values: np.ndarray, *, raw: boo
     named = what == "loss" and column not in ("loss", "val_loss")
     zero_allowed = named and raw
     limit = 1e25 if named else LIMITS[what]  # another target may count steps or tokens
-    for row, value in enumerate(values, start=1):
+    for row, value in zip(table.places, values, strict=True):
         place = f"{table.name} row {row}: {column}"
         if np.isnan(value):
             raise UserError(f"{place} is missing or NaN; remove the row or give it status=failed")
@@ -211,10 +293,7 @@ def _check(table: Table, column: str, what: str, values: np.ndarray, *, raw: boo
 
 
 def _cells(table: Table) -> np.ndarray:
-    for name in NAMES:
-        if name in table:
-            return np.array([str(value) for value in table.text(name)], dtype=object)
-    return np.array([f"row {i + 1}" for i in range(len(table))], dtype=object)
+    return np.array([str(value) for value in table.text(table.name_column)], dtype=object)
 
 
 def _stderr(table: Table) -> np.ndarray:
@@ -222,7 +301,7 @@ def _stderr(table: Table) -> np.ndarray:
         return np.full(len(table), np.nan)
     stderr = table.numbers("loss_stderr")
     if np.any(stderr < 0):
-        row = int(np.flatnonzero(stderr < 0)[0]) + 1
+        row = int(table.places[np.flatnonzero(stderr < 0)[0]])
         raise UserError(f"{table.name} row {row}: loss_stderr is negative; correct the cell")
     return stderr
 
@@ -275,6 +354,8 @@ def _cut(runs: Runs, config: FitConfig, needs: tuple[str, ...]) -> Runs:
     telling = [runs.columns[name] for name in names if name in runs.columns]
     reasons: dict[int, str] = {}
     seen: dict[tuple, int] = {}
+    most = config.exclude_highest_losses
+    highest = set(np.argsort(runs.loss, kind="stable")[-most:].tolist()) if most else set()
     for i in range(len(runs)):
         key = tuple(float(column[i]) for column in telling)
         if runs.flops[i] < config.exclude_below_flops:
@@ -283,7 +364,9 @@ def _cut(runs: Runs, config: FitConfig, needs: tuple[str, ...]) -> Runs:
             reasons[i] = f"below exclude_below_tokens={config.exclude_below_tokens:g}"
         elif 0 < config.exclude_above_loss < runs.loss[i]:
             reasons[i] = f"above exclude_above_loss={config.exclude_above_loss:g}"
-        elif key in seen:
+        elif i in highest:
+            reasons[i] = f"among the exclude_highest_losses={config.exclude_highest_losses}"
+        elif key in seen and not config.keep_duplicates:
             reasons[i] = f"the same numbers as {runs.cell[seen[key]]}: a duplicate adds nothing"
         seen.setdefault(key, i)
     keep = np.array([i not in reasons for i in range(len(runs))])

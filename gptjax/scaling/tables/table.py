@@ -1,7 +1,8 @@
-"""Tables of runs: columns read from CSV or Parquet, from anybody's training, checked on request."""
+"""Tables of runs: columns read from CSV, JSON lines or Parquet, checked on request."""
 
 import csv
 import dataclasses
+import json
 import math
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,6 +11,10 @@ from typing import Any
 import numpy as np
 
 from gptjax.errors import UserError, nearest
+from gptjax.scaling.tables import dialects
+from gptjax.scaling.tables.dialects import reason_of
+
+NAMES = ("cell", "name", "run", "Name", "Run")  # columns that may hold the name of a run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +28,8 @@ class Table:
 
     columns: Mapping[str, np.ndarray]
     name: str = "table"
+    rows: np.ndarray | None = None
+    """Numbers of the rows in sentences: those that a spreadsheet shows; None: counted from 1."""
 
     def __post_init__(self):
         lengths = {len(column) for column in self.columns.values()}
@@ -49,28 +56,34 @@ class Table:
 
     @classmethod
     def from_csv(cls, path: str | pathlib.Path) -> "Table":
-        """From a CSV file with a header line; raises UserError when it cannot be read."""
-        path = pathlib.Path(path)
+        """From a CSV file with a header line, in any dialect; raises UserError otherwise."""
+        sheet = dialects.read_csv(pathlib.Path(path))
+        columns = {n: _column([r[i] for r in sheet.body]) for i, n in enumerate(sheet.header)}
+        return cls(columns, str(path), np.array(sheet.rows))
+
+    @classmethod
+    def from_json_lines(cls, path: str | pathlib.Path) -> "Table":
+        """From one JSON object a line, nested objects as `outer.inner`."""
+        rows, places = [], []
         try:
-            with path.open(newline="", encoding="utf-8-sig") as file:
-                rows = [row for row in csv.reader(file) if row]
-        except UnicodeDecodeError:
-            raise UserError(f"table={path} is not UTF-8 text; save it as CSV in UTF-8") from None
-        except (OSError, csv.Error) as error:
-            raise UserError(f"table={path} cannot be read ({_reason(error)})") from None
-        if len(rows) < 2:
-            raise UserError(f"table={path} has no rows; give a header line and a line for each run")
-        header, body = [name.strip() for name in rows[0]], rows[1:]
-        twice = sorted({name for name in header if header.count(name) > 1})
-        if twice:
-            raise UserError(f"table={path} has two columns named {twice[0]}; rename one")
-        for number, row in enumerate(body, start=2):
-            if len(row) != len(header):
-                raise UserError(
-                    f"table={path} line {number} has {len(row)} cells where the header has "
-                    f"{len(header)}; check its commas"
-                )
-        return cls({n: _column([r[i] for r in body]) for i, n in enumerate(header)}, str(path))
+            lines = pathlib.Path(path).read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"table={path} cannot be read ({reason_of(error)})") from None
+        for place, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError:
+                row = None
+            if not isinstance(row, dict):
+                raise UserError(f"table={path} line {place} is no JSON object; give one a line")
+            rows.append(_flat(row))
+            places.append(place)
+        if not rows:
+            raise UserError(f"table={path} has no rows; give one JSON object for each run")
+        table = cls.from_records(rows, str(path))
+        return dataclasses.replace(table, rows=np.array(places))
 
     @classmethod
     def from_parquet(cls, path: str | pathlib.Path) -> "Table":
@@ -84,15 +97,19 @@ class Table:
         try:
             content = parquet.read_table(path).to_pydict()
         except Exception as error:
-            raise UserError(f"table={path} cannot be read as Parquet ({_reason(error)})") from None
+            raise UserError(
+                f"table={path} cannot be read as Parquet ({reason_of(error)})"
+            ) from None
         return cls({k: _column(v) for k, v in content.items()}, str(path))
 
     @classmethod
     def read(cls, path: str | pathlib.Path) -> "Table":
-        """From a file, by its ending: .parquet and .pq, else CSV."""
+        """From a file, by its ending: .parquet and .pq, .jsonl and .ndjson, else CSV."""
         path = pathlib.Path(path)
         if not path.is_file():
             raise UserError(f"table={path} is not a file; give the path of a CSV or Parquet file")
+        if path.suffix.lower() in (".jsonl", ".ndjson"):
+            return cls.from_json_lines(path)
         if path.suffix.lower() in (".parquet", ".pq"):
             return cls.from_parquet(path)
         return cls.from_csv(path)
@@ -107,7 +124,28 @@ class Table:
 
     def where(self, keep: np.ndarray) -> "Table":
         """The rows where `keep` (mask or indices) says so."""
-        return Table({name: column[keep] for name, column in self.columns.items()}, self.name)
+        columns = {name: column[keep] for name, column in self.columns.items()}
+        return Table(columns, self.name, self.places[keep])
+
+    def with_columns(self, columns: Mapping[str, np.ndarray]) -> "Table":
+        """The same rows with further columns, or others in the place of some."""
+        return dataclasses.replace(self, columns={**self.columns, **columns})
+
+    @property
+    def name_column(self) -> str:
+        """The column that names the rows; '' without one."""
+        return next((name for name in NAMES if name in self.columns), "")
+
+    def named(self) -> "Table":
+        """With a column of names, `row 7`, where the table has none."""
+        if len(self) == 0 or self.name_column:
+            return self
+        return self.with_columns({"cell": np.array([f"row {i}" for i in self.places], object)})
+
+    @property
+    def places(self) -> np.ndarray:
+        """The number of each row in sentences."""
+        return np.arange(1, len(self) + 1) if self.rows is None else self.rows
 
     def find(self, *names: str, what: str = "") -> str:
         """The first of `names` that is a column; raises UserError with the nearest otherwise."""
@@ -127,12 +165,12 @@ class Table:
         values = self.columns[self.find(column)]
         if values.dtype.kind == "f":
             return values
-        for row, value in enumerate(values, start=1):
-            if _number(value) is None:
+        for row, value in zip(self.places, values, strict=True):
+            if _number(value, suffixes=True) is None:
                 raise UserError(
                     f"{self.name} row {row}: {column}={value!r} is not a number; correct the cell"
                 )
-        return np.array([_number(value) for value in values], dtype=np.float64)
+        return np.array([_number(value, suffixes=True) for value in values], dtype=np.float64)
 
 
 def as_table(table: Table | Mapping[str, Any] | Sequence[Mapping[str, Any]] | str | pathlib.Path):
@@ -154,18 +192,25 @@ def _column(values: Iterable[Any]) -> np.ndarray:
     return np.array(["" if cell is None else cell for cell in cells], dtype=object)
 
 
-def _number(value: Any) -> float | None:
+def _number(value: Any, *, suffixes: bool = False) -> float | None:
     """A float, NaN for an empty cell, None for text."""
     if value is None:
         return math.nan
     if isinstance(value, str):
-        value = value.strip()
-        if not value:
-            return math.nan
+        return dialects.number(value, suffixes=suffixes)
     try:
         return float(value)
     except (TypeError, ValueError, OverflowError):
         return None
+
+
+def _flat(row: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested objects as one, their keys joined by dots; lists stay text."""
+    flat: dict[str, Any] = {}
+    for key, value in row.items():
+        inner = isinstance(value, Mapping)
+        flat |= _flat(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
+    return flat
 
 
 def _cell(value: Any) -> str:
@@ -174,7 +219,3 @@ def _cell(value: Any) -> str:
             return ""
         return str(int(value)) if value.is_integer() and abs(value) < 2**53 else repr(float(value))
     return str(value)
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error).splitlines()[0]
