@@ -13,7 +13,7 @@ from rich.text import Text
 
 from gptjax.config import Config
 from gptjax.files import read_json
-from gptjax.report.numbers import duration
+from gptjax.report.numbers import duration_text
 from gptjax.sweeps import Bundle, records, timing
 
 LINE_SECONDS = 60.0
@@ -104,14 +104,14 @@ class Display:
         )
         return (
             f"{len(self._done)}/{len(self._cells)} cells, {done:.3g} of {self._total:.3g} FLOPs "
-            f"({done / self._total:.0%}), {duration(left)} left; loss {losses or '–'}"
+            f"({done / self._total:.0%}), {duration_text(left)} left; loss {losses or '–'}"
         )
 
     def _panel(self, done: float, left: float, running: Sequence[dict[str, Any]]) -> Group:
         elapsed = time.monotonic() - self._started
         head = Text(
             f"{len(self._done)}/{len(self._cells)} cells   {done:.3g} of {self._total:.3g} FLOPs   "
-            f"{duration(elapsed)} gone, {duration(left)} left"
+            f"{duration_text(elapsed)} gone, {duration_text(left)} left"
         )
         table = Table(box=None, pad_edge=False, header_style="dim")
         for name in ("budget", "width", "step", "of", "loss", "lr", "ms/step"):

@@ -6,7 +6,7 @@ from gptjax.config import Config, load_corpus
 from gptjax.data import Corpus
 from gptjax.engines.cells import make_cells
 from gptjax.job import Job
-from gptjax.report.numbers import duration
+from gptjax.report.numbers import duration_text
 from gptjax.stages import tuned
 from gptjax.stages.plan import print_plan
 from gptjax.stages.tune import trials_of
@@ -36,7 +36,7 @@ def _print_variants(config: Config, folder: Path, corpus: Corpus) -> int:
         print(f"sweep of {label}")
         variant = tuned.resolved(variant, folder / folder_name(label))
         total += print_plan(variant, make_cells(variant, corpus))
-    print(f"all sweeps: predicted {duration(total)}")
+    print(f"all sweeps: predicted {duration_text(total)}")
     return 0
 
 

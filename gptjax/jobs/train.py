@@ -3,8 +3,6 @@
 import dataclasses
 import functools
 import importlib.util
-import json
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from gptjax import models
+from gptjax import models, tracking
 from gptjax.config import Config, enable_compilation_cache, load_corpus, make_run, to_mapping
 from gptjax.convert import own_folder
 from gptjax.cost.memory import resolve_remat
@@ -112,20 +110,22 @@ def _keep(folder: Path, params: Any) -> None:
 
 
 class Log:
-    """Metrics of one run: JSON lines always, TensorBoard and Weights & Biases when asked for."""
+    """What a run says: metrics into its file and to further writers, lines on standard output."""
 
     def __init__(self, config: Config, folder: Path, spec: RunSpec) -> None:
         self._spec = spec
         self._interval = config.train.log_seconds
-        self._path = folder / "metrics.jsonl"
         self._printed = 0.0
-        self._kept_until: int | None = None
-        writers = (_tensorboard(config, folder), _wandb(config))
-        self._writers = [writer for writer in writers if writer]
+        self._continued = False
+        self._file = tracking.MetricsFile(folder / "metrics.jsonl")
+        wanted = [name for name in tracking.WRITERS if getattr(config.train, name)]
+        self._writers = tracking.open_writers(wanted, folder, to_mapping(config))
 
     def metrics(self, first: int, values: Mapping[str, np.ndarray]) -> None:
         """Append one line a step."""
-        self._forget_after(first)
+        if not self._continued:
+            self._file.drop_after(first)  # what the continued run writes again
+            self._continued = True
         names = list(values)
         rows = zip(*(values[name] for name in names), strict=True)
         for offset, row in enumerate(rows):
@@ -166,8 +166,7 @@ class Log:
 
     def rollback(self, rollback: Rollback) -> None:
         """Drop the lines of the steps that are given up, and say why."""
-        self._kept_until = None
-        self._forget_after(rollback.start)
+        self._file.drop_after(rollback.start)
         values = {
             "train/spike_step": float(rollback.step),
             "train/skipped_batches": float(rollback.skipped),
@@ -180,74 +179,13 @@ class Log:
         )
 
     def close(self) -> None:
-        """Flush and close the writers."""
-        for writer in self._writers:
+        """Close the file and the writers."""
+        for writer in (self._file, *self._writers):
             writer.close()
 
     def _write(self, step: int, values: dict[str, float]) -> None:
-        with open(self._path, "a") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
-        for writer in self._writers:
+        for writer in (self._file, *self._writers):
             writer.write(step, values)
-
-    def _forget_after(self, step: int) -> None:
-        """After a resume, drop the lines that the continued run will write again."""
-        if self._kept_until is None and self._path.exists():
-            lines = self._path.read_text().splitlines()
-            kept = [line for line in lines if _step_of(line) <= step]
-            temporary = self._path.with_suffix(".tmp")
-            temporary.write_text("".join(f"{line}\n" for line in kept))
-            os.replace(temporary, self._path)
-        self._kept_until = step
-
-
-def _step_of(line: str) -> float:
-    try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError):
-        return float("inf")  # a line cut off by a kill
-
-
-class _TensorBoard:
-    def __init__(self, folder: Path) -> None:
-        from tensorboardX import SummaryWriter
-
-        self._writer = SummaryWriter(str(folder))
-
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
-
-    def close(self) -> None:
-        self._writer.close()
-
-
-class _Wandb:
-    def __init__(self, config: Config) -> None:
-        import wandb
-
-        self._run = wandb.init(project="gptjax", config=to_mapping(config))
-
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        self._run.log(dict(values), step=step)
-
-    def close(self) -> None:
-        self._run.finish()
-
-
-def _tensorboard(config: Config, folder: Path) -> Any:
-    return _TensorBoard(folder / "tensorboard") if config.train.tensorboard else None
-
-
-def _wandb(config: Config) -> Any:
-    if not config.train.wandb:
-        return None
-    try:
-        return _Wandb(config)
-    except ImportError as error:
-        raise UserError(
-            "train.wandb=True needs Weights & Biases; pip install 'gptjax[wandb]'"
-        ) from error
 
 
 def _flops_per_token(spec: RunSpec) -> float:

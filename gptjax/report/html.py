@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from gptjax.files import write_atomic
 from gptjax.report import style, svg, tables, words
 from gptjax.report.config import ReportConfig
 from gptjax.report.numbers import count_text, fixed_text, interval_text, percent_text
@@ -58,7 +59,7 @@ def build(
     heading = config.title or title or "Scaling report"
     content = _page(heading, laws, shown, runs, drawn, facts or {})
     path = Path(workdir) / "report.html"
-    style.write_whole(path, content.encode())
+    write_atomic(path, content.encode())
     if config.open:
         webbrowser.open(path.resolve().as_uri())
     return path

@@ -88,32 +88,20 @@ def interval_text(low: float, high: float, text=fixed_text) -> str:
 def duration_text(seconds: float) -> str:
     """Seconds as people say them.
 
-    >>> duration_text(0.42), duration_text(75), duration_text(7320)
-    ('0.42 s', '1 min 15 s', '2 h 02 min')
+    >>> duration_text(0.42), duration_text(42.4), duration_text(75), duration_text(7320)
+    ('0.42 s', '42 s', '1 min 15 s', '2 h 02 min')
     """
     if not math.isfinite(seconds):
         return "–"
-    if seconds < 60:
-        return f"{fixed_text(seconds, 2 if seconds < 10 else 3)} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def duration(seconds: float) -> str:
-    """A time a person reads.
-
-    >>> duration(42.4), duration(75), duration(7300)
-    ('42 s', '1 min 15 s', '2 h 2 min')
-    """
+    if 0 < seconds < 9.95:
+        return f"{fixed_text(seconds, 2)} s"
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
     if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
+        return f"{whole // 60} min {whole % 60:02d} s"
     minutes = round(seconds / 60)
-    return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def percent_text(share: float, digits: int = 2) -> str:

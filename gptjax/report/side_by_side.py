@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from rich.table import Table
 
+from gptjax.files import write_atomic
 from gptjax.report import style, svg, tables
 from gptjax.report.config import ReportConfig
 from gptjax.report.numbers import count_text, duration_text, fixed_text, interval_text, power_text
@@ -57,7 +58,7 @@ def build(
         "its own report.",
     )
     path = folder / "report.html"
-    style.write_whole(path, content_page.encode())
+    write_atomic(path, content_page.encode())
     return path
 
 

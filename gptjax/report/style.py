@@ -8,7 +8,6 @@ the page's inline SVG they become CSS variables, so that one drawing serves a li
 import contextlib
 import io
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
+from gptjax.files import write_atomic
 from gptjax.report.numbers import power_text, tick_text
 
 WIDTH, HEIGHT = 4.3, 3.2  # inches: a paper column, with text at 8 points
@@ -187,19 +187,9 @@ def save(figure: Figure, folder: Path, name: str, formats: Sequence[str], dpi: i
         with drawing():
             figure.savefig(buffer, format=kind, dpi=dpi, metadata=metadata)
         path = folder / f"{name}.{kind}"
-        write_whole(path, buffer.getvalue())
+        write_atomic(path, buffer.getvalue())
         paths.append(path)
     return paths
 
 
 NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file beside `path` and rename it into place, so that no reader sees half of it."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_bytes(content)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -14,7 +14,7 @@ from gptjax.config import Config, enable_compilation_cache
 from gptjax.errors import UserError
 from gptjax.files import read_json, write_json
 from gptjax.identity import digest
-from gptjax.report.numbers import duration
+from gptjax.report.numbers import duration_text
 from gptjax.sweeps import Cell
 
 PHASES = ("compile", "train", "evaluate", "checkpoint")
@@ -115,7 +115,7 @@ def facts(config: Config, folder: Path) -> dict[str, Any]:
     timing = folder / "timing.csv"
     if timing.exists() and timing.read_text().count("\n") > 1:
         found["timing"] = spent_by_bundle(scaling.Table.read(timing))
-        spent = duration(sum(sum(row["seconds"].values()) for row in found["timing"]))
+        spent = duration_text(sum(sum(row["seconds"].values()) for row in found["timing"]))
         found["worker time"] = f"{spent} of worker time"
     if (folder / "tune.json").exists():
         found["tuning"] = f"tuned: {read_json(folder / 'tune.json')['sentence']}"

@@ -11,7 +11,7 @@ from gptjax.config import Config
 from gptjax.cost import model_flops, walltime
 from gptjax.engines import cells as planned
 from gptjax.engines import cores
-from gptjax.report.numbers import duration
+from gptjax.report.numbers import duration_text
 from gptjax.sweeps import Cell, timing
 
 LANE_SHOWN = 12
@@ -52,8 +52,9 @@ def print_plan(config: Config, cells: Sequence[Cell]) -> float:
     widest = max((len(bundle.cells) for bundle in bundles if bundle.stacked), default=0)
     shared += f", up to {widest} side by side" if widest else ""
     line = (
-        f"{len(cells)} cells, {flops:.3g} FLOPs in all{shared}; predicted {duration(total)} on "
-        f"{workers} {'process' if workers == 1 else 'processes'} of this machine's cores"
+        f"{len(cells)} cells, {flops:.3g} FLOPs in all{shared}; predicted "
+        f"{duration_text(total)} on {workers} {'process' if workers == 1 else 'processes'} of "
+        "this machine's cores"
     )
     price = config.sweep.price_per_device_hour
     if price:
@@ -75,7 +76,7 @@ def _lane(lane: timing.Lane) -> str:
     ]
     more = len(lane.bundles) - len(shown)
     rest = f", {more} more" if more else ""
-    return f"widths {', '.join(shown)}{rest}; ends after {duration(lane.finish)}"
+    return f"widths {', '.join(shown)}{rest}; ends after {duration_text(lane.finish)}"
 
 
 def _elsewhere(config: Config, cells: Sequence[Cell]) -> str:
@@ -85,7 +86,7 @@ def _elsewhere(config: Config, cells: Sequence[Cell]) -> str:
     line = (
         f"on {machine.devices} devices at {machine.flops_per_s:.3g} FLOP/s, "
         f"{machine.devices_per_run} a run, {machine.serial_fraction:.3g} of a step serial: "
-        f"{duration(bill.wall_seconds)}, {bill.device_hours:.4g} device-hours"
+        f"{duration_text(bill.wall_seconds)}, {bill.device_hours:.4g} device-hours"
     )
     return line + (f", {bill.money:.2f} at {price:g} a device-hour" if price else "")
 

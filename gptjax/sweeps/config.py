@@ -3,10 +3,10 @@
 import dataclasses
 
 from gptjax.fields import setting
+from gptjax.sweeps.profiles import PLANS
+from gptjax.sweeps.rules import RULES
+from gptjax.sweeps.shapes import DEPTH_RULES
 
-PLANS = ("isoflop", "grid")
-DEPTH_RULES = ("fixed", "aspect")
-RULES = ("demo", "demo_trunk", "fixed", "kaplan", "deepseek", "step_law")
 ENGINES = {"local": "gptjax.engines.local", "ray": "gptjax.engines.ray"}
 """The module of each engine, imported when a sweep asks for it."""
 

@@ -15,7 +15,8 @@ from gptjax.ops.backend import micro_batches
 from gptjax.optim import OptimConfig
 from gptjax.sweeps import shapes
 from gptjax.sweeps.config import SweepConfig
-from gptjax.sweeps.rules import RULES, Scale, optimum_of_demo
+from gptjax.sweeps.profiles import PLANS
+from gptjax.sweeps.rules import RULES, Scale
 from gptjax.train import RunSpec, TrainConfig, batch_warmup, transfer_width
 
 
@@ -80,7 +81,7 @@ def sized(
     sweep: SweepConfig, model: ModelConfig, cost: float
 ) -> list[tuple[float, ModelConfig, float]]:
     """(budget, shape, tokens) of every cell, seeds aside; `cost` as `OptimConfig.cost`."""
-    return _isoflop(sweep, model, cost) if sweep.plan == "isoflop" else _grid(sweep, model)
+    return PLANS[sweep.plan](sweep, model, cost)
 
 
 def make_run(
@@ -135,48 +136,6 @@ def make_run(
     )
     batch_warmup.check(run)
     return run
-
-
-def expected_optimum(sweep: SweepConfig, flops: float) -> float:
-    """Size (non-embedding + head) around which a profile is laid at `flops`."""
-    if sweep.optimum_params > 0.0:
-        return sweep.optimum_params * (flops / sweep.optimum_flops) ** sweep.optimum_exponent
-    return optimum_of_demo(flops)
-
-
-def _isoflop(
-    sweep: SweepConfig, model: ModelConfig, cost: float
-) -> list[tuple[float, ModelConfig, float]]:
-    pairs = []
-    for budget in sorted(set(sweep.budgets)):
-        for shape in _profile(sweep, model, budget):
-            tokens = budget / model_flops.training_flops_per_token(shape, cost)
-            pairs.append((budget, shape, tokens))
-    return pairs
-
-
-def _profile(sweep: SweepConfig, model: ModelConfig, budget: float) -> list[ModelConfig]:
-    """The shapes of one IsoFLOP profile: those nearest to the expected minimum, in log size."""
-    if sweep.widths:
-        return [shapes.with_width(model, sweep, width) for width in sorted(set(sweep.widths))]
-    centre = expected_optimum(sweep, budget)
-    rungs = shapes.ladder(model, sweep, centre * sweep.spacing ** (sweep.sizes + 1))
-
-    def distance(shape: ModelConfig) -> float:
-        return abs(math.log(shapes.size_of(shape) / centre))
-
-    return sorted(sorted(rungs, key=distance)[: sweep.sizes], key=shapes.size_of)
-
-
-def _grid(sweep: SweepConfig, model: ModelConfig) -> list[tuple[float, ModelConfig, float]]:
-    if not sweep.widths or not sweep.tokens:
-        raise UserError(
-            f"sweep.plan=grid needs sweep.widths={sweep.widths} and sweep.tokens={sweep.tokens}; "
-            "give both, for example --config.sweep.widths='(16,32,64)' "
-            "--config.sweep.tokens='(1e6,4e6)'"
-        )
-    sized = [shapes.with_width(model, sweep, width) for width in sorted(set(sweep.widths))]
-    return [(0.0, shape, tokens) for tokens in sorted(set(sweep.tokens)) for shape in sized]
 
 
 def _check_identifiable(sweep: SweepConfig, cells: Sequence[Cell]) -> None:

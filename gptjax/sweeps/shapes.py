@@ -2,20 +2,33 @@
 
 import dataclasses
 import math
+from typing import TYPE_CHECKING
 
 from gptjax import models
 from gptjax.models import ModelConfig
-from gptjax.sweeps.config import SweepConfig
+
+if TYPE_CHECKING:
+    from gptjax.sweeps.config import SweepConfig
 
 
-def with_width(model: ModelConfig, sweep: SweepConfig, width: int) -> ModelConfig:
+def _fixed_depth(model: ModelConfig, sweep: "SweepConfig", width: int) -> int:
+    return model.depth
+
+
+def _depth_by_aspect(model: ModelConfig, sweep: "SweepConfig", width: int) -> int:
+    return max(1, round(width / sweep.aspect))
+
+
+DEPTH_RULES = {"fixed": _fixed_depth, "aspect": _depth_by_aspect}
+"""Depth at a width, by `sweep.depth_rule`."""
+
+
+def with_width(model: ModelConfig, sweep: "SweepConfig", width: int) -> ModelConfig:
     """`model` at another width: depth, heads and feed-forward follow by the sweep's rules.
 
     A scale of the attention scores stays the same multiple of 1/√head_dim.
     """
-    depth = model.depth
-    if sweep.depth_rule == "aspect":
-        depth = max(1, round(width / sweep.aspect))
+    depth = DEPTH_RULES[sweep.depth_rule](model, sweep, width)
 
     def scaled(size: int) -> int:
         """A size of the given model in proportion to the width; 0 stays 0."""
@@ -50,7 +63,7 @@ def heads_of_width(width: int, head_width: int) -> int:
     return min(fitting, key=lambda n: (abs(width / n - head_width), n))
 
 
-def ladder(model: ModelConfig, sweep: SweepConfig, largest: float) -> list[ModelConfig]:
+def ladder(model: ModelConfig, sweep: "SweepConfig", largest: float) -> list[ModelConfig]:
     """Shapes of growing size, neighbours about `sweep.spacing` apart, up to `largest` parameters.
 
     One ladder for all budgets, so that budgets share shapes and shapes share compiled programs.

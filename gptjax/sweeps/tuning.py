@@ -20,7 +20,8 @@ from gptjax.optim import OptimConfig
 from gptjax.scaling.fit.bootstrap import t_quantile
 from gptjax.sweeps import shapes
 from gptjax.sweeps.config import SweepConfig
-from gptjax.sweeps.plan import Cell, expected_optimum, make_run, sized
+from gptjax.sweeps.plan import Cell, make_run, sized
+from gptjax.sweeps.profiles import expected_optimum
 from gptjax.train import TrainConfig
 
 ROUNDS = 4

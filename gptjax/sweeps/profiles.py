@@ -1,0 +1,67 @@
+"""Plans of a sweep: which sizes are trained on how many tokens.
+
+A plan is a function of the `sweep` section, the model and the gradients a step; a further one is a
+function here and an entry in PLANS.
+"""
+
+import math
+from typing import TYPE_CHECKING
+
+from gptjax.cost import model_flops
+from gptjax.errors import UserError
+from gptjax.models import ModelConfig
+from gptjax.sweeps import shapes
+from gptjax.sweeps.rules import optimum_of_demo
+
+if TYPE_CHECKING:
+    from gptjax.sweeps.config import SweepConfig
+
+
+def expected_optimum(sweep: "SweepConfig", flops: float) -> float:
+    """Size (non-embedding + head) around which a profile is laid at `flops`."""
+    if sweep.optimum_params > 0.0:
+        return sweep.optimum_params * (flops / sweep.optimum_flops) ** sweep.optimum_exponent
+    return optimum_of_demo(flops)
+
+
+def isoflop(
+    sweep: "SweepConfig", model: ModelConfig, cost: float
+) -> list[tuple[float, ModelConfig, float]]:
+    """Profiles: several sizes at each budget of training FLOPs."""
+    pairs = []
+    for budget in sorted(set(sweep.budgets)):
+        for shape in _profile(sweep, model, budget):
+            tokens = budget / model_flops.training_flops_per_token(shape, cost)
+            pairs.append((budget, shape, tokens))
+    return pairs
+
+
+def _profile(sweep: "SweepConfig", model: ModelConfig, budget: float) -> list[ModelConfig]:
+    """The shapes of one IsoFLOP profile: those nearest to the expected minimum, in log size."""
+    if sweep.widths:
+        return [shapes.with_width(model, sweep, width) for width in sorted(set(sweep.widths))]
+    centre = expected_optimum(sweep, budget)
+    rungs = shapes.ladder(model, sweep, centre * sweep.spacing ** (sweep.sizes + 1))
+
+    def distance(shape: ModelConfig) -> float:
+        return abs(math.log(shapes.size_of(shape) / centre))
+
+    return sorted(sorted(rungs, key=distance)[: sweep.sizes], key=shapes.size_of)
+
+
+def grid(
+    sweep: "SweepConfig", model: ModelConfig, cost: float
+) -> list[tuple[float, ModelConfig, float]]:
+    """Every size at every number of tokens."""
+    if not sweep.widths or not sweep.tokens:
+        raise UserError(
+            f"sweep.plan=grid needs sweep.widths={sweep.widths} and sweep.tokens={sweep.tokens}; "
+            "give both, for example --config.sweep.widths='(16,32,64)' "
+            "--config.sweep.tokens='(1e6,4e6)'"
+        )
+    sized = [shapes.with_width(model, sweep, width) for width in sorted(set(sweep.widths))]
+    return [(0.0, shape, tokens) for tokens in sorted(set(sweep.tokens)) for shape in sized]
+
+
+PLANS = {"isoflop": isoflop, "grid": grid}
+"""The plan of each name of `sweep.plan`."""
