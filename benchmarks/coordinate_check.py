@@ -16,8 +16,9 @@ import numpy as np
 from gptjax.models import ModelConfig
 from gptjax.optim import OptimConfig
 from gptjax.train import RunSpec, init_state, make_hyper, make_train_step, transfer_width
+from gptjax.train.feed import next_token_batch
 from gptjax.train.mup import coordinate_check
-from gptjax.train.step import make_batch
+from gptjax.train.objectives import next_token
 
 STEPS = 8
 
@@ -45,9 +46,9 @@ def moved(width: int, transfer: str) -> dict[str, float]:
     model, optim = transfer_width(model, optim)
     spec = RunSpec(model=model, optim=optim, batch_size=8, steps=100)
     tokens = np.random.default_rng(0).integers(0, 64, (8, 33))
-    batch = make_batch(spec, jnp.asarray(tokens[:, :-1]), jnp.asarray(tokens[:, 1:]), -1)
+    batch = next_token_batch(spec, jnp.asarray(tokens[:, :-1]), jnp.asarray(tokens[:, 1:]), -1)
     start = state = init_state(spec, jax.random.key(0))
-    step = jax.jit(make_train_step(spec, -1))
+    step = jax.jit(make_train_step(spec, next_token(spec)))
     for _ in range(STEPS):
         state, _ = step(state, batch, make_hyper(spec))
     return coordinate_check(model, start.params, state.params, batch.inputs_BT)

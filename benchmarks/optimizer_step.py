@@ -20,7 +20,8 @@ import jax.numpy as jnp
 from gptjax import models
 from gptjax.optim import OPTIMIZERS, OptimConfig, make_optimizer
 from gptjax.train import RunSpec, init_state, make_hyper, make_train_step
-from gptjax.train.step import make_batch
+from gptjax.train.feed import next_token_batch
+from gptjax.train.objectives import next_token
 
 MODEL = models.ModelConfig(
     depth=4, width=512, num_heads=8, vocab_size=1024, positions="rotary", seq_len=128
@@ -31,9 +32,9 @@ def step_of(config: OptimConfig, batch_size: int) -> Callable[[], Any]:
     """A function that does one training step and keeps its state."""
     spec = RunSpec(model=MODEL, optim=config, batch_size=batch_size, steps=1000)
     tokens = jax.random.randint(jax.random.key(0), (batch_size, MODEL.seq_len + 1), 0, 1024)
-    batch = make_batch(spec, tokens[:, :-1], tokens[:, 1:], -1)
+    batch = next_token_batch(spec, tokens[:, :-1], tokens[:, 1:], -1)
     state, hyper = init_state(spec, jax.random.key(0)), make_hyper(spec)
-    program = jax.jit(make_train_step(spec, -1), donate_argnums=0)
+    program = jax.jit(make_train_step(spec, next_token(spec)), donate_argnums=0)
 
     def step() -> Any:
         nonlocal state

@@ -77,8 +77,10 @@ def ours(shape: Shape) -> Callable[[int], Any]:
     from gptjax.ops import backend
     from gptjax.optim import OptimConfig
     from gptjax.train.config import RunSpec
+    from gptjax.train.feed import next_token_batch
+    from gptjax.train.objectives import next_token
     from gptjax.train.state import init_state, make_hyper
-    from gptjax.train.step import make_batch, make_train_step
+    from gptjax.train.step import make_train_step
 
     model = ModelConfig(
         vocab_size=shape.vocab_size,
@@ -95,8 +97,8 @@ def ours(shape: Shape) -> Callable[[int], Any]:
     window = jax.random.randint(
         jax.random.key(1), (shape.batch_size, shape.seq_len + 1), 0, shape.vocab_size
     )
-    batch = make_batch(spec, window[:, :-1], window[:, 1:], end_of_document=0)
-    step = make_train_step(spec, end_of_document=0)
+    batch = next_token_batch(spec, window[:, :-1], window[:, 1:], end_of_document=0)
+    step = make_train_step(spec, next_token(spec))
 
     def many(state: Any, batch: Any, hyper: Any, n: Any) -> Any:
         return jax.lax.fori_loop(0, n, lambda _, state: step(state, batch, hyper)[0], state)

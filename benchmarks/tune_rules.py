@@ -25,7 +25,7 @@ from gptjax.models import ModelConfig
 from gptjax.optim import OptimConfig
 from gptjax.sweeps import shapes
 from gptjax.sweeps.config import SweepConfig
-from gptjax.train import RunSpec, evaluate, init_state, make_hyper
+from gptjax.train import RunSpec, TokenFeed, evaluate, init_state, make_hyper, next_token
 from gptjax.train.session import make_advance
 
 
@@ -85,13 +85,16 @@ def grid_losses(
     spec: RunSpec, corpus: data.Corpus, rates: list[float], stack: int, seeds: int
 ) -> dict[tuple[float, int], tuple[float, float]]:
     """Held-out (loss, standard error) for each (learning rate, seed), `stack` runs at a time."""
-    advance = jax.jit(jax.vmap(make_advance(spec, corpus), in_axes=(0, None, 0, None)))
+    feed = TokenFeed(corpus)
+    advance = jax.jit(
+        jax.vmap(make_advance(spec, feed, next_token(spec)), in_axes=(0, None, 0, None))
+    )
     start = jax.jit(jax.vmap(lambda key: init_state(spec, key)))
     tokens = jnp.asarray(np.asarray(corpus.train))
     rows = jnp.asarray(evaluate.held_out_windows(corpus, spec.model.seq_len, 64))
 
     def score(params: object) -> tuple[jax.Array, jax.Array]:
-        return evaluate.window_losses(spec, corpus.end_of_document, params, rows)
+        return evaluate.window_losses(spec, feed, params, rows)
 
     scored = jax.jit(jax.vmap(score))
     members = [(rate, seed) for seed in range(seeds) for rate in rates]

@@ -22,9 +22,10 @@ from gptjax.parallel.hlo import product_flops
 from gptjax.train import (
     RunSpec,
     init_state,
-    make_batch,
     make_hyper,
     make_train_step,
+    next_token,
+    next_token_batch,
     state_shardings,
 )
 
@@ -101,10 +102,10 @@ def compile_step(spec: RunSpec, layout: Layout) -> Cost:
     import jax
 
     state, shardings = abstract_state(spec, layout)
-    step = make_train_step(spec.program, 0, layout)
+    step = make_train_step(spec.program, next_token(spec.program), layout)
 
     def one_step(state: Any, inputs_BT: Any, targets_BT: Any, hyper: Any) -> Any:
-        return step(state, make_batch(spec, inputs_BT, targets_BT, 0), hyper)
+        return step(state, next_token_batch(spec, inputs_BT, targets_BT, 0), hyper)
 
     shape = (spec.batch_size, spec.model.seq_len)
     tokens = jax.ShapeDtypeStruct(shape, "int32", sharding=layout.batch)

@@ -9,7 +9,14 @@ import jax.numpy as jnp
 from gptjax import models
 from gptjax.errors import UserError
 from gptjax.models import Layer
-from gptjax.train import Batch, RunSpec, init_state, make_hyper, make_train_step
+from gptjax.train import (
+    RunSpec,
+    init_state,
+    make_hyper,
+    make_train_step,
+    next_token,
+    next_token_batch,
+)
 
 BY_COST = ("none", "dots", "block", "sqrt")
 """Rematerialisation, from the least to the most work done again."""
@@ -44,11 +51,10 @@ def step_bytes(spec: RunSpec) -> tuple[int, int]:
     """(all bytes that a compiled step holds, those of them that are temporary)."""
     state = jax.eval_shape(lambda key: init_state(spec, key), jax.random.key(0))
     shape = (spec.batch_size, spec.model.seq_len)
-    batch = jax.eval_shape(
-        lambda: Batch(jnp.zeros(shape, jnp.int32), jnp.zeros(shape, jnp.int32), jnp.zeros(shape))
-    )
+    tokens = jax.ShapeDtypeStruct(shape, jnp.int32)
+    batch = jax.eval_shape(lambda tokens: next_token_batch(spec, tokens, tokens, 0), tokens)
     hyper = jax.eval_shape(lambda: make_hyper(spec))
-    step = jax.jit(make_train_step(spec, 0), donate_argnums=0)
+    step = jax.jit(make_train_step(spec, next_token(spec)), donate_argnums=0)
     found: Any = step.lower(state, batch, hyper).compile().memory_analysis()
     held = found.argument_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
     return held + found.temp_size_in_bytes, found.temp_size_in_bytes

@@ -65,6 +65,6 @@ def session_on(
 ) -> Session:
     """A session whose runs are cut over these devices."""
     if len(devices) == 1:
-        return Session(corpus, train, shares_parts=sweep.part_tokens > 0)
+        return Session(corpus, train, shares_programs=sweep.part_tokens > 0)
     mesh = _mesh(len(devices))
     return Session(corpus, train, lambda spec: make_layout(mesh, spec, devices))

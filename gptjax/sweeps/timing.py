@@ -9,6 +9,7 @@ import numpy as np
 from gptjax.sweeps.bundles import Bundle
 from gptjax.sweeps.plan import Cell
 from gptjax.train import RunSpec
+from gptjax.train.micro_batches import shared_program
 
 COMPILE_SECONDS = 5.0
 """A new shape: step and evaluation programs of two to four unrolled layers, one core."""
@@ -77,7 +78,7 @@ class Turns:
         numbers: dict[RunSpec, int] = {}
         self._programs = {
             bundle.name: frozenset(
-                numbers.setdefault(cell.run.shared_program, len(numbers)) for cell in bundle.cells
+                numbers.setdefault(shared_program(cell.run), len(numbers)) for cell in bundle.cells
             )
             for bundle in bundles
         }

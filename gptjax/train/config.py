@@ -186,28 +186,6 @@ class RunSpec:
         return dataclasses.replace(self, model=model, optim=optim, steps=1, seed=0)
 
     @property
-    def only_sums_parts(self) -> bool:
-        """Whether the number of micro-batches means nothing besides that of their size."""
-        return not (self.batch_doublings or self.noise_scale or self.model.num_experts)
-
-    @property
-    def shared_program(self) -> "RunSpec":
-        """`program`, and where it `only_sums_parts` with room for 2, 8, 32, … micro-batches of the
-        same size, of which `Hyper.parts` are filled.
-
-        On a CPU, where a batch is so many parts that fit a cache, specs that agree here share one
-        program though their batches differ.
-        """
-        spec = self.program
-        if not self.only_sums_parts:
-            return spec
-        room = 2
-        while room < spec.micro_batches:
-            room *= 4
-        size = spec.batch_size // spec.micro_batches
-        return dataclasses.replace(spec, batch_size=room * size, micro_batches=room)
-
-    @property
     def layout(self) -> "RunSpec":
         """The same with the batch set to a constant too: specs that agree here share the program
         for evaluation."""

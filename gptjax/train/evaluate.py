@@ -11,7 +11,8 @@ from jax import Array
 
 from gptjax.data import Corpus
 from gptjax.train.config import RunSpec
-from gptjax.train.step import make_batch, token_losses
+from gptjax.train.feed import Feed
+from gptjax.train.objectives import token_losses
 
 ERROR_BLOCKS = 64
 
@@ -44,18 +45,16 @@ def held_out_windows(corpus: Corpus, seq_len: int, batch_size: int) -> np.ndarra
     return rows.reshape(-1, batch_size, seq_len + 1)
 
 
-def window_losses(
-    spec: RunSpec, end_of_document: int, params: Any, windows: Array
-) -> tuple[Array, Array]:
+def window_losses(spec: RunSpec, feed: Feed, params: Any, windows: Array) -> tuple[Array, Array]:
     """(sum of nats, scored tokens) of each window of `held_out_windows`; pure, to be compiled."""
 
     def one_batch(rows: Array) -> tuple[Array, Array]:
         real = rows[:, :1] >= 0
         rows = jnp.maximum(rows, 0)
-        batch = make_batch(spec, rows[:, :-1], rows[:, 1:], end_of_document)
-        batch = dataclasses.replace(batch, mask_BT=batch.mask_BT * real)
-        losses = token_losses(spec, params, batch, end_of_document)
-        return losses.sum(axis=1), batch.mask_BT.sum(axis=1)
+        batch = feed.batch(spec, (rows[:, :-1], rows[:, 1:]))
+        batch = dataclasses.replace(batch, weights_BT=batch.weights_BT * real)
+        losses = token_losses(spec, params, batch)
+        return losses.sum(axis=1), batch.weights_BT.sum(axis=1)
 
     return jax.lax.map(one_batch, windows)
 

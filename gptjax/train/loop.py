@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,14 +15,14 @@ from gptjax.optim import eval_params, skipped_steps
 from gptjax.parallel import processes
 from gptjax.train import loss_spikes
 from gptjax.train.checkpoint import Checkpointer
+from gptjax.train.clock import Clock
 from gptjax.train.config import RunSpec
 from gptjax.train.evaluate import Evaluation
 from gptjax.train.interrupt import Interrupted
 from gptjax.train.loss_spikes import Rollback, Spiked
-from gptjax.train.session import MAX_STEPS_PER_CALL, Session
+from gptjax.train.session import Session
 from gptjax.train.state import TrainState, make_hyper, read_curve
 
-CALL_SECONDS = 0.5
 FORK_SAVE_SECONDS = 5.0
 """A trunk that was trained for longer than this is saved where it forks."""
 
@@ -165,10 +164,8 @@ class _Run:
             before_save=hooks.before_save,
         )
         self.hyper = make_hyper(spec)
-        self.seconds = {"compile": 0.0, "train": 0.0, "evaluate": 0.0, "checkpoint": 0.0}
-        self.seconds_per_step = 0.0
+        self.clock = Clock(session)
         self.updates = 0
-        self.saved_at = time.monotonic()
         self.marks = evaluation_steps(spec.steps, options.evaluations)
         self.history_path = directory / "history.json"
         self.history: list[tuple[int, float]] = []
@@ -183,11 +180,11 @@ class _Run:
             while (step := int(state.step)) < end:
                 self._stop_or_save(state)
                 state = self._advance(state, min(end - step, self._call_length()))
-            if self.seconds["train"] > FORK_SAVE_SECONDS:
+            if self.clock.seconds[0]["train"] > FORK_SAVE_SECONDS:
                 self._timed("checkpoint", lambda: self.checkpoints.save(state))
         finally:
             self.checkpoints.close()
-        return Fork(state, self.updates, self.seconds)
+        return Fork(state, self.updates, {**self.clock.seconds[0], "compile": 0.0})
 
     def to_the_end(self, start: Callable[[], TrainState] | None) -> RunResult:
         """Train, evaluate and describe."""
@@ -211,9 +208,9 @@ class _Run:
                 self.hooks.finished(self._kept(state))
         finally:
             self.checkpoints.close()
-        self.seconds["compile"] = self.session.compile_seconds - compiled_before
-        history = tuple(self.history)
-        return make_result(self.spec, state, score, history, self.updates, self.seconds)
+        compiling = self.session.compile_seconds - compiled_before
+        seconds = {**self.clock.seconds[0], "compile": compiling}
+        return make_result(self.spec, state, score, tuple(self.history), self.updates, seconds)
 
     def _kept(self, state: TrainState) -> Any:
         """The parameters that outlive the run."""
@@ -264,23 +261,17 @@ class _Run:
         return state
 
     def _call_length(self) -> int:
-        """Steps of the next compiled call: about CALL_SECONDS, so that a signal is heard soon."""
-        if self.seconds_per_step == 0.0:
-            return 1
-        wanted = np.clip(CALL_SECONDS / self.seconds_per_step, 1, MAX_STEPS_PER_CALL)
+        """Steps of the next compiled call, the same in every process."""
         with self.watch.phase("agreeing on the number of steps of the next call"):
-            return processes.agree(int(wanted))
+            return processes.agree(self.clock.call_length())
 
     def _advance(self, state: TrainState, steps: int) -> TrainState:
-        first, compiled = int(state.step), self.session.compile_seconds
-        started = time.perf_counter()
+        first = int(state.step)
         name = f"steps {first + 1} to {first + steps} of {self.spec.steps}"
-        with self.watch.phase(name, waits_for=lambda: self.session.exchanges(self.spec)):
+        waits_for = lambda: self.session.exchanges(self.spec)  # noqa: E731
+        with self.clock.call(steps), self.watch.phase(name, waits_for=waits_for):
             state, metrics = self.session.advance(self.spec, state, self.hyper, steps)
             losses = np.asarray(metrics.loss)[:steps]  # blocks until the call has ended
-        spent = time.perf_counter() - started - (self.session.compile_seconds - compiled)
-        self.seconds["train"] += spent
-        self.seconds_per_step = spent / steps
         self.updates += steps
         skipped = np.asarray(metrics.skipped)[:steps]
         fine = np.isfinite(losses) | (skipped > 0)
@@ -302,18 +293,14 @@ class _Run:
             values["optim/skipped"] = skipped
         values |= {name: np.asarray(each)[:steps] for name, each in metrics.extra.items()}
         self.hooks.metrics(first, values)
-        self.hooks.progress(
-            Progress(first + steps, self.spec.steps, loss, norm, rate, self.seconds_per_step)
-        )
+        pace = self.clock.seconds_per_step
+        self.hooks.progress(Progress(first + steps, self.spec.steps, loss, norm, rate, pace))
         return state
 
     def _evaluate(self, state: TrainState) -> Evaluation:
-        compiled = self.session.compile_seconds
-        started = time.perf_counter()
-        with self.watch.phase(f"the evaluation after step {int(state.step)}"):
+        name = f"the evaluation after step {int(state.step)}"
+        with self.clock.phase("evaluate"), self.watch.phase(name):
             score = self.session.evaluate(self.spec, eval_params(state.opt_state, state.params))
-        compiling = self.session.compile_seconds - compiled
-        self.seconds["evaluate"] += time.perf_counter() - started - compiling
         if not np.isfinite(score.loss):
             raise Diverged(f"the held-out loss is {score.loss} after step {int(state.step)}")
         step = int(state.step)
@@ -332,20 +319,15 @@ class _Run:
         if stop:
             self._timed("checkpoint", lambda: self.checkpoints.save(state, wait=True))
             raise Interrupted(f"stopped after step {int(state.step)} of {self.spec.steps}")
-        interval = self.session.options.checkpoint_seconds
-        due = interval > 0.0 and time.monotonic() - self.saved_at > interval
         with self.watch.phase(f"agreeing whether to save after step {int(state.step)}"):
-            due = bool(processes.agree(int(due)))
+            due = bool(processes.agree(int(self.clock.checkpoint_due())))
         if due:
             self._timed("checkpoint", lambda: self.checkpoints.save(state))
-            self.saved_at = time.monotonic()
+            self.clock.saved()
 
     def _timed(self, phase: str, action: Callable[[], Any]) -> Any:
-        started = time.perf_counter()
-        with self.watch.phase(f"a {phase}"):
-            result = action()
-        self.seconds[phase] += time.perf_counter() - started
-        return result
+        with self.clock.phase(phase), self.watch.phase(f"a {phase}"):
+            return action()
 
 
 def make_result(

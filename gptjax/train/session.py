@@ -1,7 +1,6 @@
 """Programs and data that runs of one process share: compiled once, uploaded once."""
 
 import contextlib
-import dataclasses
 import os
 import threading
 import time
@@ -18,12 +17,14 @@ from gptjax import data
 from gptjax.data import Corpus
 from gptjax.optim import eval_params
 from gptjax.parallel import Layout, collectives
-from gptjax.train import evaluate, loss_spikes
+from gptjax.train import evaluate, loss_spikes, micro_batches
 from gptjax.train.config import RunSpec, TrainConfig
+from gptjax.train.feed import Batch, Feed, TokenFeed
 from gptjax.train.layout import state_shardings
+from gptjax.train.objectives import Objective, next_token
 from gptjax.train.program_cache import Programs
 from gptjax.train.state import Hyper, TrainState, init_state, make_hyper
-from gptjax.train.step import Batch, Metrics, make_batch, make_train_step
+from gptjax.train.step import Metrics, make_train_step
 from gptjax.train.watchdog import Watchdog
 
 MAX_STEPS_PER_CALL = 512
@@ -37,8 +38,10 @@ class Session:
       options: batch of evaluation, where batches are gathered, checkpoint intervals.
       layout_of: where a run's arrays live; None means one device.
       watch: told what the process is at.
-      shares_parts: whether batches of parts of one size share a program, on a CPU; it costs each a
-        sum of gradients more, so for runs that are many.
+      feed: where batches come from; next-token windows of the corpus by default.
+      objective_of: what a run minimises; next-token prediction by default.
+      shares_programs: whether runs share a `micro_batches.shared_program`, on a CPU; it costs each
+        one sum of gradients more, so it is for many runs.
       compile_seconds: time spent compiling so far.
     """
 
@@ -49,23 +52,27 @@ class Session:
         layout_of: Callable[[RunSpec], Layout | None] = lambda spec: None,
         watch: Watchdog | None = None,
         *,
-        shares_parts: bool = False,
+        feed: Feed | None = None,
+        objective_of: Callable[[RunSpec], Objective] = next_token,
+        shares_programs: bool = False,
     ) -> None:
         self.corpus = corpus
         self.options = options
         self.layout_of = layout_of
         self.watch = Watchdog() if watch is None else watch
-        self.shares_parts = shares_parts and jax.default_backend() == "cpu"
+        self.feed = TokenFeed(corpus) if feed is None else feed
+        self.objective_of = objective_of
+        self.shares_programs = shares_programs and jax.default_backend() == "cpu"
         self.compile_seconds = 0.0
         self._programs = Programs()
         self._ahead = threading.local()
-        self._tokens: Array | None = None
+        self._arrays: Any = None
         self._windows: dict[int, Array] = {}
 
     @property
     def on_device(self) -> bool:
         """Whether batches are gathered on the device."""
-        size = self.corpus.train.nbytes / 2**30
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(self.feed.arrays)) / 2**30
         return self.options.feed == "device" or (
             self.options.feed == "auto" and size <= self.options.device_data_gb
         )
@@ -88,15 +95,15 @@ class Session:
         state = jax.eval_shape(lambda key: init_state(spec.origin, key), jax.random.key(0))
         self._init_program(spec)
         hyper, params = make_hyper(spec), eval_params(state.opt_state, state.params)
-        tokens, steps = self._device_tokens(None), jnp.int32(1)
+        arrays, steps = self._device_arrays(None), jnp.int32(1)
         if members == 1:
-            self._advance_program(spec, (state, tokens, hyper, steps), None)
+            self._advance_program(spec, (state, arrays, hyper, steps), None)
         else:
             state, hyper = jax.tree.map(
                 lambda leaf: jax.ShapeDtypeStruct((members, *leaf.shape), leaf.dtype),
                 (state, hyper),
             )
-            self._stack_program(spec, (state, tokens, hyper, steps))
+            self._stack_program(spec, (state, arrays, hyper, steps))
         self._evaluate_program(spec, params, self._held_out(spec.model.seq_len, None), None)
 
     def init(self, spec: RunSpec) -> TrainState:
@@ -139,17 +146,19 @@ class Session:
         """
         layout = self.layout_of(spec)
         if self.on_device:
-            tokens = self._device_tokens(layout)
-            inputs = (state, tokens, *_put(layout, (hyper, jnp.int32(steps))))
+            arrays = self._device_arrays(layout)
+            inputs = (state, arrays, *_put(layout, (hyper, jnp.int32(steps))))
             return self._advance_program(spec, inputs, layout)(*inputs)
         return self._advance_from_host(spec, state, hyper, steps)
 
     def _advance_program(self, spec: RunSpec, inputs: tuple, layout: Layout | None) -> Any:
-        roomy = self.shares_parts and layout is None and spec.only_sums_parts
-        program = spec.shared_program if roomy else spec.program
+        shared = self.shares_programs and layout is None and micro_batches.can_share(spec)
+        program = micro_batches.shared_program(spec) if shared else spec.program
 
         def lower() -> Any:
-            return _lower(make_advance(program, self.corpus, layout, roomy=roomy), inputs, layout)
+            objective = self.objective_of(program)
+            advance = make_advance(program, self.feed, objective, layout, shared=shared)
+            return _lower(advance, inputs, layout)
 
         return self._compiled(("advance", program), lower, layout)
 
@@ -173,12 +182,12 @@ class Session:
 
         Batches are gathered on the device, whatever `on_device` says.
         """
-        inputs = (state, self._device_tokens(None), hyper, jnp.int32(steps))
+        inputs = (state, self._device_arrays(None), hyper, jnp.int32(steps))
         return self._stack_program(spec, inputs)(*inputs)
 
     def _stack_program(self, spec: RunSpec, inputs: tuple) -> Any:
         def lower() -> Any:
-            advance = make_advance(spec.program, self.corpus)
+            advance = make_advance(spec.program, self.feed, self.objective_of(spec.program))
             return _lower(jax.vmap(advance, in_axes=(0, None, 0, None)), inputs, None)
 
         return self._compiled(("stack", inputs[0].step.shape[0], spec.program), lower, None)
@@ -195,7 +204,7 @@ class Session:
         self, spec: RunSpec, params: Any, windows: Array, layout: Layout | None
     ) -> Any:
         def program_of(params: Any, windows: Array) -> tuple[Array, Array]:
-            return evaluate.window_losses(spec.layout, self.corpus.end_of_document, params, windows)
+            return evaluate.window_losses(spec.layout, self.feed, params, windows)
 
         options: dict[str, Any] = {} if layout is None else {"out_shardings": layout.replicated}
         return self._compiled(
@@ -218,11 +227,11 @@ class Session:
         self.compile_seconds += time.perf_counter() - started
         return program
 
-    def _device_tokens(self, layout: Layout | None) -> Array:
-        if self._tokens is None:
-            tokens = np.asarray(self.corpus.train)
-            self._tokens = jnp.asarray(tokens) if layout is None else layout.put(tokens)
-        return self._tokens
+    def _device_arrays(self, layout: Layout | None) -> Any:
+        if self._arrays is None:
+            put = jnp.asarray if layout is None else layout.put
+            self._arrays = jax.tree.map(put, self.feed.arrays)
+        return self._arrays
 
     def _held_out(self, seq_len: int, layout: Layout | None) -> Array:
         if seq_len not in self._windows:
@@ -233,22 +242,14 @@ class Session:
     def _advance_from_host(
         self, spec: RunSpec, state: TrainState, hyper: Hyper, steps: int
     ) -> tuple[TrainState, Metrics]:
-        from gptjax.data.host_loader import host_loader
-
-        corpus, length = self.corpus, spec.model.seq_len
-        start = int(loss_spikes.position(state))
-        batches = host_loader(corpus.train, length, spec.seed, start, spec.batch_size)
+        rows_of_steps = self.feed.stream(spec, int(loss_spikes.position(state)))
         layout = self.layout_of(spec)
-        step = make_host_step(spec.program, corpus, layout)
+        put = jnp.asarray if layout is None else layout.put_batch
+        step = make_host_step(spec.program, self.feed, self.objective_of(spec.program), layout)
         hyper = _put(layout, hyper)
         collected: list[Metrics] = []
         for _ in range(steps):
-            batch = next(batches)
-            if layout is None:
-                inputs_BT, targets_BT = (jnp.asarray(x, jnp.int32) for x in batch)
-            else:
-                inputs_BT, targets_BT = (layout.put_batch(x.astype(np.int32)) for x in batch)
-            inputs = (state, inputs_BT, targets_BT, hyper)
+            inputs = (state, jax.tree.map(put, next(rows_of_steps)), hyper)
             lower = _lowering(step, inputs, layout)
             program = self._compiled(("host", spec.program), lower, layout)
             state, metrics = program(*inputs)
@@ -281,61 +282,50 @@ def _lower(function: Callable, inputs: tuple, layout: Layout | None) -> Any:
 
 
 def make_advance(
-    spec: RunSpec, corpus: Corpus, layout: Layout | None = None, *, roomy: bool = False
-) -> Callable[[TrainState, Array, Hyper, Array], tuple[TrainState, Metrics]]:
-    """Many steps in one loop, windows gathered on the device from the flat token array.
+    spec: RunSpec,
+    feed: Feed,
+    objective: Objective,
+    layout: Layout | None = None,
+    *,
+    shared: bool = False,
+) -> Callable[[TrainState, Any, Hyper, Array], tuple[TrainState, Metrics]]:
+    """Many steps in one loop, examples gathered on the device from the feed's arrays.
 
-    With `roomy` the micro-batches of `spec` are the most there can be, and `Hyper.parts` of them
-    are filled.
+    With `shared` the spec is a `micro_batches.shared_program`.
     """
-    train_step = make_train_step(spec, corpus.end_of_document, layout)
-    length, room = spec.model.seq_len, spec.micro_batches
-    count = data.num_windows(len(corpus.train), length)
+    train_step = make_train_step(spec, objective, layout, shared=shared)
+    count = feed.examples(spec)
 
-    def batch_at(tokens: Array, hyper: Hyper, position: Array) -> Batch:
-        if not roomy:
-            windows = data.windows_jax(hyper.seed, position, spec.batch_size, count)
-            return make_batch(
-                spec, *data.gather_jax(tokens, length, windows), corpus.end_of_document
-            )
-        # Part p of a step of k parts is step k·position + p of a run whose batch is one part.
-        steps = position * hyper.parts + jnp.arange(room)
-        each = jax.vmap(
-            lambda step: data.windows_jax(hyper.seed, step, spec.batch_size // room, count)
-        )(steps)
-        batch = make_batch(
-            spec, *data.gather_jax(tokens, length, each.reshape(-1)), corpus.end_of_document
-        )
-        filled = jnp.repeat(jnp.arange(room) < hyper.parts, spec.batch_size // room)
-        return dataclasses.replace(
-            batch, mask_BT=batch.mask_BT * filled[:, None], parts=hyper.parts
-        )
+    def batch_at(arrays: Any, hyper: Hyper, position: Array) -> Batch:
+        if shared:
+            examples = micro_batches.shared_examples(spec, hyper, position, count)
+            batch = feed.batch(spec, feed.read(spec, arrays, examples))
+            return micro_batches.only_filled(spec, hyper, batch)
+        examples = data.windows_jax(hyper.seed, position, spec.batch_size, count)
+        return feed.batch(spec, feed.read(spec, arrays, examples))
 
     def advance(
-        state: TrainState, tokens: Array, hyper: Hyper, steps: Array
+        state: TrainState, arrays: Any, hyper: Hyper, steps: Array
     ) -> tuple[TrainState, Metrics]:
         def body(i: Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
             state, log = carry
-            batch = batch_at(tokens, hyper, loss_spikes.position(state))
+            batch = batch_at(arrays, hyper, loss_spikes.position(state))
             state, metrics = train_step(state, batch, hyper)
             return state, jax.tree.map(lambda all_, one: all_.at[i].set(one), log, metrics)
 
-        empty = Metrics.zeros(spec, MAX_STEPS_PER_CALL)
+        empty = Metrics.zeros(spec, objective, MAX_STEPS_PER_CALL)
         return jax.lax.fori_loop(0, steps, body, (state, empty))
 
     return advance
 
 
 def make_host_step(
-    spec: RunSpec, corpus: Corpus, layout: Layout | None = None
-) -> Callable[[TrainState, Array, Array, Hyper], tuple[TrainState, Metrics]]:
-    """One step on a batch that the host gathered."""
-    train_step = make_train_step(spec, corpus.end_of_document, layout)
+    spec: RunSpec, feed: Feed, objective: Objective, layout: Layout | None = None
+) -> Callable[[TrainState, Any, Hyper], tuple[TrainState, Metrics]]:
+    """One step on rows that the host gathered."""
+    train_step = make_train_step(spec, objective, layout)
 
-    def step(
-        state: TrainState, inputs_BT: Array, targets_BT: Array, hyper: Hyper
-    ) -> tuple[TrainState, Metrics]:
-        batch = make_batch(spec, inputs_BT, targets_BT, corpus.end_of_document)
-        return train_step(state, batch, hyper)
+    def step(state: TrainState, rows: Any, hyper: Hyper) -> tuple[TrainState, Metrics]:
+        return train_step(state, feed.batch(spec, rows), hyper)
 
     return step

@@ -1,7 +1,6 @@
 """Several runs of one program side by side: stacked on a leading axis and mapped with `vmap`."""
 
 import dataclasses
-import time
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,10 @@ from gptjax.files import read_json, write_json
 from gptjax.identity import digest
 from gptjax.optim import eval_params
 from gptjax.train.checkpoint import Checkpointer
+from gptjax.train.clock import Clock
 from gptjax.train.config import RunSpec
 from gptjax.train.interrupt import Interrupted
 from gptjax.train.loop import (
-    CALL_SECONDS,
     Diverged,
     Hooks,
     Progress,
@@ -26,10 +25,8 @@ from gptjax.train.loop import (
     evaluation_steps,
     make_result,
 )
-from gptjax.train.session import MAX_STEPS_PER_CALL, Session
+from gptjax.train.session import Session
 from gptjax.train.state import Hyper, TrainState, make_hyper
-
-PHASES = ("compile", "train", "evaluate", "checkpoint")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,11 +145,9 @@ class _Stack:
         )
         self.history_path = directory / "history.json"
         self.history: list[tuple[int, int, float]] = []  # member, step, held-out loss
-        self.seconds = [dict.fromkeys(PHASES, 0.0) for _ in specs]
+        self.clock = Clock(session, len(specs))
         self.hypers: dict[tuple[int, ...], Hyper] = {}
         self.begun_at = 0
-        self.seconds_per_step = 0.0
-        self.saved_at = time.monotonic()
 
     def to_the_end(self) -> None:
         """Train, evaluate and tell."""
@@ -179,8 +174,8 @@ class _Stack:
         """The state of a checkpoint and what was evaluated before it; None where it is damaged."""
         members = members_after(self.ends, step)
         like = stacked([self.session.init(self.specs[member]) for member in members])
-        read = self.checkpoints.restore_at
-        state = self._timed("checkpoint", members, lambda: read(step, like))
+        with self.clock.phase("checkpoint", members):
+            state: Any = self.checkpoints.restore_at(step, like)
         if state is not None and self.history_path.exists():
             try:
                 self.history = self._past(step)
@@ -208,7 +203,7 @@ class _Stack:
         """One compiled call, and what is due after it."""
         members, waiting = members_after(self.ends, step), self._open(step)
         mark = min(mark for i in waiting for mark in self.marks[i] if mark > step)
-        steps = min(mark - step, self._call_length())
+        steps = min(mark - step, self.clock.call_length())
         state = self._call(step, state, self._hyper_of(members), steps)
         step += steps
         for place, member in enumerate(members):
@@ -222,15 +217,9 @@ class _Stack:
     def _call(self, step: int, state: TrainState, hyper: Hyper, steps: int) -> TrainState:
         waiting, members = self._open(step), members_after(self.ends, step)
         longest = max(waiting, key=lambda member: self.ends[member])
-        compiled = self.session.compile_seconds
-        started = time.perf_counter()
-        state, metrics = self.session.advance_stack(self.specs[0], state, hyper, steps)
-        losses = np.asarray(metrics.loss)[:, :steps]  # blocks until the call has ended
-        compiling = self.session.compile_seconds - compiled
-        spent = time.perf_counter() - started - compiling
-        self.seconds_per_step = spent / steps
-        self._spend("compile", waiting, compiling)
-        self._spend("train", waiting, spent)
+        with self.clock.call(steps, waiting):
+            state, metrics = self.session.advance_stack(self.specs[0], state, hyper, steps)
+            losses = np.asarray(metrics.loss)[:, :steps]  # blocks until the call has ended
         fine = np.isfinite(losses) | (np.asarray(metrics.skipped)[:, :steps] > 0)
         for place, member in enumerate(members):
             if member in waiting and member not in self.settled and not fine[place].all():
@@ -242,18 +231,16 @@ class _Stack:
         values = (metrics.loss, metrics.grad_norm, metrics.learning_rate)
         loss, norm, rate = (float(np.asarray(value)[place, steps - 1]) for value in values)
         done, end = self.branches.starts[longest] + step + steps, self.specs[longest].steps
-        self.hooks.run.progress(Progress(done, end, loss, norm, rate, self.seconds_per_step))
+        pace = self.clock.seconds_per_step
+        self.hooks.run.progress(Progress(done, end, loss, norm, rate, pace))
         return state
 
     def _score(self, member: int, step: int, state: TrainState) -> None:
         """Evaluate a member at one of its marks; at the last one it is finished."""
-        spec, compiled = self.specs[member], self.session.compile_seconds
+        spec = self.specs[member]
         at = self.branches.starts[member] + step
-        started = time.perf_counter()
-        score = self.session.evaluate(spec, eval_params(state.opt_state, state.params))
-        compiling = self.session.compile_seconds - compiled
-        self._spend("compile", [member], compiling)
-        self._spend("evaluate", [member], time.perf_counter() - started - compiling)
+        with self.clock.phase("evaluate", [member]):
+            score = self.session.evaluate(spec, eval_params(state.opt_state, state.params))
         if not np.isfinite(score.loss):
             self._lose(member, f"the held-out loss is {score.loss} after step {at}")
             return
@@ -263,7 +250,7 @@ class _Stack:
         if at == spec.steps:
             history = tuple((at, loss) for whose, at, loss in self.history if whose == member)
             updates = step - self.begun_at
-            result = make_result(spec, state, score, history, updates, self.seconds[member])
+            result = make_result(spec, state, score, history, updates, self.clock.seconds[member])
             self.settled.add(member)
             self.hooks.finished(member, result)
 
@@ -276,34 +263,17 @@ class _Stack:
             self.hypers[members] = stacked([make_hyper(self.specs[member]) for member in members])
         return self.hypers[members]
 
-    def _call_length(self) -> int:
-        if self.seconds_per_step == 0.0:
-            return 1
-        return int(np.clip(CALL_SECONDS / self.seconds_per_step, 1, MAX_STEPS_PER_CALL))
-
     def _stop_or_save(self, step: int, state: TrainState) -> None:
         waiting = self._open(step)
         if self.hooks.run.stop():
             self._save(waiting, step, state, wait=True)
             raise Interrupted(f"stopped after step {step} of {max(self.ends)}")
-        interval = self.session.options.checkpoint_seconds
-        if interval > 0.0 and time.monotonic() - self.saved_at > interval:
+        if self.clock.checkpoint_due():
             self._save(waiting, step, state)
-            self.saved_at = time.monotonic()
+            self.clock.saved()
 
     def _save(
         self, waiting: Sequence[int], step: int, state: TrainState, *, wait: bool = False
     ) -> None:
-        save = self.checkpoints.save
-        self._timed("checkpoint", waiting, lambda: save(state, step=step, wait=wait))
-
-    def _timed(self, phase: str, members: Sequence[int], action: Callable[[], Any]) -> Any:
-        started = time.perf_counter()
-        result = action()
-        self._spend(phase, members, time.perf_counter() - started)
-        return result
-
-    def _spend(self, phase: str, members: Sequence[int], seconds: float) -> None:
-        """Each of the members bears an equal part."""
-        for member in members:
-            self.seconds[member][phase] += seconds / len(members)
+        with self.clock.phase("checkpoint", waiting):
+            self.checkpoints.save(state, step=step, wait=wait)

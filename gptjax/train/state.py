@@ -88,7 +88,7 @@ class Hyper:
       total: updates of the whole run, int32.
       warmup: `optim.warmup_steps`, int32; unread where they are a fraction of the run.
       seed: seed of the data order, uint32.
-      parts: micro-batches of a step, int32; read by a `RunSpec.shared_program` alone.
+      micro_batches: of a step, int32; read by a `micro_batches.shared_program` alone.
     """
 
     peak: Array
@@ -96,7 +96,7 @@ class Hyper:
     total: Array
     warmup: Array
     seed: Array
-    parts: Array
+    micro_batches: Array
 
 
 def init_state(spec: RunSpec, key: Array) -> TrainState:
@@ -140,7 +140,7 @@ def make_hyper(spec: RunSpec) -> Hyper:
         total=jnp.int32(spec.steps),
         warmup=jnp.int32(spec.optim.warmup_steps),
         seed=jnp.uint32(spec.seed),
-        parts=jnp.int32(spec.micro_batches),
+        micro_batches=jnp.int32(spec.micro_batches),
     )
 
 

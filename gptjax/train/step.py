@@ -1,27 +1,28 @@
-"""The pure training step: (state, batch) -> (state, metrics)."""
+"""Training step: (state, batch) -> (state, metrics), pure, for any objective."""
 
 import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
 
-from gptjax import models, ops
+from gptjax.errors import UserError
 from gptjax.optim import ascend, global_norm, learning_rate, make_optimizer, was_skipped
 from gptjax.parallel import Layout
 from gptjax.train import (
     batch_warmup,
     gradient_noise,
     loss_spikes,
+    micro_batches,
     mixed_precision,
     pipeline_gradient,
     routers,
 )
 from gptjax.train.config import RunSpec
+from gptjax.train.objectives import Objective
 from gptjax.train.state import Hyper, TrainState, add_to_curve
 
 Params = Any
@@ -29,28 +30,15 @@ Params = Any
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Batch:
-    """Token windows: `targets_BT[b, t]` follows `inputs_BT[b, t]`.
-
-    `mask_BT` is 1 where the target is scored and 0 at padding and, if so configured, at
-    end-of-document targets. `seeds_B` are those of the routers' noise, where there is any. `parts`
-    is how many micro-batches are filled, all where it is None; the mask of the others is 0.
-    """
-
-    inputs_BT: Array
-    targets_BT: Array
-    mask_BT: Array
-    seeds_B: Array | None = None
-    parts: Array | None = None
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
 class Metrics:
-    """What one step reports: nats per token, norm of the gradient that the optimizer got, learning
-    rate, and 1 where the step was left out because that gradient was not finite.
+    """Metrics of one step.
 
-    `extra` holds what options add, under the names that logs show.
+    Attributes:
+      loss: the objective's reported loss; nats per token where it is next-token prediction.
+      grad_norm: norm of the gradient that the optimizer got.
+      learning_rate: that of the update.
+      skipped: 1 where the step was left out because its gradient was not finite.
+      extra: those of options and of the objective, under the names that logs show.
     """
 
     loss: Array
@@ -60,14 +48,14 @@ class Metrics:
     extra: dict[str, Array] = dataclasses.field(default_factory=dict)
 
     @classmethod
-    def zeros(cls, spec: RunSpec, steps: int) -> "Metrics":
+    def zeros(cls, spec: RunSpec, objective: Objective, steps: int) -> "Metrics":
         """Room for the metrics of so many steps."""
         room = jnp.zeros((steps,), jnp.float32)
-        return cls(room, room, room, room, dict.fromkeys(extra_metrics(spec), room))
+        return cls(room, room, room, room, dict.fromkeys(extra_metrics(spec, objective), room))
 
 
-def extra_metrics(spec: RunSpec) -> tuple[str, ...]:
-    """Names of the metrics that the options of a spec add."""
+def extra_metrics(spec: RunSpec, objective: Objective) -> tuple[str, ...]:
+    """Names of the metrics that the options of a spec and the objective add."""
     names: tuple[str, ...] = ()
     if mixed_precision.scales_loss(spec):
         names += ("optim/loss_scale", "optim/overflows")
@@ -75,150 +63,40 @@ def extra_metrics(spec: RunSpec) -> tuple[str, ...]:
         names += ("optim/noise_trace", "optim/noise_square", "optim/noise_scale_tokens")
     if spec.rollbacks:
         names += (loss_spikes.METRIC,)
-    return names + routers.metric_names(spec.model)
+    return names + objective.names
 
 
-def make_batch(spec: RunSpec, inputs_BT: Array, targets_BT: Array, end_of_document: int) -> Batch:
-    """Add the loss mask to a window."""
-    inputs_BT, targets_BT = (
-        nn.with_logical_constraint(x, ("batch", None)) for x in (inputs_BT, targets_BT)
-    )
-    if spec.mask_end_of_document:
-        mask_BT = (targets_BT != end_of_document).astype(jnp.float32)
-    else:
-        mask_BT = jnp.ones(targets_BT.shape, jnp.float32)
-    return Batch(inputs_BT, targets_BT, mask_BT)
-
-
-def token_losses(
-    spec: RunSpec,
-    params: Params,
-    batch: Batch,
-    end_of_document: int,
-    shift_BTD: Array | None = None,
-) -> Array:
-    """Masked negative log-likelihood of each target, nats, [B, T] float32, outside of training.
-
-    In the layout's order where it has one. `shift_BTD` is added to the embedded tokens.
-    """
-    spec = dataclasses.replace(spec, model=spec.model.at_rest)
-    return _losses(spec, params, batch, end_of_document, shift_BTD)[1]
-
-
-def training_losses(
-    spec: RunSpec,
-    params: Params,
-    batch: Batch,
-    end_of_document: int,
-    shift_BTD: Array | None = None,
-) -> tuple[Array, Array, models.Routing | None]:
-    """(what is minimised, plain nats), both summed over the scored tokens; what the routers did.
-
-    The sums differ by z-loss and label smoothing, and only the first has a derivative. What routers
-    are trained on besides is `models.router_penalty` of the last.
-    """
-    trained, nats_BT, routed = _losses(spec, params, batch, end_of_document, shift_BTD)
-    return jnp.sum(trained), jnp.sum(nats_BT), routed
-
-
-def _losses(
-    spec: RunSpec, params: Params, batch: Batch, end_of_document: int, shift_BTD: Array | None
-) -> tuple[Array, Array, models.Routing | None]:
-    """(what is minimised, by token or summed already; plain nats by token; what routers did)."""
-    segments_BT = segments(spec, batch.inputs_BT, end_of_document)
-    batch = ordered(batch)
-    found, routed = models.forward(
-        spec.model,
-        params,
-        batch.inputs_BT,
-        segment_ids_BT=segments_BT,
-        shift_BTD=shift_BTD,
-        seeds_B=batch.seeds_B,
-        features=spec.loss_chunk > 0,
-    )
-    if spec.loss_chunk:
-        x_BTD, w_DV = found
-        head = ops.Head(
-            logit_scale=spec.model.logit_scale,
-            logit_soft_cap=spec.model.logit_soft_cap,
-            z_loss=spec.z_loss,
-            label_smoothing=spec.label_smoothing,
-        )
-        both = ops.chunked_cross_entropy(
-            x_BTD, w_DV, batch.targets_BT, batch.mask_BT, chunk=spec.loss_chunk, head=head
-        )
-    else:
-        both = ops.penalised_cross_entropy(
-            found,
-            batch.targets_BT,
-            batch.mask_BT,
-            z_loss=spec.z_loss,
-            label_smoothing=spec.label_smoothing,
-        )
-    return *both, routed
-
-
-def segments(spec: RunSpec, inputs_BT: Array, end_of_document: int) -> Array | None:
-    """Document numbers, in the order of `in_order`, where attention stays within documents."""
-    if not spec.document_attention:
-        return None
-    return in_order(jnp.cumsum(inputs_BT == end_of_document, axis=1))
-
-
-def ordered(batch: Batch) -> Batch:
-    """A batch with its tokens in the order of `in_order`."""
-    names = ("inputs_BT", "targets_BT", "mask_BT")
-    return dataclasses.replace(batch, **{name: in_order(getattr(batch, name)) for name in names})
-
-
-def in_order(x_BT: Array) -> Array:
-    """An array of tokens as the layout over devices cuts it, and in its order."""
-    return nn.with_logical_constraint(ops.in_order(x_BT, axis=1), ("batch", "seq"))
-
-
-def adversarial_shift(spec: RunSpec, params: Params, batch: Batch, end_of_document: int) -> Array:
-    """δ_BTD = ε·g/‖g‖ with g the gradient of a sequence's loss by its embeddings.
-
-    One step of ascent from zero inside max L(x + δ) over ‖δ‖ ≤ ε, each sequence on its own (Miyato
-    et al. 2017, arXiv:1605.07725, equation 8). The shift counts as a constant afterwards: at the
-    maximum its own derivative does not matter (Danskin).
-    """
-    params = jax.lax.stop_gradient(params)
-
-    def loss_of(shift_BTD: Array) -> Array:
-        return training_losses(spec, params, batch, end_of_document, shift_BTD)[0]
-
-    g_BTD = jax.grad(loss_of)(jnp.zeros((*batch.inputs_BT.shape, spec.model.width)))
-    norm_B11 = jnp.sqrt(jnp.sum(jnp.square(g_BTD), axis=(1, 2), keepdims=True))
-    return spec.optim.adversarial_epsilon * g_BTD / (norm_B11 + 1e-12)
+Step = Callable[[TrainState, Any, Hyper], tuple[TrainState, Metrics]]
 
 
 def make_train_step(
-    spec: RunSpec, end_of_document: int, layout: Layout | None = None
-) -> Callable[[TrainState, Batch, Hyper], tuple[TrainState, Metrics]]:
-    """The training step of a spec; jit is applied from outside, and `layout` where arrays live.
-
-    The loss is the sum over scored tokens divided by their number in the whole batch, so that k
-    micro-batches give the gradient of one batch also when they hold unequal numbers of them.
+    spec: RunSpec, objective: Objective, layout: Layout | None = None, *, shared: bool = False
+) -> Step:
+    """The training step of a spec; jit is applied from outside.
 
     While the batch is still growing a step goes through its batch in several updates, so that
     step and tokens stay in proportion, and whatever is a function of the step with them.
+
+    Args:
+      objective: what is minimised; its batches are pytrees whose leaves have an axis of sequences.
+      layout: where arrays live; None on one device.
+      shared: the spec is a `micro_batches.shared_program`, and `Hyper.micro_batches` are filled.
     """
     stages = [
-        _updates(stage, spec.batch_size // stage.batch_size, end_of_document, layout)
+        _updates(stage, objective, layout, spec.batch_size // stage.batch_size, shared=shared)
         for stage in batch_warmup.stages(spec)
     ]
     ends = batch_warmup.ends(spec)
 
-    def train_step(state: TrainState, batch: Batch, hyper: Hyper) -> tuple[TrainState, Metrics]:
-        if spec.model.router_noise:
+    def train_step(state: TrainState, batch: Any, hyper: Hyper) -> tuple[TrainState, Metrics]:
+        seeds_B = None
+        if objective.seeded:
             seeds_B = routers.noise_seeds(hyper.seed, state.step, spec.batch_size)
-            batch = dataclasses.replace(batch, seeds_B=seeds_B)
         if len(stages) == 1:
-            state, metrics = stages[0](state, batch, hyper)
+            state, metrics = stages[0](state, (batch, seeds_B), hyper)
         else:
             stage = jnp.sum(state.step >= jnp.asarray(ends, jnp.int32))
-            state, metrics = jax.lax.switch(stage, stages, state, batch, hyper)
+            state, metrics = jax.lax.switch(stage, stages, state, (batch, seeds_B), hyper)
         curve = add_to_curve(state.curve, state.step, metrics.loss)
         extra = state.extra
         if spec.rollbacks:
@@ -230,19 +108,23 @@ def make_train_step(
     return train_step
 
 
+_Seeded = tuple[Any, Array | None]
+"""A batch and the seeds of its sequences."""
+
+
 def _updates(
-    spec: RunSpec, count: int, end_of_document: int, layout: Layout | None
-) -> Callable[[TrainState, Batch, Hyper], tuple[TrainState, Metrics]]:
+    spec: RunSpec, objective: Objective, layout: Layout | None, count: int, *, shared: bool
+) -> Callable[[TrainState, _Seeded, Hyper], tuple[TrainState, Metrics]]:
     """The updates of one step; `spec` has the batch size of one of them. The step stays."""
-    update = _make_update(spec, end_of_document, layout)
+    update = _make_update(spec, objective, layout, shared=shared)
     if count == 1:
         return lambda state, batch, hyper: update(state, batch, hyper, None)
 
-    def updates(state: TrainState, batch: Batch, hyper: Hyper) -> tuple[TrainState, Metrics]:
-        def one(state: TrainState, part: tuple[Array, Batch]) -> tuple[TrainState, Metrics]:
+    def updates(state: TrainState, batch: _Seeded, hyper: Hyper) -> tuple[TrainState, Metrics]:
+        def one(state: TrainState, part: tuple[Array, _Seeded]) -> tuple[TrainState, Metrics]:
             return update(state, part[1], hyper, (part[0], count))
 
-        parts = jax.tree.map(lambda x: split_batch(x, count), batch)
+        parts = jax.tree.map(lambda x: micro_batches.split(x, count), batch)
         state, each = jax.lax.scan(one, state, (jnp.arange(count), parts))
         mean = jax.tree.map(jnp.mean, each)
         last = jax.tree.map(lambda x: x[-1], each)
@@ -253,56 +135,50 @@ def _updates(
     return updates
 
 
-def split_batch(x: Array, parts: int) -> Array:
-    """[B, …] as [parts, B/parts, …], each part over all devices."""
-    split = x.reshape(parts, x.shape[0] // parts, *x.shape[1:])
-    return nn.with_logical_constraint(split, (None, "batch", *(None,) * (x.ndim - 1)))
-
-
-_Report = tuple[Array, models.Routing | None]
-"""Mean nats of a batch, and what its routers did."""
+_Report = tuple[dict[str, Array], Any]
+"""Sums of an objective over their count, and its means."""
 
 Gradient = Callable[
-    [Params, Batch, mixed_precision.LossScale | None], tuple[_Report, Params, Array]
+    [Params, _Seeded, mixed_precision.LossScale | None, Array | None],
+    tuple[_Report, Params, Array],
 ]
 
 
-def _make_gradient(spec: RunSpec, end_of_document: int, layout: Layout | None) -> Gradient:
-    """(parameters, batch, scale of the loss) -> (loss and routing, the gradient, mean squared norm
-    of the micro-batches' gradients)."""
+def _make_gradient(spec: RunSpec, objective: Objective, layout: Layout | None) -> Gradient:
+    """(parameters, batch, scale of the loss, filled micro-batches) -> (report, the gradient, mean
+    squared norm of the micro-batches' gradients)."""
     estimates = spec.noise_scale and spec.micro_batches > 1
-
-    def losses(params: Params, batch: Batch) -> tuple[Array, Array, models.Routing | None]:
-        shift_BTD = None
-        if spec.optim.adversarial_epsilon > 0.0:
-            shift_BTD = adversarial_shift(spec, params, batch, end_of_document)
-        return training_losses(spec, params, batch, end_of_document, shift_BTD)
+    if layout is not None and layout.stages > 1:
+        return _make_pipeline_gradient(spec, objective, layout)
 
     def gradient(
-        params: Params, batch: Batch, scale: mixed_precision.LossScale | None
+        params: Params,
+        batch: _Seeded,
+        scale: mixed_precision.LossScale | None,
+        filled: Array | None,
     ) -> tuple[_Report, Params, Array]:
-        share = 1.0 / jnp.maximum(jnp.sum(batch.mask_BT), 1.0)
+        share = 1.0 / jnp.maximum(objective.count(batch[0]), 1.0)
         # The factor goes in with the loss: on the gradient it would be a pass over all parameters,
-        # and float16 has to be scaled before the first narrow number.
+        # and float16 has to be scaled before the first half-precision number.
         weight = share if scale is None else scale.value * share
 
-        if layout is not None and layout.stages > 1:
-            segments_BT = segments(spec, batch.inputs_BT, end_of_document)
-            loss, grads = pipeline_gradient.gradient(
-                spec, layout, params, ordered(batch), segments_BT, weight
-            )
-            return (loss, None), grads, jnp.zeros(())
-
-        def weigh(params: Params, batch: Batch) -> tuple[Array, _Report]:
-            trained, nats, routed = losses(params, batch)
-            routed = jax.tree.map(lambda mean: mean / spec.micro_batches, routed)
-            penalty = models.router_penalty(spec.model, routed)
+        def weigh(params: Params, batch: _Seeded) -> tuple[Array, _Report]:
+            terms = objective.terms(params, *batch)
+            sums = {"loss": terms.sum, **terms.sums}
+            means = jax.tree.map(lambda mean: mean / spec.micro_batches, terms.means)
+            penalty = objective.penalty(means)
             if scale is not None:
                 penalty = scale.value * penalty
-            return weight * trained + penalty, (share * nats, routed)
+            loss = weight * terms.sum + penalty
+            return loss, (jax.tree.map(lambda one: share * one, sums), means)
 
-        report, grads, squares = _summed_gradient(
-            weigh, params, batch, spec.micro_batches, norms=estimates
+        report, grads, squares = micro_batches.summed_gradient(
+            weigh,
+            params,
+            batch,
+            spec.micro_batches,
+            count=(lambda micro: objective.count(micro[0])) if estimates else None,
+            filled=filled,
         )
         if scale is not None:
             grads = jax.tree.map(lambda grad: grad * (1.0 / scale.value), grads)
@@ -311,24 +187,50 @@ def _make_gradient(spec: RunSpec, end_of_document: int, layout: Layout | None) -
     return gradient
 
 
+def _make_pipeline_gradient(spec: RunSpec, objective: Objective, layout: Layout) -> Gradient:
+    if objective.stages is None:
+        raise UserError(
+            "this objective is not computed on a pipeline's stages; set mesh.pipe=1, or give it "
+            "`stages`"
+        )
+    model = objective.stages()
+
+    def gradient(
+        params: Params,
+        batch: _Seeded,
+        scale: mixed_precision.LossScale | None,
+        filled: Array | None,
+    ) -> tuple[_Report, Params, Array]:
+        del scale, filled
+        share = 1.0 / jnp.maximum(objective.count(batch[0]), 1.0)
+        loss, grads = pipeline_gradient.gradient(
+            model, layout, params, batch[0].in_order(), spec.micro_batches, share
+        )
+        return ({"loss": loss}, None), grads, jnp.zeros(())
+
+    return gradient
+
+
 def _make_update(
-    spec: RunSpec, end_of_document: int, layout: Layout | None
-) -> Callable[[TrainState, Batch, Hyper, tuple[Array, int] | None], tuple[TrainState, Metrics]]:
+    spec: RunSpec, objective: Objective, layout: Layout | None, *, shared: bool
+) -> Callable[[TrainState, _Seeded, Hyper, tuple[Array, int] | None], tuple[TrainState, Metrics]]:
     """One update of parameters and optimizer; the last argument is (number of the part, parts)
     where a step has several."""
     optimizer = make_optimizer(spec.optim)
-    gradient = _make_gradient(spec, end_of_document, layout)
+    gradient = _make_gradient(spec, objective, layout)
 
     def update(
-        state: TrainState, batch: Batch, hyper: Hyper, part: tuple[Array, int] | None
+        state: TrainState, batch: _Seeded, hyper: Hyper, part: tuple[Array, int] | None
     ) -> tuple[TrainState, Metrics]:
         scale = state.extra.get("loss_scale")
+        filled = hyper.micro_batches if shared else None
         wide = mixed_precision.widen(spec, state.params)
-        (loss, routed), grads, squares = gradient(wide, batch, scale)
+        (sums, means), grads, squares = gradient(wide, batch, scale, filled)
+        loss = sums.pop("loss")
         extra, log = _noise(spec, state.extra, squares, grads)
-        log |= routers.metrics(spec.model, routed)
+        log |= sums | objective.metrics(means)
         if spec.optim.sam_rho > 0.0:
-            grads = gradient(ascend(spec.optim, wide, grads), batch, scale)[1]
+            grads = gradient(ascend(spec.optim, wide, grads), batch, scale, filled)[1]
         if layout is not None:
             grads = layout.constrain_gradients(grads)
         step = state.step if part is None else state.step + (part[0] + 1.0) / part[1] - 1.0
@@ -370,44 +272,3 @@ def _noise(
         "optim/noise_scale_tokens": past.sequences * spec.model.seq_len,
     }
     return {**extra, "noise": past}, metrics
-
-
-def _summed_gradient(
-    losses: Callable[[Params, Batch], tuple[Array, _Report]],
-    params: Params,
-    batch: Batch,
-    parts: int,
-    *,
-    norms: bool,
-) -> tuple[_Report, Params, Array]:
-    """Sums over `parts` micro-batches of what is reported and of the loss's gradient.
-
-    With `norms` also the mean over the micro-batches of |gradient / scored tokens|²; else zero.
-    """
-    value_and_gradient = jax.value_and_grad(losses, has_aux=True)
-    filled, batch = batch.parts, dataclasses.replace(batch, parts=None)
-    if parts == 1:
-        (_, report), grads = value_and_gradient(params, batch)
-        return report, grads, jnp.zeros(())
-    split = jax.tree.map(lambda x: split_batch(x, parts), batch)
-
-    def add(carry: tuple[_Report, Params], micro: Batch) -> tuple[tuple[_Report, Params], Array]:
-        (_, report), grads = value_and_gradient(params, micro)
-        square = jnp.zeros(())
-        if norms:
-            tokens = jnp.maximum(jnp.sum(micro.mask_BT), 1.0)
-            square = jnp.square(global_norm(grads) / tokens)
-        return jax.tree.map(jnp.add, carry, (report, grads)), square
-
-    def of_one(params: Params, split: Batch) -> _Report:
-        return losses(params, jax.tree.map(lambda x: x[0], split))[1]
-
-    blank = jax.eval_shape(of_one, params, split)
-    zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (blank, params))
-    if filled is not None:
-        report, grads = jax.lax.fori_loop(
-            0, filled, lambda i, sums: add(sums, jax.tree.map(lambda x: x[i], split))[0], zero
-        )
-        return report, grads, jnp.zeros(())
-    (report, grads), squares = jax.lax.scan(add, zero, split)
-    return report, grads, jnp.mean(squares)

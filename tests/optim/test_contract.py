@@ -13,7 +13,8 @@ from gptjax.models import ModelConfig
 from gptjax.optim import OPTIMIZERS, OptimConfig, ascend, eval_params, make_optimizer
 from gptjax.train import RunSpec, init_state, make_hyper, make_train_step
 from gptjax.train.checkpoint import Checkpointer
-from gptjax.train.step import make_batch
+from gptjax.train.feed import next_token_batch
+from gptjax.train.objectives import next_token
 
 # Settings, and the learning rates for the quadratic and for the model.
 TABLE = {
@@ -77,7 +78,7 @@ def batch():
     stride = np.arange(1, 9)[:, None]
     tokens = (stride * np.arange(17) + 3 * stride) % 32
     inputs, targets = jnp.asarray(tokens[:, :-1]), jnp.asarray(tokens[:, 1:])
-    return make_batch(spec_of("adamw"), inputs, targets, -1)
+    return next_token_batch(spec_of("adamw"), inputs, targets, -1)
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +88,8 @@ def programs():
 
     def of(name: str):
         if name not in made:
-            made[name] = jax.jit(make_train_step(spec_of(name), -1))
+            spec = spec_of(name)
+            made[name] = jax.jit(make_train_step(spec, next_token(spec)))
         return made[name]
 
     return of

@@ -12,7 +12,7 @@ from gptjax.optim import OptimConfig
 from gptjax.sweeps import RULES, Scale, SweepConfig, make_bundles, make_plan, shapes, timing
 from gptjax.sweeps.bundles import Bundle
 from gptjax.sweeps.config import RULES as RULE_NAMES
-from gptjax.train import TrainConfig
+from gptjax.train import TrainConfig, micro_batches
 
 MODEL = ModelConfig(depth=3, width=32, num_heads=2, seq_len=64, vocab_size=257, use_bias=False)
 
@@ -38,8 +38,8 @@ def test_parts_of_so_many_tokens_make_programs_of_different_batches_one():
     assert [cell.run.batch_size for cell in parts] == [8, 16]
     assert [cell.run.micro_batches for cell in parts] == [1, 2]
     assert [cell.run.micro_batches for cell in whole] == [1, 1]
-    assert len({cell.run.shared_program for cell in parts}) == 1
-    assert len({cell.run.shared_program for cell in whole}) == 2
+    assert len({micro_batches.shared_program(cell.run) for cell in parts}) == 1
+    assert len({micro_batches.shared_program(cell.run) for cell in whole}) == 2
     assert [cell.run.steps for cell in parts] == [cell.run.steps for cell in whole]
 
 

@@ -47,4 +47,4 @@ def test_a_stack_stays_on_one_device_and_a_cpu_says_no_limit():
 def test_runs_of_a_sweep_in_parts_share_programs():
     for tokens in (0, 512):
         session = session_on(None, SweepConfig(part_tokens=tokens), TrainConfig(), [None])
-        assert session.shares_parts == (tokens > 0)
+        assert session.shares_programs == (tokens > 0)

@@ -21,7 +21,8 @@ from gptjax.train import (
     make_train_step,
     run,
 )
-from gptjax.train.step import make_batch, token_losses
+from gptjax.train.feed import next_token_batch
+from gptjax.train.objectives import next_token, token_losses
 
 
 def growing(spec, **changes):
@@ -59,21 +60,21 @@ def test_equals_a_loop_over_smaller_batches(spec, corpus):
     grown = growing(spec, optim=optim, steps=8, micro_batches=2)
     hyper, eod = make_hyper(grown), corpus.end_of_document
     state = init_state(grown, jax.random.key(1))
-    params, step = state.params, jax.jit(make_train_step(grown, eod))
+    params, step = state.params, jax.jit(make_train_step(grown, next_token(grown)))
 
     @jax.jit
     def slope(params, inputs, targets):
-        batch = make_batch(spec, inputs, targets, eod)
+        batch = next_token_batch(spec, inputs, targets, eod)
 
         def mean(params):
-            return token_losses(spec, params, batch, eod).sum() / batch.mask_BT.sum()
+            return token_losses(spec, params, batch).sum() / batch.weights_BT.sum()
 
         return jax.value_and_grad(mean)(params)
 
     for number in range(8):
         whole = data.batch_numpy(corpus.train, spec.model.seq_len, 3, number, spec.batch_size)
         inputs, targets = map(jnp.asarray, whole)
-        state, metrics = step(state, make_batch(spec, inputs, targets, eod), hyper)
+        state, metrics = step(state, next_token_batch(spec, inputs, targets, eod), hyper)
         parts = 4 if number < 2 else 2 if number < 6 else 1
         losses = []
         for j in range(parts):
@@ -132,4 +133,4 @@ def test_stop_resume_and_feed_change_no_bit(session, spec, corpus, tmp_path):
 )
 def test_what_cannot_be_halved_is_refused(spec, changes, sentence):
     with pytest.raises(UserError, match=sentence):
-        make_train_step(growing(spec, **changes), 0)
+        make_train_step(growing(spec, **changes), next_token(growing(spec, **changes)))

@@ -10,8 +10,9 @@ import pytest
 
 from gptjax import ops
 from gptjax.train import Hooks, Interrupted, init_state, make_hyper, make_train_step, run
+from gptjax.train.feed import next_token_batch
 from gptjax.train.mixed_precision import LossScale, next_scale
-from gptjax.train.step import make_batch, token_losses
+from gptjax.train.objectives import next_token, token_losses
 
 PATTERN = [1, 1, 1, 0, 1, 1, 1, 1, 1, 1, 0, 0, 1, 1, 1]  # 1: every gradient was finite
 
@@ -55,13 +56,13 @@ def half(spec, **changes):
 
 def first_batch(spec, corpus):
     tokens = jnp.asarray(np.asarray(corpus.train[: 4 * 17]).reshape(4, 17), jnp.int32)
-    return make_batch(spec, tokens[:, :-1], tokens[:, 1:], corpus.end_of_document)
+    return next_token_batch(spec, tokens[:, :-1], tokens[:, 1:], corpus.end_of_document)
 
 
 def test_an_overflow_skips_the_step_and_halves_the_scale(spec, corpus):
     wild = half(spec, loss_scale=2.0**40)
     state = init_state(wild, jax.random.key(0))
-    step = jax.jit(make_train_step(wild, 0))
+    step = jax.jit(make_train_step(wild, next_token(wild)))
     after, metrics = step(state, first_batch(wild, corpus), make_hyper(wild))
     for one, two in zip(jax.tree.leaves(after.params), jax.tree.leaves(state.params), strict=True):
         assert np.array_equal(one, two)
@@ -126,7 +127,7 @@ def test_softmax_norms_and_loss_stay_in_float32(spec, corpus, dtype):
     narrow = dataclasses.replace(spec, model=model)
     state = init_state(narrow, jax.random.key(0))
     batch = first_batch(narrow, corpus)
-    jaxpr = jax.make_jaxpr(lambda p: jnp.sum(token_losses(narrow, p, batch, 0)))(state.params)
+    jaxpr = jax.make_jaxpr(lambda p: jnp.sum(token_losses(narrow, p, batch)))(state.params)
     found = {}
     for equation in equations(jaxpr.jaxpr):
         found.setdefault(equation.primitive.name, set()).update(

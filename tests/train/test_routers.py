@@ -10,8 +10,9 @@ import pytest
 from gptjax import data
 from gptjax.optim import OptimConfig
 from gptjax.train import Session, TrainConfig, init_state, make_hyper, make_train_step
+from gptjax.train.feed import next_token_batch
+from gptjax.train.objectives import next_token
 from gptjax.train.stack import stacked
-from gptjax.train.step import make_batch
 
 MIXTURE = {
     "depth": 2,
@@ -39,10 +40,12 @@ def test_micro_batches_are_one_batch(spec, corpus):
     spec = dataclasses.replace(spec, optim=optim)
     state = jax.jit(lambda key: init_state(spec, key), **QUICK)(jax.random.key(1))
     inputs, targets = data.batch_numpy(corpus.train, 16, 0, 0, spec.batch_size)
-    batch = make_batch(spec, jnp.asarray(inputs), jnp.asarray(targets), corpus.end_of_document)
+    batch = next_token_batch(
+        spec, jnp.asarray(inputs), jnp.asarray(targets), corpus.end_of_document
+    )
     results = []
     for parts in (1, 2):
-        step = make_train_step(dataclasses.replace(spec, micro_batches=parts), 0)
+        step = make_train_step(dataclasses.replace(spec, micro_batches=parts), next_token(spec))
         new, metrics = jax.jit(step, **QUICK)(state, batch, make_hyper(spec))
         extra = {k: v for k, v in metrics.extra.items() if "load_max" not in k}
         results.append((new.params, metrics.loss, extra))

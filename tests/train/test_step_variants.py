@@ -10,7 +10,8 @@ import pytest
 from gptjax import data
 from gptjax.optim import OptimConfig, eval_params, make_optimizer
 from gptjax.train import Diverged, Hooks, init_state, make_hyper, make_train_step, run
-from gptjax.train.step import adversarial_shift, make_batch, token_losses
+from gptjax.train.feed import next_token_batch
+from gptjax.train.objectives import adversarial_shift, next_token, token_losses
 
 PLAIN = OptimConfig(
     name="sgd",
@@ -30,7 +31,7 @@ def with_optim(spec, **changes):
 @pytest.fixture(scope="module")
 def batch(spec, corpus):
     inputs, targets = data.batch_numpy(corpus.train, spec.model.seq_len, 0, 0, spec.batch_size)
-    return make_batch(spec, jnp.asarray(inputs), jnp.asarray(targets), corpus.end_of_document)
+    return next_token_batch(spec, jnp.asarray(inputs), jnp.asarray(targets), corpus.end_of_document)
 
 
 @pytest.fixture(scope="module")
@@ -40,11 +41,11 @@ def start(spec):
 
 
 def step_of(spec):
-    return jax.jit(make_train_step(spec, 0))
+    return jax.jit(make_train_step(spec, next_token(spec)))
 
 
 def mean_loss(spec, params, batch, shift=None):
-    return token_losses(spec, params, batch, 0, shift).sum() / batch.mask_BT.sum()
+    return token_losses(spec, params, batch, shift).sum() / batch.weights_BT.sum()
 
 
 def test_sam_takes_the_gradient_where_the_first_one_led(spec, batch, start):
@@ -72,7 +73,7 @@ def test_micro_batches_change_nothing(spec, batch, start):
 
 def test_the_adversary_raises_the_loss_more_than_chance(spec, batch, start):
     spec = with_optim(spec, adversarial_epsilon=0.5)
-    shift = adversarial_shift(spec, start.params, batch, 0)
+    shift = adversarial_shift(spec, start.params, batch)
     np.testing.assert_allclose(jnp.sqrt((shift**2).sum(axis=(1, 2))), 0.5, rtol=1e-5)
     clean = mean_loss(spec, start.params, batch)
     attacked = mean_loss(spec, start.params, batch, shift)
@@ -86,7 +87,7 @@ def test_the_adversary_raises_the_loss_more_than_chance(spec, batch, start):
 def test_adversarial_step_descends_at_the_shift(spec, batch, start):
     spec = with_optim(spec, adversarial_epsilon=0.5)
     found, metrics = step_of(spec)(start, batch, make_hyper(spec))
-    shift = adversarial_shift(spec, start.params, batch, 0)
+    shift = adversarial_shift(spec, start.params, batch)
     loss, grads = jax.value_and_grad(lambda p: mean_loss(spec, p, batch, shift))(start.params)
     assert float(metrics.loss) == pytest.approx(float(loss), rel=1e-5)
     for a, w, g in zip(*map(jax.tree.leaves, (found.params, start.params, grads)), strict=True):
@@ -110,7 +111,7 @@ def test_the_cost_is_what_the_compiler_counts(spec, batch, start, changes):
 def test_a_step_that_is_not_finite_is_left_out(spec, batch, start):
     spec = with_optim(spec, skip_not_finite=2, ema_decay=0.5)
     state, step = init_state(spec, jax.random.key(1)), step_of(spec)
-    bad = dataclasses.replace(batch, mask_BT=batch.mask_BT * jnp.nan)
+    bad = dataclasses.replace(batch, weights_BT=batch.weights_BT * jnp.nan)
     kept, skipped = state, []
     for one in (bad, bad, batch, bad):
         kept, metrics = step(kept, one, make_hyper(spec))

@@ -22,16 +22,20 @@ from gptjax.train import (
     init_state,
     make_hyper,
     make_train_step,
+    micro_batches,
     run,
 )
-from gptjax.train.step import make_batch, token_losses
+from gptjax.train.feed import next_token_batch
+from gptjax.train.objectives import next_token, token_losses
 
 
 def one_step(spec, corpus):
     state = init_state(spec, jax.random.key(spec.seed))
     inputs, targets = data.batch_numpy(corpus.train, spec.model.seq_len, 0, 0, spec.batch_size)
-    batch = make_batch(spec, jnp.asarray(inputs), jnp.asarray(targets), corpus.end_of_document)
-    step = jax.jit(make_train_step(spec, corpus.end_of_document))
+    batch = next_token_batch(
+        spec, jnp.asarray(inputs), jnp.asarray(targets), corpus.end_of_document
+    )
+    step = jax.jit(make_train_step(spec, next_token(spec)))
     return step(state, batch, make_hyper(spec))
 
 
@@ -47,10 +51,10 @@ def test_micro_batches_equal_one_batch_also_with_unequal_masks(spec, corpus):
 
 
 def test_batches_of_parts_of_one_size_share_a_program_and_have_the_bits_of_their_own(corpus, spec):
-    session = Session(corpus, TrainConfig(), shares_parts=True)
+    session = Session(corpus, TrainConfig(), shares_programs=True)
     spec = dataclasses.replace(spec, mask_end_of_document=True)
     rooms = [dataclasses.replace(spec, batch_size=k, micro_batches=k) for k in (1, 2, 3, 9)]
-    assert [one.shared_program.micro_batches for one in rooms] == [2, 2, 8, 32]
+    assert [micro_batches.shared_program(one).micro_batches for one in rooms] == [2, 2, 8, 32]
     for parts in (1, 2):
         warmup = dataclasses.replace(spec.optim, warmup_steps=5 - parts)
         one = dataclasses.replace(spec, optim=warmup, batch_size=2 * parts, micro_batches=parts)
@@ -84,7 +88,7 @@ def test_evaluation_equals_a_loop_over_windows(session, spec, tmp_path):
 
     @jax.jit
     def loss_of(inputs, targets):
-        return token_losses(spec, state.params, make_batch(spec, inputs, targets, 0), 0).sum()
+        return token_losses(spec, state.params, next_token_batch(spec, inputs, targets, 0)).sum()
 
     sums = [
         float(loss_of(*data.gather_numpy(corpus.heldout, length, np.array([window]))))
@@ -174,8 +178,8 @@ def test_documents_do_not_see_each_other(session, spec):
     def losses(row, **changes):
         chosen = dataclasses.replace(spec, **changes)
         row = jnp.asarray(np.concatenate([row, [[4]]], axis=1))
-        batch = make_batch(chosen, row[:, :-1], row[:, 1:], end)
-        return np.asarray(token_losses(chosen, params, batch, end))[0]
+        batch = next_token_batch(chosen, row[:, :-1], row[:, 1:], end)
+        return np.asarray(token_losses(chosen, params, batch))[0]
 
     np.testing.assert_allclose(losses(tokens)[4:], losses(other)[4:], rtol=1e-5)
     apart = losses(tokens, document_attention=False), losses(other, document_attention=False)
@@ -186,8 +190,8 @@ def test_masked_targets_do_not_count(session, spec):
     end = session.corpus.end_of_document
     masked = dataclasses.replace(spec, mask_end_of_document=True)
     row = jnp.array([[end, 1, 2, end, 3]])
-    batch = make_batch(masked, row[:, :-1], row[:, 1:], end)
-    assert batch.mask_BT.tolist() == [[1, 1, 0, 1]]
+    batch = next_token_batch(masked, row[:, :-1], row[:, 1:], end)
+    assert batch.weights_BT.tolist() == [[1, 1, 0, 1]]
 
 
 def lengths(spec, *steps):
