@@ -5,13 +5,10 @@ import dataclasses
 from gptjax.errors import UserError
 from gptjax.fields import setting
 from gptjax.optim.path_rules import check_expressions, parse_multipliers
+from gptjax.optim.registry import OPTIMIZERS, SCHEDULES
 
-OPTIMIZERS = ("adamw", "adam8bit", "muon", "lion", "adafactor", "schedule_free", "sgd")
-SCHEDULES = ("cosine", "wsd", "linear", "constant", "inverse_sqrt")
 ROUNDINGS = ("nearest", "stochastic")
 TRANSFERS = ("none", "mup")
-ADAM_LIKE = ("adamw", "adam8bit", "lion", "schedule_free")
-"""Optimizers whose update of a weight has a size of its own, whatever the gradient's."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +49,11 @@ class OptimConfig:
     no_decay: tuple[str, ...] = setting(
         (r"norm", r"bias", r"embed", r"scale"),
         "regular expressions over parameter paths that are not decayed",
+    )
+    frozen: tuple[str, ...] = setting(
+        (),
+        "regular expressions over parameter paths that are not trained: they keep their bits and "
+        "have no optimizer state",
     )
     multipliers: tuple[str, ...] = setting(
         (),
@@ -113,28 +115,18 @@ def validate(config: OptimConfig) -> None:
     """
     check_expressions("optim.no_decay", config.no_decay)
     check_expressions("optim.full_precision", config.full_precision)
+    check_expressions("optim.frozen", config.frozen)
     parse_multipliers(config.multipliers)
-    if config.name == "schedule_free":
-        _check_schedule_free(config)
-    if config.width_transfer == "mup" and config.name not in ADAM_LIKE:
+    optimizer = OPTIMIZERS[config.name]
+    optimizer.check(config)
+    if config.width_transfer == "mup" and not optimizer.own_size:
+        kin = ", ".join(name for name, one in OPTIMIZERS.items() if one.own_size)
         raise UserError(
             f"optim.width_transfer=mup holds for Adam and its kin, not for optim.name="
-            f"{config.name}; choose one of {', '.join(ADAM_LIKE)}"
+            f"{config.name}; choose one of {kin}"
         )
     if config.sam_adaptive and config.sam_rho == 0.0:
         raise UserError(
             "optim.sam_adaptive=True changes nothing while optim.sam_rho=0.0; set a radius, for "
             "example optim.sam_rho=0.5"
-        )
-
-
-def _check_schedule_free(config: OptimConfig) -> None:
-    if config.b1 == 0.0:
-        raise UserError(
-            "optim.b1=0.0 leaves schedule_free nothing to interpolate; set optim.b1=0.9"
-        )
-    if config.ema_decay > 0.0:
-        raise UserError(
-            f"optim.ema_decay={config.ema_decay:g} would average what schedule_free has averaged; "
-            "set optim.ema_decay=0"
         )

@@ -10,6 +10,7 @@ from jax import Array
 from optax.contrib import ScheduleFreeState, schedule_free_eval_params
 
 from gptjax.optim.config import OptimConfig
+from gptjax.optim.frozen import like, merged
 
 Params = Any
 
@@ -63,9 +64,11 @@ def eval_params(opt_state: Any, params: Params) -> Params:
     """
     averaged = _first(opt_state, AverageState)
     if averaged is not None:
-        return averaged.average
+        return merged(averaged.average, params)
     free = _first(opt_state, ScheduleFreeState)
-    return params if free is None else schedule_free_eval_params(free, params)
+    if free is None:
+        return params
+    return merged(schedule_free_eval_params(free, like(params, free.z)), params)
 
 
 def skipped_steps(opt_state: Any) -> Array:

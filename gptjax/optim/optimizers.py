@@ -1,4 +1,4 @@
-"""Optimizers as optax chains; the training step passes the learning rate in."""
+"""Optimizer factory: optax chains; the training step passes the learning rate in."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,11 +6,13 @@ from typing import Any
 import jax
 import optax
 
+from gptjax.errors import UserError
 from gptjax.optim.adam8bit import scale_by_adam_8bit
 from gptjax.optim.clipping import clip_by_global_norm
 from gptjax.optim.config import OptimConfig
 from gptjax.optim.ema import average_weights
 from gptjax.optim.path_rules import decay_mask, learning_rate_factors, matrix_axes
+from gptjax.optim.registry import OPTIMIZERS, Optimizer
 
 Params = Any
 
@@ -27,7 +29,7 @@ def make_optimizer(config: OptimConfig) -> optax.GradientTransformationExtraArgs
     of other lengths, share the compiled program; without λ it is the config's. A config without
     decay has none whatever λ is.
     """
-    step = _schedule_free(config) if config.name == "schedule_free" else _descent(config)
+    step = OPTIMIZERS[config.name].wrap(config, lambda: _descent(config))
     clip = [clip_by_global_norm(config.clip_norm)] if config.clip_norm > 0.0 else []
     optimizer = optax.chain(*clip, step)
     if config.skip_not_finite > 0:
@@ -39,7 +41,7 @@ def make_optimizer(config: OptimConfig) -> optax.GradientTransformationExtraArgs
 
 def _descent(config: OptimConfig) -> optax.GradientTransformationExtraArgs:
     """−η·multiplier·(base's update + decay·parameter)."""
-    parts = [_BASES[config.name](config)]
+    parts = [OPTIMIZERS[config.name].base(config)]
     if config.weight_decay > 0.0:
         parts.append(_decay_weights(config))
     return optax.chain(*parts, _scale_by_learning_rate(config))
@@ -77,14 +79,16 @@ def _scale_by_learning_rate(config: OptimConfig) -> optax.GradientTransformation
     return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 
 
-def _schedule_free(config: OptimConfig) -> optax.GradientTransformationExtraArgs:
+def _schedule_free(
+    config: OptimConfig, make_descent: Callable[[], optax.GradientTransformationExtraArgs]
+) -> optax.GradientTransformationExtraArgs:
     """optax's schedule-free form of the chain, made anew at each update for its η.
 
     The making only closes over η, so it costs nothing once compiled.
     """
 
     def at(learning_rate: Any) -> optax.GradientTransformationExtraArgs:
-        return optax.contrib.schedule_free(_descent(config), learning_rate, b1=config.b1)
+        return optax.contrib.schedule_free(make_descent(), learning_rate, b1=config.b1)
 
     def update(
         grads: Params, state: Any, params: Params = None, *, learning_rate: Any, **extra: Any
@@ -143,12 +147,26 @@ def _sgd(config: OptimConfig) -> optax.GradientTransformation:
     return optax.trace(decay=config.b1)
 
 
-_BASES: dict[str, Callable[[OptimConfig], optax.GradientTransformation]] = {
-    "adamw": _adamw,
-    "adam8bit": _adam8bit,
-    "muon": _muon,
-    "lion": _lion,
-    "adafactor": _adafactor,
-    "schedule_free": _adam_without_momentum,
-    "sgd": _sgd,
-}
+def _check_schedule_free(config: OptimConfig) -> None:
+    if config.b1 == 0.0:
+        raise UserError(
+            "optim.b1=0.0 leaves schedule_free nothing to interpolate; set optim.b1=0.9"
+        )
+    if config.ema_decay > 0.0:
+        raise UserError(
+            f"optim.ema_decay={config.ema_decay:g} would average what schedule_free has averaged; "
+            "set optim.ema_decay=0"
+        )
+
+
+OPTIMIZERS.update(
+    adamw=Optimizer(_adamw, own_size=True),
+    adam8bit=Optimizer(_adam8bit, own_size=True),
+    muon=Optimizer(_muon),
+    lion=Optimizer(_lion, own_size=True),
+    adafactor=Optimizer(_adafactor),
+    schedule_free=Optimizer(
+        _adam_without_momentum, own_size=True, wrap=_schedule_free, check=_check_schedule_free
+    ),
+    sgd=Optimizer(_sgd),
+)

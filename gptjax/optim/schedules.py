@@ -9,6 +9,7 @@ import numpy as np
 from jax import Array
 
 from gptjax.optim.config import OptimConfig
+from gptjax.optim.registry import SCHEDULES, Schedule
 
 
 def learning_rate(
@@ -31,7 +32,7 @@ def learning_rate(
     if not config.warmup_steps or warmup is None:
         warmup = warmup_steps(config, total)
     warmup = jnp.asarray(warmup, jnp.float32)
-    shape = _SHAPES[config.schedule](config, done, total, warmup)
+    shape = SCHEDULES[config.schedule].shape(config, done, total, warmup)
     # By the inverse, as the compiler divides by a constant: the same bits, traced or not.
     return peak * jnp.where(done < warmup, done * (1.0 / warmup), shape)
 
@@ -56,7 +57,7 @@ def shared_steps(config: OptimConfig, total: int) -> int:
     """
     if not config.warmup_steps:
         return 0
-    steps = total - _UNSHARED[config.schedule](config, total)
+    steps = total - SCHEDULES[config.schedule].tail(config, total)
     return steps if steps > config.warmup_steps else 0
 
 
@@ -65,21 +66,8 @@ def _wsd_tail(config: OptimConfig, total: int) -> int:
     return max(1, int(np.round(config.decay_fraction * total))) + 1
 
 
-def _all(config: OptimConfig, total: int) -> int:
-    return total
-
-
 def _none(config: OptimConfig, total: int) -> int:
     return 0
-
-
-_UNSHARED = {
-    "cosine": _all,
-    "wsd": _wsd_tail,
-    "linear": _all,
-    "constant": _none,
-    "inverse_sqrt": _none,
-}
 
 
 def _cosine(config: OptimConfig, done: Array, total: Array, warmup: Array) -> Array:
@@ -111,10 +99,10 @@ def _progress(done: Array, start: Array, end: Array) -> Array:
     return jnp.clip((done - start) / jnp.maximum(end - start, 1.0), 0.0, 1.0)
 
 
-_SHAPES = {
-    "cosine": _cosine,
-    "linear": _linear,
-    "wsd": _wsd,
-    "constant": _constant,
-    "inverse_sqrt": _inverse_sqrt,
-}
+SCHEDULES.update(
+    cosine=Schedule(_cosine),
+    wsd=Schedule(_wsd, tail=_wsd_tail),
+    linear=Schedule(_linear),
+    constant=Schedule(_constant, tail=_none),
+    inverse_sqrt=Schedule(_inverse_sqrt, tail=_none),
+)

@@ -197,6 +197,7 @@ def _not_on_a_pipeline(spec: RunSpec) -> list[tuple[str, Any, Any]]:
     }
     return [
         ("optim.adversarial_epsilon", spec.optim.adversarial_epsilon, 0.0),
+        ("optim.frozen", spec.optim.frozen, ()),
         *((f"train.{name}", getattr(spec, name, off), off) for name, off in train.items()),
     ]
 

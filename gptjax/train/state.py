@@ -9,7 +9,7 @@ import numpy as np
 from jax import Array
 
 from gptjax import models
-from gptjax.optim import make_optimizer
+from gptjax.optim import make_optimizer, trainable
 from gptjax.train import gradient_noise, mixed_precision
 from gptjax.train.config import RunSpec
 
@@ -104,7 +104,7 @@ def init_state(spec: RunSpec, key: Array) -> TrainState:
     params = models.init(spec.model, key)
     return TrainState(
         params=jax.tree.map(lambda p: p.astype(spec.param_dtype), params),
-        opt_state=make_optimizer(spec.optim).init(params),
+        opt_state=make_optimizer(spec.optim).init(trainable(params, spec.optim.frozen)),
         step=jnp.zeros((), jnp.int32),
         curve=jnp.zeros(CURVE_ENDS.shape, jnp.float32),
         extra=_extra(spec),

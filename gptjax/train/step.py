@@ -10,7 +10,15 @@ import optax
 from jax import Array
 
 from gptjax.errors import UserError
-from gptjax.optim import ascend, global_norm, learning_rate, make_optimizer, was_skipped
+from gptjax.optim import (
+    ascend,
+    global_norm,
+    learning_rate,
+    make_optimizer,
+    merged,
+    trainable,
+    was_skipped,
+)
 from gptjax.parallel import Layout
 from gptjax.train import (
     batch_warmup,
@@ -139,20 +147,21 @@ _Report = tuple[dict[str, Array], Any]
 """Sums of an objective over their count, and its means."""
 
 Gradient = Callable[
-    [Params, _Seeded, mixed_precision.LossScale | None, Array | None],
+    [Params, Params, _Seeded, mixed_precision.LossScale | None, Array | None],
     tuple[_Report, Params, Array],
 ]
 
 
 def _make_gradient(spec: RunSpec, objective: Objective, layout: Layout | None) -> Gradient:
-    """(parameters, batch, scale of the loss, filled micro-batches) -> (report, the gradient, mean
-    squared norm of the micro-batches' gradients)."""
+    """(trainable parameters, all parameters for the frozen ones, batch, scale of the loss, filled
+    micro-batches) -> (report, the gradient, mean squared norm of the micro-batches' gradients)."""
     estimates = spec.noise_scale and spec.micro_batches > 1
     if layout is not None and layout.stages > 1:
         return _make_pipeline_gradient(spec, objective, layout)
 
     def gradient(
         params: Params,
+        frozen: Params,
         batch: _Seeded,
         scale: mixed_precision.LossScale | None,
         filled: Array | None,
@@ -163,7 +172,7 @@ def _make_gradient(spec: RunSpec, objective: Objective, layout: Layout | None) -
         weight = share if scale is None else scale.value * share
 
         def weigh(params: Params, batch: _Seeded) -> tuple[Array, _Report]:
-            terms = objective.terms(params, *batch)
+            terms = objective.terms(merged(params, frozen), *batch)
             sums = {"loss": terms.sum, **terms.sums}
             means = jax.tree.map(lambda mean: mean / spec.micro_batches, terms.means)
             penalty = objective.penalty(means)
@@ -197,11 +206,12 @@ def _make_pipeline_gradient(spec: RunSpec, objective: Objective, layout: Layout)
 
     def gradient(
         params: Params,
+        frozen: Params,
         batch: _Seeded,
         scale: mixed_precision.LossScale | None,
         filled: Array | None,
     ) -> tuple[_Report, Params, Array]:
-        del scale, filled
+        del frozen, scale, filled
         share = 1.0 / jnp.maximum(objective.count(batch[0]), 1.0)
         loss, grads = pipeline_gradient.gradient(
             model, layout, params, batch[0].in_order(), spec.micro_batches, share
@@ -225,23 +235,25 @@ def _make_update(
         scale = state.extra.get("loss_scale")
         filled = hyper.micro_batches if shared else None
         wide = mixed_precision.widen(spec, state.params)
-        (sums, means), grads, squares = gradient(wide, batch, scale, filled)
+        free = trainable(wide, spec.optim.frozen)
+        (sums, means), grads, squares = gradient(free, wide, batch, scale, filled)
         loss = sums.pop("loss")
         extra, log = _noise(spec, state.extra, squares, grads)
         log |= sums | objective.metrics(means)
         if spec.optim.sam_rho > 0.0:
-            grads = gradient(ascend(spec.optim, wide, grads), batch, scale, filled)[1]
+            grads = gradient(ascend(spec.optim, free, grads), wide, batch, scale, filled)[1]
         if layout is not None:
             grads = layout.constrain_gradients(grads)
         step = state.step if part is None else state.step + (part[0] + 1.0) / part[1] - 1.0
         rate = learning_rate(spec.optim, step, hyper.total, hyper.peak, hyper.warmup)
         updates, opt_state = optimizer.update(
-            grads, state.opt_state, wide, learning_rate=rate, weight_decay=hyper.decay
+            grads, state.opt_state, free, learning_rate=rate, weight_decay=hyper.decay
         )
         key = mixed_precision.rounding_key(
             hyper.seed, state.step, None if part is None else part[0]
         )
-        params = mixed_precision.narrow(spec, optax.apply_updates(wide, updates), key)
+        params = mixed_precision.narrow(spec, optax.apply_updates(free, updates), key)
+        params = merged(params, state.params)
         skipped = was_skipped(spec.optim, opt_state).astype(jnp.float32)
         if scale is not None:
             (params, opt_state), overflowed, scale = mixed_precision.guard(

@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gptjax.optim import OptimConfig, decay_mask, learning_rate, make_optimizer
-from gptjax.optim.config import SCHEDULES
+from gptjax.optim import SCHEDULES, OptimConfig, decay_mask, learning_rate, make_optimizer
 
 
 def rates(total: int, **settings) -> np.ndarray:

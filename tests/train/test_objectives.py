@@ -1,0 +1,145 @@
+"""Objectives and feeds from outside the package, through the step of every run."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gptjax import models
+from gptjax.optim import OptimConfig
+from gptjax.train import (
+    Batch,
+    Hooks,
+    Objective,
+    Session,
+    Terms,
+    TokenFeed,
+    TrainConfig,
+    init_state,
+    make_hyper,
+    make_train_step,
+    next_token,
+    run,
+)
+
+SGD = OptimConfig(
+    name="sgd",
+    b1=0.0,
+    learning_rate=0.1,
+    schedule="constant",
+    warmup_fraction=0.0,
+    weight_decay=0.0,
+    clip_norm=0.0,
+)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Pairs:
+    """Answers of which the first is preferred, and how much each pair counts."""
+
+    better_BT: jax.Array
+    worse_BT: jax.Array
+    weights_B: jax.Array
+
+
+def ranking(spec):
+    """Bradley-Terry: −log σ(score(better) − score(worse)); a score is a logit at the last token."""
+
+    def score(params, tokens_BT):
+        return models.apply(spec.model, params, tokens_BT)[:, -1, 0]
+
+    def terms(params, batch, seeds_B):
+        margin_B = score(params, batch.better_BT) - score(params, batch.worse_BT)
+        right = jnp.sum(batch.weights_B * (margin_B > 0))
+        loss = -jnp.sum(batch.weights_B * jax.nn.log_sigmoid(margin_B))
+        return Terms(loss, {"align/accuracy": right})
+
+    return Objective(terms, count=lambda batch: jnp.sum(batch.weights_B), names=("align/accuracy",))
+
+
+def pairs(spec):
+    rows = jax.random.randint(jax.random.key(5), (2, 4, spec.model.seq_len), 0, 256)
+    return Pairs(rows[0], rows[1], jnp.asarray([1.0, 0.5, 2.0, 3.0]))
+
+
+def steps_of(spec, objective, batch, count=1):
+    state = init_state(spec, jax.random.key(1))
+    step = jax.jit(make_train_step(spec, objective))
+    for _ in range(count):
+        state, metrics = step(state, batch, make_hyper(spec))
+    return state, metrics
+
+
+def test_a_ranking_loss_takes_the_step_that_its_gradient_says(spec):
+    spec = dataclasses.replace(spec, optim=SGD)
+    objective, batch = ranking(spec), pairs(spec)
+    start = init_state(spec, jax.random.key(1)).params
+
+    def mean(params):
+        total, count, _ = objective(params, batch)
+        return total / count
+
+    loss, grads = jax.value_and_grad(mean)(start)
+    state, metrics = steps_of(spec, objective, batch)
+    assert float(metrics.loss) == pytest.approx(float(loss), rel=1e-6)
+    for new, old, grad in zip(*map(jax.tree.leaves, (state.params, start, grads)), strict=True):
+        np.testing.assert_allclose(new, old - 0.1 * grad, rtol=1e-4, atol=1e-7)
+
+
+def test_micro_batches_of_unequal_weight_are_one_batch(spec):
+    """Weights 1.5 and 5 in the two halves: a mean of the halves' means would be another number."""
+    spec = dataclasses.replace(spec, optim=SGD)
+    batch = pairs(spec)
+    whole, one = steps_of(spec, ranking(spec), batch)
+    parts, two = steps_of(dataclasses.replace(spec, micro_batches=2), ranking(spec), batch)
+    assert float(one.loss) == pytest.approx(float(two.loss), rel=1e-6)
+    accuracy = "align/accuracy"
+    assert float(one.extra[accuracy]) == pytest.approx(float(two.extra[accuracy]), rel=1e-6)
+    for a, b in zip(*map(jax.tree.leaves, (whole.params, parts.params)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7)
+
+
+def test_a_ranking_loss_is_learned(spec):
+    _, metrics = steps_of(spec, ranking(spec), pairs(spec), count=15)
+    assert float(metrics.extra["align/accuracy"]) == 1.0 and float(metrics.loss) < 0.1
+
+
+class AnswersOnly(TokenFeed):
+    """Windows whose first half is a prompt."""
+
+    def batch(self, spec, rows):
+        batch = super().batch(spec, rows)
+        answer_T = jnp.arange(spec.model.seq_len) >= spec.model.seq_len // 2
+        return dataclasses.replace(batch, weights_BT=batch.weights_BT * answer_T)
+
+
+def test_a_feed_with_weights_on_answers_only(spec, corpus, tmp_path):
+    """The loss that the first step reports is the mean over the answers, computed by hand."""
+    seen = {}
+    hooks = Hooks(metrics=lambda step, values: seen.setdefault(step, values["train/loss_nats"]))
+    session = Session(corpus, TrainConfig(), feed=AnswersOnly(corpus))
+    run(session, dataclasses.replace(spec, steps=2), tmp_path, hooks)
+    (inputs, targets) = next(TokenFeed(corpus).stream(spec, 0))
+    params = session.init(spec).params
+    logits = np.asarray(models.apply(spec.model, params, jnp.asarray(inputs)), np.float64)
+    top = logits.max(axis=-1)
+    log_z = np.log(np.exp(logits - top[..., None]).sum(axis=-1)) + top
+    picked = np.take_along_axis(logits, targets[..., None].astype(int), axis=-1)[..., 0]
+    half = spec.model.seq_len // 2
+    assert float(seen[0][0]) == pytest.approx((log_z - picked)[:, half:].mean(), rel=1e-5)
+
+
+def test_prompts_leave_no_trace_in_the_gradient(spec):
+    """Other targets where nothing is scored give the same step, bit for bit."""
+    tokens = jax.random.randint(jax.random.key(2), (4, spec.model.seq_len + 1), 0, 256)
+    answer_T = (jnp.arange(spec.model.seq_len) >= 8).astype(jnp.float32)
+    weights = jnp.broadcast_to(answer_T, (4, spec.model.seq_len))
+    batch = Batch(tokens[:, :-1], tokens[:, 1:], weights)
+    other = dataclasses.replace(batch, targets_BT=batch.targets_BT * (weights > 0).astype(int))
+    one, _ = steps_of(spec, next_token(spec), batch)
+    two, _ = steps_of(spec, next_token(spec), other)
+    for a, b in zip(*map(jax.tree.leaves, (one.params, two.params)), strict=True):
+        np.testing.assert_array_equal(a, b)
