@@ -1,4 +1,4 @@
-"""Optimizers and schedules: optax pairs (init, update)."""
+"""Optimizers, schedules and parameter rules: optax pairs (init, update)."""
 
 from gptjax.optim.clipping import global_norm
 from gptjax.optim.config import OptimConfig, validate

@@ -1,4 +1,4 @@
-"""The global norm of a gradient, and clipping by it, as a CPU runs them fast."""
+"""Gradient clipping by the global norm, in a form that is fast on a CPU."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ def global_norm(tree: Params) -> Array:
 def clip_by_global_norm(limit: float) -> optax.GradientTransformation:
     """g·min(1, limit/‖g‖) (Pascanu et al. 2013, arXiv:1211.5063), as optax's.
 
-    One factor for all leaves, so that the multiplication melts into what comes after it.
+    One factor for all leaves, so that the compiler fuses the multiplication with the update.
     """
 
     def update(updates: Params, state: Any, params: Params = None) -> tuple[Params, Any]:

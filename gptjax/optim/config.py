@@ -1,4 +1,4 @@
-"""The `optim` section of a config."""
+"""Settings of the `optim` section: optimizer, schedule, clipping, averages."""
 
 import dataclasses
 
@@ -24,11 +24,13 @@ class OptimConfig:
         0.02, "share of the steps with linear warm-up", minimum=0.0, below=1.0
     )
     warmup_steps: int = setting(
-        0, "steps of linear warm-up whatever the length of the run; 0 = warmup_fraction", minimum=0
+        0,
+        "steps of linear warm-up, independent of the length of the run; 0 = warmup_fraction",
+        minimum=0,
     )
     final_fraction: float = setting(
         0.1,
-        "learning rate of the last step over the peak (cosine, wsd, linear)",
+        "learning rate of the last step as a share of the peak (cosine, wsd, linear)",
         minimum=0.0,
         maximum=1.0,
     )
@@ -48,7 +50,7 @@ class OptimConfig:
     )
     no_decay: tuple[str, ...] = setting(
         (r"norm", r"bias", r"embed", r"scale"),
-        "regular expressions over parameter paths that are not decayed",
+        "regular expressions over parameter paths without weight decay",
     )
     frozen: tuple[str, ...] = setting(
         (),
@@ -57,19 +59,21 @@ class OptimConfig:
     )
     multipliers: tuple[str, ...] = setting(
         (),
-        "learning-rate multipliers as EXPRESSION=FACTOR over parameter paths; factors of all that "
-        "match are multiplied",
+        "learning-rate multipliers as EXPRESSION=FACTOR over parameter paths; where several match, "
+        "their factors are multiplied",
     )
-    clip_norm: float = setting(1.0, "global gradient norm is clipped to this; 0 = off", minimum=0.0)
+    clip_norm: float = setting(
+        1.0, "limit of the global gradient norm (clipping); 0 = off", minimum=0.0
+    )
     skip_not_finite: int = setting(
         0,
-        "steps in a row that are left out when their gradient is not finite, before the run is "
-        "given up; 0 = off",
+        "consecutive steps that are skipped because their gradient is not finite before the run "
+        "ends; 0 = off",
         minimum=0,
     )
     ema_decay: float = setting(
         0.0,
-        "decay of an average of the weights that is evaluated in their place; 0 = off",
+        "decay of an exponential moving average of the weights, which is then evaluated; 0 = off",
         minimum=0.0,
         below=1.0,
     )
@@ -81,7 +85,7 @@ class OptimConfig:
         0.0, "norm of an adversarial shift of each sequence's embeddings; 0 = off", minimum=0.0
     )
     full_precision: tuple[str, ...] = setting(
-        (r"embed",), "regular expressions over parameters whose adam8bit state stays float32"
+        (r"embed",), "regular expressions over parameter paths whose adam8bit state stays float32"
     )
     state_rounding: str = setting(
         "nearest", "how adam8bit rounds its moments to 8 bits", choices=ROUNDINGS
@@ -93,7 +97,7 @@ class OptimConfig:
     )
     base_width: int = setting(128, "width at which the settings were tuned (mup)", minimum=1)
     base_head_dim: int = setting(
-        0, "head width there (mup); 0: heads are as wide at every width", minimum=0
+        0, "head width at base_width (mup); 0 = the same at every width", minimum=0
     )
 
     @property

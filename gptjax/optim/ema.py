@@ -16,7 +16,7 @@ Params = Any
 
 
 class AverageState(NamedTuple):
-    """The average of the weights beside the state of the optimizer that moves them.
+    """An average of the weights, beside the optimizer's state.
 
     Attributes:
       steps: updates averaged, int32.

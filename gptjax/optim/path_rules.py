@@ -17,7 +17,7 @@ MATRICES = (
     (r"attention/out$", MuonDimensionNumbers((-3, -2), (-1,))),
     (r"mlp/(up|gate|down)$", MuonDimensionNumbers((-2,), (-1,))),
 )
-"""Parameters that multiply the stream inside a block, with their input and output axes from the
+"""Matrices that multiply the residual stream in a block, with their input and output axes from the
 end: D·NH, NH·D, D·F, F·D. Axes in front of them, such as the layers, hold separate matrices."""
 
 

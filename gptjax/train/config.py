@@ -1,4 +1,4 @@
-"""The `train` section of a config, and the specification of one run."""
+"""Settings of the `train` section, and the specification of one run."""
 
 import dataclasses
 from typing import Any, ClassVar
@@ -18,34 +18,34 @@ class TrainConfig:
     tokens: int = setting(0, "tokens of the run, used when train.steps is 0", minimum=0)
     seed: int = setting(0, "seed of initialisation and data order", minimum=0, maximum=2**31 - 1)
     micro_batches: int = setting(
-        1, "parts a batch is computed in, one after another, to save memory", minimum=1
+        1, "micro-batches of a batch, computed one after another to save memory", minimum=1
     )
     batch_doublings: int = setting(
         0,
-        "times that the batch doubles until it is batch_size; 0 = it is so from the start",
+        "times that the batch size doubles during its warm-up; 0 = no batch-size warm-up",
         minimum=0,
         maximum=16,
     )
     batch_warmup_tokens: int = setting(
-        0, "tokens over which it does so, with equally many updates of each size", minimum=0
+        0, "tokens of the batch-size warm-up, with equally many updates of each size", minimum=0
     )
     memory_gb: float = setting(
         0.0, "GiB that a training step may hold, for model.remat=auto", minimum=0.0
     )
     param_dtype: str = setting(
         "float32",
-        "type in which parameters are kept; bfloat16 ones are rounded at random after each update, "
-        "right on average",
+        "type in which parameters are stored; bfloat16 ones are rounded stochastically after each "
+        "update",
         choices=("float32", "bfloat16"),
     )
     loss_scale: float = setting(
-        65536.0, "first factor of the loss for model.compute_dtype=float16", above=0.0
+        65536.0, "initial loss scale for model.compute_dtype=float16", above=0.0
     )
     loss_scale_interval: int = setting(
-        2000, "steps without overflow after which that factor is doubled", minimum=1
+        2000, "steps without overflow after which the loss scale doubles", minimum=1
     )
     loss_chunk: int = setting(
-        0, "tokens whose logits exist at one time; 0 = those of a whole micro-batch", minimum=0
+        0, "tokens whose logits are computed at once; 0 = those of a whole micro-batch", minimum=0
     )
     z_loss: float = setting(
         0.0, "weight of (log Z)² in the training loss (PaLM: 1e-4)", minimum=0.0
@@ -58,27 +58,29 @@ class TrainConfig:
     )
     rollbacks: int = setting(
         0,
-        "times that a run goes back to an earlier state after a spike of its loss, around the "
-        "batches that were read; 0 = a loss that is not finite ends it",
+        "rollbacks of a run: after a loss spike it returns to an earlier state and skips "
+        "the batches around it; 0 = a loss that is not finite ends the run",
         minimum=0,
         maximum=64,
     )
     rollback_steps: int = setting(
-        100, "steps between the states to which it may go back, by at least so many", minimum=1
+        100,
+        "steps between the states that a rollback may return to, and its shortest way back",
+        minimum=1,
     )
     rollback_skip: int = setting(
-        200, "batches left out beyond the spike, after those since that state", minimum=0
+        200, "batches that a rollback skips after the spike, besides those before it", minimum=0
     )
     spike_nats: float = setting(
         1.0,
-        "rise of the loss above its mean over 100 steps that is a spike, nats per token; 0 = only "
-        "a loss that is not finite",
+        "rise of the loss above its mean over 100 steps that counts as a spike, nats per token; "
+        "0 = only a loss that is not finite",
         minimum=0.0,
     )
     document_attention: bool = setting(False, "attention does not cross document boundaries")
     feed: str = setting(
         "auto",
-        "where batches are gathered: on the device, or by a host loader when the corpus is too big",
+        "where batches are gathered: on the device, or by a host loader if tokens do not fit",
         choices=("auto", "device", "host"),
     )
     device_data_gb: float = setting(
@@ -93,8 +95,8 @@ class TrainConfig:
     )
     hang_seconds: float = setting(
         0.0,
-        "seconds without progress after which the train job says where it hangs and leaves with "
-        "status 75; more than a step, an evaluation or a checkpoint takes; 0 = never",
+        "seconds without progress after which the train job reports where it hangs and exits with "
+        "status 75; set it above the time of a step, an evaluation and a checkpoint; 0 = never",
         minimum=0.0,
     )
     keep_last: int = setting(1, "most recent checkpoints that are kept", minimum=1)

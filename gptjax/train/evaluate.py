@@ -1,4 +1,4 @@
-"""Held-out loss of a model: mean, standard error, bits per byte."""
+"""Held-out evaluation: mean loss, standard error, bits per byte."""
 
 import dataclasses
 import math

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C as a flag that the loop reads between compiled calls."""
+"""Interrupts: SIGTERM and Ctrl-C set a flag that the loop reads between compiled calls."""
 
 import signal
 import threading

@@ -19,7 +19,7 @@ from gptjax.train.state import TrainState
 def make_layout(
     config: MeshConfig, spec: RunSpec, devices: Sequence[Any] | None = None
 ) -> Layout | None:
-    """The mesh of a config and where it puts this run's arrays; None for one device.
+    """The mesh of a config and the sharding of this run's arrays over it; None for one device.
 
     Raises:
       UserError: when the sizes do not fit the devices, or do not divide the model or the batch.
@@ -99,7 +99,7 @@ def _sequence_cuts(spec: RunSpec, config: MeshConfig) -> list[Cut]:
 
 
 def _check_sequence(config: MeshConfig, spec: RunSpec, parts: int) -> None:
-    """What does not go on when the tokens of a sequence are on several devices."""
+    """Refuse what needs whole sequences when their tokens are sharded over devices."""
     model = spec.model
     whole = [kind for kind in model.layer_pattern if kind not in ("global", "local")]
     if whole:

@@ -1,4 +1,4 @@
-"""The loop of one run: compiled calls, checkpoints, evaluations, and what came of it."""
+"""Training loop of one run: compiled calls, checkpoints, evaluations, and the result."""
 
 import dataclasses
 import hashlib
@@ -33,7 +33,7 @@ class Diverged(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """Where a run is: steps done, loss of the last step, steps a second of the last call."""
+    """Progress of a run: steps done, metrics of the last step, pace of the last call."""
 
     step: int
     steps: int
@@ -45,7 +45,7 @@ class Progress:
 
 @dataclasses.dataclass(frozen=True)
 class RunResult:
-    """What came of a run; everything but `seconds` is a function of the spec and the corpus.
+    """Result of a run; everything but `seconds` is a function of the spec and the corpus.
 
     Attributes:
       evaluation: the score on the held-out part at the end.
@@ -73,7 +73,7 @@ class RunResult:
 
 @dataclasses.dataclass(frozen=True)
 class Hooks:
-    """What the caller wants to hear and may ask.
+    """Callbacks of a run.
 
     Attributes:
       progress: called after every compiled call.
@@ -118,7 +118,7 @@ def run(
 
 @dataclasses.dataclass(frozen=True)
 class Fork:
-    """A state of a trunk, and what it took to get there from the one before.
+    """A state at which runs leave a trunk, and the cost of reaching it from the one before.
 
     Attributes:
       seconds: wall time by phase; compiling is counted by the run that the fork is for.
@@ -171,7 +171,7 @@ class _Run:
         self.history: list[tuple[int, float]] = []
 
     def to_the_fork(self, state: TrainState | None) -> Fork | None:
-        """Train to the end of what runs of the trunk share."""
+        """Train to the end of the steps that runs of the trunk share."""
         end = self.spec.shared_steps
         try:
             state = self._start(None) if state is None else state

@@ -77,7 +77,7 @@ def observe(spec: RunSpec, spikes: Spikes, loss: Array, skipped: Array) -> tuple
 
 
 def restart(spec: RunSpec, spike: Spiked) -> Rollback:
-    """Where a run goes on after a spike."""
+    """The rollback that a spike calls for."""
     every = spec.rollback_steps
     start = every * max(0, spike.step // every - 1)
     return Rollback(spike.step, spike.loss, start, spike.step - start + 1 + spec.rollback_skip)
@@ -109,7 +109,7 @@ def after(state: TrainState, spike: Spiked, rollback: Rollback) -> TrainState:
 
 
 def rollbacks(state: TrainState) -> tuple[Rollback, ...]:
-    """Those that a state has behind it."""
+    """The rollbacks that a state has behind it."""
     spikes = state.extra.get("spikes")
     if spikes is None:
         return ()

@@ -12,7 +12,7 @@ from gptjax.train.config import RunSpec
 
 Params = Any
 
-ROUNDING = 0x52  # sets the keys of rounding apart from those of initialisation
+ROUNDING = 0x52  # separates the keys of rounding from those of initialisation
 
 
 @jax.tree_util.register_dataclass
@@ -37,7 +37,7 @@ def scales_loss(spec: RunSpec) -> bool:
 
 
 def first_scale(spec: RunSpec) -> LossScale:
-    """Where the scale starts."""
+    """The initial scale."""
     zero = jnp.zeros((), jnp.int32)
     return LossScale(jnp.float32(spec.loss_scale), zero, zero)
 
@@ -57,7 +57,7 @@ def next_scale(scale: LossScale, finite: Array, interval: int) -> LossScale:
 def guard(
     spec: RunSpec, scale: LossScale, grads: Any, loss: Array, new: Any, old: Any
 ) -> tuple[Any, Array, LossScale]:
-    """What an update leaves behind where a gradient may overflow.
+    """The result of an update whose gradient may have overflowed.
 
     Args:
       new, old: parameters and optimizer state after the update, and before it.
@@ -97,7 +97,7 @@ def rounding_key(seed: Array, step: Array, part: Array | None) -> Array:
 
 
 def narrow(spec: RunSpec, params: Params, key: Array) -> Params:
-    """The parameters to keep, rounded at random."""
+    """The parameters to store, rounded stochastically."""
     if spec.param_dtype == "float32":
         return params
     leaves, tree = jax.tree.flatten(params)

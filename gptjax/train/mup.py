@@ -32,9 +32,9 @@ HIDDEN = r"^blocks/(attention|mlp)/(query|key|value|gate|out|up|down)$"
 
 
 def transfer_width(model: ModelConfig, optim: OptimConfig) -> tuple[ModelConfig, OptimConfig]:
-    """`model` and `optim` as `optim.width_transfer` wants them at the width of `model`.
+    """`model` and `optim` with muP's scales and learning rates for the width of `model`.
 
-    Nothing but plain settings change, so the result shows in the record what was done:
+    Only plain settings change, so the record shows them:
     `hidden_init_scale`, `logit_scale`, `attention_scale`, and a learning-rate multiplier.
 
     Raises:
@@ -72,7 +72,7 @@ def _attention_scale(model: ModelConfig, optim: OptimConfig) -> float:
 def coordinate_check(
     model: ModelConfig, before: Any, after: Any, tokens_BT: Array
 ) -> dict[str, float]:
-    """How far training has moved what flows through a model: root mean squares of the change.
+    """Coordinate check: root mean square change of a model's activations during training.
 
     Where settings transfer, each of these is as large at every width (Yang et al., appendix D.1);
     where they do not, some grow with the width, and a learning rate found at one is too large at
@@ -82,7 +82,7 @@ def coordinate_check(
       before, after: parameters at the start and after a few steps.
 
     Returns:
-      'embedding', 'block 0', 'block 1', … for the stream after each of them, and 'logits'.
+      'embedding', 'block 0', 'block 1', … for the residual stream after each of them, and 'logits'.
     """
     pairs = zip(
         _coordinates(model, before, tokens_BT), _coordinates(model, after, tokens_BT), strict=True
@@ -93,7 +93,7 @@ def coordinate_check(
 
 
 def _coordinates(model: ModelConfig, params: Any, tokens_BT: Array) -> list[Array]:
-    """The stream after the embedding and after each block, and the logits."""
+    """The residual stream after the embedding and after each block, and the logits."""
     x_BTD, _ = Embedding(model).apply({"params": params["embed"]}, tokens_BT)
     found = [x_BTD]
     for i, layer in enumerate(model.layers_of_depth):

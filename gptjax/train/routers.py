@@ -6,11 +6,11 @@ from jax import Array
 
 from gptjax.models import ModelConfig, Routing, loss_names
 
-NOISE = 0x4E  # sets the router's noise apart from initialisation and rounding
+NOISE = 0x4E  # separates the router's noise from initialisation and rounding
 
 
 def noise_seeds(seed: Array, step: Array, sequences: int) -> Array:
-    """uint32 [sequences]: by run, step and place in the batch, whatever it is cut into."""
+    """uint32 [sequences]: by run, step and place in the batch, however it is split."""
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(NOISE), seed), step)
     return jax.random.bits(key, (sequences,))
 

@@ -1,4 +1,4 @@
-"""Programs and data that runs of one process share: compiled once, uploaded once."""
+"""Session: compiled programs and device data that the runs of one process share."""
 
 import contextlib
 import os
@@ -31,13 +31,13 @@ MAX_STEPS_PER_CALL = 512
 
 
 class Session:
-    """A corpus, the options that do not change results, and what was compiled for them.
+    """A corpus, the options that do not change results, and the programs compiled for them.
 
     Attributes:
       corpus: the tokens.
       options: batch of evaluation, where batches are gathered, checkpoint intervals.
       layout_of: where a run's arrays live; None means one device.
-      watch: told what the process is at.
+      watch: the watchdog, which is told the phases of the process.
       feed: where batches come from; next-token windows of the corpus by default.
       objective_of: what a run minimises; next-token prediction by default.
       shares_programs: whether runs share a `micro_batches.shared_program`, on a CPU; it costs each

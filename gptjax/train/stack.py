@@ -1,4 +1,4 @@
-"""Several runs of one program side by side: stacked on a leading axis and mapped with `vmap`."""
+"""Stacked runs: several runs of one program on a leading axis, mapped with `vmap`."""
 
 import dataclasses
 from collections.abc import Callable, Collection, Sequence
@@ -31,10 +31,10 @@ from gptjax.train.state import Hyper, TrainState, make_hyper
 
 @dataclasses.dataclass(frozen=True)
 class StackHooks:
-    """What the caller hears of the members, by their place in the stack.
+    """Callbacks of a stack; members are named by their place in it.
 
     Attributes:
-      run: progress of the longest member, and stop, as for one run.
+      run: `progress` of the longest member and `stop`, as for one run.
       finished: a member came to its end.
       diverged: a member's loss is not finite; the others go on, their numbers untouched.
     """
@@ -46,7 +46,7 @@ class StackHooks:
 
 @dataclasses.dataclass(frozen=True)
 class Branches:
-    """Where the members of a stack begin.
+    """Starting points of the members of a stack.
 
     Attributes:
       starts: updates that each has behind it.
@@ -69,11 +69,11 @@ def run_stack(
 
     A member's numbers equal those of a run of its own to float tolerance, and do not depend on
     when the stack was interrupted. Members whose end has come leave when half of the stack can
-    leave with them, so that at most half of the work is for nobody.
+    leave with them, so that at most half of the work is wasted.
 
     Args:
       specs: agree in `program`.
-      settled: members of which the caller wants to hear no more.
+      settled: members that are done; nothing is called for them.
       branches: where the members leave a trunk; from their initial states by default.
 
     Raises:
@@ -150,7 +150,7 @@ class _Stack:
         self.begun_at = 0
 
     def to_the_end(self) -> None:
-        """Train, evaluate and tell."""
+        """Train and evaluate all members and call the hooks."""
         try:
             step, state = self._start()
             while set(self._open(step)) - self.settled:

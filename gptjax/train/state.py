@@ -1,4 +1,4 @@
-"""State of a run as frozen pytrees, and the numbers that a compiled program takes as inputs."""
+"""Training state as frozen pytrees, and the traced hyperparameters of a step."""
 
 import dataclasses
 from typing import Any
@@ -35,12 +35,12 @@ CURVE_ENDS = _curve_ends()
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Spikes:
-    """What a run with `train.rollbacks` knows of its loss and of the spikes behind it.
+    """Loss statistics and past rollbacks of a run with `train.rollbacks`.
 
     Attributes:
       mean: running mean of the loss, nats per token.
       seen: steps in it, up to a limit, int32.
-      shift: batches left out so far, int32.
+      shift: batches skipped so far, int32.
       count: rollbacks so far, int32.
       steps, starts, losses, skipped: of each rollback, as `loss_spikes.Rollback`, one place for
         each that is allowed.
@@ -59,14 +59,14 @@ class Spikes:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """What a run needs in order to continue.
+    """Complete state of a run: all that a resume needs.
 
     Attributes:
       params: model parameters, in the spec's param_dtype.
       opt_state: optimizer state.
       step: updates done, int32; the position in the data is a function of it.
       curve: sum of the training loss over the steps of each bin of CURVE_ENDS, float32.
-      extra: what options need that are on: `loss_scale` (LossScale), `noise` (GradientNoise),
+      extra: state of the options that are on: `loss_scale` (LossScale), `noise` (GradientNoise),
         `spikes` (Spikes).
     """
 

@@ -1,4 +1,4 @@
-"""A hang as an error: another process that is stopped or gone leaves this one waiting for ever.
+"""Watchdog: a process that waits for ever for another one ends with an error.
 
 A collective of a process that waits for another does not return, and Python cannot interrupt it. So
 a thread watches the clock and ends the process with the status on which launchers start it again;
@@ -28,7 +28,7 @@ def leave(sentence: str) -> None:
 
 
 class Watchdog:
-    """Knows what the process is at and since when.
+    """Watches for how long the process has been in its current phase.
 
     Phases may lie within each other; the innermost counts, and its clock starts again when one
     within it ends. Outside of phases, and in those without a limit, nothing is watched.
@@ -47,7 +47,7 @@ class Watchdog:
     def phase(
         self, name: str, *, limited: bool = True, waits_for: Callable[[], str] = str
     ) -> Iterator[None]:
-        """While it is open, the process is at `name`.
+        """While it is open, the process is in the phase `name`.
 
         Args:
           limited: whether it may last no longer than the watchdog's seconds.
