@@ -43,7 +43,9 @@ class General:
         "auto", "where to compute; auto = the best there is", choices=("auto", "cpu", "gpu", "tpu")
     )
     compilation_cache: str = setting(
-        "auto", "folder of compiled programs; auto = beside the token cache, off = none"
+        "auto",
+        "folder of compiled programs; auto = $JAX_COMPILATION_CACHE_DIR, or beside the token "
+        "cache; off = none",
     )
 
 
@@ -201,7 +203,7 @@ def enable_compilation_cache(config: Config) -> None:
     folder = config.general.compilation_cache
     if folder == "off":
         return
-    path = cache.root(config.data.cache_dir) / "xla" if folder == "auto" else Path(folder)
+    path = _shared_programs(config) if folder == "auto" else Path(folder)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -212,6 +214,12 @@ def enable_compilation_cache(config: Config) -> None:
     jax.config.update("jax_compilation_cache_dir", os.fspath(path))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _shared_programs(config: Config) -> Path:
+    """The folder that JAX was given, or one beside the token cache."""
+    given = os.environ.get("JAX_COMPILATION_CACHE_DIR", "")
+    return Path(given) if given else cache.root(config.data.cache_dir) / "xla"
 
 
 def _check_together(config: Config) -> None:

@@ -16,7 +16,8 @@ jax.config.update("jax_num_cpu_devices", 8)
 
 from gptjax import data, main, ops  # noqa: E402
 from gptjax.cost.compiled import abstract_state, compile_step  # noqa: E402
-from gptjax.models import ModelConfig, apply, kernels  # noqa: E402
+from gptjax.models import ModelConfig, apply  # noqa: E402
+from gptjax.models.mixers import kernels  # noqa: E402
 from gptjax.ops import backend, ring_attention  # noqa: E402
 from gptjax.optim import OptimConfig  # noqa: E402
 from gptjax.parallel import Layout, MeshConfig, make_mesh, resolve  # noqa: E402
