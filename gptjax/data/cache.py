@@ -1,28 +1,36 @@
-"""Folders that are either whole or absent: the token cache.
+"""The token cache: folders that are either whole or absent.
 
-A folder is built under a temporary name and renamed into place, so several processes may build the
-same one at once: the first rename wins and the others read its result. `meta.json` holds the stamp
-that the folder was asked for by, the size of every other file and checksums of its blocks; a folder
-whose stamp, sizes or checksums differ is built again.
+A folder is built under a temporary name and renamed into place. One process builds it, the others
+wait for it; where the builder makes no progress they build for themselves, and the first rename
+wins. A build that was killed leaves its folder, and the next one goes on with it. `meta.json` holds
+the stamp that the folder was asked for by, the size of every other file and checksums of its
+blocks, all of which are compared on each load; a folder that differs is built again.
 """
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from gptjax.errors import UserError
 
-SCHEMA = 2
+SCHEMA = 3
 BLOCK = 1 << 20
-CHECKED_BLOCKS = 64
+CHECK_THREADS = 4
 STALE_SECONDS = 86400.0
+WAIT_SECONDS = 60.0
+"""How long a process waits for a builder that makes no progress."""
+LOOK_SECONDS = 0.1
+RESUMABLE = "spool"
+"""The folder inside a build that holds what the next build goes on with."""
 
 
 def root(cache_dir: str) -> Path:
@@ -79,18 +87,26 @@ def read(place: Path, stamp: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _intact(path: Path, facts: Mapping[str, Any]) -> bool:
-    """Right size, and right checksums of up to CHECKED_BLOCKS blocks spread over the file."""
+    """Right size, and right checksums of all blocks."""
     checksums = facts["crc32"]
     if path.stat().st_size != facts["bytes"]:
         return False
-    stride = max(1, -(-len(checksums) // CHECKED_BLOCKS))
-    chosen = sorted({*range(0, len(checksums), stride), len(checksums) - 1} - {-1})
+    return checksums == _checksums(path)
+
+
+def _checksums(path: Path) -> list[int]:
+    """CRC-32 of each block of BLOCK bytes, several blocks at once."""
+    starts = range(0, path.stat().st_size, BLOCK)
+    if len(starts) < 4 * CHECK_THREADS:
+        return [_checksum(path, start) for start in starts]
+    with ThreadPoolExecutor(CHECK_THREADS) as pool:
+        return list(pool.map(lambda start: _checksum(path, start), starts))
+
+
+def _checksum(path: Path, start: int) -> int:
     with path.open("rb") as file:
-        for index in chosen:
-            file.seek(index * BLOCK)
-            if zlib.crc32(file.read(BLOCK)) != checksums[index]:
-                return False
-    return True
+        file.seek(start)
+        return zlib.crc32(file.read(BLOCK))
 
 
 def _build(
@@ -98,9 +114,9 @@ def _build(
 ) -> None:
     place.parent.mkdir(parents=True, exist_ok=True)
     _sweep(place.parent)
-    work = place.with_name(f".{place.name}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
-    work.mkdir()
-    try:
+    with _work_folder(place, stamp) as work:
+        if work is None:
+            return
         meta = build(work)
         files = {path.name: _facts(path) for path in sorted(work.iterdir())}
         found = {"schema": SCHEMA, "stamp": stamp, "meta": meta, "files": files}
@@ -109,17 +125,91 @@ def _build(
             file.flush()
             os.fsync(file.fileno())
         _put(work, place, stamp)
+
+
+@contextlib.contextmanager
+def _work_folder(place: Path, stamp: Mapping[str, Any]) -> Iterator[Path | None]:
+    """A folder to build in; None where another process has built meanwhile.
+
+    A build that fails leaves nothing. One that is interrupted leaves what it can go on with.
+    """
+    work = place.with_name(f".{place.name}.partial.tmp")
+    lock = _locked(work, place, stamp)
+    if lock is None:
+        yield None
+        return
+    if lock < 0:  # the builder is stuck: build apart from it
+        work = place.with_name(f".{place.name}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
+        work.mkdir()
+    elif not (work / RESUMABLE).exists():
+        _empty(work)
+    keep = False
+    try:
+        yield work
+    except Exception:
+        raise
+    except BaseException:
+        keep = lock >= 0 and (work / RESUMABLE).exists()
+        raise
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        if not keep:
+            shutil.rmtree(work, ignore_errors=True)
+        if lock >= 0:
+            os.close(lock)
+
+
+def _locked(work: Path, place: Path, stamp: Mapping[str, Any]) -> int | None:
+    """A locked descriptor of the folder `work`, which is made if it is not there.
+
+    None where the place was built by another process meanwhile, and −1 where the process that
+    builds it made no progress for WAIT_SECONDS.
+    """
+    seen, since = -1, time.monotonic()
+    while True:
+        work.mkdir(exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # it was renamed just now
+            lock = os.open(work, os.O_RDONLY)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.fstat(lock).st_ino == os.stat(work).st_ino:
+                    if read(place, stamp) is None:
+                        return lock
+                    shutil.rmtree(work, ignore_errors=True)
+            except BlockingIOError:
+                pass
+            except FileNotFoundError:
+                os.close(lock)
+                continue
+            os.close(lock)
+        if read(place, stamp) is not None:
+            return None
+        now = _written(work)
+        if now != seen:
+            seen, since = now, time.monotonic()
+        elif time.monotonic() - since > WAIT_SECONDS:
+            return -1
+        time.sleep(LOOK_SECONDS)
+
+
+def _written(work: Path) -> int:
+    """Bytes in a folder that another process builds in: they change while it makes progress."""
+    total = 0
+    for here, _, names in os.walk(work):
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += os.stat(os.path.join(here, name)).st_size
+    return total
+
+
+def _empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        _remove(path)
 
 
 def _facts(path: Path) -> dict[str, Any]:
-    checksums = []
     with path.open("rb") as file:
-        while block := file.read(BLOCK):
-            checksums.append(zlib.crc32(block))
         os.fsync(file.fileno())
-    return {"bytes": path.stat().st_size, "crc32": checksums}
+    return {"bytes": path.stat().st_size, "crc32": _checksums(path)}
 
 
 def _put(work: Path, place: Path, stamp: Mapping[str, Any]) -> None:

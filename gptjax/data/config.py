@@ -61,6 +61,12 @@ class DataConfig(_Sections):
     )
     deduplicate: bool = setting(True, "drop documents with the same bytes as an earlier one")
     mask_end_of_document: bool = setting(True, "leave the end-of-document targets out of the loss")
+    processes: int = setting(
+        0,
+        "processes that tokenize a corpus of more than 64 MB; 0 = one for each core, at most 8",
+        minimum=0,
+        maximum=1024,
+    )
     cache_dir: str = setting(
         "", "folder of the token cache; empty = $GPTJAX_CACHE, or ~/.cache/gptjax"
     )

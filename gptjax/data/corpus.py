@@ -10,16 +10,12 @@ from typing import Any
 import numpy as np
 
 from gptjax.data import cache, tokenizers
+from gptjax.data.build import SIDES, check_lossless, tokenize
 from gptjax.data.config import DataConfig
-from gptjax.data.normalize import normalize
 from gptjax.data.sources import SOURCES, Documents, Generated
-from gptjax.data.split import split
-from gptjax.data.token_files import TokenWriter, content, open_tokens
+from gptjax.data.token_files import open_tokens
 from gptjax.data.tokenizers import Tokenizer
 from gptjax.errors import UserError, nearest
-
-SIDES = ("train", "heldout")
-LOSSLESS_SAMPLE = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +101,7 @@ def load(config: DataConfig, *, seq_len: int) -> Corpus:
         cache.root(config.cache_dir), source.name, recipe.stamp, recipe.build
     )
     corpus = _open(folder, meta, recipe.reopen(folder), config.mask_end_of_document)
-    _check_lossless(config, meta.get("lost"))
+    check_lossless(config, meta.get("lost"))
     _check_windows(corpus, recipe.field, seq_len)
     return corpus
 
@@ -133,62 +129,10 @@ def _text(config: DataConfig, documents: Documents) -> _Recipe:
             "deduplicate": config.deduplicate,
             **({"normalize": True} if config.normalize else {}),
         },
-        build=lambda folder: _tokenize(config, documents, folder),
+        build=lambda folder: tokenize(config, documents, folder),
         reopen=lambda folder: tokenizers.reopen(config, folder),
         field=documents.field,
     )
-
-
-def _tokenize(config: DataConfig, source: Documents, folder: Path) -> dict[str, Any]:
-    """Write the tokens of both sides into `folder`; returns the metadata."""
-    texts = source.read()
-    if config.normalize:
-        texts = (normalize(text.decode()).encode() for text in texts)
-    parts = split(
-        texts,
-        source.field,
-        heldout_fraction=config.heldout_fraction,
-        deduplicate=config.deduplicate,
-    )
-    tokenizer = tokenizers.make(config, parts.train, folder)
-    lost = _lost(tokenizer, parts.heldout[:LOSSLESS_SAMPLE])
-    _check_lossless(config, lost)
-    digests = []
-    for side, documents in zip(SIDES, (parts.train, parts.heldout), strict=True):
-        with TokenWriter(folder / f"{side}.bin", tokenizer.vocab_size) as tokens:
-            tokens.write_documents(tokenizer.encode(documents), tokenizer.end_of_document)
-            digests.append(tokens.digest)
-    return {
-        "content": content(digests, tokenizer.vocab_size, tokenizer.end_of_document),
-        "train_bytes": sum(map(len, parts.train)),
-        "heldout_bytes": sum(map(len, parts.heldout)),
-        "report": parts.report | {"tokenizer_lossless": lost is None},
-        "lost": lost,
-    }
-
-
-def _lost(tokenizer: Tokenizer, documents: list[bytes]) -> tuple[str, str] | None:
-    """A text among these documents that does not come back from its ids, and what comes instead."""
-    for document, ids in zip(documents, tokenizer.encode(documents), strict=True):
-        back = tokenizer.decode(ids)
-        if back != document:
-            pairs = enumerate(zip(back, document, strict=False))
-            start = next((i for i, (a, b) in pairs if a != b), min(len(back), len(document)))
-            return _shown(document, start), _shown(back, start)
-    return None
-
-
-def _shown(document: bytes, start: int) -> str:
-    return document[max(0, start - 10) : start + 20].decode(errors="ignore")
-
-
-def _check_lossless(config: DataConfig, lost: tuple[str, str] | None) -> None:
-    if lost and not config.lossy:
-        raise UserError(
-            f"data.tokenizer_path={config.tokenizer_path!r} loses text: {lost[0]!r} comes back as "
-            f"{lost[1]!r}; use another tokenizer, or set data.lossy=true, and bits per byte are "
-            "still of the whole text"
-        )
 
 
 def _open(folder: Path, meta: dict[str, Any], tokenizer: Tokenizer, masked: bool) -> Corpus:

@@ -2,11 +2,16 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
+from typing import BinaryIO
 
 import numpy as np
+
+BLOCK = 1 << 18
+"""Ids that are read and hashed at once."""
 
 
 def smallest_dtype(vocab_size: int) -> np.dtype:
@@ -21,25 +26,41 @@ def smallest_dtype(vocab_size: int) -> np.dtype:
 class TokenWriter:
     """Appends ids to a file and hashes them on the way; the hash is the same for any type."""
 
-    def __init__(self, path: Path, vocab_size: int):
+    def __init__(self, path: Path, vocab_size: int, resume: int = 0):
+        """Open `path`; `resume` ids of it are kept, and the rest is written anew."""
         self.count = 0
         self._dtype = smallest_dtype(vocab_size)
         self._hasher = hashlib.sha256()
-        self._file = path.open("wb")
+        self._file = path.open("r+b" if resume else "w+b")
+        for ids in self._blocks(self._file, resume):
+            self._count(ids)
+        self._file.truncate(resume * self._dtype.itemsize)
+        self._file.seek(0, os.SEEK_END)
 
     def write(self, ids: np.ndarray) -> None:
         """Append a 1-D array of ids below vocab_size."""
-        ids = np.ascontiguousarray(ids)
-        self._hasher.update(ids.astype("<u4").data)
-        self._file.write(ids.astype(self._dtype).data)
+        self._count(ids)
+        self._file.write(np.ascontiguousarray(ids, self._dtype).data)
+
+    def append(self, path: Path) -> None:
+        """Append the ids in a file of the same type."""
+        with path.open("rb") as part:
+            for ids in self._blocks(part, path.stat().st_size // self._dtype.itemsize):
+                self.write(ids)
+
+    def flush(self) -> None:
+        """Put on disk all that was written."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def _count(self, ids: np.ndarray) -> None:
+        self._hasher.update(np.ascontiguousarray(ids, "<u4").data)
         self.count += len(ids)
 
-    def write_documents(self, encoded: Iterable[np.ndarray], end_of_document: int) -> None:
-        """Append documents, each preceded by the end-of-document id, and one more at the end."""
-        separator = np.array([end_of_document], dtype=np.uint32)
-        self.write(separator)
-        for ids in encoded:
-            self.write(np.concatenate([ids.astype(np.uint32), separator]))
+    def _blocks(self, file: BinaryIO, count: int) -> Iterator[np.ndarray]:
+        for first in range(0, count, BLOCK):
+            size = min(BLOCK, count - first) * self._dtype.itemsize
+            yield np.frombuffer(file.read(size), self._dtype)
 
     @property
     def digest(self) -> str:

@@ -10,7 +10,7 @@ from gptjax.files import read_json, write_json
 from gptjax.sweeps import records
 
 EXECUTION_ONLY = {
-    "data": {"cache_dir"},
+    "data": {"cache_dir", "processes"},
     "train": {
         "feed",
         "device_data_gb",

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -88,22 +89,6 @@ def test_damage_is_found_and_built_again(tmp_path, builds, damage):
     assert os.listdir(tmp_path) == [place.name]
 
 
-def test_large_files_are_sampled_at_both_ends(tmp_path, monkeypatch):
-    monkeypatch.setattr(cache, "BLOCK", 10)
-    monkeypatch.setattr(cache, "CHECKED_BLOCKS", 4)
-
-    def large(folder):
-        (folder / "large").write_bytes(bytes(1000))
-        return {}
-
-    place, _ = cache.folder(tmp_path, "name", STAMP, large)
-    for at in (0, 255, 999):
-        flip(place / "large", at)
-        assert cache.read(place, STAMP) is None
-        flip(place / "large", at)
-    assert cache.read(place, STAMP) == {}
-
-
 def test_failed_build_leaves_nothing(tmp_path):
     def fails(folder):
         build(folder)
@@ -114,8 +99,9 @@ def test_failed_build_leaves_nothing(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-def test_another_process_may_win(tmp_path, builds):
-    """While we build, somebody else puts the same folder there: theirs is used, ours removed."""
+def test_another_process_may_win(tmp_path, builds, monkeypatch):
+    """While we build and are stuck, somebody else puts the folder there: ours is removed."""
+    monkeypatch.setattr(cache, "WAIT_SECONDS", 0.2)
 
     def slow(folder):
         theirs, _ = cache.folder(tmp_path, "name", STAMP, builds)
@@ -232,3 +218,38 @@ def test_no_home_folder(monkeypatch):
     with pytest.raises(UserError, match=r"needs the home folder of '~'.*; give data.cache_dir"):
         cache.root("")
     assert cache.root("/some/where").parts[-1] == "where"
+
+
+def test_every_block_is_checked(tmp_path):
+    """One flipped bit anywhere in a file of many blocks."""
+
+    def large(folder):
+        (folder / "large.bin").write_bytes(os.urandom(70 * cache.BLOCK + 5))
+        return {}
+
+    place, _ = cache.folder(tmp_path, "name", STAMP, large)
+    for block in (0, 1, 33, 68, 69, 70):
+        flip(place / "large.bin", block * cache.BLOCK + 3)
+        assert cache.read(place, STAMP) is None
+        flip(place / "large.bin", block * cache.BLOCK + 3)
+        assert cache.read(place, STAMP) == {}
+
+
+def test_others_wait_for_the_builder(tmp_path, builds):
+    """A thread that asks meanwhile gets the builder's folder and builds nothing."""
+
+    def slow(folder):
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(cache.folder, tmp_path, "name", STAMP, builds)
+            time.sleep(0.5)
+            assert not waiting.done()
+            late.append(waiting)
+            pool.shutdown(wait=False)
+        return build(folder)
+
+    late = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ThreadPoolExecutor, "__exit__", lambda *_: None)
+        place, _ = cache.folder(tmp_path, "name", STAMP, slow)
+    assert late[0].result(timeout=20)[0] == place
+    assert builds.calls == 0

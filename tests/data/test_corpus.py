@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 
 from gptjax.data import load, split, token_files
+from gptjax.data.encoder import Counts, without_copies
 from gptjax.data.sources import SOURCES
 from gptjax.data.sources.stdlib import stdlib
+from gptjax.data.spool import Spool
 from gptjax.data.tokenizers import bpe, sentencepiece
 from gptjax.errors import UserError
 
@@ -58,10 +60,11 @@ def test_standard_library_has_no_tests_and_nothing_of_others(tmp_path):
 
 
 def test_tokens_by_hand(tmp_path):
-    """An end before each document and after the last, in the smallest type."""
+    """Ids in the smallest type that holds them."""
     for vocab_size, dtype in ((10, np.uint8), (257, np.uint16), (100_000, np.uint32)):
         with token_files.TokenWriter(tmp_path / "a.bin", vocab_size) as tokens:
-            tokens.write_documents([np.array([1, 2]), np.array([3])], vocab_size - 1)
+            for ids in ([vocab_size - 1], [1, 2, vocab_size - 1], [3, vocab_size - 1]):
+                tokens.write(np.array(ids))
             assert tokens.count == 6
         end = vocab_size - 1
         found = token_files.open_tokens(tmp_path / "a.bin", vocab_size)
@@ -130,31 +133,34 @@ def test_larger_fraction_keeps_what_was_held_out():
     assert len(large) == pytest.approx(1200, abs=130)
 
 
-def test_duplicates_and_empty_documents_are_reported():
+def sides(folder, documents, fraction, *, deduplicate=True):
+    """The documents of both sides in their order, and how many were copies."""
+    spool = Spool(folder, fraction)
+    spool.fill(documents, lambda done: None)
+    counts = Counts()
+    found = [
+        list(without_copies(spool.records(side), counts, deduplicate=deduplicate))
+        for side in (0, 1)
+    ]
+    return *found, counts, spool
+
+
+def test_duplicates_and_empty_documents_are_counted(tmp_path):
     given = [b"a", b"", b"b", b"a", b"c", b"a"] + [b"%d" % i for i in range(50)]
-    parts = split.split(given, "here", heldout_fraction=0.5, deduplicate=True)
-    assert sorted(parts.train + parts.heldout) == sorted(set(given) - {b""})
-    assert parts.report == {
-        "documents_read": 56,
-        "documents_empty": 1,
-        "documents_duplicate": 2,
-        "documents_dropped": 3,
-        "documents_train": len(parts.train),
-        "documents_heldout": len(parts.heldout),
-    }
-    kept = split.split(given, "here", heldout_fraction=0.5, deduplicate=False)
-    sides = [side for side in (kept.train, kept.heldout) if b"a" in side]
-    assert len(sides) == 1  # copies stay together
-    assert sides[0].count(b"a") == 3
-    assert kept.report["documents_dropped"] == 1
+    train, heldout, counts, spool = sides(tmp_path, given, 0.5)
+    assert sorted(train + heldout) == sorted(set(given) - {b""})
+    assert (spool.read, spool.empty, counts.duplicates) == (56, 1, 2)
+    train, heldout, counts, _ = sides(tmp_path, given, 0.5, deduplicate=False)
+    (side,) = (side for side in (train, heldout) if b"a" in side)  # copies stay together
+    assert side.count(b"a") == 3
+    assert counts.documents == 55
 
 
-def test_order_of_documents_is_that_of_their_hashes(texts):
+def test_order_of_documents_is_that_of_their_hashes(tmp_path, texts):
     given = [path.read_bytes() for path in sorted(texts.iterdir())]
-    one = split.split(given, "here", heldout_fraction=0.2, deduplicate=True)
-    two = split.split(given[::-1], "here", heldout_fraction=0.2, deduplicate=True)
-    assert (one.train, one.heldout) == (two.train, two.heldout)
-    assert one.train != sorted(one.train, key=given.index)
+    one, two = (sides(tmp_path, documents, 0.2)[:2] for documents in (given, given[::-1]))
+    assert one == two
+    assert one[0] != sorted(one[0], key=given.index)
 
 
 def test_fingerprint_follows_what_is_trained_on(texts, config):
@@ -189,7 +195,7 @@ def test_second_load_is_quick_and_the_same(texts, config):
 def test_import_is_light():
     code = (
         "import sys, gptjax.data;"
-        "heavy = {'tensorflow_datasets', 'grain', 'tokenizers', 'sentencepiece'};"
+        "heavy = {'tensorflow_datasets', 'grain', 'tokenizers', 'sentencepiece', 'jax'};"
         "sys.exit(', '.join(heavy & set(sys.modules)) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

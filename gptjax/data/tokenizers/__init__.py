@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,7 +58,7 @@ def stamp(config: "DataConfig") -> dict[str, Any]:
     return {"kind": kind.name} | kind.train_settings(_own(kind, config), config)
 
 
-def make(config: "DataConfig", documents: Sequence[bytes], folder: Path) -> Tokenizer:
+def make(config: "DataConfig", documents: Iterable[bytes], folder: Path) -> Tokenizer:
     """Train on `documents`, or load data.tokenizer_path, and keep the tokenizer in `folder`."""
     kind = TOKENIZERS[config.tokenizer]
     content = b""
@@ -116,7 +116,7 @@ def _content(path: str) -> bytes:
         ) from error
 
 
-def _first(documents: Sequence[bytes], size: int) -> list[bytes]:
+def _first(documents: Iterable[bytes], size: int) -> list[bytes]:
     """As many of the documents as come to `size` bytes, at least one."""
     chosen: list[bytes] = []
     total = 0

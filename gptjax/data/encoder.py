@@ -1,0 +1,221 @@
+"""Tokenization of partitions, here or in processes of its own.
+
+Processes are started as programs of their own that import no accelerator library, so that each
+takes little memory and starts in a second, whatever the caller has running.
+"""
+
+import dataclasses
+import json
+import os
+import queue
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gptjax.data import tokenizers
+from gptjax.data.config import DataConfig
+from gptjax.data.spool import Record, ordered
+from gptjax.data.token_files import smallest_dtype
+from gptjax.data.tokenizers import Tokenizer
+from gptjax.errors import UserError
+from gptjax.fields import make
+
+BATCH_BYTES = 4 << 20
+"""Documents that are encoded at once."""
+MOST_PROCESSES = 8
+PROGRAM = "import sys; from gptjax.data.encoder import main; sys.exit(main())"
+
+
+@dataclasses.dataclass
+class Counts:
+    """What was written of some documents."""
+
+    documents: int = 0
+    duplicates: int = 0
+    bytes: int = 0
+    tokens: int = 0
+
+    def add(self, other: "Counts") -> None:
+        """Count those of `other` too."""
+        for field in dataclasses.fields(self):
+            setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
+
+
+def without_copies(
+    records: Iterable[Record], counts: Counts, *, deduplicate: bool
+) -> Iterator[bytes]:
+    """The documents of records in order; copies are counted, and dropped where asked."""
+    before = b""
+    for record in records:
+        copy = record.name == before
+        before = record.name
+        counts.duplicates += copy
+        if not (copy and deduplicate):
+            counts.documents += 1
+            counts.bytes += len(record.document)
+            yield record.document
+
+
+def encoded(documents: Iterable[bytes], tokenizer: Tokenizer) -> Iterator[np.ndarray]:
+    """The ids of documents, each followed by the end of a document, many documents at once."""
+    end = np.array([tokenizer.end_of_document], np.uint32)
+    for batch in _batches(documents):
+        parts: list[np.ndarray] = []
+        for ids in tokenizer.encode(batch):
+            parts += [ids, end]
+        yield np.concatenate(parts).astype(smallest_dtype(tokenizer.vocab_size))
+
+
+def _batches(documents: Iterable[bytes]) -> Iterator[list[bytes]]:
+    batch: list[bytes] = []
+    size = 0
+    for document in documents:
+        batch.append(document)
+        size += len(document)
+        if size >= BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def encode_file(spooled: Path, out: Path, tokenizer: Tokenizer, *, deduplicate: bool) -> Counts:
+    """Write the ids of a partition's file to `out`."""
+    counts = Counts()
+    documents = without_copies(ordered(spooled), counts, deduplicate=deduplicate)
+    with out.open("wb") as file:
+        for ids in encoded(documents, tokenizer):
+            counts.tokens += len(ids)
+            file.write(ids.data)
+    return counts
+
+
+def processes(config: DataConfig) -> int:
+    """How many processes tokenize: one where the tokenizer is known in this one alone."""
+    own = tokenizers.TOKENIZERS[config.tokenizer].read.__module__.startswith("gptjax.")
+    if not own:
+        return 1
+    return config.processes or min(len(os.sched_getaffinity(0)), MOST_PROCESSES)
+
+
+def encode_files(
+    tasks: Sequence[tuple[Path, Path]], config: DataConfig, folder: Path, tokenizer: Tokenizer
+) -> Iterator[Counts]:
+    """Encode (partition, out) pairs, several at once; what each gave, in their order.
+
+    Args:
+      folder: where the tokenizer is kept.
+    """
+    count = processes(config)
+    if count == 1:
+        for spooled, out in tasks:
+            yield encode_file(spooled, out, tokenizer, deduplicate=config.deduplicate)
+        return
+    idle: queue.SimpleQueue[_Encoder] = queue.SimpleQueue()
+    encoders = [_Encoder(config, folder) for _ in range(count)]
+    for encoder in encoders:
+        idle.put(encoder)
+
+    def run(task: tuple[Path, Path]) -> Counts:
+        encoder = idle.get()
+        try:
+            return encoder.encode(*task)
+        finally:
+            idle.put(encoder)
+
+    waiting: deque[Future[Counts]] = deque()
+    with ThreadPoolExecutor(count) as pool:
+        try:
+            for task in tasks:
+                waiting.append(pool.submit(run, task))
+                if len(waiting) > 2 * count:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+            for encoder in encoders:
+                encoder.stop()
+
+
+class _Encoder:
+    """A process that encodes one partition after another."""
+
+    def __init__(self, config: DataConfig, folder: Path):
+        package = str(Path(__file__).parents[2])
+        paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(paths),
+            "TOKENIZERS_PARALLELISM": "false",  # the processes are the parallelism
+        }
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", PROGRAM],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        self._say({"config": dataclasses.asdict(config), "folder": str(folder)})
+
+    def encode(self, spooled: Path, out: Path) -> Counts:
+        """What `encode_file` gives."""
+        self._say({"spooled": str(spooled), "out": str(out)})
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise UserError(
+                f"a process that tokenizes ended with status {self._process.wait()}; start again "
+                "to go on, with data.processes=1 if memory was short"
+            )
+        found = json.loads(line)
+        if "error" in found:
+            raise UserError(found["error"])
+        return Counts(**found)
+
+    def stop(self) -> None:
+        """End the process, whatever it is doing."""
+        self._process.kill()
+        self._process.communicate()
+
+    def _say(self, value: dict[str, Any]) -> None:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(value) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass  # `encode` sees that it ended
+
+
+def main() -> int:
+    """Encode what standard input names until it ends."""
+    said = json.loads(sys.stdin.readline())
+    config = make(DataConfig, said["config"], "data")
+    tokenizer = tokenizers.reopen(config, Path(said["folder"]))
+    for line in sys.stdin:
+        task = json.loads(line)
+        try:
+            found = dataclasses.asdict(
+                encode_file(
+                    Path(task["spooled"]),
+                    Path(task["out"]),
+                    tokenizer,
+                    deduplicate=config.deduplicate,
+                )
+            )
+        except UserError as error:
+            found = {"error": str(error)}
+        except OSError as error:
+            found = {
+                "error": f"data.cache_dir: {task['out']!r} cannot be written: {error.strerror}; "
+                "free some space there, or name another folder"
+            }
+        print(json.dumps(found), flush=True)
+    return 0

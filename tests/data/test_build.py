@@ -1,0 +1,180 @@
+"""Building in bounded memory: the same tokens by every way, and after a kill."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from gptjax.data import build, load, spool
+from gptjax.errors import UserError
+
+FRACTION = 0.2
+
+
+def write_lines(path, count, seed=0):
+    """JSON lines, some of them twice or empty, one of them many times."""
+    rng = np.random.default_rng(seed)
+    texts = [f"{i} " + " ".join(map(str, rng.integers(0, 50, 40))) for i in range(count)]
+    texts += texts[: count // 10] + ["", "the same text"] * 30
+    path.write_text("\n".join(json.dumps({"text": text}) for text in texts))
+    return path
+
+
+@pytest.fixture
+def small_memory(monkeypatch):
+    """Everything is spilled, and partitions are split further."""
+    monkeypatch.setattr(spool, "MEMORY_BYTES", 20_000)
+    monkeypatch.setattr(spool, "PARTITION_BYTES", 1_000)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"deduplicate": False},
+        {"tokenizer": "bpe", "vocab_size": 300, "tokenizer_bytes": 20_000},
+        {"tokenizer": "sentencepiece", "vocab_size": 300, "tokenizer_bytes": 20_000},
+    ],
+    ids=["bytes", "copies kept", "bpe", "sentencepiece"],
+)
+@pytest.mark.parametrize("processes", [1, 3])
+def test_from_disk_as_from_memory(tmp_path, config, small_memory, monkeypatch, settings, processes):
+    path = write_lines(tmp_path / "a.jsonl", 600)
+    wanted = {"source": "jsonl", "path": str(path), "heldout_fraction": FRACTION, **settings}
+    spilled = load(config(**wanted, processes=processes), seq_len=16)
+    assert not list(spilled.folder.glob("spool*")) and not list(spilled.folder.glob("*.done"))
+    monkeypatch.undo()
+    held = load(config(**wanted | {"cache_dir": str(tmp_path / "other")}), seq_len=16)
+    assert spilled.fingerprint == held.fingerprint
+    assert spilled.report == held.report
+    assert np.array_equal(spilled.train, held.train)
+    assert np.array_equal(spilled.heldout, held.heldout)
+    assert (spilled.train_bytes, spilled.heldout_bytes) == (held.train_bytes, held.heldout_bytes)
+
+
+def test_a_side_without_documents_is_refused_from_disk_too(tmp_path, config, small_memory):
+    path = write_lines(tmp_path / "a.jsonl", 300)
+    with pytest.raises(UserError, match="leaves the held-out part without any of the"):
+        load(config(source="jsonl", path=str(path), heldout_fraction=1e-9), seq_len=16)
+    assert os.listdir(tmp_path / "cache") == []
+
+
+def test_an_error_in_a_process_is_the_users(tmp_path, config, small_memory, monkeypatch):
+    path = write_lines(tmp_path / "a.jsonl", 300)
+    monkeypatch.setattr(build, "write_json", lambda *_: (_ for _ in ()).throw(UserError("no; ok")))
+    with pytest.raises(UserError, match="no; ok"):
+        load(config(source="jsonl", path=str(path), processes=2), seq_len=16)
+    assert os.listdir(tmp_path / "cache") == []
+
+
+BUILD = """
+import os, signal, sys, time
+from gptjax.data import build, encoder, load, spool
+from gptjax.fields import make
+from gptjax.data import DataConfig
+spool.MEMORY_BYTES, spool.PARTITION_BYTES, build.SAVE_SECONDS = 20_000, 1_000, 0.05
+moment, left = sys.argv[3], [int(sys.argv[4])]
+
+def dies(function):
+    def wrapped(*args, **kwargs):
+        left[0] -= 1
+        if left[0] < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*args, **kwargs)
+    return wrapped
+
+if moment == "spill":
+    spool.Spool._spill = dies(spool.Spool._spill)
+if moment == "append":
+    build.TokenWriter.append = dies(build.TokenWriter.append)
+if moment == "flush":
+    build.TokenWriter.flush = dies(build.TokenWriter.flush)
+config = {"source": "jsonl", "path": sys.argv[1], "cache_dir": sys.argv[2],
+          "heldout_fraction": .2, "tokenizer": "bpe", "vocab_size": 300, "processes": 2}
+corpus = load(make(DataConfig, config, "data"), seq_len=16)
+print(corpus.fingerprint, corpus.report)
+"""
+
+
+def run(path, cache, *arguments):
+    command = [sys.executable, "-c", BUILD, str(path), str(cache), *arguments]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A file of lines, and what a build of it says that nobody kills."""
+    folder = tmp_path_factory.mktemp("whole")
+    path = write_lines(folder / "a.jsonl", 800)
+    done = run(path, folder / "cache", "never", "0")
+    assert done.returncode == 0, done.stderr
+    return path, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("moment", "count"),
+    [
+        ("spill", 4),
+        ("append", 100),
+        pytest.param("spill", 0, marks=pytest.mark.slow),
+        pytest.param("append", 0, marks=pytest.mark.slow),
+        pytest.param("flush", 0, marks=pytest.mark.slow),
+    ],
+)
+def test_a_killed_build_goes_on_with_the_same_bits(tmp_path, whole, moment, count):
+    path, wanted = whole
+    killed = run(path, tmp_path, moment, str(count))
+    assert killed.returncode == -signal.SIGKILL
+    (left,) = tmp_path.iterdir()
+    assert moment == "spill" or (left / "train.bin").exists()
+    again = run(path, tmp_path, "never", "0")
+    assert again.stdout == wanted, again.stderr
+    assert [entry.name for entry in tmp_path.iterdir()] == [left.name[1 : -len(".partial.tmp")]]
+
+
+def test_progress_is_said(capsys, monkeypatch):
+    monkeypatch.setattr(build, "REPORT_SECONDS", 0.0)
+    progress = build.Progress("data.path='a'")
+    progress.read(2_500_000_000)
+    progress.restart(4_000_000_000)
+    progress.tokenized(1_000_000_000)
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "gptjax: data.path='a': 2.50 GB read"
+    assert said[1].startswith("gptjax: data.path='a': 25% of 4.00 GB tokenized, about ")
+
+
+LARGE = """
+import resource, sys
+from gptjax.data import load, DataConfig
+config = DataConfig(source="text", path=sys.argv[1], cache_dir=sys.argv[2], processes=2)
+corpus = load(config, seq_len=128)
+own, theirs = (resource.getrusage(who).ru_maxrss / 1024
+               for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+print(corpus.train_bytes + corpus.heldout_bytes, own + 2 * theirs)
+"""
+
+
+@pytest.mark.slow
+def test_four_gigabytes_in_700_megabytes(tmp_path):
+    """The peak of the parent and of both processes together."""
+    rng = np.random.default_rng(0)
+    total = 0
+    for number in range(40):
+        block = rng.integers(97, 123, 100 << 20, dtype=np.uint8)
+        block[::61] = 10
+        block[1::9973] = block[::9973] = 10
+        (tmp_path / f"{number}.txt").write_bytes(block.tobytes())
+        total += len(block)
+    command = [sys.executable, "-c", LARGE, str(tmp_path), str(tmp_path / "cache")]
+    start = time.monotonic()
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    size, peak = map(float, done.stdout.split())
+    print(f"{total} bytes in {time.monotonic() - start:.0f} s, {peak:.0f} MB")
+    assert size > 0.99 * total
+    assert peak < 700
