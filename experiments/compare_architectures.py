@@ -18,8 +18,8 @@ ARCHITECTURES = (
     "GPT-2: model.norm=layernorm model.positions=learned model.mlp=gelu_tanh model.use_bias=true "
     "model.mlp_width=192",
     "Llama: model.tied_head=false",
-    "Mixtral: model.tied_head=false model.mlp_pattern=experts model.num_experts=4 "
-    "model.experts_per_token=2 model.expert_width=64 model.balance_loss=0.01 "
+    "Mixtral: model.tied_head=false model.mlp_pattern=experts model.experts.count=4 "
+    "model.experts.per_token=2 model.experts.width=64 model.experts.balance_loss=0.01 "
     "sweep.optimum_params=9e4 sweep.optimum_exponent=0.4",
     "Mamba: model.layer_pattern=ssm model.mlp_pattern=none model.positions=none model.depth=6",
     "Mamba + attention: model.layer_pattern=ssm,global,ssm model.positions=none",
@@ -42,8 +42,8 @@ def get_config() -> ConfigDict:
         mlp="swiglu",
         use_bias=False,
         init_scale=0.15,
-        ssm_state=8,
     )
+    config.model.mixer.ssm.state = 8
     config.optim.schedule = "wsd"
     config.compare.sweeps = ARCHITECTURES
     config.sweep.update(

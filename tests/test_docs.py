@@ -41,6 +41,10 @@ def test_flags_are_settings(page):
     assert [name for name in flags if name not in setting_types()] == []
 
 
+def _parts(name):
+    return name.split(".")
+
+
 @each
 def test_named_settings_exist(page):
     """`section.key` in backticks, and in the sentences of the reference."""
@@ -50,7 +54,7 @@ def test_named_settings_exist(page):
     pattern = rf"\b{key}" if page.name == "config.md" else rf"`{key}[`=]"
     files = {f"{section}.{end}" for section in sections for end in ("py", "html", "json")}
     named = set(re.findall(pattern, text)) - files
-    inside = {name.rpartition(".")[0] for name in setting_types()}
+    inside = {".".join(parts[:i]) for parts in map(_parts, setting_types()) for i in range(1, 4)}
     assert sorted(named - setting_types().keys() - inside) == []
 
 

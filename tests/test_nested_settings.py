@@ -3,12 +3,12 @@
 import dataclasses
 
 import pytest
+from test_docs import reference
 
 from gptjax import config as configs
 from gptjax import experiment, fields
 from gptjax.errors import UserError
 from gptjax.fields import section, setting
-from tests.test_docs import reference
 
 
 @dataclasses.dataclass(frozen=True)

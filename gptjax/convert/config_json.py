@@ -1,6 +1,5 @@
 """config.json to ModelConfig and back by a family's table; unknown attributes are refused."""
 
-import dataclasses
 import math
 import operator
 from collections.abc import Callable, Mapping
@@ -8,6 +7,7 @@ from typing import Any
 
 from gptjax.convert.families import FAMILIES, REQUIRED, Attribute, Family
 from gptjax.errors import UserError, nearest
+from gptjax.fields import flat, leaves, replaced
 from gptjax.models import ModelConfig, validate
 
 # Attributes that say nothing about what the network computes: training, files, generation.
@@ -77,16 +77,18 @@ NOT_THE_FUNCTION = {
     "remat",
     "seq_len",
     "attention_impl",
-    "ssm_scan",
-    "capacity_factor",
-    "balance_loss",
-    "router_z_loss",
-    "importance_loss",
-    "load_loss",
-    "balance_over",
+    "mixer.ssm.scan",
+    "experts.capacity_factor",
+    "experts.balance_loss",
+    "experts.router_z_loss",
+    "experts.importance_loss",
+    "experts.load_loss",
+    "experts.balance_over",
 }
 ROPE_FIELDS = frozenset(
-    field.name for field in dataclasses.fields(ModelConfig) if field.name.startswith("rope_")
+    leaf.key
+    for leaf in leaves(ModelConfig)
+    if leaf.key.startswith("rope.") or leaf.key == "mixer.latent.rope_dim"
 )
 LAYER_FIELDS = frozenset(("layer_pattern", "window"))
 
@@ -117,7 +119,7 @@ def read_family(family: Family, attributes: Mapping[str, Any]) -> ModelConfig:
         fields |= _read_rope(left, family, fields["seq_len"])
     fields |= LAYERS[family.layers][0](left, fields["depth"])
     check_rest(left, family.only, family.model_type)
-    config = canonical(ModelConfig(**fields))
+    config = canonical(replaced(ModelConfig(), fields))
     validate(config)
     return config
 
@@ -184,16 +186,19 @@ def family_of(config: ModelConfig) -> Family:
 
 def canonical(config: ModelConfig) -> ModelConfig:
     """The config with defaults that mean another field written out."""
-    return dataclasses.replace(
+    trained_len = config.rope.trained_len or config.seq_len
+    return replaced(
         config,
-        num_kv_heads=config.kv_heads,
-        head_dim=config.head_width,
-        mlp_width=config.hidden_width,
-        rope_trained_len=(config.rope_trained_len or config.seq_len) * _scaled(config),
-        attention_scale=0.0 if _is_plain_scale(config) else config.attention_scale,
-        expert_width=_unless(config.expert_width, config.hidden_width),
-        ssm_rank=_unless(config.ssm_rank, -(-config.width // 16)),
-        value_dim=_unless(config.value_dim, config.head_width),
+        {
+            "num_kv_heads": config.kv_heads,
+            "head_dim": config.head_width,
+            "mlp_width": config.hidden_width,
+            "rope.trained_len": trained_len * _scaled(config),
+            "attention_scale": 0.0 if _is_plain_scale(config) else config.attention_scale,
+            "experts.width": _unless(config.experts.width, config.hidden_width),
+            "mixer.ssm.rank": _unless(config.mixer.ssm.rank, -(-config.width // 16)),
+            "mixer.latent.value_dim": _unless(config.mixer.latent.value_dim, config.head_width),
+        },
     )
 
 
@@ -209,15 +214,15 @@ def _is_plain_scale(config: ModelConfig) -> bool:
 
 _RESOLVED: dict[str, Callable[[ModelConfig], Any]] = {
     "embedding_scale": lambda config: config.embedding_scale or math.sqrt(config.width),
-    "sparse_block": lambda config: config.block_tokens,
+    "mixer.sparse.block": lambda config: config.block_tokens,
     "attention_scale": lambda config: config.attention_scale or config.head_width**-0.5,
-    "value_dim": lambda config: config.value_width,
-    "expert_width": lambda config: config.expert_hidden_width,
+    "mixer.latent.value_dim": lambda config: config.value_width,
+    "experts.width": lambda config: config.expert_hidden_width,
 }
 
 
 def _scaled(config: ModelConfig) -> bool:
-    return config.rope_scaling not in ("none", "linear", "ntk")
+    return config.rope.scaling not in ("none", "linear", "ntk")
 
 
 def _family(attributes: Mapping[str, Any]) -> Family:
@@ -271,9 +276,9 @@ def _check_expressible(family: Family, config: ModelConfig) -> None:
     free |= ROPE_FIELDS if family.rope else set()
     free |= LAYER_FIELDS if family.layers not in ("global", "none") else set()
     free |= set(family.unused)
-    wanted = dataclasses.asdict(
+    wanted = flat(
         canonical(
-            dataclasses.replace(
+            replaced(
                 ModelConfig(
                     vocab_size=config.vocab_size,
                     width=config.width,
@@ -281,28 +286,29 @@ def _check_expressible(family: Family, config: ModelConfig) -> None:
                     num_heads=config.num_heads,
                     head_dim=config.head_dim if "head_dim" in free else 0,
                 ),
-                **{k: v for k, v in family.always.items() if k not in free},
+                {k: v for k, v in family.always.items() if k not in free},
             )
         )
     )
     for name, value in wanted.items():
-        if name not in free and getattr(config, name) != value:
+        given = operator.attrgetter(name)(config)
+        if name not in free and given != value:
             raise UserError(
-                f"model.{name}={getattr(config, name)} cannot be written as model_type="
+                f"model.{name}={given} cannot be written as model_type="
                 f"{family.model_type}, which has {value}; name another family"
             )
     for row in family.attributes:
-        value = getattr(config, row.ours)
+        value = operator.attrgetter(row.ours)(config)
         if isinstance(row.read, Mapping) and value not in row.read.values():
             raise UserError(
                 f"model.{row.ours}={value} cannot be written as model_type={family.model_type}; "
                 f"{nearest(value, row.read.values())}"
             )
     LAYERS[family.layers][1](config)
-    if family.rope and config.rope_scaling == "ntk":
+    if family.rope and config.rope.scaling == "ntk":
         raise UserError(
-            "model.rope_scaling=ntk has no name in `transformers`; set model.rope_base to "
-            "base·factor^(d/(d−2)) and rope_scaling=none, which is the same"
+            "model.rope.scaling=ntk has no name in `transformers`; set model.rope.base to "
+            "base·factor^(d/(d−2)) and model.rope.scaling=none, the same"
         )
 
 
@@ -435,17 +441,17 @@ _ROPE_KINDS = {
     "llama3": "llama3",
 }
 _ROPE_NAMES = {
-    "factor": "rope_factor",
-    "original_max_position_embeddings": "rope_trained_len",
-    "low_freq_factor": "rope_slow",
-    "high_freq_factor": "rope_fast",
-    "beta_slow": "rope_slow",
-    "beta_fast": "rope_fast",
-    "attention_factor": "rope_attention_factor",
-    "mscale": "rope_mscale",
-    "mscale_all_dim": "rope_mscale_all_dim",
-    "short_factor": "rope_short_factors",
-    "long_factor": "rope_long_factors",
+    "factor": "rope.factor",
+    "original_max_position_embeddings": "rope.trained_len",
+    "low_freq_factor": "rope.slow",
+    "high_freq_factor": "rope.fast",
+    "beta_slow": "rope.slow",
+    "beta_fast": "rope.fast",
+    "attention_factor": "rope.attention_factor",
+    "mscale": "rope.mscale",
+    "mscale_all_dim": "rope.mscale_all_dim",
+    "short_factor": "rope.short_factors",
+    "long_factor": "rope.long_factors",
 }
 _ROPE_WRITTEN = {
     "none": (),
@@ -478,13 +484,13 @@ def _read_rope(attributes: dict[str, Any], family: Family, seq_len: int) -> dict
     given.pop("type", None)
     if kind not in _ROPE_KINDS:
         raise UserError(f"config.json has rope_type={kind!r}; {nearest(kind, _ROPE_KINDS)}")
-    fields: dict[str, Any] = {"rope_scaling": _ROPE_KINDS[kind]}
+    fields: dict[str, Any] = {"rope.scaling": _ROPE_KINDS[kind]}
     found = [family.rope_base, family.rope_fraction]
     for names in (("rope_theta", "partial_rotary_factor"), family.rope_names):
         for slot, name in enumerate(names):
             outside = attributes.pop(name, None)
             found[slot] = given.pop(name, None) or outside or found[slot]
-    fields["rope_base"], fields["rope_fraction"] = map(float, found)
+    fields["rope.base"], fields["rope.fraction"] = map(float, found)
     outer = attributes.pop("original_max_position_embeddings", None)
     if outer and _ROPE_KINDS[kind] == "longrope":
         given.setdefault("original_max_position_embeddings", outer)
@@ -498,27 +504,27 @@ def _read_rope(attributes: dict[str, Any], family: Family, seq_len: int) -> dict
             )
         if value is not None:
             fields[_ROPE_NAMES[name]] = tuple(value) if isinstance(value, list) else value
-    if fields["rope_scaling"] == "none":
-        fields = {name: fields[name] for name in ("rope_base", "rope_fraction", "rope_scaling")}
+    if fields["rope.scaling"] == "none":
+        fields = {name: fields[name] for name in ("rope.base", "rope.fraction", "rope.scaling")}
     elif _ROPE_KINDS[kind] != "linear":
-        fields.setdefault("rope_trained_len", seq_len)
-        fields.setdefault("rope_factor", seq_len / fields["rope_trained_len"])
+        fields.setdefault("rope.trained_len", seq_len)
+        fields.setdefault("rope.factor", seq_len / fields["rope.trained_len"])
     return fields
 
 
 def _write_rope(family: Family, config: ModelConfig) -> dict[str, Any]:
     rope: dict[str, Any] = {}
-    kind = config.rope_scaling
+    kind = config.rope.scaling
     if kind != "none":
         rope = {"rope_type": kind}
         for name in _ROPE_WRITTEN[kind]:
-            value = getattr(config, _ROPE_NAMES[name])
+            value = operator.attrgetter(_ROPE_NAMES[name])(config)
             if value or name in ("factor", "original_max_position_embeddings"):
                 rope[name] = list(value) if isinstance(value, tuple) else value
     base, fraction = family.rope_names
-    written: dict[str, Any] = {base: config.rope_base, "rope_scaling": rope or None}
-    if config.rope_fraction != family.rope_fraction:
-        written[fraction] = config.rope_fraction
+    written: dict[str, Any] = {base: config.rope.base, "rope_scaling": rope or None}
+    if config.rope.fraction != family.rope_fraction:
+        written[fraction] = config.rope.fraction
     if kind == "longrope":
-        written["original_max_position_embeddings"] = config.rope_trained_len
+        written["original_max_position_embeddings"] = config.rope.trained_len
     return written

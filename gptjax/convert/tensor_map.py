@@ -132,7 +132,7 @@ def _sources(family: Family, config: ModelConfig, path: str) -> Iterator[Source]
         if "{e}" not in name:
             yield Source((j,), name, row, paths)
             continue
-        for e in range(config.num_experts):
+        for e in range(config.experts.count):
             yield Source((j, e), name.replace("{e}", str(e)), row, paths)
 
 

@@ -3,11 +3,13 @@
 import dataclasses
 import math
 
-import gptjax.models.experts
 import gptjax.models.mixers  # noqa: F401 they register the choices
-from gptjax.fields import setting
+from gptjax.fields import section, setting
+from gptjax.models.experts import ExpertsConfig
+from gptjax.models.mixers.config import MixerConfig
 from gptjax.models.mixers.mixer import MIXERS, mixer_named
 from gptjax.models.mlp import MLPS
+from gptjax.models.rope import RopeConfig
 from gptjax.ops import FEED_FORWARD
 
 
@@ -90,77 +92,10 @@ class ModelConfig:
     window: int = setting(
         0, "tokens that a local or longformer layer sees, its own included", minimum=0
     )
-    sparse_block: int = setting(
-        0,
-        "strided: the stride; fixed, linformer, blocksparse: tokens of a block; 0: √seq_len, "
-        "upwards",
-        minimum=0,
-    )
-    sparse_summary: int = setting(
-        4,
-        "fixed: last tokens of a block, and linformer: summaries of it, that later blocks see",
-        minimum=1,
-    )
-    sparse_local_blocks: int = setting(
-        2,
-        "blocksparse: last blocks that all heads see, the own included (Phi-3-small: 16)",
-        minimum=1,
-    )
-    sparse_stride: int = setting(
-        4, "blocksparse: of so many earlier blocks a head sees one (Phi-3-small: 8)", minimum=1
-    )
-    global_tokens: int = setting(
-        1,
-        "longformer: first tokens, which all see and which have projections of their own",
-        minimum=1,
-    )
-    random_features: int = setting(
-        0, "performer: random features of a head; 0: head_dim·ln(head_dim), upwards", minimum=0
-    )
-    lsh_rounds: int = setting(4, "reformer: rounds of hashing", minimum=1)
-    lsh_chunk: int = setting(
-        64, "reformer: tokens of its own bucket that a query sees in a round", minimum=1
-    )
-    lsh_buckets: int = setting(0, "reformer: buckets; 0: 2 x seq_len / lsh_chunk", minimum=0)
     positions: str = setting(
         "learned",
         "how a token knows where it is",
         choices=("learned", "sinusoidal", "rotary", "alibi", "none"),
-    )
-    rope_base: float = setting(10_000.0, "base of the rotary wavelengths", above=1.0)
-    rope_layout: str = setting(
-        "half",
-        "pairs that turn together are half a head apart (Llama) or neighbours (Command R)",
-        choices=("half", "interleaved"),
-    )
-    rope_fraction: float = setting(
-        1.0, "share of a head's columns that turn (GPT-NeoX: 0.25)", above=0.0, maximum=1.0
-    )
-    rope_scaling: str = setting(
-        "none",
-        "frequencies for texts beyond the trained length",
-        choices=("none", "linear", "ntk", "dynamic", "yarn", "longrope", "llama3"),
-    )
-    rope_factor: float = setting(1.0, "the longest text over the trained length", minimum=1.0)
-    rope_trained_len: int = setting(
-        0, "positions before the extension; 0: model.seq_len", minimum=0
-    )
-    rope_slow: float = setting(
-        1.0, "llama3: low_freq_factor; yarn: beta_slow, turns below which a pair is interpolated"
-    )
-    rope_fast: float = setting(
-        32.0, "llama3: high_freq_factor (4 there); yarn: beta_fast, turns above which one is kept"
-    )
-    rope_attention_factor: float = setting(
-        0.0, "yarn, longrope: multiplies rotated columns; 0: the paper's", minimum=0.0
-    )
-    rope_mscale: float = setting(0.0, "yarn: DeepSeek's mscale; 0: not used", minimum=0.0)
-    rope_mscale_all_dim: float = setting(0.0, "yarn: DeepSeek's mscale_all_dim", minimum=0.0)
-    rope_short_factors: tuple[float, ...] = setting(
-        (), "longrope: divisor of each pair up to the trained length", above=0.0
-    )
-    rope_long_factors: tuple[float, ...] = setting(
-        (), "longrope: divisor of each pair beyond it", above=0.0
     )
     mlp: str = setting(
         "gelu_tanh",
@@ -198,66 +133,9 @@ class ModelConfig:
     residual_scale: float = setting(
         1.0, "multiplies what a sublayer adds to the stream (Granite)", above=0.0
     )
-    num_experts: int = setting(0, "experts of a layer that has them", minimum=0)
-    experts_per_token: int = setting(2, "experts that a token passes", minimum=1)
-    expert_width: int = setting(
-        0, "hidden width of an expert; 0: that of the feed-forward", minimum=0
-    )
-    shared_experts: int = setting(0, "experts that every token passes besides", minimum=0)
-    router: str = setting(
-        "renormalised",
-        "an expert's weight: its probability over the sum of those chosen (Mixtral), or its "
-        "probability (DeepSeek)",
-        choices=("renormalised", "softmax"),
-    )
-    router_scale: float = setting(1.0, "multiplies the weights (DeepSeek-V2: 16)", above=0.0)
-    router_groups: int = setting(1, "groups of experts; a token looks into few", minimum=1)
-    router_top_groups: int = setting(1, "groups that a token looks into", minimum=1)
-    router_noise: bool = setting(
-        False, "learned noise on the router's logits in training (Shazeer 2017)"
-    )
-    capacity_factor: float = setting(
-        0.0,
-        "slots of an expert in a training sequence, over an even share of its choices; what does "
-        "not fit is dropped (Switch: 1.25); 0: no limit",
-        minimum=0.0,
-    )
-    balance_loss: float = setting(
-        0.0, "weight of E·Σ f·P in the training loss, each layer (Switch: 0.01)", minimum=0.0
-    )
-    router_z_loss: float = setting(
-        0.0, "weight of (log Σ exp logit)² of the routers (ST-MoE: 0.001)", minimum=0.0
-    )
-    importance_loss: float = setting(
-        0.0, "weight of CV² of the experts' summed weights (Shazeer 2017: 0.1)", minimum=0.0
-    )
-    load_loss: float = setting(
-        0.0, "weight of CV² of the experts' expected loads, with noise (the same: 0.1)", minimum=0.0
-    )
-    balance_over: str = setting(
-        "batch",
-        "tokens over which experts shall be even: those of a micro-batch (Switch), or of each "
-        "sequence (DeepSeek-V2)",
-        choices=("batch", "sequence"),
-    )
-    kv_rank: int = setting(
-        0, "multi-head latent attention: width of the cached vector; 0: ordinary heads", minimum=0
-    )
-    q_rank: int = setting(0, "latent attention: rank of the queries; 0: full", minimum=0)
-    rope_dim: int = setting(
-        64, "latent attention: columns that turn, besides model.head_dim that do not", minimum=2
-    )
-    value_dim: int = setting(0, "latent attention: width of a value; 0: that of a head", minimum=0)
-    ssm_state: int = setting(16, "mamba: states of a channel", minimum=1)
-    ssm_expand: int = setting(2, "mamba: channels over model.width", minimum=1)
-    ssm_conv: int = setting(4, "mamba: taps of the convolution", minimum=2)
-    ssm_rank: int = setting(0, "mamba: rank of the step size; 0: width / 16, upwards", minimum=0)
-    ssm_scan: str = setting(
-        "auto",
-        "mamba: all tokens at once, or one after the other; auto: the latter on a CPU; the numbers "
-        "are the same",
-        choices=("auto", "associative", "in_turn"),
-    )
+    rope: RopeConfig = section(RopeConfig, "rotary positions")
+    mixer: MixerConfig = section(MixerConfig, "mixers of tokens")
+    experts: ExpertsConfig = section(ExpertsConfig, "mixtures of experts")
     use_bias: bool = setting(True, "biases at model.bias_places")
     bias_places: tuple[str, ...] = setting(
         ("qkv", "out", "mlp", "norm"),
@@ -311,43 +189,45 @@ class ModelConfig:
     @property
     def rotary_width(self) -> int:
         """Columns of a head that turn."""
-        return int(self.head_width * self.rope_fraction)
+        return int(self.head_width * self.rope.fraction)
 
     @property
     def expert_hidden_width(self) -> int:
         """Hidden width of an expert after the default."""
-        return self.expert_width or self.hidden_width
+        return self.experts.width or self.hidden_width
 
     @property
     def block_tokens(self) -> int:
         """Tokens of a block of the kinds that have blocks, after the default."""
-        return self.sparse_block or math.ceil(math.sqrt(self.seq_len))
+        return self.mixer.sparse.block or math.ceil(math.sqrt(self.seq_len))
 
     @property
     def feature_count(self) -> int:
         """Performer's random features of a head after the default (its theorem 4)."""
         H = self.head_width
-        return self.random_features or max(1, math.ceil(H * math.log(H)))
+        return self.mixer.performer.features or max(1, math.ceil(H * math.log(H)))
 
     @property
     def bucket_count(self) -> int:
         """Reformer's buckets after the default (its section 2.3)."""
-        return self.lsh_buckets or max(2, -(-2 * self.seq_len // self.lsh_chunk))
+        return self.mixer.reformer.buckets or max(
+            2, -(-2 * self.seq_len // self.mixer.reformer.chunk)
+        )
 
     @property
     def value_width(self) -> int:
         """Width of a value in latent attention after the default."""
-        return self.value_dim or self.head_width
+        return self.mixer.latent.value_dim or self.head_width
 
     @property
     def ssm_width(self) -> int:
         """Mamba's channels."""
-        return self.ssm_expand * self.width
+        return self.mixer.ssm.expand * self.width
 
     @property
     def ssm_step_rank(self) -> int:
         """Rank of Mamba's step size after the default."""
-        return self.ssm_rank or -(-self.width // 16)
+        return self.mixer.ssm.rank or -(-self.width // 16)
 
     @property
     def period(self) -> int:
@@ -376,7 +256,10 @@ class ModelConfig:
     @property
     def at_rest(self) -> "ModelConfig":
         """The model outside of training: no noise, and no token dropped."""
-        return dataclasses.replace(self, router_noise=False, capacity_factor=0.0, load_loss=0.0)
+        quiet = dataclasses.replace(
+            self.experts, router_noise=False, capacity_factor=0.0, load_loss=0.0
+        )
+        return dataclasses.replace(self, experts=quiet)
 
     def has_bias(self, place: str) -> bool:
         """Whether there are biases at `place`, one of `bias_places`."""

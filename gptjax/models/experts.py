@@ -8,12 +8,85 @@ import jax
 import jax.numpy as jnp
 
 from gptjax import ops
+from gptjax.fields import setting
 from gptjax.models.mlp import MLPS, Mlp, matrices
 from gptjax.models.parameters import hidden_init, parameter, residual_init
 from gptjax.models.product import product
 
 if TYPE_CHECKING:
     from gptjax.models.config import ModelConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class ExpertsConfig:
+    """Mixtures of experts, of the layers that have them in model.mlp_pattern."""
+
+    count: int = setting(0, "experts of a layer that has them", minimum=0, was="num_experts")
+    per_token: int = setting(2, "experts that a token passes", minimum=1, was="experts_per_token")
+    width: int = setting(
+        0, "hidden width of an expert; 0: that of the feed-forward", minimum=0, was="expert_width"
+    )
+    shared: int = setting(
+        0, "experts that every token passes besides", minimum=0, was="shared_experts"
+    )
+    router: str = setting(
+        "renormalised",
+        "an expert's weight: its probability over the sum of those chosen (Mixtral), or its "
+        "probability (DeepSeek)",
+        choices=("renormalised", "softmax"),
+        was="router",
+    )
+    router_scale: float = setting(
+        1.0, "multiplies the weights (DeepSeek-V2: 16)", above=0.0, was="router_scale"
+    )
+    router_groups: int = setting(
+        1, "groups of experts; a token looks into few", minimum=1, was="router_groups"
+    )
+    router_top_groups: int = setting(
+        1, "groups that a token looks into", minimum=1, was="router_top_groups"
+    )
+    router_noise: bool = setting(
+        False, "learned noise on the router's logits in training (Shazeer 2017)", was="router_noise"
+    )
+    capacity_factor: float = setting(
+        0.0,
+        "slots of an expert in a training sequence, over an even share of its choices; what does "
+        "not fit is dropped (Switch: 1.25); 0: no limit",
+        minimum=0.0,
+        was="capacity_factor",
+    )
+    balance_loss: float = setting(
+        0.0,
+        "weight of E·Σ f·P in the training loss, each layer (Switch: 0.01)",
+        minimum=0.0,
+        was="balance_loss",
+    )
+    router_z_loss: float = setting(
+        0.0,
+        "weight of (log Σ exp logit)² of the routers (ST-MoE: 0.001)",
+        minimum=0.0,
+        was="router_z_loss",
+    )
+    importance_loss: float = setting(
+        0.0,
+        "weight of CV² of the experts' summed weights (Shazeer 2017: 0.1)",
+        minimum=0.0,
+        was="importance_loss",
+    )
+    load_loss: float = setting(
+        0.0,
+        "weight of CV² of the experts' expected loads, with noise (the same: 0.1)",
+        minimum=0.0,
+        was="load_loss",
+    )
+    balance_over: str = setting(
+        "batch",
+        "tokens over which experts shall be even: those of a micro-batch (Switch), or of each "
+        "sequence (DeepSeek-V2)",
+        choices=("batch", "sequence"),
+        was="balance_over",
+    )
+
 
 ROUTING = "intermediates", "routing"
 """Collection and name under which a mixture sows its Routing."""
@@ -40,7 +113,7 @@ class Routing:
 def loss_names(config: "ModelConfig") -> tuple[str, ...]:
     """The losses of `Routing`."""
     names = ("balance_loss", "router_z_loss", "importance_loss")
-    estimates_load = config.router_noise and config.experts_per_token < config.num_experts
+    estimates_load = config.experts.router_noise and config.experts.per_token < config.experts.count
     return (*names, "load_loss") if estimates_load else names
 
 
@@ -48,8 +121,9 @@ def router_penalty(config: "ModelConfig", routing: Routing | None) -> jax.Array 
     """What the routers add to the training loss: the weighted losses, summed over layers."""
     if routing is None:
         return 0.0
-    weighed = [name for name in loss_names(config) if getattr(config, name)]
-    return sum((getattr(config, name) * routing.losses[name].sum() for name in weighed), 0.0)
+    weights = {name: getattr(config.experts, name) for name in loss_names(config)}
+    weighed = {name: weight for name, weight in weights.items() if weight}
+    return sum((weight * routing.losses[name].sum() for name, weight in weighed.items()), 0.0)
 
 
 class Experts(nn.Module):
@@ -69,9 +143,9 @@ class Experts(nn.Module):
         weights_BTk, experts_BTk = self._route(noisy_BTE)
         y_BTD, dropped = self._mix(x_BTD, weights_BTk, experts_BTk)
         losses = self._losses(clean_BTE, noisy_BTE, spread_BTE, weights_BTk, experts_BTk)
-        share_E = ops.expert_share(experts_BTk, cfg.num_experts).mean(axis=0)
+        share_E = ops.expert_share(experts_BTk, cfg.experts.count).mean(axis=0)
         self.sow(*ROUTING, Routing(losses, share_E, dropped))
-        if cfg.shared_experts:
+        if cfg.experts.shared:
             y_BTD = y_BTD + self._shared(x_BTD)
         return y_BTD
 
@@ -82,10 +156,10 @@ class Experts(nn.Module):
         0.01 that their released code adds to its spread.
         """
         cfg = self.config
-        x_BTD, shape = x_BTD.astype(jnp.float32), (cfg.width, cfg.num_experts)
+        x_BTD, shape = x_BTD.astype(jnp.float32), (cfg.width, cfg.experts.count)
         axes = ("embed", "experts_routed")
         clean_BTE = x_BTD @ parameter(self, "router", shape, axes, hidden_init(cfg))
-        if not cfg.router_noise:
+        if not cfg.experts.router_noise:
             return clean_BTE, clean_BTE, clean_BTE
         w_DE = parameter(self, "router_noise", shape, axes, nn.initializers.zeros)
         spread_BTE = jax.nn.softplus(x_BTD @ w_DE) + 0.01
@@ -97,12 +171,12 @@ class Experts(nn.Module):
     def _route(self, logits_BTE: jax.Array) -> tuple[jax.Array, jax.Array]:
         cfg, shape = self.config, (*logits_BTE.shape[:2], -1)
         weights_Mk, experts_Mk = ops.route(
-            logits_BTE.reshape(-1, cfg.num_experts),
-            cfg.experts_per_token,
-            renormalise=cfg.router == "renormalised",
-            scale=cfg.router_scale,
-            groups=cfg.router_groups,
-            top_groups=cfg.router_top_groups,
+            logits_BTE.reshape(-1, cfg.experts.count),
+            cfg.experts.per_token,
+            renormalise=cfg.experts.router == "renormalised",
+            scale=cfg.experts.router_scale,
+            groups=cfg.experts.router_groups,
+            top_groups=cfg.experts.router_top_groups,
         )
         return weights_Mk.reshape(shape), experts_Mk.reshape(shape)
 
@@ -117,7 +191,7 @@ class Experts(nn.Module):
         cfg = self.config
 
         def grouped(x: jax.Array) -> jax.Array:
-            return x if cfg.balance_over == "sequence" else x.reshape(1, -1, x.shape[-1])
+            return x if cfg.experts.balance_over == "sequence" else x.reshape(1, -1, x.shape[-1])
 
         clean, noisy, spread, weights, experts = map(
             grouped, (clean_BTE, noisy_BTE, spread_BTE, weights_BTk, experts_BTk)
@@ -125,10 +199,10 @@ class Experts(nn.Module):
         found = {
             "balance_loss": ops.balance_loss(noisy, experts),
             "router_z_loss": ops.router_z_loss(clean),
-            "importance_loss": ops.importance_loss(weights, experts, cfg.num_experts),
+            "importance_loss": ops.importance_loss(weights, experts, cfg.experts.count),
         }
         if "load_loss" in loss_names(cfg):
-            found["load_loss"] = ops.load_loss(clean, noisy, spread, cfg.experts_per_token)
+            found["load_loss"] = ops.load_loss(clean, noisy, spread, cfg.experts.per_token)
         return found
 
     def _mix(
@@ -136,7 +210,7 @@ class Experts(nn.Module):
     ) -> tuple[jax.Array, jax.Array]:
         """(weighted sum over each token's experts, share of the choices that were dropped)."""
         cfg = self.config
-        D, E, F, k = cfg.width, cfg.num_experts, cfg.expert_hidden_width, cfg.experts_per_token
+        D, E, F, k = cfg.width, cfg.experts.count, cfg.expert_hidden_width, cfg.experts.per_token
         activation, gated = ops.FEED_FORWARD[cfg.mlp]
         axes = ("experts", "embed", "mlp")
         up_EDF = parameter(self, "experts_up", (E, D, F), axes, hidden_init(cfg))
@@ -145,13 +219,13 @@ class Experts(nn.Module):
             gate_EDF = parameter(self, "experts_gate", (E, D, F), axes, hidden_init(cfg))
         axes = ("experts", "mlp", "embed")
         down_EFD = parameter(self, "experts_down", (E, F, D), axes, residual_init(cfg))
-        if not cfg.capacity_factor:
+        if not cfg.experts.capacity_factor:
             x_MD, weights_Mk = x_BTD.reshape(-1, D), weights_BTk.reshape(-1, k)
             y_MD = ops.mix_experts(
                 x_MD, weights_Mk, experts_BTk.reshape(-1, k), up_EDF, gate_EDF, down_EFD, activation
             )
             return y_MD.reshape(x_BTD.shape), jnp.zeros(())
-        C = ops.expert_capacity(cfg.capacity_factor, x_BTD.shape[1], k, E)
+        C = ops.expert_capacity(cfg.experts.capacity_factor, x_BTD.shape[1], k, E)
         slot_BTk = ops.assign_slots(experts_BTk, E, C)
         x_BECD = _to_experts(ops.dispatch(x_BTD, slot_BTk, E, C))
         y_BECD = ops.apply_experts(x_BECD, up_EDF, gate_EDF, down_EFD, activation)
@@ -160,7 +234,7 @@ class Experts(nn.Module):
 
     def _shared(self, x_BTD: jax.Array) -> jax.Array:
         cfg = self.config
-        D, F = cfg.width, cfg.shared_experts * cfg.expert_hidden_width
+        D, F = cfg.width, cfg.experts.shared * cfg.expert_hidden_width
         activation, gated = ops.FEED_FORWARD[cfg.mlp]
 
         def up(name: str) -> jax.Array:
@@ -187,9 +261,9 @@ def _to_tokens(y_BECD: jax.Array) -> jax.Array:
 
 def _params(config: "ModelConfig", active: bool) -> int:
     D, F = config.width, config.expert_hidden_width
-    count = config.experts_per_token if active else config.num_experts
-    routers = D * config.num_experts * (1 + config.router_noise)
-    return routers + matrices(config) * D * F * (count + config.shared_experts)
+    count = config.experts.per_token if active else config.experts.count
+    routers = D * config.experts.count * (1 + config.experts.router_noise)
+    return routers + matrices(config) * D * F * (count + config.experts.shared)
 
 
 def experts_flops(
@@ -208,9 +282,9 @@ def _flops(config: "ModelConfig") -> float:
         width=config.width,
         hidden=config.expert_hidden_width,
         matrices=matrices(config),
-        num_experts=config.num_experts * (1 + config.router_noise),
-        per_token=config.experts_per_token,
-        shared=config.shared_experts,
+        num_experts=config.experts.count * (1 + config.experts.router_noise),
+        per_token=config.experts.per_token,
+        shared=config.experts.shared,
     )
 
 
@@ -218,7 +292,7 @@ MLPS["experts"] = Mlp(
     Experts,
     _params,
     _flops,
-    held=lambda config: 16.0 * config.experts_per_token * config.expert_hidden_width,
+    held=lambda config: 16.0 * config.experts.per_token * config.expert_hidden_width,
     routes=True,
 )
 MLPS["none"] = Mlp(None, lambda config, active: 0, lambda config: 0.0, lambda config: 0.0)

@@ -66,7 +66,7 @@ def unrolled(config: ModelConfig) -> bool:
 
 def is_one_scan(config: ModelConfig) -> bool:
     """Whether one linen scan runs all blocks: alike, and without anything to report."""
-    alike = len(set(config.layers_of_depth)) == 1 and not config.num_experts
+    alike = len(set(config.layers_of_depth)) == 1 and not config.experts.count
     return alike and not unrolled(config) and config.remat != "sqrt"
 
 

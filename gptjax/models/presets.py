@@ -5,7 +5,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from gptjax.errors import UserError, nearest
+from gptjax.fields import flat, replaced
 from gptjax.models.config import ModelConfig
+from gptjax.models.experts import ExpertsConfig
+from gptjax.models.mixers.blocksparse import BlocksparseConfig
+from gptjax.models.mixers.config import MixerConfig
+from gptjax.models.mixers.latent import LatentConfig
+from gptjax.models.mixers.pattern import SparseConfig
+from gptjax.models.rope import RopeConfig
 
 _GPT2_COMMON = ModelConfig(
     vocab_size=50257, seq_len=1024, positions="learned", mlp="gelu_tanh", tied_head=True
@@ -64,11 +71,7 @@ _LLAMA31_COMMON = dataclasses.replace(
     _LLAMA_COMMON,
     vocab_size=128256,
     seq_len=131072,
-    rope_base=5e5,
-    rope_scaling="llama3",
-    rope_trained_len=8192,
-    rope_slow=1.0,
-    rope_fast=4.0,
+    rope=RopeConfig(base=5e5, scaling="llama3", trained_len=8192, slow=1.0, fast=4.0),
 )
 _LLAMA31 = {  # name: (depth, width, num_heads, num_kv_heads, mlp_width, rope_factor, tied head)
     "llama3.1-8b": (32, 4096, 32, 8, 14336, 8.0, False),
@@ -121,14 +124,18 @@ _MISTRAL = {
         vocab_size=32768,
         seq_len=131072,
         norm_eps=1e-5,
-        rope_base=1e6,
+        rope=RopeConfig(base=1e6),
     ),
 }
 
 # Qwen Team, "Qwen2.5 Technical Report" (2024), table 1, and the released configurations (base
 # models; vocabularies are padded as released). Queries, keys and values have biases.
 _QWEN25_COMMON = dataclasses.replace(
-    _LLAMA_COMMON, use_bias=True, bias_places=("qkv",), norm_eps=1e-6, rope_base=1e6
+    _LLAMA_COMMON,
+    use_bias=True,
+    bias_places=("qkv",),
+    norm_eps=1e-6,
+    rope=RopeConfig(base=1e6),
 )
 _QWEN25 = {  # name: (depth, width, num_heads, num_kv_heads, mlp_width, vocab, context, tied)
     "qwen2.5-0.5b": (24, 896, 14, 2, 4864, 151936, 32768, True),
@@ -187,16 +194,16 @@ _PHI3_SMALL = ModelConfig(
     norm="layernorm",
     norm_eps=1e-5,
     positions="rotary",
-    rope_base=1e6,
     layer_pattern=("blocksparse", "global"),
-    sparse_block=64,
-    sparse_local_blocks=16,
-    sparse_stride=8,
     embedding_scale=10.0,
     attention_scale=1 / 128,
     logit_scale=1 / 8,
     use_bias=True,
     tied_head=True,
+    rope=RopeConfig(base=1e6),
+    mixer=MixerConfig(
+        sparse=SparseConfig(block=64), blocksparse=BlocksparseConfig(local_blocks=16, stride=8)
+    ),
 )
 
 # Cohere, Command R+ (2024), the released configuration.
@@ -212,14 +219,13 @@ _COMMAND = {
         norm="layernorm",
         norm_eps=1e-5,
         positions="rotary",
-        rope_base=75e6,
-        rope_layout="interleaved",
         block="parallel_shared_norm",
         qk_norm="per_head",
         mlp="swiglu",
         use_bias=False,
         tied_head=True,
         logit_scale=0.8333333333333334,
+        rope=RopeConfig(base=75e6, layout="interleaved"),
     ),
 }
 
@@ -227,11 +233,10 @@ _COMMAND = {
 _MIXTRAL_COMMON = dataclasses.replace(
     _LLAMA_COMMON,
     mlp_pattern=("experts",),
-    num_experts=8,
-    experts_per_token=2,
-    rope_base=1e6,
     norm_eps=1e-5,
     num_kv_heads=8,
+    experts=ExpertsConfig(count=8, per_token=2),
+    rope=RopeConfig(base=1e6),
 )
 _MIXTRAL = {
     "mixtral-8x7b": dataclasses.replace(
@@ -267,28 +272,31 @@ _DEEPSEEK = {
         vocab_size=102400,
         seq_len=163840,
         norm_eps=1e-6,
-        kv_rank=512,
-        q_rank=1536,
-        rope_dim=64,
-        value_dim=128,
-        rope_layout="interleaved",
-        rope_scaling="yarn",
-        rope_factor=40.0,
-        rope_trained_len=4096,
-        rope_mscale=1.0,
-        rope_mscale_all_dim=1.0,
         mlp_pattern=("experts",),
         dense_layers=1,
-        num_experts=160,
-        experts_per_token=6,
-        expert_width=1536,
-        shared_experts=2,
-        router="softmax",
-        router_scale=16.0,
-        router_groups=8,
-        router_top_groups=3,
-        balance_loss=0.003,
-        balance_over="sequence",
+        rope=RopeConfig(
+            layout="interleaved",
+            scaling="yarn",
+            factor=40.0,
+            trained_len=4096,
+            mscale=1.0,
+            mscale_all_dim=1.0,
+        ),
+        experts=ExpertsConfig(
+            count=160,
+            per_token=6,
+            width=1536,
+            shared=2,
+            router="softmax",
+            router_scale=16.0,
+            router_groups=8,
+            router_top_groups=3,
+            balance_loss=0.003,
+            balance_over="sequence",
+        ),
+        mixer=MixerConfig(
+            latent=LatentConfig(kv_rank=512, q_rank=1536, rope_dim=64, value_dim=128)
+        ),
     ),
 }
 
@@ -322,10 +330,10 @@ _TABLES: tuple[tuple[ModelConfig, tuple[str, ...], Mapping[str, tuple]], ...] = 
     (dataclasses.replace(_GPT2_COMMON, seq_len=2048), (*SHAPE, "head_dim"), _GPT3),
     (
         _LLAMA_COMMON,
-        (*GROUPED, "vocab_size", "seq_len", "rope_base", "norm_eps"),
+        (*GROUPED, "vocab_size", "seq_len", "rope.base", "norm_eps"),
         _LLAMA,
     ),
-    (_LLAMA31_COMMON, (*GROUPED, "rope_factor", "tied_head"), _LLAMA31),
+    (_LLAMA31_COMMON, (*GROUPED, "rope.factor", "tied_head"), _LLAMA31),
     (_QWEN25_COMMON, (*GROUPED, "vocab_size", "seq_len", "tied_head"), _QWEN25),
     (
         _GEMMA2_COMMON,
@@ -343,7 +351,7 @@ def _build() -> dict[str, ModelConfig]:
     for common, fields, table in _TABLES:
         for name, row in table.items():
             changes: dict[str, Any] = dict(zip(fields, row, strict=True))
-            presets[name] = dataclasses.replace(common, **changes)
+            presets[name] = replaced(common, changes)
     return {name: dataclasses.replace(model, preset=name) for name, model in presets.items()}
 
 
@@ -372,10 +380,6 @@ def resolve(config: ModelConfig) -> ModelConfig:
     """
     if not config.preset:
         return config
-    plain = ModelConfig()
-    chosen = {
-        field.name: getattr(config, field.name)
-        for field in dataclasses.fields(config)
-        if getattr(config, field.name) != getattr(plain, field.name)
-    }
-    return dataclasses.replace(preset(config.preset), **chosen)
+    plain = flat(ModelConfig())
+    chosen = {key: value for key, value in flat(config).items() if value != plain[key]}
+    return replaced(preset(config.preset), chosen)

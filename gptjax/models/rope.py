@@ -1,14 +1,79 @@
 """Rotary positions (RoPE) with a config's settings."""
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 
 from gptjax import ops
+from gptjax.fields import setting
 
 if TYPE_CHECKING:
     from gptjax.models.config import ModelConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class RopeConfig:
+    """Rotary positions, of model.positions=rotary."""
+
+    base: float = setting(10_000.0, "base of the rotary wavelengths", above=1.0, was="rope_base")
+    layout: str = setting(
+        "half",
+        "pairs that turn together are half a head apart (Llama) or neighbours (Command R)",
+        choices=("half", "interleaved"),
+        was="rope_layout",
+    )
+    fraction: float = setting(
+        1.0,
+        "share of a head's columns that turn (GPT-NeoX: 0.25)",
+        above=0.0,
+        maximum=1.0,
+        was="rope_fraction",
+    )
+    scaling: str = setting(
+        "none",
+        "frequencies for texts beyond the trained length",
+        choices=("none", "linear", "ntk", "dynamic", "yarn", "longrope", "llama3"),
+        was="rope_scaling",
+    )
+    factor: float = setting(
+        1.0, "the longest text over the trained length", minimum=1.0, was="rope_factor"
+    )
+    trained_len: int = setting(
+        0, "positions before the extension; 0: model.seq_len", minimum=0, was="rope_trained_len"
+    )
+    slow: float = setting(
+        1.0,
+        "llama3: low_freq_factor; yarn: beta_slow, turns below which a pair is interpolated",
+        was="rope_slow",
+    )
+    fast: float = setting(
+        32.0,
+        "llama3: high_freq_factor (4 there); yarn: beta_fast, turns above which one is kept",
+        was="rope_fast",
+    )
+    attention_factor: float = setting(
+        0.0,
+        "yarn, longrope: multiplies rotated columns; 0: the paper's",
+        minimum=0.0,
+        was="rope_attention_factor",
+    )
+    mscale: float = setting(
+        0.0, "yarn: DeepSeek's mscale; 0: not used", minimum=0.0, was="rope_mscale"
+    )
+    mscale_all_dim: float = setting(
+        0.0, "yarn: DeepSeek's mscale_all_dim", minimum=0.0, was="rope_mscale_all_dim"
+    )
+    short_factors: tuple[float, ...] = setting(
+        (),
+        "longrope: divisor of each pair up to the trained length",
+        above=0.0,
+        was="rope_short_factors",
+    )
+    long_factors: tuple[float, ...] = setting(
+        (), "longrope: divisor of each pair beyond it", above=0.0, was="rope_long_factors"
+    )
 
 
 def rotate(
@@ -19,23 +84,23 @@ def rotate(
     Args:
       positions_BT: None: 0…T−1. Scalings that depend on the length of the text take T for it.
     """
-    T, width = x_BTNH.shape[1], int(x_BTNH.shape[-1] * config.rope_fraction)
-    options: dict[str, Any] = {"base": config.rope_base}
-    if config.rope_scaling != "none" or width != x_BTNH.shape[-1]:
+    T, width = x_BTNH.shape[1], int(x_BTNH.shape[-1] * config.rope.fraction)
+    options: dict[str, Any] = {"base": config.rope.base}
+    if config.rope.scaling != "none" or width != x_BTNH.shape[-1]:
         scaling = ops.RopeScaling(
-            factor=config.rope_factor,
-            trained_len=config.rope_trained_len or config.seq_len,
-            slow=config.rope_slow,
-            fast=config.rope_fast,
-            attention_factor=config.rope_attention_factor,
-            mscale=config.rope_mscale,
-            mscale_all_dim=config.rope_mscale_all_dim,
-            short_factors=config.rope_short_factors,
-            long_factors=config.rope_long_factors,
+            factor=config.rope.factor,
+            trained_len=config.rope.trained_len or config.seq_len,
+            slow=config.rope.slow,
+            fast=config.rope.fast,
+            attention_factor=config.rope.attention_factor,
+            mscale=config.rope.mscale,
+            mscale_all_dim=config.rope.mscale_all_dim,
+            short_factors=config.rope.short_factors,
+            long_factors=config.rope.long_factors,
         )
-        find = ops.ROPE_SCALINGS[config.rope_scaling]
-        turns_C, factor = find(width, config.rope_base, T, scaling)
+        find = ops.ROPE_SCALINGS[config.rope.scaling]
+        turns_C, factor = find(width, config.rope.base, T, scaling)
         options = {"frequencies_C": jnp.asarray(turns_C, jnp.float32), "factor": factor}
-    interleaved = config.rope_layout == "interleaved"
+    interleaved = config.rope.layout == "interleaved"
     positions = ops.in_order(jnp.arange(T)) if positions_BT is None else positions_BT
     return ops.rotary(x_BTNH, positions, interleaved=interleaved, **options)

@@ -66,25 +66,29 @@ def validate(config: ModelConfig) -> None:
 
 def _check_experts(config: ModelConfig) -> None:
     used = "experts" in config.mlp_pattern
-    if used != bool(config.num_experts):
+    if used != bool(config.experts.count):
         raise UserError(
-            f"model.num_experts={config.num_experts} does not fit model.mlp_pattern="
+            f"model.experts.count={config.experts.count} does not fit model.mlp_pattern="
             f"{config.mlp_pattern}; set both or neither"
         )
     if not used:
         _check_no_router(config)
         return
     _check_router(config)
-    if config.experts_per_token > config.num_experts:
+    if config.experts.per_token > config.experts.count:
         raise UserError(
-            f"model.experts_per_token={config.experts_per_token} is more than model.num_experts="
-            f"{config.num_experts}; give at most that"
+            f"model.experts.per_token={config.experts.per_token} is more than model.experts.count="
+            f"{config.experts.count}; give at most that"
         )
-    if config.num_experts % config.router_groups or config.router_top_groups > config.router_groups:
+    if (
+        config.experts.count % config.experts.router_groups
+        or config.experts.router_top_groups > config.experts.router_groups
+    ):
         raise UserError(
-            f"model.router_groups={config.router_groups} does not divide model.num_experts="
-            f"{config.num_experts}, or is less than model.router_top_groups="
-            f"{config.router_top_groups}; change one of them"
+            f"model.experts.router_groups={config.experts.router_groups} does not divide "
+            "model.experts.count="
+            f"{config.experts.count}, or is less than model.experts.router_top_groups="
+            f"{config.experts.router_top_groups}; change one of them"
         )
     if config.mlp_limit or config.mlp == "gegelu":
         raise UserError(
@@ -108,21 +112,24 @@ def _check_limit(config: ModelConfig) -> None:
 
 def _check_no_router(config: ModelConfig) -> None:
     for name in TRAINS_ROUTERS:
-        if getattr(config, name):
+        given = getattr(config.experts, name)
+        if given:
             raise UserError(
-                f"model.{name}={getattr(config, name)} has no experts to act on; set it to 0, or "
-                "model.mlp_pattern=('experts',) and model.num_experts"
+                f"model.experts.{name}={given} has no experts to act on; set it to 0, or "
+                "model.mlp_pattern=('experts',) and model.experts.count"
             )
 
 
 def _check_router(config: ModelConfig) -> None:
     """The load loss compares a choice with the next one, by noise."""
-    estimable = config.router_noise and config.experts_per_token < config.num_experts
-    if config.load_loss and not (estimable and config.router_groups == 1):
+    estimable = config.experts.router_noise and config.experts.per_token < config.experts.count
+    if config.experts.load_loss and not (estimable and config.experts.router_groups == 1):
         raise UserError(
-            f"model.load_loss={config.load_loss:g} needs noise and a choice among all experts; set "
-            "model.router_noise=true, model.experts_per_token below model.num_experts and "
-            "model.router_groups=1, or model.load_loss=0"
+            f"model.experts.load_loss={config.experts.load_loss:g} needs noise and a choice among "
+            "all experts; set "
+            "model.experts.router_noise=true, model.experts.per_token below model.experts.count "
+            "and "
+            "model.experts.router_groups=1, or model.experts.load_loss=0"
         )
 
 
@@ -149,25 +156,26 @@ def _check_rotary(config: ModelConfig) -> None:
         )
     if config.rotary_width % 2 or config.rotary_width == 0:
         raise UserError(
-            f"model.rope_fraction={config.rope_fraction:g} turns {config.rotary_width} of "
+            f"model.rope.fraction={config.rope.fraction:g} turns {config.rotary_width} of "
             f"{config.head_width} columns, which are not pairs; give another fraction"
         )
-    if config.rope_scaling in ("yarn", "llama3") and config.rope_fast <= config.rope_slow:
+    if config.rope.scaling in ("yarn", "llama3") and config.rope.fast <= config.rope.slow:
         raise UserError(
-            f"model.rope_fast={config.rope_fast:g} is not above model.rope_slow="
-            f"{config.rope_slow:g}; give a larger one"
+            f"model.rope.fast={config.rope.fast:g} is not above model.rope.slow="
+            f"{config.rope.slow:g}; give a larger one"
         )
-    if config.rope_scaling in ("ntk", "dynamic") and config.rotary_width < 4:
+    if config.rope.scaling in ("ntk", "dynamic") and config.rotary_width < 4:
         raise UserError(
-            f"model.rope_scaling={config.rope_scaling} needs at least two pairs, and "
+            f"model.rope.scaling={config.rope.scaling} needs at least two pairs, and "
             f"model.head_dim={config.head_width} has one; give a wider head"
         )
-    if config.rope_scaling == "longrope":
-        for name in ("rope_short_factors", "rope_long_factors"):
-            given = len(getattr(config, name))
+    if config.rope.scaling == "longrope":
+        for name in ("short_factors", "long_factors"):
+            given = len(getattr(config.rope, name))
             if given != config.rotary_width // 2:
                 raise UserError(
-                    f"model.{name} has {given} numbers for {config.rotary_width // 2} pairs; give "
+                    f"model.rope.{name} has {given} numbers for {config.rotary_width // 2} pairs; "
+                    "give "
                     "one for each pair"
                 )
 

@@ -2,9 +2,11 @@
 
 import dataclasses
 import math
+import operator
 from typing import TYPE_CHECKING
 
 from gptjax import models
+from gptjax.fields import replaced
 from gptjax.models import ModelConfig
 
 if TYPE_CHECKING:
@@ -37,16 +39,14 @@ def with_width(model: ModelConfig, sweep: "SweepConfig", width: int) -> ModelCon
     heads = heads_of_width(width, sweep.head_width)
     groups = model.num_heads // model.kv_heads
     scale = model.attention_scale * math.sqrt(model.head_width / (width // heads))
+    inside = ("experts.width", "mixer.latent.kv_rank", "mixer.latent.q_rank", "mixer.ssm.rank")
+    sized = replaced(model, {key: scaled(operator.attrgetter(key)(model)) for key in inside})
     return dataclasses.replace(
-        model,
+        sized,
         attention_scale=scale,
         width=width,
         depth=depth,
         mlp_width=scaled(model.mlp_width),
-        expert_width=scaled(model.expert_width),
-        kv_rank=scaled(model.kv_rank),
-        q_rank=scaled(model.q_rank),
-        ssm_rank=scaled(model.ssm_rank),
         num_heads=heads,
         num_kv_heads=max(1, heads // groups) if model.num_kv_heads else 0,
         head_dim=0,

@@ -80,9 +80,9 @@ def cuts(spec: RunSpec, config: MeshConfig) -> list[Cut]:
         found.append(Cut("model.width", model.width, ("fsdp",)))
     if config.sequence_parallel:
         found.append(Cut("model.seq_len", model.seq_len, ("seq", "tensor")))
-    if model.num_experts:
-        found.append(Cut("model.num_experts", model.num_experts, ("expert",)))
-        found.append(Cut("model.expert_width", model.expert_hidden_width, ("tensor",)))
+    if model.experts.count:
+        found.append(Cut("model.experts.count", model.experts.count, ("expert",)))
+        found.append(Cut("model.experts.width", model.expert_hidden_width, ("tensor",)))
     return found + _sequence_cuts(spec, config)
 
 
@@ -112,10 +112,11 @@ def _check_sequence(config: MeshConfig, spec: RunSpec, parts: int) -> None:
             f"mesh.context=ring has no {models.beyond_blockwise(model)}; set "
             "mesh.context=all_to_all, or mesh.seq=1"
         )
-    if config.context == "ring" and (model.capacity_factor or model.router_noise):
+    if config.context == "ring" and (model.experts.capacity_factor or model.experts.router_noise):
         raise UserError(
-            "mesh.context=ring changes the order of tokens, on which model.capacity_factor and "
-            "model.router_noise depend; set mesh.context=all_to_all, or both of them off"
+            "mesh.context=ring changes the order of tokens, on which "
+            "model.experts.capacity_factor and "
+            "model.experts.router_noise depend; set mesh.context=all_to_all, or both of them off"
         )
     if config.context == "ring" and config.pipe > 1:
         # Stages do different things in one tick, and a permutation waits for all devices.
@@ -128,16 +129,18 @@ def _check_sequence(config: MeshConfig, spec: RunSpec, parts: int) -> None:
 def _check_experts(spec: RunSpec, sizes: dict[str, int]) -> None:
     """Tokens travel in slots, so there has to be a number of them, counted in whole sequences."""
     model, parts = spec.model, sizes["expert"]
-    if not model.num_experts:
+    if not model.experts.count:
         raise UserError(
             f"mesh.expert={parts} cuts experts, and this model has none; set mesh.expert=1 and "
-            f"mesh.data={parts}, or model.num_experts"
+            f"mesh.data={parts}, or model.experts.count"
         )
-    if not model.capacity_factor:
-        whole = model.num_experts / model.experts_per_token
+    if not model.experts.capacity_factor:
+        whole = model.experts.count / model.experts.per_token
         raise UserError(
-            f"mesh.expert={parts} sends tokens in slots, and model.capacity_factor=0 gives their "
-            f"number no limit; set model.capacity_factor=1.25, or {whole:g} to drop no token"
+            f"mesh.expert={parts} sends tokens in slots, and model.experts.capacity_factor=0 "
+            "gives their "
+            f"number no limit; set model.experts.capacity_factor=1.25, or {whole:g} to drop no "
+            "token"
         )
     if sizes["seq"] > 1:
         raise UserError(
@@ -153,9 +156,9 @@ def _check_pipeline(config: MeshConfig, spec: RunSpec, stages: int) -> None:
             f"mesh.pipe={stages} needs layers with the same parameters, and this model has "
             f"{len(spec.model.stacks)} kinds; set mesh.pipe=1"
         )
-    if spec.model.num_experts:
+    if spec.model.experts.count:
         raise UserError(
-            f"model.num_experts={spec.model.num_experts} has routers, whose losses mesh.pipe="
+            f"model.experts.count={spec.model.experts.count} has routers, whose losses mesh.pipe="
             f"{stages} does not collect; set mesh.pipe=1"
         )
     if spec.model.compute_dtype == "float16":

@@ -43,11 +43,11 @@ def transfer_width(model: ModelConfig, optim: OptimConfig) -> tuple[ModelConfig,
     if optim.width_transfer == "none":
         return model, optim
     kinds = {(layer.mixer, layer.mlp) for layer in model.layers_of_depth}
-    if model.kv_rank or not kinds <= {("global", "dense"), ("local", "dense")}:
+    if model.mixer.latent.kv_rank or not kinds <= {("global", "dense"), ("local", "dense")}:
         raise UserError(
             "optim.width_transfer=mup knows the rules for attention and dense feed-forwards only; "
             "set optim.width_transfer=none, or model.layer_pattern=('global',), "
-            "model.mlp_pattern=('dense',) and model.kv_rank=0"
+            "model.mlp_pattern=('dense',) and model.mixer.latent.kv_rank=0"
         )
     ratio = model.width / optim.base_width
     hidden = (model.hidden_init_scale or model.init_scale) / math.sqrt(ratio)

@@ -17,7 +17,7 @@ def noise_seeds(seed: Array, step: Array, sequences: int) -> Array:
 
 def metric_names(model: ModelConfig) -> tuple[str, ...]:
     """Names of `metrics`; none for a model without experts."""
-    if not model.num_experts:
+    if not model.experts.count:
         return ()
     losses = (f"experts/{name}" for name in loss_names(model))
     return ("experts/dropped_share", "experts/load_max_over_mean", *losses)
@@ -30,6 +30,6 @@ def metrics(model: ModelConfig, routing: Routing | None) -> dict[str, Array]:
         return {}
     return {
         "experts/dropped_share": jnp.mean(routing.dropped),
-        "experts/load_max_over_mean": jnp.max(routing.share_E) * model.num_experts,
+        "experts/load_max_over_mean": jnp.max(routing.share_E) * model.experts.count,
         **{f"experts/{name}": jnp.mean(loss) for name, loss in routing.losses.items()},
     }

@@ -3,7 +3,6 @@
 python tests/convert/memory.py prints megabytes beyond what the process held before.
 """
 
-import dataclasses
 import gc
 import json
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from flat_settings import changed
 
 from gptjax import convert, models
 from gptjax.convert import registry
@@ -27,11 +27,11 @@ WIDE = {"vocab_size": 1000, "num_heads": 8, "num_kv_heads": 8, "mlp_width": 1024
 
 def wide(name, **changes):
     """The tiny model of a family with more and larger layers."""
-    return dataclasses.replace(TINY[name][1], **changes)
+    return changed(TINY[name][1], **changes)
 
 
 LLAMA = wide("llama", width=512, depth=6, **{**WIDE, "mlp_width": 2048})
-CLIP = dataclasses.replace(vision_tiny.CLIP, width=512, num_heads=8, depth=6, mlp_width=2048)
+CLIP = changed(vision_tiny.CLIP, width=512, num_heads=8, depth=6, mlp_width=2048)
 CONFIGS = {  # some forty million parameters each, single matrices small beside a shard
     "mixtral": wide("mixtral", width=256, depth=6, num_experts=8, **WIDE),
     "deepseek2": wide("deepseek2", width=256, depth=7, num_experts=16, expert_width=512, **WIDE),

@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from flat_settings import changed
 
 from gptjax import convert, models
 from gptjax.convert import safetensors
@@ -22,7 +23,8 @@ import tiny
 # A sparse layer and a dense one; two local blocks, and from afar one of three, of four heads.
 # mlx-lm has blocks of 32 or 64 tokens only, and is right for whole blocks: of other lengths its
 # mask is that of later queries.
-CONFIG = models.ModelConfig(
+CONFIG = changed(
+    models.ModelConfig(),
     vocab_size=13,
     depth=2,
     width=16,

@@ -1,6 +1,5 @@
 """Weights in and out: round trips, shards, and what is refused."""
 
-import dataclasses
 import json
 import struct
 import sys
@@ -9,6 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from flat_settings import changed
 
 from gptjax import convert, models
 from gptjax.convert import safetensors
@@ -89,11 +89,11 @@ DEEPSEEK25 = {  # as published, without what is not the network's
 def test_the_published_deepseek_is_its_preset():
     _, read = read_attributes(DEEPSEEK25)
     training = {"balance_loss": 0.0, "balance_over": "batch"}
-    preset = dataclasses.replace(models.preset("deepseek-v2.5"), preset="", **training)
+    preset = changed(models.preset("deepseek-v2.5"), preset="", **training)
     assert read == canonical(preset)
     greedy = {"topk_method": "greedy", "n_group": None, "topk_group": None}
     _, read = read_attributes({**DEEPSEEK25, **greedy})
-    assert (read.router_groups, read.router_top_groups) == (1, 1)
+    assert (read.experts.router_groups, read.experts.router_top_groups) == (1, 1)
     for changes, sentence in (
         ({"scoring_func": "sigmoid"}, "scoring_func='sigmoid'"),
         ({"norm_topk_prob": True}, "norm_topk_prob=True"),
@@ -220,7 +220,7 @@ def test_a_damaged_file_is_refused(content, folder):
     ],
 )
 def test_what_a_family_lacks_is_refused(changes, model_type, sentence, tmp_path):
-    config = dataclasses.replace(tiny.LLAMA, **changes)
+    config = changed(tiny.LLAMA, **changes)
     with pytest.raises(UserError, match=sentence):
         convert.to_huggingface(config, {}, tmp_path, model_type=model_type)
 

@@ -1,6 +1,5 @@
 """Llama 3.2 Vision in and out: round trips, released names and attributes, what is refused."""
 
-import dataclasses
 import functools
 import json
 import math
@@ -11,6 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from flat_settings import changed
 
 from gptjax import convert, models
 from gptjax.convert import safetensors
@@ -180,8 +180,8 @@ def test_the_released_attributes_are_the_preset():
     # What is not said is as in the configuration's class, which has 11B's values but for positions.
     plain = read({"model_type": "mllama"})
     assert plain.vision == wanted.vision and plain.image_token == wanted.image_token
-    assert plain.language.text.rope_scaling == "none"
-    assert plain.language.text.rope_base == wanted.language.text.rope_base
+    assert plain.language.text.rope.scaling == "none"
+    assert plain.language.text.rope.base == wanted.language.text.rope.base
 
 
 LLAMAS = [name for name in models.VISION_PRESETS if name.startswith("llama")]
@@ -235,14 +235,14 @@ def test_what_is_not_understood_is_refused(part, changes, sentence, folder):
     ],
 )
 def test_what_transformers_lacks_is_refused(changes, model_type, sentence, tmp_path):
-    language = dataclasses.replace(TILED.language, **changes)
-    config = dataclasses.replace(TILED, language=language, image_token=13)
+    language = changed(TILED.language, **changes)
+    config = changed(TILED, language=language, image_token=13)
     with pytest.raises(UserError, match=sentence):
         convert.to_huggingface(config, {}, tmp_path, model_type=model_type)
 
 
 def test_a_text_model_that_is_no_llama_is_refused(tmp_path):
-    text = dataclasses.replace(TILED.language.text, mlp="relu")
-    config = dataclasses.replace(TILED, language=dataclasses.replace(TILED.language, text=text))
+    text = changed(TILED.language.text, mlp="relu")
+    config = changed(TILED, language=changed(TILED.language, text=text))
     with pytest.raises(UserError, match="mlp=relu cannot be written as model_type=mllama_text"):
         convert.to_huggingface(config, {}, tmp_path)

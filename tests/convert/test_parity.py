@@ -1,6 +1,5 @@
 """Parity with `transformers`: stored logits always, the library itself where it is installed."""
 
-import dataclasses
 import functools
 import json
 import sys
@@ -8,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from flat_settings import changed
 
 from gptjax import convert, models
 from gptjax.convert.config_json import canonical, read_attributes, write_attributes
@@ -25,8 +25,8 @@ TOLERANCE = 1e-5
 def places(name, **changes):
     config = tiny.MODELS[name][1]
     params = tiny.parameters(config)
-    changed = dataclasses.replace(config, **changes)
-    return tiny.stored_places(tiny.logits(changed, params, tiny.tokens()))
+    other = changed(config, **changes)
+    return tiny.stored_places(tiny.logits(other, params, tiny.tokens()))
 
 
 @pytest.mark.parametrize("name", tiny.MODELS)
@@ -166,7 +166,7 @@ def test_presets_are_the_models_of_transformers(name):
     config = models.preset(name)
     attributes = write_attributes(convert.family_of(config), config)
     training = {"balance_loss": 0.0, "balance_over": "batch"}  # no part of a config.json
-    resolved = canonical(dataclasses.replace(config, preset="", **training))
+    resolved = canonical(changed(config, preset="", **training))
     assert read_attributes(attributes)[1] == resolved
     wanted = transformers.AutoConfig.for_model(**attributes)
     with torch.device("meta"):

@@ -3,7 +3,6 @@
 python tests/convert/tiny.py rewrites golden.json beside it (needs the extra `parity`).
 """
 
-import dataclasses
 import functools
 import json
 import math
@@ -13,11 +12,13 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from flat_settings import changed
 
 from gptjax import convert, models
 
 GOLDEN = Path(__file__).with_name("golden.json")
-LLAMA = models.ModelConfig(
+LLAMA = changed(
+    models.ModelConfig(),
     vocab_size=13,
     depth=2,
     width=16,
@@ -33,15 +34,15 @@ LLAMA = models.ModelConfig(
     use_bias=False,
     tied_head=False,
 )
-GPT2 = models.ModelConfig(vocab_size=13, depth=2, width=12, num_heads=3, seq_len=12)
+GPT2 = changed(models.ModelConfig(), vocab_size=13, depth=2, width=12, num_heads=3, seq_len=12)
 
 
 def llama(**changes):
-    return dataclasses.replace(LLAMA, **changes)
+    return changed(LLAMA, **changes)
 
 
 def gpt2(**changes):
-    return dataclasses.replace(GPT2, **changes)
+    return changed(GPT2, **changes)
 
 
 LONG = {"rope_factor": 4.0, "rope_trained_len": 5, "head_dim": 8}
@@ -220,7 +221,7 @@ def tokens():
 def parameters(config):
     """Every leaf random: matrices keep their inputs' size, all others are of size one."""
     rng = np.random.default_rng(0)
-    shapes = convert.layouts.shapes_of(models.init, config)
+    shapes = convert.tensor_map.shapes_of(models.init, config)
 
     def draw(path, leaf):
         numbers = rng.standard_normal(leaf.shape).astype(np.float32)

@@ -1,8 +1,7 @@
 """FLOPs counted by hand."""
 
-import dataclasses
-
 import pytest
+from flat_settings import changed
 
 from gptjax import models
 from gptjax.cost import flops, model_flops
@@ -57,7 +56,8 @@ def test_windows_and_gated_attention():
 
 def test_experts_latents_and_mamba_by_hand():
     """Two FLOPs for each weight that a token meets, and for each score and state."""
-    base = models.ModelConfig(
+    base = changed(
+        models.ModelConfig(),
         vocab_size=100,
         depth=2,
         width=16,
@@ -70,7 +70,7 @@ def test_experts_latents_and_mamba_by_hand():
     head = 2 * 16 * 100
 
     def forward(**changes):
-        model = dataclasses.replace(base, **changes)
+        model = changed(base, **changes)
         return model_flops.training_flops_per_token(model) / 3 - head, model
 
     plain, _ = forward()

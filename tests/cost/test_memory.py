@@ -1,8 +1,7 @@
 """The estimate of a step's memory beside what the compiler plans for it."""
 
-import dataclasses
-
 import pytest
+from flat_settings import changed
 
 from gptjax.cost import memory
 from gptjax.cost.memory import step_bytes
@@ -10,7 +9,8 @@ from gptjax.models import ModelConfig
 from gptjax.optim import OptimConfig
 from gptjax.train import RunSpec
 
-MODEL = ModelConfig(
+MODEL = changed(
+    ModelConfig(),
     depth=3,
     width=64,
     num_heads=4,
@@ -40,7 +40,7 @@ KINDS = {
 
 @pytest.mark.parametrize("width", [32, 128])
 def test_the_estimate_is_above_the_compilers(width):
-    model = dataclasses.replace(MODEL, width=width, num_heads=width // 16, seq_len=64)
+    model = changed(MODEL, width=width, num_heads=width // 16, seq_len=64)
     _compare(model, 4.0)
 
 
@@ -48,10 +48,10 @@ def test_the_estimate_is_above_the_compilers(width):
 @pytest.mark.parametrize("seq_len", [256, 1024])
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_estimate_is_above_the_compilers_for_every_kind_of_layer(kind, seq_len):
-    _compare(dataclasses.replace(MODEL, seq_len=seq_len, **KINDS[kind]), 4.0)
+    _compare(changed(MODEL, seq_len=seq_len, **KINDS[kind]), 4.0)
 
 
 def _compare(model, times):
-    run = dataclasses.replace(RUN, model=model)
+    run = changed(RUN, model=model)
     compiled = step_bytes(run)[0]
     assert compiled < memory.training_bytes(run) < times * compiled

@@ -8,12 +8,15 @@ from gptjax.engines import cells as planned
 from gptjax.engines.cells import read_plan, write_plan
 from gptjax.errors import UserError
 from gptjax.models import ModelConfig
+from gptjax.models.rope import RopeConfig
 from gptjax.optim import OptimConfig
 from gptjax.sweeps import SweepConfig, make_bundles
 from gptjax.sweeps import make_plan as make_cells
 from gptjax.train import TrainConfig
 
-MODEL = ModelConfig(depth=1, width=16, num_heads=1, seq_len=32, vocab_size=257, rope_base=5e4)
+MODEL = ModelConfig(
+    depth=1, width=16, num_heads=1, seq_len=32, vocab_size=257, rope=RopeConfig(base=5e4)
+)
 
 
 @pytest.fixture

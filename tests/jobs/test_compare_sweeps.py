@@ -64,7 +64,7 @@ def test_the_experiment_compares_five_architectures():
     found = variants(configs.make_config(config))
     patterns = {label: setup.model.layer_pattern for label, setup in found.items()}
     assert patterns["Mamba"] == ("ssm",) and patterns["Mamba + attention"][:2] == ("ssm", "global")
-    assert found["Mixtral"].model.num_experts > found["Mixtral"].model.experts_per_token
+    assert found["Mixtral"].model.experts.count > found["Mixtral"].model.experts.per_token
     assert found["GPT-2"].model.use_bias and not found["Llama"].model.use_bias
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from flat_settings import changed
 
 from gptjax import config as configs
 from gptjax import experiment, models
@@ -157,12 +158,12 @@ TRAINED = {
         "train.micro_batches": 2,
         "train.loss_chunk": 24,
         "model.mlp_pattern": "('experts',)",
-        "model.num_experts": 4,
+        "model.experts.count": 4,
         "model.use_bias": False,
-        "model.router_noise": True,
-        "model.balance_over": "sequence",
-        "model.load_loss": 0.1,
-        "model.capacity_factor": 1.25,
+        "model.experts.router_noise": True,
+        "model.experts.balance_over": "sequence",
+        "model.experts.load_loss": 0.1,
+        "model.experts.capacity_factor": 1.25,
     },
     "h": {  # Seven kinds of attention take half a minute to compile; built below they take two.
         "data.source": "zipf-facts",
@@ -173,11 +174,11 @@ TRAINED = {
         ),
         "model.depth": 7,
         "model.window": 5,
-        "model.lsh_chunk": 4,
-        "model.lsh_rounds": 2,
-        "model.sparse_summary": 2,
-        "model.global_tokens": 2,
-        "model.random_features": 8,
+        "model.mixer.reformer.chunk": 4,
+        "model.mixer.reformer.rounds": 2,
+        "model.mixer.sparse.summary": 2,
+        "model.mixer.longformer.global_tokens": 2,
+        "model.mixer.performer.features": 8,
         "model.positions": "rotary",
         "model.layers": "unroll",
     },
@@ -188,77 +189,77 @@ REFUSED = {"offload": {"model.remat": "offload"}}
 
 # Built from a config and applied once; what the runs above train is not repeated.
 BUILT = {
-    "linear": {"model.rope_scaling": "linear", "model.block": "parallel", "model.mlp": "silu"},
+    "linear": {"model.rope.scaling": "linear", "model.block": "parallel", "model.mlp": "silu"},
     "ntk": {
-        "model.rope_scaling": "ntk",
+        "model.rope.scaling": "ntk",
         "model.block": "parallel_shared_norm",
         "model.mlp": "reglu",
         "model.qk_norm": "per_head",
-        "model.rope_layout": "interleaved",
+        "model.rope.layout": "interleaved",
     },
     "dynamic": {
-        "model.rope_scaling": "dynamic",
+        "model.rope.scaling": "dynamic",
         "model.norm_place": "both",
         "model.norm_plus_one": True,
         "model.qk_norm": "shared",
         "model.mlp": "geglu_tanh",
-        "model.rope_layout": "half",
+        "model.rope.layout": "half",
     },
     "yarn": {
-        "model.rope_scaling": "yarn",
+        "model.rope.scaling": "yarn",
         "model.layer_pattern": "('local','global')",
         "model.window": 5,
         "model.attention_sinks": True,
         "model.block": "sequential",
     },
     "longrope": {
-        "model.rope_scaling": "longrope",
-        "model.rope_short_factors": "(1,1,1,1)",
-        "model.rope_long_factors": "(2,2,4,4)",
+        "model.rope.scaling": "longrope",
+        "model.rope.short_factors": "(1,1,1,1)",
+        "model.rope.long_factors": "(2,2,4,4)",
         "model.attention_gate": True,
         "model.bias_places": "('qkv','out','mlp','norm')",
         "model.qk_norm": "none",
     },
-    "llama3": {"model.rope_scaling": "llama3"},
+    "llama3": {"model.rope.scaling": "llama3"},
     "sparse": {
         "model.layer_pattern": (
             "(strided,fixed,blocksparse,longformer,linformer,performer,reformer)"
         ),
         "model.depth": 7,
         "model.window": 5,
-        "model.lsh_chunk": 4,
+        "model.mixer.reformer.chunk": 4,
         "model.layers": "scan",
         "model.mlp": "gegelu",
         "model.mlp_limit": 2.0,
     },
-    "plain rotary": {"model.rope_scaling": "none"},
+    "plain rotary": {"model.rope.scaling": "none"},
     "alibi": {"model.positions": "alibi", "model.mlp": "quick_gelu"},
     "experts": {
         "model.mlp_pattern": "('experts',)",
-        "model.num_experts": 4,
-        "model.router": "softmax",
+        "model.experts.count": 4,
+        "model.experts.router": "softmax",
         "model.use_bias": False,
-        "model.balance_over": "batch",
+        "model.experts.balance_over": "batch",
     },
     "hybrid": {
         "model.layer_pattern": "('ssm','local')",
         "model.window": 5,
         "model.depth": 4,
         "model.mlp_pattern": "('none','experts','dense')",
-        "model.num_experts": 3,
-        "model.router": "renormalised",
+        "model.experts.count": 3,
+        "model.experts.router": "renormalised",
         "model.use_bias": False,
-        "model.ssm_scan": "associative",
+        "model.mixer.ssm.scan": "associative",
     },
     "in turn": {
         "model.layer_pattern": "('ssm','global')",
         "model.depth": 2,
-        "model.ssm_scan": "in_turn",
+        "model.mixer.ssm.scan": "in_turn",
     },
     "by the backend": {
         "model.layer_pattern": "('ssm','global')",
         "model.depth": 2,
-        "model.ssm_scan": "auto",
+        "model.mixer.ssm.scan": "auto",
     },
 }
 
@@ -443,7 +444,7 @@ def test_train(name, place, tmp_path):
 
 @pytest.mark.parametrize("name", BUILT)
 def test_built(name):
-    settings = {**TINY, "model.positions": "rotary", "model.rope_factor": 4.0, **BUILT[name]}
+    settings = {**TINY, "model.positions": "rotary", "model.rope.factor": 4.0, **BUILT[name]}
     settings["model.vocab_size"] = 31
     texts = [(name.removeprefix("config."), str(value)) for name, value in settings.items()]
     setup = configs.make_config(experiment.override(configs.default_config().to_dict(), texts))
@@ -451,7 +452,7 @@ def test_built(name):
     tokens = np.arange(12, dtype=np.int32)[None]
     # Compiled whole: operation by operation would take several times as long.
     params = jax.jit(functools.partial(models.init, model))(jax.random.key(0))
-    plain = dataclasses.replace(model, positions="none", rope_scaling="none")
+    plain = changed(model, positions="none", rope_scaling="none")
     logits, other = (
         jax.jit(functools.partial(models.apply, one))(params, tokens) for one in (model, plain)
     )

@@ -9,13 +9,22 @@ import math
 
 import jax
 import numpy as np
+from flat_settings import changed
 
 from gptjax import models
 
-GPT2 = models.ModelConfig(
-    vocab_size=11, depth=2, width=12, num_heads=3, seq_len=9, mlp="gelu_tanh", tied_head=True
+GPT2 = changed(
+    models.ModelConfig(),
+    vocab_size=11,
+    depth=2,
+    width=12,
+    num_heads=3,
+    seq_len=9,
+    mlp="gelu_tanh",
+    tied_head=True,
 )
-LLAMA = models.ModelConfig(
+LLAMA = changed(
+    models.ModelConfig(),
     vocab_size=11,
     depth=2,
     width=16,
@@ -92,7 +101,7 @@ def _gpt2_model(config):
 def _llama_model(config):
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    rope = {"rope_type": "default", "rope_theta": config.rope_base}
+    rope = {"rope_type": "default", "rope_theta": config.rope.base}
     return LlamaForCausalLM(
         LlamaConfig(
             vocab_size=config.vocab_size,
@@ -103,7 +112,7 @@ def _llama_model(config):
             num_key_value_heads=config.num_kv_heads,
             max_position_embeddings=config.seq_len,
             rms_norm_eps=config.norm_eps,
-            rope_theta=config.rope_base,
+            rope_theta=config.rope.base,
             rope_parameters=rope,
             tie_word_embeddings=False,
         )

@@ -1,12 +1,12 @@
 """Laws that every variant of the decoder keeps, and a few numbers by hand."""
 
-import dataclasses
 import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flat_settings import changed
 
 from gptjax import models, ops
 from gptjax.errors import UserError
@@ -14,7 +14,7 @@ from gptjax.models.mixers import mamba
 from gptjax.models.mixers.attention import Attention
 from gptjax.models.mixers.latent import LatentAttention
 
-GPT = models.ModelConfig(vocab_size=13, depth=2, width=16, num_heads=4, seq_len=12)
+GPT = changed(models.ModelConfig(), vocab_size=13, depth=2, width=16, num_heads=4, seq_len=12)
 
 HYBRID = "mamba, windows, experts: layers of three structures"
 VARIANTS = {
@@ -153,7 +153,7 @@ EACH = pytest.mark.parametrize(
 
 
 def variant(name, **changes):
-    return dataclasses.replace(GPT, **{**VARIANTS[name], **changes})
+    return changed(GPT, **{**VARIANTS[name], **changes})
 
 
 def randomised(config):
@@ -228,7 +228,7 @@ def test_scanned_unrolled_and_rematerialised_are_one_model(name):
     rtol = 1e-5 if config.compute_dtype == "float32" else 0.02
     others = [{"layers": "scan"}, {"layers": "scan", "remat": "block"}, {"remat": "block"}]
     for change in others if name == "llama" else others[:1]:
-        other = dataclasses.replace(config, **change)
+        other = changed(config, **change)
         close(run(other)(params, batch), expected, rtol)
 
 
@@ -259,7 +259,7 @@ def test_grouped_heads_equal_repeated_heads(name):
     }
     wide = {**params, "blocks": {**params["blocks"], "attention": attention}}
     batch = tokens(config)
-    plain = dataclasses.replace(config, num_kv_heads=0)
+    plain = changed(config, num_kv_heads=0)
     close(forward(config)(params, batch), forward(plain)(wide, batch), 1e-5)
 
 
@@ -278,7 +278,7 @@ def test_segments_equal_separate_documents(layers):
 def test_bfloat16_is_close_to_float32():
     config = variant("llama")
     params, batch = randomised(config), tokens(config)
-    narrow = dataclasses.replace(config, compute_dtype="bfloat16")
+    narrow = changed(config, compute_dtype="bfloat16")
     wide_loss, wide = loss_and_gradients(config)(params, batch)
     loss, gradients = loss_and_gradients(narrow)(params, batch)
     assert abs(float(loss) - float(wide_loss)) < 0.03
@@ -287,7 +287,7 @@ def test_bfloat16_is_close_to_float32():
 
 
 def test_initial_sizes_are_gpt2s():
-    config = dataclasses.replace(GPT, depth=8, width=64, vocab_size=500)
+    config = changed(GPT, depth=8, width=64, vocab_size=500)
     params = initial(config)
     assert float(jnp.std(params["embed"]["tokens"])) == pytest.approx(0.02, rel=0.05)
     blocks = params["blocks"]
@@ -302,7 +302,7 @@ def test_initial_sizes_are_gpt2s():
 
 
 def test_untrained_loss_is_that_of_guessing():
-    config = dataclasses.replace(GPT, vocab_size=257)
+    config = changed(GPT, vocab_size=257)
     value, _ = loss_and_gradients(config)(initial(config), tokens(config))
     assert float(value) == pytest.approx(np.log(257), abs=0.06)
 
@@ -321,14 +321,14 @@ EXPERTS = {"mlp_pattern": ("experts",), "num_experts": 4, "use_bias": False}
         ({"num_heads": 4, "num_kv_heads": 3}, "try num_kv_heads=2 or 4"),
         ({"positions": "rotary", "head_dim": 5}, "set model.head_dim=6"),
         ({"positions": "rotary", "rope_fraction": 0.3}, "turns 1 of 4 columns"),
-        ({"positions": "rotary", "rope_scaling": "yarn", "rope_fast": 1.0}, "model.rope_fast=1"),
+        ({"positions": "rotary", "rope_scaling": "yarn", "rope_fast": 1.0}, "model.rope.fast=1"),
         ({"positions": "rotary", "rope_scaling": "ntk", "head_dim": 2}, "at least two pairs"),
         ({"positions": "rotary", "rope_scaling": "longrope"}, "0 numbers for 2 pairs"),
         ({"layer_pattern": ()}, "names no layer"),
         ({"mlp_pattern": ()}, "names no feed-forward"),
-        ({"num_experts": 2}, "model.num_experts=2 does not fit"),
-        ({**EXPERTS, "experts_per_token": 5}, "more than model.num_experts=4"),
-        ({**EXPERTS, "router_groups": 3}, "model.router_groups=3 does not divide"),
+        ({"num_experts": 2}, "model.experts.count=2 does not fit"),
+        ({**EXPERTS, "experts_per_token": 5}, "more than model.experts.count=4"),
+        ({**EXPERTS, "router_groups": 3}, "model.experts.router_groups=3 does not divide"),
         ({**EXPERTS, "use_bias": True}, "experts have no biases"),
         ({"layer_pattern": ("ssm",), "norm_place": "post"}, "need model.block=sequential"),
         ({"kv_rank": 4, "positions": "rotary"}, "model.norm=layernorm is not built for latent"),
@@ -346,7 +346,10 @@ EXPERTS = {"mlp_pattern": ("experts",), "num_experts": 4, "use_bias": False}
         ({"layer_pattern": ("reformer",), "num_kv_heads": 2}, "set model.num_kv_heads=0"),
         ({"layer_pattern": ("linformer",), "positions": "alibi"}, "set model.positions=rotary"),
         ({"layer_pattern": ("fixed",), "sparse_summary": 5}, "more than a block of 4 tokens"),
-        ({"layer_pattern": ("strided",), "kv_rank": 4}, "model.kv_rank=4 has no strided layers"),
+        (
+            {"layer_pattern": ("strided",), "kv_rank": 4},
+            "model.mixer.latent.kv_rank=4 has no strided layers",
+        ),
         ({"mlp_limit": 2.0}, "model.mlp=gelu_tanh has none; set model.mlp_limit=0"),
         ({**EXPERTS, "mlp": "gegelu"}, "model.mlp=gegelu .* is not built for experts"),
         ({"window": 3}, "model.window=3 has no layer"),
@@ -355,7 +358,7 @@ EXPERTS = {"mlp_pattern": ("experts",), "num_experts": 4, "use_bias": False}
     ],
 )
 def test_contradictions_are_refused(changes, sentence):
-    config = dataclasses.replace(GPT, **changes)
+    config = changed(GPT, **changes)
     for refused in (models.validate, models.count_params, models.logical_axes):
         with pytest.raises(UserError, match=sentence):
             refused(config)
@@ -363,7 +366,7 @@ def test_contradictions_are_refused(changes, sentence):
 
 def test_a_window_ends_where_it_should():
     """One layer, window 3: token 4 moves the logits at 4, 5, 6 and no others."""
-    config = dataclasses.replace(GPT, depth=1, layer_pattern=("local",), window=3)
+    config = changed(GPT, depth=1, layer_pattern=("local",), window=3)
     batch = np.repeat(np.asarray(tokens(config, batch=1)), 2, axis=0)
     batch[1, 4] = (batch[1, 4] + 1) % 13
     logits = forward(config)(randomised(config), batch)
@@ -418,7 +421,7 @@ def test_latent_attention_with_full_rank_is_attention():
 
 
 def test_an_open_gate_is_no_gate():
-    config = dataclasses.replace(GPT, attention_gate=True)
+    config = changed(GPT, attention_gate=True)
     params = randomised(config)
     attention = {**params["blocks"]["attention"]}
     attention["gate"] = np.zeros_like(attention["gate"])

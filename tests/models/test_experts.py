@@ -1,18 +1,19 @@
 """Mixtures in training: capacity, noise, and what reaches the loss through every path."""
 
-import dataclasses
 import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flat_settings import changed
 
 from gptjax import models
 from gptjax.errors import UserError
 from gptjax.models.experts import ROUTING, Experts
 
-MIXTURE = models.ModelConfig(
+MIXTURE = changed(
+    models.ModelConfig(),
     vocab_size=13,
     depth=3,
     width=8,
@@ -80,7 +81,7 @@ def weights(config, key=0):
 
 
 def test_all_experts_with_room_are_a_weighted_dense_sum():
-    config = dataclasses.replace(
+    config = changed(
         MIXTURE, experts_per_token=4, capacity_factor=1.0, router_noise=False, load_loss=0.0
     )
     x, boxed = weights(config)
@@ -96,7 +97,7 @@ def test_all_experts_with_room_are_a_weighted_dense_sum():
 
 def test_a_router_that_knows_nothing_fills_the_first_experts():
     """Ties go to experts 0 and 1: six tokens, three slots each, so half of the choices are lost."""
-    config = dataclasses.replace(MIXTURE, router_noise=False, load_loss=0.0)
+    config = changed(MIXTURE, router_noise=False, load_loss=0.0)
     x, boxed = weights(config)
     blank = {**boxed, "router": jax.tree.map(jnp.zeros_like, boxed["router"])}
     y, routing = one_mixture(config, x, blank)
@@ -105,7 +106,7 @@ def test_a_router_that_knows_nothing_fills_the_first_experts():
     assert float(routing.losses["balance_loss"]) == pytest.approx(1.0)
     assert float(routing.losses["router_z_loss"]) == pytest.approx(np.log(4) ** 2)
     assert np.abs(y[:, :3]).min() > 0 and np.abs(y[:, 3:]).max() == 0
-    whole = one_mixture(dataclasses.replace(config, capacity_factor=2.0), x, blank)
+    whole = one_mixture(changed(config, capacity_factor=2.0), x, blank)
     assert float(whole[1].dropped) == 0.0 and np.abs(whole[0][:, 3:]).min() > 0
 
 
@@ -125,23 +126,23 @@ def test_every_path_reports_and_trains_the_same(changes):
     assert set(routing.losses) == set(models.loss_names(MIXTURE)) and len(routing.losses) == 4
     router = grads["blocks"]["attention_experts"]["mlp"]
     assert np.abs(router["router"]).max(axis=(1, 2)).min() > 1e-4
-    found = trained(dataclasses.replace(MIXTURE, **changes))
+    found = trained(changed(MIXTURE, **changes))
     for one, two in zip(*map(jax.tree.leaves, (found, ((wanted, routing), grads))), strict=True):
         np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-5)
 
 
 def test_alike_layers_report_too():
-    config = dataclasses.replace(MIXTURE, mlp_pattern=("experts",), depth=2)
+    config = changed(MIXTURE, mlp_pattern=("experts",), depth=2)
     params = initial(config)
     wanted, routing = jax.jit(loss_of(config), **QUICK)(params)
-    config = dataclasses.replace(config, layers="scan")
+    config = changed(config, layers="scan")
     found, scanned = jax.jit(loss_of(config), **QUICK)(params)
     assert float(found) == pytest.approx(float(wanted), rel=1e-5)
     np.testing.assert_allclose(scanned.share_E, routing.share_E)
 
 
 def test_noise_is_of_the_sequence_and_the_layer_and_of_training_only():
-    config = dataclasses.replace(MIXTURE, capacity_factor=0.0)
+    config = changed(MIXTURE, capacity_factor=0.0)
     params = stirred_params()
     forward = jax.jit(
         lambda seeds: models.forward(config, params, TOKENS, seeds_B=seeds)[0], **QUICK
@@ -162,7 +163,7 @@ def test_the_noise_matrix_is_counted():
     params = jax.eval_shape(lambda key: models.init(MIXTURE, key), jax.random.key(0))
     total = sum(leaf.size for leaf in jax.tree.leaves(params))
     assert models.count_params(MIXTURE).total == total
-    quiet = dataclasses.replace(MIXTURE, router_noise=False, load_loss=0.0)
+    quiet = changed(MIXTURE, router_noise=False, load_loss=0.0)
     assert total - models.count_params(quiet).total == 2 * 8 * 4
 
 
@@ -170,10 +171,10 @@ def test_the_noise_matrix_is_counted():
     "changes, sentence",
     [
         ({"mlp_pattern": ("dense",), "num_experts": 0}, "no experts to act on"),
-        ({"router_noise": False}, "model.load_loss=0.1 needs noise"),
-        ({"experts_per_token": 4}, "model.load_loss=0.1 needs noise"),
+        ({"router_noise": False}, "model.experts.load_loss=0.1 needs noise"),
+        ({"experts_per_token": 4}, "model.experts.load_loss=0.1 needs noise"),
     ],
 )
 def test_contradictions_are_refused(changes, sentence):
     with pytest.raises(UserError, match=sentence):
-        models.validate(dataclasses.replace(MIXTURE, **changes))
+        models.validate(changed(MIXTURE, **changes))

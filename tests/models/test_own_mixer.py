@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from test_docs import reference
 
 from gptjax import config as whole_config
 from gptjax import models, ops
@@ -19,7 +20,6 @@ from gptjax.models.mixers.attention import (
 )
 from gptjax.optim import OptimConfig
 from gptjax.train import RunSpec
-from tests.test_docs import reference
 
 
 class PairsAttention(Attention):

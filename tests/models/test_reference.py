@@ -1,6 +1,5 @@
 """Parity with `transformers`: stored numbers always, the library itself where it is installed."""
 
-import dataclasses
 import functools
 import sys
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from flat_settings import changed
 
 from gptjax import models
 
@@ -32,8 +32,8 @@ GOLDEN = {
 @functools.cache
 def logits(name, **changes):
     config = reference.CONFIGS[name]
-    changed = dataclasses.replace(config, **changes)
-    forward = jax.jit(functools.partial(models.apply, changed))
+    other = changed(config, **changes)
+    forward = jax.jit(functools.partial(models.apply, other))
     return np.asarray(forward(reference.parameters(config), reference.tokens()))
 
 

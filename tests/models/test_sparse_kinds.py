@@ -1,19 +1,20 @@
 """Kinds of attention that leave pairs out: no future, no other document, counted as they work."""
 
-import dataclasses
 import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flat_settings import changed
 
 from gptjax import models
 from gptjax.convert import config_json
 from gptjax.cost import model_flops
 from gptjax.errors import UserError
 
-TINY = models.ModelConfig(
+TINY = changed(
+    models.ModelConfig(),
     vocab_size=13,
     depth=1,
     width=16,
@@ -47,7 +48,7 @@ EACH = pytest.mark.parametrize("kind", KINDS)
 
 def of_kind(kind, **changes):
     window = 4 if kind in ("local", "longformer") else 0
-    return dataclasses.replace(TINY, layer_pattern=(kind,), window=window, **changes)
+    return changed(TINY, layer_pattern=(kind,), window=window, **changes)
 
 
 @functools.cache
@@ -107,7 +108,7 @@ def test_no_kind_sees_another_document(kind):
 @EACH
 def test_work_is_counted(kind):
     """One layer with D = 16, H = 4 and 4 heads at T = 24: projections, pairs, what is beside."""
-    config = dataclasses.replace(of_kind(kind, mlp_pattern=("none",)), positions="none")
+    config = changed(of_kind(kind, mlp_pattern=("none",)), positions="none")
     head = 2 * 16 * 13
     got = model_flops.training_flops_per_token(config) / 3 - head
     square, pair = 2 * 16 * 16, 4 * 16
@@ -148,7 +149,7 @@ def test_bytes_of_the_cache():
     assert models.cache_bytes(of_kind("performer"), 100) == 4 * 4 * 8 * 5
     assert models.cache_bytes(of_kind("reformer"), 100) == 100 * (128 + 4 * 4 * 2)
     assert models.cache_bytes(of_kind("ssm"), 100) == 4 * 32 * (3 + 16)
-    half = dataclasses.replace(of_kind("local"), compute_dtype="bfloat16", depth=3)
+    half = changed(of_kind("local"), compute_dtype="bfloat16", depth=3)
     assert models.cache_bytes(half, 100) == 3 * 64 * 4
 
 
@@ -174,7 +175,7 @@ def dense_model():
 @pytest.mark.parametrize("kind", DENSE)
 def test_the_dense_limit(kind):
     """A stride, a block or a window of the whole text, and summaries that keep all."""
-    config = dataclasses.replace(of_kind(kind, num_kv_heads=2), **DENSE[kind])
+    config = changed(of_kind(kind, num_kv_heads=2), **DENSE[kind])
     own = jax.eval_shape(functools.partial(models.init, config), jax.random.key(0))["blocks"]
     params, wanted = dense_model()
     blocks = dict(params["blocks"])

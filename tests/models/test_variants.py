@@ -10,6 +10,7 @@ import pytest
 
 import gptjax.models
 import gptjax.ops
+from gptjax.fields import leaves
 from gptjax.models import ModelConfig
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -23,11 +24,11 @@ CHOSEN = (
     "layer_pattern",
     "mlp_pattern",
     "positions",
-    "rope_layout",
-    "rope_scaling",
+    "rope.layout",
+    "rope.scaling",
     "mlp",
     "qk_norm",
-    "router",
+    "experts.router",
 )
 """Settings whose every value has a row."""
 
@@ -54,10 +55,10 @@ def test_errors_of_the_page_are_small_or_explained():
 def test_settings_reach_the_model(row):
     """What a row says is what the model has: the reference's preset takes nothing back."""
     model = variants.model_of(row.settings)
-    kinds = {field.name: type(field.default) for field in dataclasses.fields(ModelConfig)}
+    kinds = {leaf.key: type(leaf.field.default) for leaf in leaves(ModelConfig)}
     for word in row.settings.split():
         name, _, text = word.partition("=")
-        value = getattr(model, name)
+        value = operator.attrgetter(name)(model)
         if kinds[name] is tuple:
             assert ",".join(x if isinstance(x, str) else f"{x:g}" for x in value) == text
         else:
@@ -72,10 +73,10 @@ def test_functions_of_rows_exist():
 
 def test_every_kind_has_a_row():
     models = [variants.model_of(row.settings) for row in BY_SETTINGS]
-    fields = {field.name: field for field in dataclasses.fields(ModelConfig)}
+    fields = {leaf.key: leaf.field for leaf in leaves(ModelConfig)}
     missing = []
     for name in CHOSEN:
-        values = [getattr(model, name) for model in models]
+        values = [operator.attrgetter(name)(model) for model in models]
         used = set().union(*(x if isinstance(x, tuple) else (x,) for x in values))
         missing += [f"{name}={x}" for x in fields[name].metadata["choices"] if x not in used]
     assert not missing, f"add a row to tests/models/variants.py for {', '.join(missing)}"

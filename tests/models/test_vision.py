@@ -1,6 +1,5 @@
 """Vision: parity with `transformers`, closed gates, what sees which image, gradients, sizes."""
 
-import dataclasses
 import functools
 import math
 import re
@@ -11,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flat_settings import changed
 
 from gptjax import models, ops
 from gptjax.errors import UserError
@@ -42,7 +42,7 @@ GOLDEN = {
     ],
 }
 TOLERANCE = 1e-5  # relative; the two agree to 1.2e-6
-HYBRID = dataclasses.replace(
+HYBRID = changed(
     vision.TEXT,
     depth=3,
     layer_pattern=("local",),
@@ -86,7 +86,7 @@ def test_outputs_equal_transformers():
 def test_a_wrong_detail_is_seen(wrong, monkeypatch):
     """The stored features would catch each of these mistakes."""
     norm_eps = 1e-3 if wrong == "epsilon" else vision.VISION.norm_eps
-    config = dataclasses.replace(vision.VISION, norm_eps=norm_eps)
+    config = changed(vision.VISION, norm_eps=norm_eps)
     images = vision.images().reshape(4, 6, 6, 3)
     if wrong == "tanh for exact GELU":
         monkeypatch.setitem(ops.FEED_FORWARD, "gelu", ops.FEED_FORWARD["gelu_tanh"])
@@ -127,7 +127,7 @@ def test_a_token_sees_the_last_image_before_it():
 
 def test_patches_stand_for_tokens():
     """A projection that gives a token's embedding is that token, with its learned positions."""
-    text = dataclasses.replace(reference.GPT2, depth=1, seq_len=24, embedding_scale=0.0)
+    text = changed(reference.GPT2, depth=1, seq_len=24, embedding_scale=0.0)
     config = models.ProjectedVision(text, vision.VISION, vision.IMAGE, projector_layers=1)
     params, apply = with_parameters(config)
     (matrix,) = params["projector"]
@@ -152,9 +152,9 @@ def test_documents_do_not_see_each_others_images():
 
 def shallow(config, depth, **changes):
     """One layer of text, and so many of vision."""
-    text = dataclasses.replace(config.text, depth=1, **changes)
-    vision = dataclasses.replace(config.vision, depth=depth)
-    return dataclasses.replace(config, text=text, vision=vision)
+    text = changed(config.text, depth=1, **changes)
+    vision = changed(config.vision, depth=depth)
+    return changed(config, text=text, vision=vision)
 
 
 @functools.cache
@@ -208,7 +208,7 @@ def test_vit_base_has_its_published_size(classes, count):
 
 @pytest.mark.slow
 def test_bfloat16_is_near():
-    config = dataclasses.replace(vision.VISION, compute_dtype="bfloat16")
+    config = changed(vision.VISION, compute_dtype="bfloat16")
     params = vision.parameters(models.init_vision, config)
     images = vision.images().reshape(4, 6, 6, 3)
     encode = functools.partial(models.encode_images, config)
@@ -219,7 +219,7 @@ def test_bfloat16_is_near():
 
 
 def encode(layer=None, **changes):
-    config = dataclasses.replace(vision.VISION, **changes)
+    config = changed(vision.VISION, **changes)
     shapes = functools.partial(models.init_vision, config)
     params = jax.eval_shape(shapes, jax.random.key(0))
     encode = functools.partial(models.encode_images, config, layer=layer)
@@ -227,7 +227,7 @@ def encode(layer=None, **changes):
 
 
 def join(tokens, **changes):
-    config = dataclasses.replace(vision.PROJECTED, **changes)
+    config = changed(vision.PROJECTED, **changes)
     jax.eval_shape(functools.partial(models.init_projected, config), jax.random.key(0))
     return models.apply_projected(config, {}, tokens, vision.images())
 
@@ -243,7 +243,7 @@ REFUSED = [
     (lambda: join(vision.tokens(), image_token=11), "image_token=11 is no token of text.vocab"),
     (lambda: join(vision.tokens(), projector_layers=0), "projector_layers=0 must be at least 1"),
     (
-        lambda: models.init_gated(dataclasses.replace(vision.GATED, every=0), jax.random.key(0)),
+        lambda: models.init_gated(changed(vision.GATED, every=0), jax.random.key(0)),
         "every=0 must be at least 1",
     ),
     (

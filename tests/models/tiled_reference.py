@@ -10,10 +10,12 @@ import tempfile
 
 import jax
 import numpy as np
+from flat_settings import changed
 
 from gptjax import convert, models
 
-TEXT = models.ModelConfig(
+TEXT = changed(
+    models.ModelConfig(),
     vocab_size=13,
     depth=3,
     width=16,

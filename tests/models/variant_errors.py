@@ -4,7 +4,6 @@ Functions without arguments, for the rows of variants.py. Those that ask `transf
 ImportError where it is not installed (extra `parity`).
 """
 
-import dataclasses
 import functools
 import math
 import sys
@@ -14,6 +13,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flat_settings import changed
 
 from gptjax import models, ops
 from gptjax.models.experts import Experts
@@ -338,7 +338,8 @@ def recurrence():
 
 # Experts
 
-MIXTURE = models.ModelConfig(
+MIXTURE = changed(
+    models.ModelConfig(),
     vocab_size=13,
     depth=1,
     width=8,
@@ -368,7 +369,7 @@ def mixture(config, seeds_B=None):
 
 def switch():
     """Capacity and dropped tokens, against the layer of `transformers`."""
-    config = dataclasses.replace(MIXTURE, capacity_factor=1.0)
+    config = changed(MIXTURE, capacity_factor=1.0)
     x, w, y, routing = mixture(config)
     assert 0 < routing.dropped < 0.5
     return relative(y, layers.switch(x, w, capacity=3))
@@ -376,7 +377,7 @@ def switch():
 
 def all_experts():
     """Every expert chosen, with room: the sum over all of them, weighed, in NumPy."""
-    config = dataclasses.replace(MIXTURE, experts_per_token=4, capacity_factor=1.0)
+    config = changed(MIXTURE, experts_per_token=4, capacity_factor=1.0)
     x, w, y, _ = mixture(config)
     each = np.maximum(np.einsum("btd,edf->btef", x, w["experts_up"]), 0)
     each = np.einsum("btef,efd->bted", each, w["experts_down"])
@@ -385,9 +386,7 @@ def all_experts():
 
 def noisy_routing():
     """Equations 3 to 5 of the paper in NumPy, with the same draws of noise."""
-    config = dataclasses.replace(
-        MIXTURE, experts_per_token=2, router="renormalised", router_noise=True
-    )
+    config = changed(MIXTURE, experts_per_token=2, router="renormalised", router_noise=True)
     seeds_B = jnp.array([1, 2, 3], jnp.uint32)
     x, w, y, _ = mixture(config, seeds_B)
     noise = np.stack([jax.random.normal(jax.random.key(seed), (12, 4)) for seed in seeds_B])
@@ -442,7 +441,9 @@ def expected_load():
 
 def initial_sizes():
     """Standard deviations of the kinds of matrices of a fresh GPT-2, theirs from `transformers`."""
-    config = models.ModelConfig(vocab_size=2000, depth=8, width=256, num_heads=4, seq_len=512)
+    config = changed(
+        models.ModelConfig(), vocab_size=2000, depth=8, width=256, num_heads=4, seq_len=512
+    )
     ours = jax.jit(functools.partial(models.init, config))(jax.random.key(0))
     blocks, attention, mlp = (ours["blocks"], *(ours["blocks"][n] for n in ("attention", "mlp")))
     assert not any(np.any(leaf) for n, leaf in [*attention.items(), *mlp.items()] if "bias" in n)

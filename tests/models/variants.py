@@ -118,10 +118,10 @@ def crossing(keys: int, layers: int = 3) -> Cost:
 
 
 family = errors.family
-_EIGHT = "mlp_pattern=experts num_experts=8"
-_LONG = "rope_factor=4 rope_trained_len=1024"
+_EIGHT = "mlp_pattern=experts experts.count=8"
+_LONG = "rope.factor=4 rope.trained_len=1024"
 _PAIRS = (",".join(f"{1 + scale * i / 32:g}" for i in range(32)) for scale in (0.1, 3))
-_FACTORS = "rope_short_factors={} rope_long_factors={}".format(*_PAIRS)
+_FACTORS = "rope.short_factors={} rope.long_factors={}".format(*_PAIRS)
 
 ROWS = (
     # Embedding and positions
@@ -152,62 +152,62 @@ ROWS = (
         partial(family, "llama"),
     ),
     Row(
-        "rotary, neighbours", "Su 2021", "rope_layout=interleaved", "HF Cohere", errors.like_cohere
+        "rotary, neighbours", "Su 2021", "rope.layout=interleaved", "HF Cohere", errors.like_cohere
     ),
     Row(
         "rotary, some columns",
         "GPT-NeoX 2022",
-        "rope_fraction=0.25",
+        "rope.fraction=0.25",
         "HF GPT-NeoX",
         partial(errors.like_gpt_neox, rope_fraction=0.5),
     ),
     Row(
         "position interpolation",
         "Chen 2023",
-        "rope_scaling=linear rope_factor=4",
+        "rope.scaling=linear rope.factor=4",
         "HF Llama",
         partial(family, "linear"),
     ),
     Row(
         "NTK-aware",
         "bloc97 2023",
-        "rope_scaling=ntk rope_factor=4",
+        "rope.scaling=ntk rope.factor=4",
         "HF Llama, its base stretched by hand",
         errors.ntk,
     ),
     Row(
         "NTK-aware, by the input's length",
         "emozilla 2023",
-        f"rope_scaling=dynamic {_LONG}",
+        f"rope.scaling=dynamic {_LONG}",
         "HF Llama",
         partial(family, "dynamic"),
     ),
-    Row("YaRN", "Peng 2023", f"rope_scaling=yarn {_LONG}", "HF Llama", partial(family, "yarn")),
+    Row("YaRN", "Peng 2023", f"rope.scaling=yarn {_LONG}", "HF Llama", partial(family, "yarn")),
     Row(
         "YaRN with mscale",
         "DeepSeek-V2 2024",
-        f"rope_scaling=yarn {_LONG} rope_mscale=0.7 rope_mscale_all_dim=0.4",
+        f"rope.scaling=yarn {_LONG} rope.mscale=0.7 rope.mscale_all_dim=0.4",
         "HF Llama",
         partial(family, "yarn-mscale"),
     ),
     Row(
         "LongRoPE beyond the trained length",
         "Ding 2024",
-        f"rope_scaling=longrope {_LONG} {_FACTORS}",
+        f"rope.scaling=longrope {_LONG} {_FACTORS}",
         "HF Phi-3",
         partial(family, "longrope"),
     ),
     Row(
         "LongRoPE within it",
         "Ding 2024",
-        f"rope_scaling=longrope rope_trained_len=4096 {_FACTORS}",
+        f"rope.scaling=longrope rope.trained_len=4096 {_FACTORS}",
         "HF Phi-3",
         partial(family, "longrope-short"),
     ),
     Row(
         "Llama 3.1's scaling",
         "AI@Meta 2024",
-        f"rope_scaling=llama3 {_LONG} rope_slow=1 rope_fast=4",
+        f"rope.scaling=llama3 {_LONG} rope.slow=1 rope.fast=4",
         "HF Llama",
         partial(family, "llama3"),
     ),
@@ -308,14 +308,14 @@ ROWS = (
     Row(
         "multi-head latent attention",
         "DeepSeek-V2 2024",
-        "kv_rank=256 rope_dim=32",
+        "mixer.latent.kv_rank=256 mixer.latent.rope_dim=32",
         "HF DeepSeek-V2",
         errors.like_deepseek,
     ),
     Row(
         "latent attention, low-rank queries",
         "DeepSeek-V2 2024",
-        "kv_rank=256 q_rank=384 rope_dim=32",
+        "mixer.latent.kv_rank=256 mixer.latent.q_rank=384 mixer.latent.rope_dim=32",
         "HF DeepSeek-V2",
         partial(errors.like_deepseek, q_rank=9),
     ),
@@ -337,7 +337,8 @@ ROWS = (
     Row(
         "last blocks, and earlier ones by head",
         "Phi-3 2024",
-        "layer_pattern=blocksparse sparse_block=64 sparse_local_blocks=4 sparse_stride=8",
+        "layer_pattern=blocksparse mixer.sparse.block=64 "
+        "mixer.blocksparse.local_blocks=4 mixer.blocksparse.stride=8",
         "mlx-lm's Phi-3-small",
         errors.phi3_small,
     ),
@@ -365,7 +366,7 @@ ROWS = (
     Row(
         "the same at full rank",
         "Linformer 2020",
-        "layer_pattern=linformer sparse_summary=64",
+        "layer_pattern=linformer mixer.sparse.summary=64",
         "JAX's dense attention",
         errors.linformer_full_rank,
     ),
@@ -386,7 +387,7 @@ ROWS = (
     Row(
         "the same, many features",
         "Performer 2020",
-        "layer_pattern=performer random_features=8192",
+        "layer_pattern=performer mixer.performer.features=8192",
         "JAX's dense attention",
         errors.performer_of_many_features,
         "random: falls like 1/√features",
@@ -416,7 +417,7 @@ ROWS = (
     Row(
         "its scans, and its recurrence of decoding",
         "Mamba 2023",
-        "layer_pattern=ssm mlp_pattern=none depth=24 ssm_scan=associative",
+        "layer_pattern=ssm mlp_pattern=none depth=24 mixer.ssm.scan=associative",
         "the recurrence in NumPy",
         errors.recurrence,
     ),
@@ -551,65 +552,66 @@ ROWS = (
     Row(
         "experts: two, renormalised",
         "Mixtral 2024",
-        f"{_EIGHT} experts_per_token=2",
+        f"{_EIGHT} experts.per_token=2",
         "HF Mixtral",
         partial(family, "mixtral"),
     ),
     Row(
         "experts: fine-grained and shared ones",
         "DeepSeekMoE 2024",
-        "mlp_pattern=experts num_experts=64 experts_per_token=6 expert_width=384 shared_experts=2 "
-        "router=softmax dense_layers=1",
+        "mlp_pattern=experts experts.count=64 experts.per_token=6 experts.width=384 "
+        "experts.shared=2 experts.router=softmax dense_layers=1",
         "HF DeepSeek-V2",
         partial(family, "deepseek2-lite"),
     ),
     Row(
         "experts: chosen within groups",
         "DeepSeek-V2 2024",
-        "mlp_pattern=experts num_experts=64 experts_per_token=6 expert_width=384 shared_experts=2 "
-        "router=softmax dense_layers=1 router_groups=8 router_top_groups=3 router_scale=16",
+        "mlp_pattern=experts experts.count=64 experts.per_token=6 experts.width=384 "
+        "experts.shared=2 experts.router=softmax dense_layers=1 experts.router_groups=8 "
+        "experts.router_top_groups=3 experts.router_scale=16",
         "HF DeepSeek-V2",
         partial(family, "deepseek2"),
     ),
     Row(
         "experts: one, with capacity and drops",
         "Switch 2021",
-        f"{_EIGHT} experts_per_token=1 router=softmax capacity_factor=1.25",
+        f"{_EIGHT} experts.per_token=1 experts.router=softmax experts.capacity_factor=1.25",
         "HF Switch's layer",
         errors.switch,
     ),
     Row(
         "experts: all, with room",
         "Shazeer 2017",
-        f"{_EIGHT} experts_per_token=8 router=softmax capacity_factor=1",
+        f"{_EIGHT} experts.per_token=8 experts.router=softmax experts.capacity_factor=1",
         "the dense sum in NumPy",
         errors.all_experts,
     ),
     Row(
         "experts: noisy top-k",
         "Shazeer 2017",
-        f"{_EIGHT} experts_per_token=2 router_noise=true",
+        f"{_EIGHT} experts.per_token=2 experts.router_noise=true",
         "equations 3 to 5 in NumPy, same draws",
         errors.noisy_routing,
     ),
     Row(
         "router losses: balance, z",
         "Switch 2021, ST-MoE 2022",
-        f"{_EIGHT} experts_per_token=2 balance_loss=0.01 router_z_loss=0.001",
+        f"{_EIGHT} experts.per_token=2 experts.balance_loss=0.01 experts.router_z_loss=0.001",
         "HF Switch's and Mixtral's",
         errors.router_losses,
     ),
     Row(
         "router loss: importance",
         "Shazeer 2017",
-        f"{_EIGHT} experts_per_token=2 importance_loss=0.1",
+        f"{_EIGHT} experts.per_token=2 experts.importance_loss=0.1",
         "equations 6 and 7 in NumPy",
         errors.importance,
     ),
     Row(
         "router loss: load",
         "Shazeer 2017",
-        f"{_EIGHT} experts_per_token=2 router_noise=true load_loss=0.1",
+        f"{_EIGHT} experts.per_token=2 experts.router_noise=true experts.load_loss=0.1",
         "100,000 draws of the noise",
         errors.expected_load,
         "a count of random draws",

@@ -17,6 +17,7 @@ jax.config.update("jax_num_cpu_devices", 8)
 from gptjax import data, main, ops  # noqa: E402
 from gptjax.cost.compiled import abstract_state, compile_step  # noqa: E402
 from gptjax.models import ModelConfig, apply  # noqa: E402
+from gptjax.models.experts import ExpertsConfig  # noqa: E402
 from gptjax.models.mixers import kernels  # noqa: E402
 from gptjax.ops import backend, ring_attention  # noqa: E402
 from gptjax.optim import OptimConfig  # noqa: E402
@@ -130,14 +131,16 @@ def mixture(spec):
         depth=2,
         use_bias=False,
         mlp_pattern=("experts",),
-        num_experts=4,
-        expert_width=24,
-        capacity_factor=1.25,
-        balance_loss=0.1,
-        router_z_loss=0.01,
-        importance_loss=0.1,
-        router_noise=True,
-        load_loss=0.1,
+        experts=ExpertsConfig(
+            count=4,
+            width=24,
+            capacity_factor=1.25,
+            balance_loss=0.1,
+            router_z_loss=0.01,
+            importance_loss=0.1,
+            router_noise=True,
+            load_loss=0.1,
+        ),
     )
     return dataclasses.replace(spec, model=model, micro_batches=2)
 

@@ -1,12 +1,12 @@
 """Sizes of a mesh, what is refused, and the tests on eight simulated devices."""
 
-import dataclasses
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from flat_settings import changed
 
 from gptjax.errors import UserError
 from gptjax.models import ModelConfig
@@ -18,7 +18,9 @@ from gptjax.train.layout import cuts
 FOLDER = Path(__file__).parent
 
 SPEC = RunSpec(
-    model=ModelConfig(depth=2, width=48, num_heads=6, num_kv_heads=2, seq_len=16, vocab_size=257),
+    model=changed(
+        ModelConfig(), depth=2, width=48, num_heads=6, num_kv_heads=2, seq_len=16, vocab_size=257
+    ),
     optim=OptimConfig(),
     batch_size=12,
     steps=1,
@@ -106,34 +108,39 @@ def test_what_does_not_divide_the_model(mesh, sentence):
     ],
 )
 def test_what_cannot_be_cut_along_the_sequence(change, mesh, sentence):
-    model = dataclasses.replace(SPEC.model, vocab_size=258, **change)
+    model = changed(SPEC.model, vocab_size=258, **change)
     mesh = MeshConfig(data=1, seq=2, **mesh)
     with pytest.raises(UserError, match=sentence):
-        layout_over(mesh, dataclasses.replace(SPEC, model=model), list("abcd"))
+        layout_over(mesh, changed(SPEC, model=model), list("abcd"))
 
 
 @pytest.mark.parametrize(
     "changes, parts, sentence",
     [
         ({"mlp_pattern": ("dense",), "num_experts": 0}, 2, "has none; set mesh.expert=1"),
-        ({}, 2, r"model.capacity_factor=0 .* set model.capacity_factor=1.25, or 2 to drop no"),
-        ({}, 3, "model.num_experts=4 is not .* mesh.expert=3; .*=6, or mesh.expert=2"),
+        (
+            {},
+            2,
+            r"model.experts.capacity_factor=0 .* set model.experts.capacity_factor=1.25, or 2 to "
+            r"drop no",
+        ),
+        ({}, 3, "model.experts.count=4 is not .* mesh.expert=3; .*=6, or mesh.expert=2"),
     ],
 )
 def test_what_experts_cannot_be_cut_into(changes, parts, sentence):
     experts = {"mlp_pattern": ("experts",), "num_experts": 4, "use_bias": False, **changes}
-    spec = dataclasses.replace(SPEC, model=dataclasses.replace(SPEC.model, **experts))
+    spec = changed(SPEC, model=changed(SPEC.model, **experts))
     with pytest.raises(UserError, match=sentence):
         layout_over(MeshConfig(data=1, expert=parts), spec, ["a", "b", "c"])
 
 
 def test_slots_are_counted_in_whole_sequences():
     experts = {"mlp_pattern": ("experts",), "num_experts": 4, "use_bias": False}
-    model = dataclasses.replace(SPEC.model, **experts, capacity_factor=2.0)
+    model = changed(SPEC.model, **experts, capacity_factor=2.0)
     with pytest.raises(UserError, match=r"mesh.expert=2 counts slots.* set mesh.seq=1"):
         layout_over(
             MeshConfig(data=1, expert=2, seq=2, context="all_to_all"),
-            dataclasses.replace(SPEC, model=model, batch_size=16),
+            changed(SPEC, model=model, batch_size=16),
             list("abcd"),
         )
 
@@ -157,14 +164,14 @@ def test_every_mesh_on_eight_devices():
 
 
 def test_interleaving_wants_whole_rounds():
-    spec = dataclasses.replace(SPEC, batch_size=9, micro_batches=3)
-    spec = dataclasses.replace(spec, model=dataclasses.replace(spec.model, depth=4))
+    spec = changed(SPEC, batch_size=9, micro_batches=3)
+    spec = changed(spec, model=changed(spec.model, depth=4))
     with pytest.raises(UserError, match=r"micro_batches=3 is not a .*mesh.pipe=2.*micro_batches=4"):
         layout_over(MeshConfig(data=1, pipe=2, schedule="interleaved"), spec, ["a", "b"])
 
 
 def test_a_pipeline_has_no_routers():
     experts = {"mlp_pattern": ("experts",), "num_experts": 4, "use_bias": False}
-    spec = dataclasses.replace(SPEC, model=dataclasses.replace(SPEC.model, **experts))
-    with pytest.raises(UserError, match=r"num_experts=4 has routers.* set mesh.pipe=1"):
+    spec = changed(SPEC, model=changed(SPEC.model, **experts))
+    with pytest.raises(UserError, match=r"experts.count=4 has routers.* set mesh.pipe=1"):
         layout_over(MeshConfig(data=1, pipe=2), spec, ["a", "b"])

@@ -1,11 +1,10 @@
 """Router losses in training steps: micro-batches, stacks, evaluation, and what they are for."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flat_settings import changed
 
 from gptjax import data
 from gptjax.optim import OptimConfig
@@ -30,14 +29,14 @@ QUICK = {"compiler_options": {"xla_backend_optimization_level": 0}}
 
 
 def mixture(spec, **changes):
-    return dataclasses.replace(spec, model=dataclasses.replace(spec.model, **MIXTURE, **changes))
+    return changed(spec, model=changed(spec.model, **MIXTURE, **changes))
 
 
 def test_micro_batches_are_one_batch(spec, corpus):
     """Capacity and balance are of a sequence, noise of its place in the batch."""
     spec = mixture(spec, router_noise=True, load_loss=0.1)
     optim = OptimConfig(name="sgd", b1=0.0, schedule="constant", clip_norm=0.0, weight_decay=0.0)
-    spec = dataclasses.replace(spec, optim=optim)
+    spec = changed(spec, optim=optim)
     state = jax.jit(lambda key: init_state(spec, key), **QUICK)(jax.random.key(1))
     inputs, targets = data.batch_numpy(corpus.train, 16, 0, 0, spec.batch_size)
     batch = next_token_batch(
@@ -45,7 +44,7 @@ def test_micro_batches_are_one_batch(spec, corpus):
     )
     results = []
     for parts in (1, 2):
-        step = make_train_step(dataclasses.replace(spec, micro_batches=parts), next_token(spec))
+        step = make_train_step(changed(spec, micro_batches=parts), next_token(spec))
         new, metrics = jax.jit(step, **QUICK)(state, batch, make_hyper(spec))
         extra = {k: v for k, v in metrics.extra.items() if "load_max" not in k}
         results.append((new.params, metrics.loss, extra))
@@ -57,9 +56,9 @@ def test_micro_batches_are_one_batch(spec, corpus):
 
 
 def test_a_stack_reports_each_member(spec, corpus):
-    spec = dataclasses.replace(mixture(spec), steps=3)
+    spec = changed(mixture(spec), steps=3)
     session = Session(corpus, TrainConfig())
-    seeds = [dataclasses.replace(spec, seed=seed) for seed in (3, 4)]
+    seeds = [changed(spec, seed=seed) for seed in (3, 4)]
     state = stacked([session.init(one) for one in seeds])
     hyper = stacked([make_hyper(one) for one in seeds])
     _, metrics = session.advance_stack(spec, state, hyper, 3)
@@ -75,9 +74,7 @@ def test_evaluation_is_the_plain_loss(spec, corpus):
     session = Session(corpus, TrainConfig())
     params = session.init(spec).params
     bare = {"capacity_factor": 0.0, "balance_loss": 0.0, "router_z_loss": 0.0}
-    plain = dataclasses.replace(
-        spec, model=dataclasses.replace(spec.model, **bare, router_noise=False)
-    )
+    plain = changed(spec, model=changed(spec.model, **bare, router_noise=False))
     assert session.evaluate(spec, params).loss == session.evaluate(plain, params).loss
 
 
@@ -87,9 +84,7 @@ def test_a_balance_loss_keeps_the_load_even(spec, corpus):
     loads = {}
     for weight in (0.0, 0.1):  # measured: 2.48 and 1.31
         one = mixture(spec, experts_per_token=1, router="softmax")
-        one = dataclasses.replace(
-            one, batch_size=8, steps=120, model=dataclasses.replace(one.model, balance_loss=weight)
-        )
+        one = changed(one, batch_size=8, steps=120, model=changed(one.model, balance_loss=weight))
         session = Session(corpus, TrainConfig())
         _, metrics = session.advance(one, session.init(one), make_hyper(one), 120)
         loads[weight] = np.asarray(metrics.extra["experts/load_max_over_mean"])[80:120].mean()

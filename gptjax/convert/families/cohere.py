@@ -28,7 +28,7 @@ COHERE = Family(
     {
         "norm": "layernorm",
         "positions": "rotary",
-        "rope_layout": "interleaved",
+        "rope.layout": "interleaved",
         "use_bias": False,
         "block": "parallel_shared_norm",
     },

@@ -3,18 +3,38 @@
 All heads see the last blocks; of earlier ones each head sees every stride-th, from its own start.
 """
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 
 from gptjax import ops
+from gptjax.fields import setting
 from gptjax.models.mixers import pattern
 from gptjax.models.mixers.attention import Attention, attention_flops, attention_params
 from gptjax.models.mixers.mixer import Mixer, register
 
 if TYPE_CHECKING:
     from gptjax.models.config import ModelConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class BlocksparseConfig:
+    """Which blocks the heads of blocksparse layers see."""
+
+    local_blocks: int = setting(
+        2,
+        "blocksparse: last blocks that all heads see, the own included (Phi-3-small: 16)",
+        minimum=1,
+        was="sparse_local_blocks",
+    )
+    stride: int = setting(
+        4,
+        "blocksparse: of so many earlier blocks a head sees one (Phi-3-small: 8)",
+        minimum=1,
+        was="sparse_stride",
+    )
 
 
 class BlocksparseAttention(Attention):
@@ -28,8 +48,8 @@ class BlocksparseAttention(Attention):
             k,
             v,
             block=cfg.block_tokens,
-            local_blocks=cfg.sparse_local_blocks,
-            stride=cfg.sparse_stride,
+            local_blocks=cfg.mixer.blocksparse.local_blocks,
+            stride=cfg.mixer.blocksparse.stride,
             **options,
         )
 
@@ -48,7 +68,10 @@ def blocksparse_keys(seq_len: int, block: int, local_blocks: int, stride: int) -
 
 def _keys(config: "ModelConfig") -> float:
     return blocksparse_keys(
-        config.seq_len, config.block_tokens, config.sparse_local_blocks, config.sparse_stride
+        config.seq_len,
+        config.block_tokens,
+        config.mixer.blocksparse.local_blocks,
+        config.mixer.blocksparse.stride,
     )
 
 
@@ -61,10 +84,12 @@ def _cache_bytes(config: "ModelConfig", context: int) -> int:
 def _seen_again(config: "ModelConfig", context: int) -> int:
     """Tokens, summed over key heads, that queries from `context` on still see."""
     finished, begun = divmod(context, config.block_tokens)
-    old = max(0, finished - config.sparse_local_blocks + 1)
-    seen_KG = ops.seen_blocks(config.num_heads, config.sparse_stride).reshape(config.kv_heads, -1)
+    old = max(0, finished - config.mixer.blocksparse.local_blocks + 1)
+    seen_KG = ops.seen_blocks(config.num_heads, config.mixer.blocksparse.stride).reshape(
+        config.kv_heads, -1
+    )
     kept = sum(
-        len(range(remainder, old, config.sparse_stride))
+        len(range(remainder, old, config.mixer.blocksparse.stride))
         for seen_G in seen_KG.tolist()
         for remainder in set(seen_G)
     )

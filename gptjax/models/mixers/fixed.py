@@ -21,12 +21,12 @@ class FixedAttention(Attention):
 
     def attend(self, q: jax.Array, k: jax.Array, v: jax.Array, options: dict) -> jax.Array:
         """By blocks."""
-        block, summary = self.config.block_tokens, self.config.sparse_summary
+        block, summary = self.config.block_tokens, self.config.mixer.sparse.summary
         return ops.fixed_attention(q, k, v, block=block, summary=summary, **options)
 
 
 def _keys(config: "ModelConfig") -> float:
-    return pattern.summarised_keys(config.seq_len, config.block_tokens, config.sparse_summary)
+    return pattern.summarised_keys(config.seq_len, config.block_tokens, config.mixer.sparse.summary)
 
 
 def _check(config: "ModelConfig") -> None:

@@ -141,8 +141,8 @@ def _cut(free: set[str], *names: str | None) -> PartitionSpec:
 
 def beyond_blockwise(config: "ModelConfig") -> str:
     """The setting that blocks of scores do not have; empty where there is none."""
-    if config.kv_rank:
-        return f"model.kv_rank={config.kv_rank}"
+    if config.mixer.latent.kv_rank:
+        return f"model.mixer.latent.kv_rank={config.mixer.latent.kv_rank}"
     if config.positions == "alibi":
         return "model.positions=alibi"
     return "model.attention_sinks=True" if config.attention_sinks else ""
@@ -156,7 +156,7 @@ def _beyond_dense(config: "ModelConfig", kind: str) -> bool:
         config.attention_sinks,
         kind == "local",
         config.positions == "alibi",
-        config.kv_rank,
+        config.mixer.latent.kv_rank,
     )
     return any(asked)
 

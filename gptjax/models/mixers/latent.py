@@ -4,8 +4,10 @@ Keys and values are linear functions of one narrow normed vector a token, kv_ran
 rotated key of rope_dim columns that all heads share: those two are all that a cache must hold.
 """
 
+import dataclasses
 import functools
 import math
+import operator
 from typing import TYPE_CHECKING
 
 import flax.linen as nn
@@ -14,6 +16,7 @@ import jax.numpy as jnp
 
 from gptjax import ops
 from gptjax.errors import UserError
+from gptjax.fields import setting
 from gptjax.models.mixers.mixer import Mixer, TokenInfo
 from gptjax.models.norms import normed
 from gptjax.models.parameters import hidden_init, parameter, residual_init
@@ -22,6 +25,30 @@ from gptjax.models.rope import rotate
 
 if TYPE_CHECKING:
     from gptjax.models.config import ModelConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class LatentConfig:
+    """Multi-head latent attention (DeepSeek-V2), in the place of ordinary heads."""
+
+    kv_rank: int = setting(
+        0,
+        "multi-head latent attention: width of the cached vector; 0: ordinary heads",
+        minimum=0,
+        was="kv_rank",
+    )
+    q_rank: int = setting(
+        0, "latent attention: rank of the queries; 0: full", minimum=0, was="q_rank"
+    )
+    rope_dim: int = setting(
+        64,
+        "latent attention: columns that turn, besides model.head_dim that do not",
+        minimum=2,
+        was="rope_dim",
+    )
+    value_dim: int = setting(
+        0, "latent attention: width of a value; 0: that of a head", minimum=0, was="value_dim"
+    )
 
 
 class LatentAttention(nn.Module):
@@ -33,8 +60,14 @@ class LatentAttention(nn.Module):
     @nn.compact
     def __call__(self, x_BTD: jax.Array, info: TokenInfo) -> jax.Array:
         cfg = self.config
-        D, N, H, U, R = cfg.width, cfg.num_heads, cfg.head_width, cfg.value_width, cfg.kv_rank
-        r = cfg.rope_dim
+        D, N, H, U, R = (
+            cfg.width,
+            cfg.num_heads,
+            cfg.head_width,
+            cfg.value_width,
+            cfg.mixer.latent.kv_rank,
+        )
+        r = cfg.mixer.latent.rope_dim
         q_BTNH = self._queries(x_BTD)
         c_BTR = self._linear(x_BTD, "kv_down", (R + r,), ("rank",))
         c_BTR, k_BT1r = c_BTR[..., :R], c_BTR[..., None, R:]
@@ -61,10 +94,13 @@ class LatentAttention(nn.Module):
 
     def _queries(self, x_BTD: jax.Array) -> jax.Array:
         cfg = self.config
-        heads, axes = (cfg.num_heads, cfg.head_width + cfg.rope_dim), ("heads", "head_dim")
-        if not cfg.q_rank:
+        heads, axes = (
+            (cfg.num_heads, cfg.head_width + cfg.mixer.latent.rope_dim),
+            ("heads", "head_dim"),
+        )
+        if not cfg.mixer.latent.q_rank:
             return self._linear(x_BTD, "query", heads, axes)
-        c_BTR = self._linear(x_BTD, "query_down", (cfg.q_rank,), ("rank",))
+        c_BTR = self._linear(x_BTD, "query_down", (cfg.mixer.latent.q_rank,), ("rank",))
         return self._linear(self._norm(c_BTR, "query_norm_scale"), "query_up", heads, axes)
 
     def _norm(self, c_BTR: jax.Array, name: str) -> jax.Array:
@@ -83,15 +119,15 @@ def latent_scale(config: "ModelConfig") -> float:
     """1/√(columns of a query), times YaRN's factor squared as DeepSeek's published code has it."""
     if config.attention_scale:
         return config.attention_scale
-    scale = (config.head_width + config.rope_dim) ** -0.5
-    if config.rope_scaling != "none" and config.rope_mscale_all_dim and config.rope_factor > 1:
-        scale *= (0.1 * config.rope_mscale_all_dim * math.log(config.rope_factor) + 1) ** 2
+    scale = (config.head_width + config.mixer.latent.rope_dim) ** -0.5
+    if config.rope.scaling != "none" and config.rope.mscale_all_dim and config.rope.factor > 1:
+        scale *= (0.1 * config.rope.mscale_all_dim * math.log(config.rope.factor) + 1) ** 2
     return scale
 
 
 def _params(config: "ModelConfig") -> int:
     D, N, H, U = config.width, config.num_heads, config.head_width, config.value_width
-    R, Q, r = config.kv_rank, config.q_rank, config.rope_dim
+    R, Q, r = config.mixer.latent.kv_rank, config.mixer.latent.q_rank, config.mixer.latent.rope_dim
     query = (D + N * (H + r) + 1) * Q if Q else D * N * (H + r)
     return query + D * (R + r) + R + R * N * (H + U) + N * U * D
 
@@ -101,13 +137,13 @@ def _flops(config: "ModelConfig", window: bool) -> float:
         config.width,
         config.num_heads,
         config.value_width,
-        config.q_rank,
-        config.kv_rank,
+        config.mixer.latent.q_rank,
+        config.mixer.latent.kv_rank,
     )
     keys = min(config.window, config.seq_len) if window else config.seq_len
-    columns = config.head_width + config.rope_dim
+    columns = config.head_width + config.mixer.latent.rope_dim
     queries = (D + N * columns) * Q if Q else D * N * columns
-    latents = D * (R + config.rope_dim) + R * N * (config.head_width + U)
+    latents = D * (R + config.mixer.latent.rope_dim) + R * N * (config.head_width + U)
     scores = keys * N * (columns + U)
     return 2.0 * (queries + latents + N * U * D + scores)
 
@@ -115,7 +151,7 @@ def _flops(config: "ModelConfig", window: bool) -> float:
 def _cache_bytes(config: "ModelConfig", context: int, window: bool) -> int:
     tokens = min(config.window, context) if window else context
     number = jnp.dtype(config.compute_dtype).itemsize
-    return tokens * number * (config.kv_rank + config.rope_dim)
+    return tokens * number * (config.mixer.latent.kv_rank + config.mixer.latent.rope_dim)
 
 
 _NOT_BUILT = {
@@ -126,22 +162,25 @@ _NOT_BUILT = {
     "norm": "rmsnorm",
     "norm_plus_one": False,
     "positions": "rotary",
-    "rope_fraction": 1.0,
+    "rope.fraction": 1.0,
 }
 
 
 def check(config: "ModelConfig") -> None:
     """Refuse what latent attention leaves out."""
     for name, wanted in _NOT_BUILT.items():
-        if getattr(config, name) != wanted:
+        given = operator.attrgetter(name)(config)
+        if given != wanted:
             raise UserError(
-                f"model.{name}={getattr(config, name)} is not built for latent attention "
-                f"(model.kv_rank={config.kv_rank}); set model.{name}={wanted}"
+                f"model.{name}={given} is not built for latent attention "
+                f"(model.mixer.latent.kv_rank={config.mixer.latent.kv_rank}); set "
+                f"model.{name}={wanted}"
             )
-    if config.has_bias("qkv") or config.has_bias("out") or config.rope_dim % 2:
+    if config.has_bias("qkv") or config.has_bias("out") or config.mixer.latent.rope_dim % 2:
         raise UserError(
-            f"latent attention (model.kv_rank={config.kv_rank}) has no biases and rotates pairs; "
-            "set model.use_bias=false and an even model.rope_dim"
+            f"latent attention (model.mixer.latent.kv_rank={config.mixer.latent.kv_rank}) has no "
+            "biases and rotates pairs; "
+            "set model.use_bias=false and an even model.mixer.latent.rope_dim"
         )
 
 

@@ -30,7 +30,7 @@ class LinformerAttention(Attention):
     def own_arrays(self, x_BTD: jax.Array, info: TokenInfo) -> dict[str, Any]:
         """The projections of a block's keys and values to their summaries."""
         cfg = self.config
-        shape, axes = (cfg.block_tokens, cfg.sparse_summary), ("positions", "rank")
+        shape, axes = (cfg.block_tokens, cfg.mixer.sparse.summary), ("positions", "rank")
         init = nn.initializers.normal(cfg.block_tokens**-0.5)
         names = ("key_summary", "value_summary")
         return {f"{name}_aR": parameter(self, name, shape, axes, init) for name in names}
@@ -41,11 +41,11 @@ class LinformerAttention(Attention):
 
 
 def _keys(config: "ModelConfig") -> float:
-    return pattern.summarised_keys(config.seq_len, config.block_tokens, config.sparse_summary)
+    return pattern.summarised_keys(config.seq_len, config.block_tokens, config.mixer.sparse.summary)
 
 
 def _flops(config: "ModelConfig") -> float:
-    summaries = 2.0 * 2 * config.sparse_summary * config.kv_heads * config.head_width
+    summaries = 2.0 * 2 * config.mixer.sparse.summary * config.kv_heads * config.head_width
     return attention_flops(config, _keys(config)) + summaries
 
 
@@ -60,7 +60,7 @@ register(
     Mixer(
         module=LinformerAttention,
         params=lambda config: (
-            attention_params(config) + 2 * config.block_tokens * config.sparse_summary
+            attention_params(config) + 2 * config.block_tokens * config.mixer.sparse.summary
         ),
         flops=_flops,
         cache_bytes=lambda config, context: key_bytes(

@@ -1,10 +1,12 @@
 """Longformer attention (Beltagy et al., 2020), causal, with the first tokens as the global ones."""
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import jax
 
 from gptjax import ops
+from gptjax.fields import setting
 from gptjax.models.mixers import pattern
 from gptjax.models.mixers.attention import (
     Attention,
@@ -19,6 +21,18 @@ if TYPE_CHECKING:
     from gptjax.models.config import ModelConfig
 
 
+@dataclasses.dataclass(frozen=True)
+class LongformerConfig:
+    """Longformer layers, besides model.window."""
+
+    global_tokens: int = setting(
+        1,
+        "longformer: first tokens, which all see and which have projections of their own",
+        minimum=1,
+        was="global_tokens",
+    )
+
+
 class LongformerAttention(Attention):
     """A window, and first tokens with projections of their own that all see and that see all."""
 
@@ -27,9 +41,11 @@ class LongformerAttention(Attention):
         cfg = self.config
         positions = info.positions_BT
         first = TokenInfo(
-            positions_BT=None if positions is None else positions[:, : cfg.global_tokens]
+            positions_BT=None
+            if positions is None
+            else positions[:, : cfg.mixer.longformer.global_tokens]
         )
-        first_BgD = x_BTD[:, : cfg.global_tokens]
+        first_BgD = x_BTD[:, : cfg.mixer.longformer.global_tokens]
         q_BgNH = self.heads(first_BgD, "global_query", cfg.num_heads, "heads")
         k_BgKH = self.heads(first_BgD, "global_key", cfg.kv_heads, "kv_heads")
         v_BgKH = self.heads(first_BgD, "global_value", cfg.kv_heads, "kv_heads")
@@ -45,7 +61,7 @@ class LongformerAttention(Attention):
 
 
 def _keys(config: "ModelConfig") -> float:
-    return min(config.seq_len, config.window + config.global_tokens)
+    return min(config.seq_len, config.window + config.mixer.longformer.global_tokens)
 
 
 def _params(config: "ModelConfig") -> int:
@@ -55,7 +71,7 @@ def _params(config: "ModelConfig") -> int:
 
 def _flops(config: "ModelConfig") -> float:
     N, K, H = config.num_heads, config.kv_heads, config.head_width
-    share = min(1.0, config.global_tokens / config.seq_len)
+    share = min(1.0, config.mixer.longformer.global_tokens / config.seq_len)
     return attention_flops(config, _keys(config)) + 2.0 * config.width * H * (N + 2 * K) * share
 
 
@@ -66,7 +82,7 @@ register(
         params=_params,
         flops=_flops,
         cache_bytes=lambda config, context: key_bytes(
-            config, min(config.window + config.global_tokens, context)
+            config, min(config.window + config.mixer.longformer.global_tokens, context)
         ),
         held=lambda config, segmented: pattern.held(config, _keys(config)),
         check=lambda config: pattern.check_without(config, "longformer", {"qk_norm": "none"}),

@@ -1,5 +1,6 @@
 """Mamba's mixer (Gu & Dao, 2023, figure 3) in the layout of the published weights."""
 
+import dataclasses
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from gptjax import ops
+from gptjax.fields import setting
 from gptjax.models.mixers.mixer import Mixer, TokenInfo, register
 from gptjax.models.parameters import bias_at, hidden_init, parameter, residual_init
 from gptjax.models.product import product
@@ -15,6 +17,26 @@ from gptjax.ops.backend import platform
 
 if TYPE_CHECKING:
     from gptjax.models.config import ModelConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class SsmConfig:
+    """Mamba's selective state space, of ssm layers."""
+
+    state: int = setting(16, "mamba: states of a channel", minimum=1, was="ssm_state")
+    expand: int = setting(2, "mamba: channels over model.width", minimum=1, was="ssm_expand")
+    conv: int = setting(4, "mamba: taps of the convolution", minimum=2, was="ssm_conv")
+    rank: int = setting(
+        0, "mamba: rank of the step size; 0: width / 16, upwards", minimum=0, was="ssm_rank"
+    )
+    scan: str = setting(
+        "auto",
+        "mamba: all tokens at once, or one after the other; auto: the latter on a CPU; the numbers "
+        "are the same",
+        choices=("auto", "associative", "in_turn"),
+        was="ssm_scan",
+    )
+
 
 STEP_RANGE = (1e-3, 1e-1)  # of Δ at the start (Gu & Dao, 2023, section 3.6)
 
@@ -46,8 +68,8 @@ class Mamba(nn.Module):
 def initial_state(config: "ModelConfig", batch: int) -> tuple[jax.Array, jax.Array]:
     """(last inputs of the convolution [B, C−1, I], h [B, I, Z]) before the first token."""
     I = config.ssm_width
-    window = jnp.zeros((batch, config.ssm_conv - 1, I), jnp.dtype(config.compute_dtype))
-    return window, jnp.zeros((batch, I, config.ssm_state), jnp.float32)
+    window = jnp.zeros((batch, config.mixer.ssm.conv - 1, I), jnp.dtype(config.compute_dtype))
+    return window, jnp.zeros((batch, I, config.mixer.ssm.state), jnp.float32)
 
 
 def step(
@@ -70,7 +92,13 @@ def step(
 
 def _weights(module: Any) -> dict[str, jax.Array]:
     cfg = module.config
-    D, I, Z, C, R = cfg.width, cfg.ssm_width, cfg.ssm_state, cfg.ssm_conv, cfg.ssm_step_rank
+    D, I, Z, C, R = (
+        cfg.width,
+        cfg.ssm_width,
+        cfg.mixer.ssm.state,
+        cfg.mixer.ssm.conv,
+        cfg.ssm_step_rank,
+    )
     shapes: dict[str, tuple] = {
         "in": ((D, 2 * I), ("embed", "mlp"), hidden_init(cfg)),
         "conv": ((C, I), ("conv", "mlp"), _uniform(C**-0.5)),
@@ -87,15 +115,15 @@ def _weights(module: Any) -> dict[str, jax.Array]:
 
 def _scan_of(config: "ModelConfig") -> Any:
     """The scan over tokens that the config names, or that suits the backend."""
-    in_turn = config.ssm_scan == "in_turn"
-    if config.ssm_scan == "auto":
+    in_turn = config.mixer.ssm.scan == "in_turn"
+    if config.mixer.ssm.scan == "auto":
         in_turn = platform() == "cpu"
     return ops.selective_scan_in_turn if in_turn else ops.selective_scan
 
 
 def _select(config: "ModelConfig", w: Any, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Δ, B and C from the convolved input."""
-    R, Z = config.ssm_step_rank, config.ssm_state
+    R, Z = config.ssm_step_rank, config.mixer.ssm.state
     chosen = product(x, w["select"])
     step = product(chosen[..., :R], w["step"], dtype=jnp.float32) + w["step_bias"]
     return jax.nn.softplus(step), chosen[..., R : R + Z], chosen[..., R + Z :]
@@ -122,24 +150,24 @@ STATES = 8.0
 
 
 def _params(config: "ModelConfig") -> int:
-    D, I, Z = config.width, config.ssm_width, config.ssm_state
-    R, C = config.ssm_step_rank, config.ssm_conv
+    D, I, Z = config.width, config.ssm_width, config.mixer.ssm.state
+    R, C = config.ssm_step_rank, config.mixer.ssm.conv
     biases = config.has_bias("mlp") * (2 * I + D)
     return 3 * D * I + I * (C + 1) + I * (R + 2 * Z) + R * I + I + I * Z + I + biases
 
 
 def _flops(config: "ModelConfig") -> float:
     """Projections, convolution, and two multiply-adds for each state: its update and its output."""
-    D, I, Z = config.width, config.ssm_width, config.ssm_state
-    R, C = config.ssm_step_rank, config.ssm_conv
+    D, I, Z = config.width, config.ssm_width, config.mixer.ssm.state
+    R, C = config.ssm_step_rank, config.mixer.ssm.conv
     projections = 3 * D * I + I * (R + 2 * Z) + R * I
     return 2.0 * (projections + C * I + 2 * I * Z)
 
 
 def _cache_bytes(config: "ModelConfig", context: int) -> int:
     """The convolution's last inputs, and the states in float32, whatever the context."""
-    window = (config.ssm_conv - 1) * jnp.dtype(config.compute_dtype).itemsize
-    return config.ssm_width * (window + 4 * config.ssm_state)
+    window = (config.mixer.ssm.conv - 1) * jnp.dtype(config.compute_dtype).itemsize
+    return config.ssm_width * (window + 4 * config.mixer.ssm.state)
 
 
 register(
@@ -149,7 +177,7 @@ register(
         params=_params,
         flops=_flops,
         cache_bytes=_cache_bytes,
-        held=lambda config, segmented: STATES * config.ssm_width * config.ssm_state,
+        held=lambda config, segmented: STATES * config.ssm_width * config.mixer.ssm.state,
         name="ssm",
         attends=False,
         only_sequential=True,

@@ -45,7 +45,7 @@ class Mixer:
       attends: whether it has queries and keys, and so an attention kernel.
       shares_kernels: whether that kernel is one of `kernels.KERNELS`, not its own.
       only_sequential: whether it needs model.block=sequential and model.norm_place=pre.
-      latent: the mixer in its place where `model.kv_rank` asks for latent keys and values.
+      latent: the mixer in its place where model.mixer.latent asks for latent keys and values.
     """
 
     module: Any
@@ -83,4 +83,4 @@ def mixer_named(kind: str) -> Mixer:
 def mixer_of(config: Any, kind: str) -> Mixer:
     """What `kind` is in a model with this config."""
     mixer = mixer_named(kind)
-    return mixer.latent if config.kv_rank and mixer.latent else mixer
+    return mixer.latent if config.mixer.latent.kv_rank and mixer.latent else mixer

@@ -1,11 +1,33 @@
 """What the kinds of attention share that leave pairs of tokens out."""
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from gptjax.errors import UserError
+from gptjax.fields import setting
 
 if TYPE_CHECKING:
     from gptjax.models.config import ModelConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class SparseConfig:
+    """Blocks of the strided, fixed, linformer and blocksparse layers."""
+
+    block: int = setting(
+        0,
+        "strided: the stride; fixed, linformer, blocksparse: tokens of a block; 0: √seq_len, "
+        "upwards",
+        minimum=0,
+        was="sparse_block",
+    )
+    summary: int = setting(
+        4,
+        "fixed: last tokens of a block, and linformer: summaries of it, that later blocks see",
+        minimum=1,
+        was="sparse_summary",
+    )
+
 
 SCORE_COPIES = 4.0
 """Copies of the scores in training, over those of dense attention."""
@@ -33,14 +55,15 @@ def summarised_keys(seq_len: int, block: int, summary: float) -> float:
 def summarised_tokens(config: "ModelConfig", context: int) -> int:
     """Tokens of the cache where later blocks see a summary of a finished one."""
     finished, begun = divmod(context, config.block_tokens)
-    return config.sparse_summary * finished + begun
+    return config.mixer.sparse.summary * finished + begun
 
 
 def check_latent(config: "ModelConfig", kind: str) -> None:
     """No kind that leaves pairs out has latent keys and values."""
-    if config.kv_rank:
+    if config.mixer.latent.kv_rank:
         raise UserError(
-            f"model.kv_rank={config.kv_rank} has no {kind} layers; set model.kv_rank=0, or "
+            f"model.mixer.latent.kv_rank={config.mixer.latent.kv_rank} has no {kind} layers; set "
+            "model.mixer.latent.kv_rank=0, or "
             "model.layer_pattern=('global',)"
         )
 
@@ -68,8 +91,9 @@ def check_distances(config: "ModelConfig", kind: str) -> None:
 def check_summary(config: "ModelConfig") -> None:
     """Refuse a summary longer than its block."""
     block = config.block_tokens
-    if config.sparse_summary > block:
+    if config.mixer.sparse.summary > block:
         raise UserError(
-            f"model.sparse_summary={config.sparse_summary} is more than a block of {block} tokens; "
-            "give less, or set model.sparse_block"
+            f"model.mixer.sparse.summary={config.mixer.sparse.summary} is more than a block of "
+            f"{block} tokens; "
+            "give less, or set model.mixer.sparse.block"
         )

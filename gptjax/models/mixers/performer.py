@@ -3,18 +3,32 @@
 The features are drawn once and kept.
 """
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 
 from gptjax import ops
+from gptjax.fields import setting
 from gptjax.models.mixers import pattern
 from gptjax.models.mixers.attention import Attention, attention_flops, attention_params
 from gptjax.models.mixers.mixer import Mixer, register
 
 if TYPE_CHECKING:
     from gptjax.models.config import ModelConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class PerformerConfig:
+    """Performer layers."""
+
+    features: int = setting(
+        0,
+        "performer: random features of a head; 0: head_dim·ln(head_dim), upwards",
+        minimum=0,
+        was="random_features",
+    )
 
 
 class PerformerAttention(Attention):

@@ -4,6 +4,7 @@ Rotations are drawn once and kept. A query sees a window in its sorted bucket wh
 chunks, whose borders depend on later tokens.
 """
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 import jax
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 
 from gptjax import ops
 from gptjax.errors import UserError
+from gptjax.fields import setting
 from gptjax.models.mixers import pattern
 from gptjax.models.mixers.attention import (
     Attention,
@@ -25,6 +27,22 @@ if TYPE_CHECKING:
     from gptjax.models.config import ModelConfig
 
 
+@dataclasses.dataclass(frozen=True)
+class ReformerConfig:
+    """Reformer layers."""
+
+    rounds: int = setting(4, "reformer: rounds of hashing", minimum=1, was="lsh_rounds")
+    chunk: int = setting(
+        64,
+        "reformer: tokens of its own bucket that a query sees in a round",
+        minimum=1,
+        was="lsh_chunk",
+    )
+    buckets: int = setting(
+        0, "reformer: buckets; 0: 2 x seq_len / lsh_chunk", minimum=0, was="lsh_buckets"
+    )
+
+
 class ReformerAttention(Attention):
     """Attention within buckets that several rounds of hashing find."""
 
@@ -36,25 +54,29 @@ class ReformerAttention(Attention):
         """By sorted buckets."""
         cfg = self.config
         factors = ops.bucket_factors(cfg.bucket_count)
-        rotations = ops.hash_rotations(cfg.num_heads, cfg.head_width, cfg.lsh_rounds, factors)
+        rotations = ops.hash_rotations(
+            cfg.num_heads, cfg.head_width, cfg.mixer.reformer.rounds, factors
+        )
         return ops.lsh_attention(
-            q, v, jnp.asarray(rotations), factors=factors, chunk=cfg.lsh_chunk, **options
+            q, v, jnp.asarray(rotations), factors=factors, chunk=cfg.mixer.reformer.chunk, **options
         )
 
 
 def _keys(config: "ModelConfig") -> float:
-    return config.lsh_rounds * min(config.seq_len, config.lsh_chunk + 1)
+    return config.mixer.reformer.rounds * min(config.seq_len, config.mixer.reformer.chunk + 1)
 
 
 def _flops(config: "ModelConfig") -> float:
     rotations = sum(ops.bucket_factors(config.bucket_count)) // 2
-    hashing = 2.0 * config.num_heads * config.head_width * rotations * config.lsh_rounds
+    hashing = 2.0 * config.num_heads * config.head_width * rotations * config.mixer.reformer.rounds
     return attention_flops(config, _keys(config), shared_keys=True) + hashing
 
 
 def _cache_bytes(config: "ModelConfig", context: int) -> int:
     """Any token may be seen again; its hashes are kept beside it."""
-    return key_bytes(config, context) + context * 4 * config.num_heads * config.lsh_rounds
+    return (
+        key_bytes(config, context) + context * 4 * config.num_heads * config.mixer.reformer.rounds
+    )
 
 
 def _check(config: "ModelConfig") -> None:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from gptjax import ops
 from gptjax.errors import UserError
+from gptjax.fields import replaced
 from gptjax.models import api
 from gptjax.models.api import ParamCount
 from gptjax.models.config import ModelConfig
@@ -142,15 +143,15 @@ class CrossText:
     @property
     def cross(self) -> ModelConfig:
         """The cross-attention layers, as a decoder's settings have them."""
+        heads = replaced(self.text, {"mixer.latent.kv_rank": 0})
         return dataclasses.replace(
-            self.text,
+            heads,
             qk_norm="shared",
             block="sequential",
             norm_place="pre",
             layer_pattern=("global",),
             mlp_pattern=("dense",),
             depth=len(self.cross_layers),
-            kv_rank=0,
             attention_gate=False,
             attention_sinks=False,
         )

@@ -18,7 +18,6 @@ from gptjax import ops
 from gptjax.errors import UserError
 from gptjax.models.config import ModelConfig
 from gptjax.models.mixers.attention import BOTH_WAYS
-from gptjax.models.mixers.mixer import TokenInfo
 from gptjax.models.norms import Norm
 from gptjax.models.param_count import sizes
 from gptjax.models.parameters import activation_type, init_stacked
@@ -147,7 +146,7 @@ def init_tiles(config: TileConfig, key: jax.Array) -> Params:
 
     def blocks(gate: float | None, depth: int, key: jax.Array) -> Params:
         block = GatedBlock(config.blocks, gate, parent=None)
-        return init_stacked(block, depth, key, jnp.zeros((1, 1, W)), TokenInfo(), None)
+        return init_stacked(block, depth, key, jnp.zeros((1, 1, W)), None, None)
 
     return {
         "patch": jax.random.normal(keys[0], (L, W)) * L**-0.5,
@@ -290,7 +289,7 @@ def _scan(
     block = GatedBlock(config.blocks, gate, parent=None)
 
     def body(x_BTW: jax.Array, one: Params) -> tuple[jax.Array, None]:
-        y_BTW: Any = block.apply({"params": one}, x_BTW, TokenInfo(), visible_BTT)
+        y_BTW: Any = block.apply({"params": one}, x_BTW, None, visible_BTT)
         return y_BTW, None
 
     return jax.lax.scan(body, x_BTW, stack)[0]
