@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import os
 import sys
 from collections.abc import Iterator, Sequence
 
@@ -9,6 +10,7 @@ from gptjax.errors import UserError, nearest
 
 USAGE_STATUS = 2
 INTERRUPTED_STATUS = 130
+BROKEN_PIPE_STATUS = 141
 USAGE = """\
 python -m gptjax.main --config=FILE [--config.<section>.<key>=VALUE ...] [--workdir=DIR]
 
@@ -40,8 +42,9 @@ def main(argv: Sequence[str]) -> int:
 
     0: done. 2: a mistake in what the user gave, told in one sentence on standard error.
     75: stopped by a signal with everything saved; the same command continues.
-    130: interrupted before there was anything to save.
+    130: interrupted before there was anything to save. 141: nobody reads the output any more.
     """
+    _prepare_streams()
     if any(argument in ("--help", "-help", "-h") for argument in argv[1:]):
         print(USAGE, end="")
         return 0
@@ -52,6 +55,9 @@ def main(argv: Sequence[str]) -> int:
         return start.run_experiment(command.experiment, command.overrides, command.workdir)
     except UserError as error:
         return _refuse(str(error))
+    except BrokenPipeError:  # as of `| head`: nobody reads what would be printed
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        return BROKEN_PIPE_STATUS
     except OSError as error:
         if error.errno not in NO_SPACE:
             raise
@@ -62,6 +68,16 @@ def main(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("gptjax: interrupted; the same command starts it again", file=sys.stderr)
         return INTERRUPTED_STATUS
+
+
+def _prepare_streams() -> None:
+    """Let output be closed, or know few letters: what cannot be written is left out or marked."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
 
 
 def parse(argv: Sequence[str]) -> Command:
@@ -75,8 +91,11 @@ def parse(argv: Sequence[str]) -> Command:
         if name == "config":
             experiment = value or ""
         elif name == "workdir":
-            if value is None:
-                raise UserError("--workdir has no value; write --workdir=DIR")
+            if not value:
+                raise UserError(
+                    "--workdir has no value, perhaps an unset variable of the shell; write "
+                    "--workdir=DIR"
+                )
             workdir = value
         else:
             overrides.append((name.removeprefix("config."), value))

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,6 +39,7 @@ class Workers:
         self._config, self._folder, self._bundles = config, folder, bundles
         self._processes: dict[str, subprocess.Popen] = {}
         self._crashes: Counter[str] = Counter()
+        self._apart = uuid.uuid4().hex[:4]  # from the same number in another container
 
     def run(self, stop) -> int:
         """Keep the workers going until every cell has a record; returns the exit status."""
@@ -64,7 +66,7 @@ class Workers:
         ]
 
     def _start(self, index: int) -> None:
-        name = f"{os.uname().nodename}-{os.getpid()}-{index}"
+        name = f"{os.uname().nodename}-{os.getpid()}-{self._apart}-{index}"
         command = [
             sys.executable,
             "-m",

@@ -1,5 +1,6 @@
 """The folder of a run: which config made it, and refusing another one."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ from gptjax import identity
 from gptjax.config import Config, make_config
 from gptjax.errors import UserError
 from gptjax.files import read_json, write_json
-from gptjax.sweeps import records
+from gptjax.sweeps import Cell, records
 
 EXECUTION_ONLY = {
     "data": {"cache_dir", "processes"},
@@ -40,8 +41,11 @@ EXECUTION_ONLY = {
 SCIENCE = ("data", "model", "optim", "train", "sweep", "compare")
 
 
-def open_workdir(config: Config, folder: Path) -> None:
+def open_workdir(config: Config, folder: Path, cells: Sequence[Cell] = ()) -> None:
     """Create the folder for this config, or check that it was made by it.
+
+    Where `config.json` is damaged or gone, it is written again if the records that are there are
+    those of `cells`.
 
     Raises:
       UserError: when another config made it, or it cannot be written.
@@ -49,16 +53,32 @@ def open_workdir(config: Config, folder: Path) -> None:
     path = folder / "config.json"
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--workdir={folder} is a file; give a folder")
+    if _holds_records_of(folder, cells) and not _is_mapping(path):
+        print(f"{path} is damaged or gone and is written again: the records are of these settings")
+        write_json(path, identity.saved(config))
     if path.exists():
         check_same(config, folder)
         _adopt_version_1(folder)
     elif folder.exists() and any((folder / name).exists() for name in ("records", "runs.csv")):
         raise UserError(
             f"--workdir={folder} holds records but no config.json, so it cannot be told which "
-            "config made them; choose another --workdir"
+            "config made them; give the settings that made them or choose another --workdir"
         )
     else:
         write_json(path, identity.saved(config))
+
+
+def _holds_records_of(folder: Path, cells: Sequence[Cell]) -> bool:
+    """Whether there are records, and all are of these cells."""
+    names = {path.stem for path in (folder / "records").glob("*.json")}
+    return bool(names) and names <= {cell.id for cell in cells}
+
+
+def _is_mapping(path: Path) -> bool:
+    try:
+        return isinstance(read_json(path), dict)
+    except UserError:
+        return False
 
 
 def check_same(config: Config, folder: Path) -> None:
@@ -85,6 +105,11 @@ def saved_config(folder: Path) -> Config:
     path = folder / "config.json"
     if not path.exists():
         raise UserError(f"--workdir={folder} holds no sweep (no config.json); run job=sweep first")
+    if any((folder / "records").glob("*.json")) and not _is_mapping(path):
+        raise UserError(
+            f"{path} is damaged; run job=sweep with the settings that made the folder, which "
+            "writes it again"
+        )
     found = read_json(path)
     if not isinstance(found, dict):
         raise UserError(f"{path} is not a config; choose another --workdir")

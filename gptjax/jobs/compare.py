@@ -24,7 +24,7 @@ def main(config: Config, folder: Path) -> int:
     left = records.open_cells(folder, cells)
     if left:
         run.reach_engine(config)
-    workdir.open_workdir(config, folder)
+    workdir.open_workdir(config, folder, cells)
     write_json(folder / "corpus.json", corpus_facts(config, corpus))
     if left:
         print_plan(config, cells)

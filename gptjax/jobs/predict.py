@@ -10,10 +10,10 @@ from rich.table import Table
 from gptjax.config import Config
 from gptjax.errors import UserError
 from gptjax.fields import setting
-from gptjax.files import read_json
 from gptjax.job import Job
 from gptjax.scaling.laws.predict import predict_saved
 from gptjax.scaling.laws.saved import Laws
+from gptjax.stages.fit import read_laws
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +36,7 @@ def main(config: Config, folder: Path) -> int:
     """Print N*, D* and the loss at each budget, with intervals; writes nothing."""
     asked: Settings = config.own["predict"]
     place = f"predict.laws={asked.laws}"
-    laws = Laws.from_json(read_json(Path(asked.laws)), place)
+    laws = Laws.from_json(read_laws(Path(asked.laws)), place)
     table = Table(title=f"Predicted by {asked.laws}", title_justify="left")
     for name in ("law", "FLOPs", "params", "tokens", "tokens/param", "loss, nats per token"):
         table.add_column(name, justify="left" if name == "law" else "right")

@@ -5,7 +5,6 @@ from pathlib import Path
 from gptjax import scaling
 from gptjax.config import Config
 from gptjax.errors import UserError
-from gptjax.files import read_json
 from gptjax.job import Job
 from gptjax.stages import fit
 
@@ -18,7 +17,7 @@ def main(config: Config, folder: Path) -> int:
     runs = scaling.Table.read(folder / "runs.csv")
     curves_path = folder / "curves.csv"
     curves = scaling.Table.read(curves_path) if curves_path.exists() else None
-    fit.show(config, folder, runs, curves, read_json(folder / "laws.json"))
+    fit.show(config, folder, runs, curves, fit.read_laws(folder / "laws.json"))
     return 0
 
 

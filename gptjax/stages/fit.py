@@ -40,13 +40,39 @@ def fit_and_report(
     sweeps.write_tables(folder, cells)
     stamp_path, stamp = folder / "fit.json", _inputs(config, folder)
     made = (stamp_path, folder / "laws.json", folder / "report.html")
-    if reuse and all(path.exists() for path in made) and read_json(stamp_path) == stamp:
-        print_answer(read_json(folder / "laws.json"))
+    if reuse and all(path.exists() for path in made) and _is_of(read_json(stamp_path), stamp):
+        print_answer(read_laws(folder / "laws.json"))
         print(f"report: {folder / 'report.html'}")
         return
     stamp_path.unlink(missing_ok=True)
     laws_of_tables(config, folder, folder / "runs.csv", folder / "curves.csv")
-    write_json(stamp_path, stamp)
+    laws = {"laws": _sha256(folder / "laws.json"), "made_by": sweeps.environment()}
+    write_json(stamp_path, {**stamp, **laws})
+
+
+def read_laws(path: Path) -> Any:
+    """The content of a `laws.json`.
+
+    Raises:
+      UserError: where it is not what the fit wrote, whose `fit.json` lies beside it.
+    """
+    content, stamp = read_json(path), path.with_name("fit.json")
+    found = read_json(stamp) if path.name == "laws.json" and stamp.exists() else {}
+    if isinstance(found, dict) and found.get("laws", _sha256(path)) != _sha256(path):
+        raise UserError(
+            f"{path} was changed after it was written (fit.json has another checksum); run "
+            "job=fit again, or read a copy of it in another folder"
+        )
+    return content
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _is_of(found: Any, stamp: dict[str, str]) -> bool:
+    """Whether a `fit.json` says that the fit was made of these inputs."""
+    return isinstance(found, dict) and all(found.get(name) == stamp[name] for name in stamp)
 
 
 def _check_environments(config: Config, folder: Path, done: Sequence[dict[str, Any]]) -> None:

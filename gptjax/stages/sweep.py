@@ -23,7 +23,7 @@ def run_sweep(config: Config, folder: Path) -> int:
     left = records.open_cells(folder, cells)
     if left:
         run.reach_engine(config)
-    workdir.open_workdir(config, folder)
+    workdir.open_workdir(config, folder, cells)
     if config.sweep.retry_failed:
         records.set_failed_aside(folder, cells)
     left = records.open_cells(folder, cells)

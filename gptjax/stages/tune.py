@@ -63,7 +63,7 @@ def _train(config: Config, folder: Path, trials: list[Trial]) -> int:
     left = open_cells(folder, cells)
     if left:
         run.reach_engine(config)
-    workdir.open_workdir(config, folder)
+    workdir.open_workdir(config, folder, cells)
     if not left:
         return 0
     print(f"tuning: {len(cells)} runs at {len({trial.params for trial in trials})} sizes")

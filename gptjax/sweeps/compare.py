@@ -8,7 +8,7 @@ from gptjax import optim
 from gptjax.errors import UserError, nearest
 from gptjax.fields import from_text, make, setting
 from gptjax.optim import OptimConfig
-from gptjax.sweeps.plan import Cell
+from gptjax.sweeps.plan import Cell, check_seeds
 from gptjax.train import RunSpec
 
 SHAPE_KEYS = ("width_transfer", "base_width", "base_head_dim")
@@ -33,7 +33,7 @@ class CompareConfig:
         above=0.0,
     )
     seeds: tuple[int, ...] = setting(
-        (0,), "a run of every variant and rate for each seed", minimum=0
+        (0,), "a run of every variant and rate for each seed", minimum=0, maximum=2**31 - 1
     )
 
 
@@ -65,6 +65,7 @@ def make_comparison(config: CompareConfig, base: RunSpec, corpus: str) -> list[M
             "compare.variants=() compares nothing; give, for example, "
             "--config.compare.variants='adamw: name=adamw,lion: name=lion learning_rate=3e-4'"
         )
+    check_seeds("compare.seeds", config.seeds)
     members: list[Member] = []
     for text in config.variants:
         label, changed = _variant(base.optim, text)

@@ -22,7 +22,9 @@ class SweepConfig:
         (), "widths used at every budget; () = the ladder around the expected minimum", minimum=2
     )
     tokens: tuple[float, ...] = setting((), "token budgets of plan=grid", above=0.0)
-    seeds: tuple[int, ...] = setting((0,), "one run of every cell for each seed", minimum=0)
+    seeds: tuple[int, ...] = setting(
+        (0,), "one run of every cell for each seed", minimum=0, maximum=2**31 - 1
+    )
     spacing: float = setting(
         1.5, "ratio of neighbouring sizes on the ladder, in parameters", above=1.05
     )

@@ -4,6 +4,7 @@ A record carries it, so that cells whose numbers come from different compilers o
 fitted together without a word.
 """
 
+import os
 import platform
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -31,6 +32,7 @@ def environment() -> dict[str, str]:
         "platform": device.platform,
         "device": device.device_kind,
         "processor": processor(),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
     }
 
 

@@ -66,6 +66,7 @@ def make_plan(
     Raises:
       UserError: for a plan from which no law can be identified, or whose cells cannot be trained.
     """
+    check_seeds("sweep.seeds", sweep.seeds)
     cells = []
     for budget, shape, tokens in sized(sweep, model, optim.cost):
         for seed in sweep.seeds:
@@ -75,6 +76,19 @@ def make_plan(
             cells.append(Cell(run=run, corpus=corpus, budget=budget))
     _check_identifiable(sweep, cells)
     return cells
+
+
+def check_seeds(name: str, seeds: Sequence[int]) -> None:
+    """Refuse no seed, and one that is given twice.
+
+    Raises:
+      UserError: naming it.
+    """
+    if not seeds:
+        raise UserError(f"{name}=() makes no run; give at least one, for example {name}=0")
+    twice = [seed for seed in seeds if seeds.count(seed) > 1]
+    if twice:
+        raise UserError(f"{name} has {twice[0]} twice, which is one run; give each seed once")
 
 
 def sized(
@@ -140,6 +154,11 @@ def make_run(
 
 def _check_identifiable(sweep: SweepConfig, cells: Sequence[Cell]) -> None:
     """Refuse plans that cannot tell size from data."""
+    if not cells:
+        raise UserError(
+            f"sweep.budgets={sweep.budgets} plans no cell; give at least one budget, for example "
+            "--config.sweep.budgets=1e12"
+        )
     for cell in cells:
         if cell.run.steps < 10:
             raise UserError(

@@ -20,7 +20,7 @@ from gptjax.optim import OptimConfig
 from gptjax.scaling.fit.bootstrap import t_quantile
 from gptjax.sweeps import shapes
 from gptjax.sweeps.config import SweepConfig
-from gptjax.sweeps.plan import Cell, make_run, sized
+from gptjax.sweeps.plan import Cell, check_seeds, make_run, sized
 from gptjax.sweeps.profiles import expected_optimum
 from gptjax.train import TrainConfig
 
@@ -112,6 +112,7 @@ def make_trials(
         parabola on.
     """
     _check_grid(sweep.tune_factors)
+    check_seeds("sweep.seeds", sweep.seeds)
     chosen = _chosen(sweep, model, optim.cost)
     trials = []
     for batch in sweep.tune_batches:

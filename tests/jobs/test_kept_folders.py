@@ -1,5 +1,6 @@
 """Folders of earlier versions: their records are found, and missing cells get the same bits."""
 
+import hashlib
 import json
 import platform
 import shutil
@@ -15,6 +16,7 @@ from gptjax.engines import run, workdir
 from gptjax.engines.cells import make_cells
 from gptjax.errors import UserError
 from gptjax.experiment import override
+from gptjax.stages.fit import read_laws
 from gptjax.sweeps import record_path
 
 FOLDERS = Path(__file__).parents[1] / "folders"
@@ -122,3 +124,33 @@ def test_a_setting_that_is_not_in_the_file_is_the_default(kept):
     del content["model"]["logit_scale"], content["optim"]["eps"]
     (folder / "config.json").write_text(json.dumps(content))
     workdir.open_workdir(setup, folder)
+
+
+@pytest.mark.parametrize("damage", [b"{", b"[]", b"", None])
+def test_a_damaged_config_is_written_again_by_the_settings_of_the_records(kept, capsys, damage):
+    folder, setup = kept("schema_2")
+    path = folder / "config.json"
+    before = path.read_text()
+    path.unlink() if damage is None else path.write_bytes(damage)
+    cells = make_cells(setup, configs.load_corpus(setup))
+    other = [cell for cell in cells if not record_path(folder, cell).exists()]
+    with pytest.raises(UserError, match=r"config.json"):
+        workdir.open_workdir(setup, folder, other)
+    workdir.open_workdir(setup, folder, cells)
+    assert "is damaged or gone and is written again" in capsys.readouterr().out
+    found, made = json.loads(path.read_text()), json.loads(before)
+    assert {**found["data"], "cache_dir": ""}.items() >= made["data"].items()
+    assert found["sweep"].items() >= made["sweep"].items()
+
+
+def test_an_edited_law_is_refused(tmp_path):
+    path = tmp_path / "laws.json"
+    path.write_text('{"E": 1.5}')
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    (tmp_path / "fit.json").write_text(json.dumps({"laws": digest}))
+    assert read_laws(path) == {"E": 1.5}
+    path.write_text('{"E": 1.4}')
+    with pytest.raises(UserError, match=r"laws.json was changed after it was written"):
+        read_laws(path)
+    (tmp_path / "fit.json").write_text(json.dumps({"tables": "of a version without checksums"}))
+    assert read_laws(path) == {"E": 1.4}
