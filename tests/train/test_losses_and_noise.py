@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from gptjax.cost import memory
 from gptjax.errors import UserError
-from gptjax.train import Hooks, gradient_noise, init_state, make_hyper, make_train_step, memory, run
+from gptjax.train import Hooks, gradient_noise, init_state, make_hyper, make_train_step, run
 from gptjax.train.feed import next_token_batch
 from gptjax.train.objectives import next_token
 
