@@ -1,11 +1,10 @@
-"""Conversations as ids: what the assistant and the user are called is written in special tokens.
+"""Chat formats: conversations as token ids, as the published templates write them.
 
 Messages are encoded as plain text, so that a user who types `<|assistant|>` gets those thirteen
-characters and never the token. Some families mark their turns with plain text (`[INST]` of Llama 2
-and of Mistral's first tokenizer). Whoever reads such a conversation cannot tell a mark from a user
-who typed it, so a message that contains one is refused. A system message that has no turn of its
-own (Llama 2, Mistral) is the beginning of a user's; where no mark closes it (Mistral), the user's
-text can go on in its name.
+characters and never the special token. Some families mark their turns with plain text (`[INST]` of
+Llama 2 and of Mistral's first tokenizer). A reader cannot tell such a mark from a user who typed
+it, so a message that contains one is refused. A system message without a turn of its own (Llama 2,
+Mistral) begins a user's message; where no mark closes it (Mistral), the user can go on in its name.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""From a DataConfig to memory-mapped token ids."""
+"""The corpus: memory-mapped token ids of a DataConfig, from the cache or built into it."""
 
 import dataclasses
 import hashlib
@@ -71,7 +71,7 @@ class Corpus:
 
 @dataclasses.dataclass(frozen=True)
 class _Recipe:
-    """How a corpus is made: what identifies it, and what writes it into an empty folder."""
+    """The identity of a corpus, and how it is written into a folder and opened from there."""
 
     stamp: dict[str, Any]
     build: Callable[[Path], dict[str, Any]]

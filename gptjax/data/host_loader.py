@@ -1,4 +1,4 @@
-"""Host batches through Grain, for tokens that do not fit on the device.
+"""The host loader: batches read ahead through Grain, for tokens that do not fit on the device.
 
 The same index function as on the device decides which windows a step reads, so the batches are the
 same, and the whole state of the loader is the number of the next step.

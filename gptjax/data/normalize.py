@@ -1,4 +1,4 @@
-"""An optional normaliser of English text: contractions split, characters of no use dropped."""
+"""Normalization of English text: contractions split, control and unassigned characters dropped."""
 
 import re
 import unicodedata

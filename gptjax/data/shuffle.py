@@ -1,4 +1,4 @@
-"""Which windows a step reads: a pure function of (seed, step), the same in NumPy and in JAX.
+"""The shuffle: the windows that a step reads, a pure function of (seed, step) in NumPy and in JAX.
 
 Window w of a token array covers tokens w·T to w·T + T: its first T are inputs, its last T are
 targets. Example number e of a run belongs to epoch e // n, at position e % n, and reads window

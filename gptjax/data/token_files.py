@@ -1,4 +1,4 @@
-"""Token ids on disk: a flat file of the smallest unsigned type that holds them."""
+"""Token files: flat files of ids in the smallest unsigned type that holds them."""
 
 import hashlib
 import json

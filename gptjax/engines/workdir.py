@@ -1,11 +1,12 @@
 """The folder of a run: which config made it, and refusing another one."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from gptjax import identity
-from gptjax.config import Config, make_config
+from gptjax.config import Config, load_corpus, make_config
 from gptjax.errors import UserError
 from gptjax.files import read_json, write_json
 from gptjax.sweeps import Cell, records
@@ -38,6 +39,12 @@ EXECUTION_ONLY = {
 }
 """Settings that change no result, and so may differ when a folder is opened again."""
 
+PLACES = {"data": {"path", "tokenizer_path"}}
+"""Settings that say where something lies: they may differ where the tokens are the same."""
+
+TOKENS = "tokens.json"
+"""The file that keeps the fingerprint of a folder's tokens."""
+
 SCIENCE = ("data", "model", "optim", "train", "sweep", "compare")
 
 
@@ -66,6 +73,7 @@ def open_workdir(config: Config, folder: Path, cells: Sequence[Cell] = ()) -> No
         )
     else:
         write_json(path, identity.saved(config))
+        write_json(folder / TOKENS, {"fingerprint": load_corpus(config).fingerprint})
 
 
 def _holds_records_of(folder: Path, cells: Sequence[Cell]) -> bool:
@@ -82,18 +90,43 @@ def _is_mapping(path: Path) -> bool:
 
 
 def check_same(config: Config, folder: Path) -> None:
-    """Refuse a folder that another config made, naming the first difference."""
+    """Refuse a folder that another config made, naming the first difference.
+
+    Files may have moved: the fingerprint of the tokens decides, and the folder takes the new place.
+    """
     made_by = saved_config(folder)
+    moved = []
     for leaf in identity.leaves(Config):
         section, name = leaf.path[0], ".".join(leaf.path[1:])
         if section not in SCIENCE or name in EXECUTION_ONLY.get(section, ()):
             continue
-        made_with, asked = leaf.value(made_by), leaf.value(config)
-        if made_with != asked:
-            raise UserError(
-                f"--workdir={folder} was made with {leaf.name}={_words(leaf.today(made_with))}, "
-                f"not {_words(leaf.today(asked))}; choose another --workdir or delete it"
-            )
+        if leaf.value(made_by) == leaf.value(config):
+            continue
+        if name not in PLACES.get(section, ()):
+            raise _another(folder, leaf, made_by, config)
+        moved.append(leaf)
+    if moved:
+        fingerprint = _fingerprint(folder)
+        if fingerprint is None or load_corpus(config).fingerprint != fingerprint:
+            raise _another(folder, moved[0], made_by, config)
+        places = {leaf.path[-1]: getattr(config.data, leaf.path[-1]) for leaf in moved}
+        here = dataclasses.replace(made_by, data=dataclasses.replace(made_by.data, **places))
+        write_json(folder / "config.json", identity.saved(here))
+
+
+def _another(folder: Path, leaf: identity.Leaf, made_by: Config, config: Config) -> UserError:
+    made_with, asked = (_words(leaf.today(leaf.value(one))) for one in (made_by, config))
+    return UserError(
+        f"--workdir={folder} was made with {leaf.name}={made_with}, not {asked}; choose another "
+        "--workdir or delete it"
+    )
+
+
+def _fingerprint(folder: Path) -> str | None:
+    """The fingerprint of the tokens that a folder was made with; None where it says none."""
+    path = folder / TOKENS
+    found = read_json(path) if path.exists() else {}
+    return found.get("fingerprint") if isinstance(found, dict) else None
 
 
 def saved_config(folder: Path) -> Config:
