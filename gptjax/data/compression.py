@@ -83,7 +83,11 @@ def contents(file: Path, suffixes: tuple[str, ...] = ()) -> Iterator[Content]:
       UserError: where the file cannot be read, or is damaged or cut short.
     """
     parts = chunks(file)
-    first = next(parts, b"")
+    first = b""
+    for part in parts:  # a decompressor may give nothing for long
+        first += part
+        if len(first) >= tarfile.BLOCKSIZE:
+            break
     if first[TAR_MARK_AT : TAR_MARK_AT + len(TAR_MARK)] != TAR_MARK:
         yield Content(str(file), _again(first, parts))
         return

@@ -33,9 +33,7 @@ def utf8(chunks: Iterable[bytes], name: str) -> Iterator[bytes]:
     decoder = codecs.getincrementaldecoder("utf-8")()
     start = 0
     for chunk in chunks:
-        if start == 0:
-            refuse_other_formats(chunk, name)
-        _refuse_nuls(chunk, name)
+        refuse_other_formats(chunk, name, start)
         _decode(decoder, chunk, name, start, final=False)
         start += len(chunk)
         yield chunk
@@ -60,8 +58,14 @@ def not_utf8(error: UnicodeDecodeError, where: str, start: int) -> UserError:
     )
 
 
-def refuse_other_formats(first: bytes, name: str) -> None:
-    """Refuse a file by its first bytes."""
+def refuse_other_formats(chunk: bytes, name: str, start: int) -> None:
+    """Refuse a part of a file that begins at `start` by its marks and by its NUL bytes."""
+    if start == 0:
+        _refuse_marks(chunk, name)
+    _refuse_nuls(chunk, name)
+
+
+def _refuse_marks(first: bytes, name: str) -> None:
     for mark, encoding in MARKS:
         if first.startswith(mark):
             raise UserError(

@@ -93,6 +93,7 @@ CASES = [
     (TEXT | {"path": "unmarked.be"}, r"'.*unmarked.be' looks like text in UTF-16 .*UTF-16BE -t"),
     (TEXT | {"path": "numbers.bin"}, r"'.*numbers.bin' is not text, as \d+% of its bytes are NUL"),
     (TEXT | {"path": "some.zip"}, r"'.*some.zip' is a zip archive, not text; unpack it"),
+    (JSONL | {"path": "unmarked.txt"}, r"'.*unmarked.txt' looks like text in UTF-16"),
     (JSONL | {"path": "some.parquet"}, r"'.*some.parquet' is a Parquet file, not text"),
     (
         TEXT | {"path": "pipe"},

@@ -149,6 +149,13 @@ def test_zstd_with_a_long_window(tmp_path):
     assert read(text_files(str(tmp_path / "a.zst"), 1 << 20)) == [b"text " * 100]
 
 
+def test_an_archive_whose_first_bytes_come_late(tmp_path):
+    """bzip2 gives nothing before a whole block of 900 KB is there."""
+    noise = random.Random(0).randbytes(400_000).hex().encode()
+    (tmp_path / "a.tar.bz2").write_bytes(bz2.compress(archive_of({"b.txt": noise, "c.txt": b"c"})))
+    assert read(text_files(str(tmp_path / "a.tar.bz2"), 0)) == [noise, b"c"]
+
+
 @pytest.mark.parametrize("name", ["a.tar", "a.tar.gz", "a.tgz", "a.TGZ", "a.tar.zst", "anything"])
 def test_members_of_an_archive_are_documents(tmp_path, name):
     texts = {f"corpus/{i}.txt": b"document %d\n" % i for i in range(7)}

@@ -45,9 +45,10 @@ def jsonl(path: str, text_field: str) -> Documents:
 def _lines(content: Content) -> Iterator[bytes]:
     """The lines of a file without their line feeds."""
     rest: list[bytes] = []
-    for number, chunk in enumerate(content.chunks):
-        if number == 0:
-            refuse_other_formats(chunk, content.name)
+    start = 0
+    for chunk in content.chunks:
+        refuse_other_formats(chunk, content.name, start)
+        start += len(chunk)
         first, *others = chunk.split(b"\n")
         rest.append(first)
         for other in others:
