@@ -162,7 +162,7 @@ def _locked(work: Path, place: Path, stamp: Mapping[str, Any]) -> int | None:
     """A locked descriptor of the folder `work`, which is made if it is not there.
 
     None where the place was built by another process meanwhile, and −1 where the process that
-    builds it made no progress for WAIT_SECONDS.
+    builds it made no progress for WAIT_SECONDS or there are no locks.
     """
     seen, since = -1, time.monotonic()
     while True:
@@ -180,6 +180,9 @@ def _locked(work: Path, place: Path, stamp: Mapping[str, Any]) -> int | None:
             except FileNotFoundError:
                 os.close(lock)
                 continue
+            except OSError:  # a file system without locks
+                os.close(lock)
+                return -1
             os.close(lock)
         if read(place, stamp) is not None:
             return None

@@ -8,6 +8,7 @@ import dataclasses
 import json
 import os
 import queue
+import signal
 import subprocess
 import sys
 from collections import deque
@@ -101,7 +102,9 @@ def processes(config: DataConfig) -> int:
     own = tokenizers.TOKENIZERS[config.tokenizer].read.__module__.startswith("gptjax.")
     if not own:
         return 1
-    return config.processes or min(len(os.sched_getaffinity(0)), MOST_PROCESSES)
+    known = hasattr(os, "sched_getaffinity")
+    cores = len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
+    return config.processes or min(cores, MOST_PROCESSES)
 
 
 def encode_files(
@@ -196,6 +199,7 @@ class _Encoder:
 
 def main() -> int:
     """Encode what standard input names until it ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started this process ends it
     said = json.loads(sys.stdin.readline())
     config = make(DataConfig, said["config"], "data")
     tokenizer = tokenizers.reopen(config, Path(said["folder"]))

@@ -84,13 +84,16 @@ def dies(function):
     def wrapped(*args, **kwargs):
         left[0] -= 1
         if left[0] < 0:
-            os.kill(os.getpid(), signal.SIGKILL)
+            if moment == "interrupt":
+                os.killpg(0, signal.SIGINT)
+            else:
+                os.kill(os.getpid(), signal.SIGKILL)
         return function(*args, **kwargs)
     return wrapped
 
 if moment == "spill":
     spool.Spool._spill = dies(spool.Spool._spill)
-if moment == "append":
+if moment in ("append", "interrupt"):
     build.TokenWriter.append = dies(build.TokenWriter.append)
 if moment == "flush":
     build.TokenWriter.flush = dies(build.TokenWriter.flush)
@@ -178,3 +181,15 @@ def test_four_gigabytes_in_700_megabytes(tmp_path):
     print(f"{total} bytes in {time.monotonic() - start:.0f} s, {peak:.0f} MB")
     assert size > 0.99 * total
     assert peak < 700
+
+
+def test_ctrl_c_leaves_what_the_next_build_goes_on_with(tmp_path, whole):
+    """Interrupted as a terminal does it, the whole group: no traceback of the processes."""
+    path, wanted = whole
+    command = [sys.executable, "-c", BUILD, str(path), str(tmp_path), "interrupt", "30"]
+    process = subprocess.run(command, capture_output=True, text=True, start_new_session=True)
+    assert process.returncode != 0
+    assert process.stderr.count("KeyboardInterrupt") == 1, process.stderr
+    (left,) = tmp_path.iterdir()
+    assert (left / "spool" / "progress.json").exists()
+    assert run(path, tmp_path, "never", "0").stdout == wanted

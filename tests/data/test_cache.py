@@ -253,3 +253,11 @@ def test_others_wait_for_the_builder(tmp_path, builds):
         place, _ = cache.folder(tmp_path, "name", STAMP, slow)
     assert late[0].result(timeout=20)[0] == place
     assert builds.calls == 0
+
+
+def test_a_file_system_without_locks(tmp_path, builds, monkeypatch):
+    def refuses(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(cache.fcntl, "flock", refuses)
+    assert cache.folder(tmp_path, "name", STAMP, builds)[1] == {"sum": 10}
