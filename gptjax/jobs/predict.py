@@ -55,7 +55,12 @@ def main(config: Config, folder: Path) -> int:
             f"{entry['tokens_per_param']:.3g}",
             _interval(entry, "loss", ".4g"),
         )
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    console.print(table)
+    for line in dict.fromkeys(entry["sentence"] for entry in entries if entry["sentence"]):
+        console.print(f"Note: {line}", markup=False, highlight=False)
+    for line in (laws.verdict or {}).get("doubts") or []:
+        console.print(f"Doubt: {line}", markup=False, highlight=False)
     return 0
 
 

@@ -2,13 +2,13 @@
 
 from typing import TYPE_CHECKING, Any
 
-from gptjax.report.answer import answer, answer_table
+from gptjax.report.answer import answer, answer_table, print_answer
 from gptjax.report.config import ReportConfig
 
 if TYPE_CHECKING:
     from gptjax.report.html import build
 
-__all__ = ["ReportConfig", "answer", "answer_table", "build"]
+__all__ = ["ReportConfig", "answer", "answer_table", "build", "print_answer"]
 
 
 def __getattr__(name: str) -> Any:

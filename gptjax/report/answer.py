@@ -1,4 +1,4 @@
-"""The answer as a small text table, for the terminal."""
+"""The answer as text for the terminal: the verdict, a small table, every note."""
 
 import io
 
@@ -9,6 +9,7 @@ from gptjax.report import words
 from gptjax.report.numbers import count_text, power_text
 from gptjax.report.view import Json, bounded, exponents, law_label, number, other_laws, part, real
 from gptjax.scaling.laws.saved import Laws
+from gptjax.scaling.laws.verdict import completed
 
 
 def answer_table(laws: Laws | Json) -> Table:
@@ -50,18 +51,30 @@ def answer_table(laws: Laws | Json) -> Table:
     return table
 
 
-def answer(laws: Laws | Json, width: int = 120) -> str:
-    """The answer as text: the table, the held-out check, and the warnings, if any."""
-    laws, out = Laws.of(laws), io.StringIO()
-    console = Console(file=out, width=width, color_system=None, highlight=False, emoji=False)
+def print_answer(laws: Laws | Json, console: Console) -> None:
+    """The verdict, the numbers, and every note."""
+    laws = completed(Laws.of(laws))
+
+    def say(line: str) -> None:
+        console.print(line.replace("**", ""), markup=False, highlight=False)
+
+    say(f"Verdict: {(laws.verdict or {}).get('sentence')}")
     table = answer_table(laws)
     if table.row_count:
         console.print(table)
     else:
-        console.print(words.lead(laws), markup=False)
-    for line in (words.threshold(laws), words.verdict(laws)[0]):
+        say(words.lead(laws))
+    for line in (words.threshold(laws), *words.settings(laws), words.verdict(laws)[0]):
         if line:
-            console.print(line.replace("**", ""), markup=False)
-    for line in laws.warnings:
-        console.print(f"Note: {line}", markup=False)
+            say(line)
+    for line in laws.notes:
+        say(f"Note: {line}")
+
+
+def answer(laws: Laws | Json, width: int = 120) -> str:
+    """The answer as text, as a terminal of this width shows it."""
+    out = io.StringIO()
+    print_answer(
+        laws, Console(file=out, width=width, color_system=None, highlight=False, emoji=False)
+    )
     return out.getvalue()

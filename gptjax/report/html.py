@@ -24,6 +24,7 @@ from gptjax.report.view import (
     scene,
 )
 from gptjax.scaling.laws.saved import Laws
+from gptjax.scaling.laws.verdict import completed
 
 Columns = Mapping[str, Sequence[Any]]
 
@@ -51,7 +52,7 @@ def build(
 
     The page and each figure appear whole or not at all.
     """
-    laws = Laws.of(laws)
+    laws = completed(Laws.of(laws))
     runs, curves = columns_of(runs_table), columns_of(curves_table)
     shown = scene(laws, runs)
     plots = choose_plots(laws, shown, curves, config.curve_points)
@@ -120,11 +121,12 @@ def _answer(laws: Laws) -> str:
     text, passed = words.verdict(laws)
     return render(
         "answer",
+        verdict=words.judged(laws),
         lead=words.lead(laws),
         tiles=_tiles(laws),
         check=text,
         kind="" if passed is None else " good" if passed else " bad",
-        warnings=[str(line) for line in laws.warnings],
+        warnings=[str(line) for line in laws.notes],
         tables=f"{tables.exponents_table(laws)}{tables.parameters_table(laws)}"
         f'<div class="wide">{tables.prediction_table(laws)}</div>',
     )

@@ -67,6 +67,14 @@ def lead(laws: Laws) -> str:
     return text + "."
 
 
+def judged(laws: Laws) -> tuple[str, str]:
+    """(sentence, kind) of the verdict; the kind is '', 'good' or 'bad'."""
+    found = laws.verdict or {}
+    trusted = found.get("trusted")
+    kind = "" if trusted is None else " good" if trusted else " bad"
+    return str(found.get("sentence") or ""), kind
+
+
 def verdict(laws: Laws) -> tuple[str, bool | None]:
     """The held-out check as a sentence, and whether it passed (None: not checked)."""
     error, holdout = holdout_error(laws), (laws.holdout or {})

@@ -177,10 +177,5 @@ def spent_by_bundle(timing: scaling.Table) -> list[dict[str, Any]]:
 
 
 def print_answer(laws: dict[str, Any]) -> None:
-    """The small table of the answer."""
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    console.print(report.answer_table(laws))
-    if laws.get("emergence"):
-        console.print(laws["emergence"]["sentence"], highlight=False)
-    for entry in laws.get("settings_laws") or []:
-        console.print(entry["sentence"], highlight=False)
+    """The verdict, the small table of the answer, and every note."""
+    report.print_answer(laws, Console(width=None if sys.stdout.isatty() else 120))

@@ -65,6 +65,9 @@ class Case:
 # Every form of the library has a row here.
 CONTRACT = {
     "chinchilla": Case(ND, {"E": 1.7, "A": 400, "B": 1200, "alpha": 0.34, "beta": 0.36}),
+    "power_mean": Case(
+        WIDE_ND, {"E": 1.4, "A": 30, "B": 60, "alpha": 0.17, "beta": 0.19, "g": 0.6}
+    ),
     "frontier": Case(
         {"flops": np.geomspace(1e15, 1e21, 12)},
         {"E": 1.7, "K": 300, "gamma": 0.13},

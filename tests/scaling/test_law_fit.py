@@ -115,7 +115,8 @@ def test_fit_laws_agrees_with_the_truth_by_three_approaches():
         assert a["value"] == pytest.approx(exponent, abs=tolerance), name
         assert a["low"] < a["value"] < a["high"]
     assert laws["holdout"]["relative_error"] < 0.003
-    assert laws["prediction"][0]["law"] == "chinchilla_parametric"
+    assert [row["law"] for row in laws["prediction"][:2]] == ["mixture", "chinchilla_parametric"]
+    assert laws["verdict"]["trusted"] and laws["mixture"]["forms"][0]["weight"] > 0.3
     assert laws["prediction"][0]["factor"] == pytest.approx(10)
     assert all(valley["used"] for valley in laws["laws"]["isoflop"]["valleys"])
     saved = scaling.predict_saved(json.loads(json.dumps(laws)), laws["prediction"][0]["flops"])

@@ -20,6 +20,8 @@ from gptjax.threads import in_threads
 SPLITS = {"third_decade": 1 / 3, "half_decade": 0.5}
 RESAMPLES = 200  # enough for a table of checks
 SIZE_BINS = 6
+MOST_CUTS = 8  # budgets from which on rollouts cut by FLOPs instead
+ROLLOUTS = 4
 
 
 def noise_floor(runs: Runs) -> float:
@@ -88,6 +90,41 @@ def _score(held: Any, seed_noise: float) -> dict[str, Any]:
         "coverage": held.coverage,
         "reason": None,
     }
+
+
+def rollout(runs: Runs, forms: tuple[str, ...], config: FitConfig) -> list[dict[str, Any]]:
+    """The best run of the largest budget predicted from ever smaller budgets, by each form.
+
+    `factor` is the largest FLOPs over the largest that were fitted, `error` the log of predicted
+    over measured; a step that cannot identify the form has the reason instead.
+    """
+    top = np.flatnonzero(runs.budget == runs.budgets[-1])
+    best = int(top[np.argmin(runs.loss[top])])
+    cuts = runs.budgets[1:] if len(runs.budgets) <= MOST_CUTS else _spread_cuts(runs)
+    quick = dataclasses.replace(config, resamples=0)
+    places = [(form, float(cut)) for form in forms for cut in cuts[::-1][:ROLLOUTS]]
+    held = in_threads(
+        [
+            functools.partial(hold_out, runs, form_named(form), runs.budget < cut, quick)
+            for form, cut in places
+        ]
+    )
+    rows = []
+    for (form, cut), one in zip(places, held, strict=True):
+        fitted = runs.flops[runs.budget < cut]
+        row: dict[str, Any] = {"form": form, "n_train": len(fitted), "error": None, "reason": None}
+        row["factor"] = float(runs.flops[best] / fitted.max()) if len(fitted) else None
+        if isinstance(one, UserError):
+            rows.append(row | {"reason": str(one)})
+            continue
+        place = int(np.flatnonzero(one.heldout.cell == runs.cell[best])[0])
+        rows.append(row | {"error": float(np.log1p(one.relative_error[place]))})
+    return rows
+
+
+def _spread_cuts(runs: Runs) -> np.ndarray:
+    """A few cuts even in log FLOPs, for tables whose runs share no budgets."""
+    return np.geomspace(runs.budgets[0], runs.budgets[-1], MOST_CUTS)[1:]
 
 
 def drift(runs: Runs, law: Fit, flops: float) -> list[dict[str, Any]]:

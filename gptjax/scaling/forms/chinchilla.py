@@ -5,7 +5,16 @@
 
 from typing import Any
 
-from gptjax.scaling.forms.form import Form, Parameter, Values, amplitude, exponent, power
+from gptjax.scaling.forms.form import (
+    Form,
+    Parameter,
+    Values,
+    amplitude,
+    exp,
+    exponent,
+    log,
+    power,
+)
 
 IRREDUCIBLE = Parameter("E", low=1e-6)
 
@@ -35,4 +44,23 @@ CHINCHILLA = Form(
     two_powers=True,
 )
 
-FORMS = (CHINCHILLA,)
+
+def _power_mean_loss(p: Values, x: Values) -> Any:
+    of_size = log(p["A"]) - p["alpha"] * log(x["params"])
+    of_data = log(p["B"]) - p["beta"] * log(x["tokens"])
+    bend = 1 / p["g"]
+    return power(power(p["E"], bend) + exp(bend * of_size) + exp(bend * of_data), p["g"])
+
+
+POWER_MEAN = Form(
+    name="power_mean",
+    equation="L = [E^(1/g) + (A N^-alpha)^(1/g) + (B D^-beta)^(1/g)]^g",
+    columns=("params", "tokens"),
+    parameters=(*two_powers("params"), Parameter("g", low=0.1, high=10.0, start=(0.5, 2.0))),
+    loss=_power_mean_loss,
+    paper="Droppo and Elibol 2021, arXiv:2106.09488, equation 6, with alpha written g",
+    units="E in nats per token; A, B in nats times params^alpha, tokens^beta",
+    differs="N_C^alpha_N is written A; g = 1 is Chinchilla's law, E = 0 Kaplan's of size and data",
+)
+
+FORMS = (CHINCHILLA, POWER_MEAN)

@@ -1,5 +1,6 @@
 """Results as plain mappings: what `laws.json` holds of each law."""
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -7,11 +8,14 @@ import numpy as np
 
 from gptjax.scaling.approaches.envelope import NOTE, Envelope
 from gptjax.scaling.approaches.isoflop import IsoFlop, Valley
+from gptjax.scaling.approaches.mixture import Mixture
 from gptjax.scaling.fit import bootstrap, engine, optimum
 from gptjax.scaling.fit.lines import PowerLine
+from gptjax.scaling.fit.misfit import lack_of_fit
 from gptjax.scaling.fit.result import Fit
 from gptjax.scaling.tables.runs import Runs, seed_noise
 
+SAVED_DRAWS = 200  # resamples of a mixed form that laws.json keeps
 SURFACE = (48, 64)  # sizes by budgets of the loss surface
 
 
@@ -58,10 +62,49 @@ def _(result: Fit, table: Runs, flops: np.ndarray) -> dict[str, Any]:
         ],
         "doubts": list(result.warnings),
     }
+    if "chinchilla" in form.name:
+        entry["lack_of_fit"] = misfit(result)
     if form.splits_compute:
         entry["optimum"] = {"flops": flops, **optimum_lines(result, flops)}
         entry["surface"] = surface(result, table, flops)
     return entry
+
+
+def misfit(result: Fit) -> dict[str, Any]:
+    """The lack-of-fit tests of a fit."""
+    found = lack_of_fit(result)
+    return {"p": found.p, "found": found.found, **dataclasses.asdict(found)}
+
+
+def coordinates(result: Fit) -> dict[str, Any]:
+    """What a prediction from the saved file needs of a fit."""
+    form = result.form
+    return {
+        "form": form.name,
+        "params": {name: value.to_json() for name, value in result.params.items()},
+        "covariance": {"names": [p.name for p in form.fitted], "matrix": result.covariance},
+        "coordinates": {
+            "theta": result.theta,
+            "centres": result.problem.centres,
+            "tied": form.tied,
+            "freedom": result.resamples.tail_freedom,
+        },
+    }
+
+
+def mixture(found: Mixture) -> dict[str, Any]:
+    """The `mixture` block: the forms with their weights, ready to predict from."""
+    rows = [
+        coordinates(fit)
+        | {
+            "draws": fit.resamples.theta[:SAVED_DRAWS],
+            "weight": weight,
+            "misfit": lack_of_fit(fit).found,
+            "scatter": float(np.sqrt(np.mean(fit.residuals**2))),
+        }
+        for fit, weight in zip(found.fits, found.weights, strict=True)
+    ]
+    return {"forms": rows}
 
 
 @law.register

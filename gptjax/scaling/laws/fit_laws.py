@@ -10,6 +10,7 @@ from gptjax.errors import UserError
 from gptjax.scaling.approaches import emergence, settings
 from gptjax.scaling.approaches.envelope import fit_envelope
 from gptjax.scaling.approaches.isoflop import IsoFlop, fit_isoflop
+from gptjax.scaling.approaches.mixture import Mixture, mix
 from gptjax.scaling.config import FitConfig
 from gptjax.scaling.fit import diagnostics
 from gptjax.scaling.fit.fit import fit
@@ -17,12 +18,13 @@ from gptjax.scaling.fit.holdout import hold_out, without_largest
 from gptjax.scaling.fit.optimum import Cost, cost_of
 from gptjax.scaling.fit.result import Fit
 from gptjax.scaling.forms import form_named
-from gptjax.scaling.laws import describe, design
+from gptjax.scaling.laws import describe, design, verdict
 from gptjax.scaling.laws.saved import Laws
 from gptjax.scaling.tables.runs import Runs, best_of_each, prepare, require
 from gptjax.threads import in_threads
 
 LINE_POINTS = 60
+ROLLED = ("chinchilla", "power_mean")  # forms whose forecasts are rolled out
 
 
 def fit_laws(runs: Any, curves: Any = None, config: FitConfig | None = None) -> dict[str, Any]:
@@ -63,7 +65,10 @@ def fit_laws(runs: Any, curves: Any = None, config: FitConfig | None = None) -> 
     if not laws:
         raise UserError(_no_law(refused))
     parametric = results.get("chinchilla_parametric")
+    mixed = _mixture(table, parametric, config)
     prediction = predictions(results, table, config)
+    if mixed is not None:
+        prediction = [*mixed_predictions(mixed, table, config), *prediction]
     counted = conventions(table, config)
     found = Laws(
         settings=dataclasses.asdict(config),
@@ -74,6 +79,7 @@ def fit_laws(runs: Any, curves: Any = None, config: FitConfig | None = None) -> 
         warnings=warnings,
         laws=laws,
         prediction=prediction,
+        mixture=None if mixed is None else describe.mixture(mixed),
         holdout=_holdout(parametric, table, results.get("isoflop"), config),
         emergence=_emergence(results),
         settings_laws=_settings_laws(runs, prediction, config),
@@ -86,8 +92,27 @@ def fit_laws(runs: Any, curves: Any = None, config: FitConfig | None = None) -> 
             scores=_unless_refused(checked["scores"]),
             drift=diagnostics.drift(table, parametric, target),
             run_next=_run_next(parametric, target, config),
+            rollout=_unless_refused(checked["rollout"]),
         )
-    return plain(found.to_json())
+    return verdict.completed(Laws.from_json(plain(found.to_json()))).to_json()
+
+
+def _mixture(table: Runs, law: Fit | None, config: FitConfig) -> Mixture | None:
+    """The forms beside the parametric law; None where they are not asked for."""
+    if law is None or not config.diagnostics or config.tied_exponents:
+        return None
+    return mix(table, law, config)
+
+
+def mixed_predictions(mixed: Mixture, table: Runs, config: FitConfig) -> list[dict[str, Any]]:
+    """The mixture's entry for each target budget."""
+    largest = float(table.budget.max())
+    entries = []
+    for flops in config.predict_flops or (largest * config.extrapolate,):
+        entry: dict[str, Any] = {**mixed.at(flops), "law": "mixture", "flops": flops}
+        entry |= {"factor": flops / largest, "tokens_per_param": entry["tokens"] / entry["params"]}
+        entries.append(entry)
+    return entries
 
 
 def _settings_laws(runs: Any, prediction: list[dict[str, Any]], config: FitConfig) -> list[dict]:
@@ -158,6 +183,7 @@ def _checks(runs: Any, table: Runs, config: FitConfig) -> dict[str, Any]:
     return {
         "scores": lambda: diagnostics.scores(table, forms, config),
         "conventions": lambda: diagnostics.convention_table(runs, form, config),
+        "rollout": lambda: diagnostics.rollout(table, ROLLED, config),
     }
 
 

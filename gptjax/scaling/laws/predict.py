@@ -6,9 +6,11 @@ from typing import Any
 import numpy as np
 
 from gptjax.errors import UserError
+from gptjax.scaling.approaches.mixture import mixed
 from gptjax.scaling.fit import bootstrap, engine, optimum
 from gptjax.scaling.fit.optimum import Cost
 from gptjax.scaling.forms import form_named
+from gptjax.scaling.laws import verdict
 from gptjax.scaling.laws.saved import Laws
 
 DRAWS = 4000
@@ -35,6 +37,11 @@ def predict_saved(
     saved = Laws.of(saved)
     rng = np.random.default_rng([seed, 5])
     entries = []
+    sentence = verdict.beyond(saved, float(flops))
+    largest = (saved.data.get("flops_range") or [np.nan])[-1]
+    place = {"flops": float(flops), "beyond": float(flops) / largest, "sentence": sentence}
+    if saved.mixture and not law:
+        entries.append({"law": "mixture", **place, **_mixture(saved, float(flops), rng)})
     for name in saved.chosen(law):
         try:
             with np.errstate(all="ignore"):  # what overflows is an infinite end of an interval
@@ -42,8 +49,19 @@ def predict_saved(
         except (AttributeError, IndexError, KeyError, TypeError, ValueError):
             raise UserError(f"laws.{name} is incomplete; write the file again with a fit") from None
         if entry:
-            entries.append({"law": name, "flops": float(flops), **entry})
+            entries.append({"law": name, **place, **entry})
     return entries
+
+
+def _mixture(saved: Laws, flops: float, rng: np.random.Generator) -> dict[str, Any]:
+    """The mixture of the saved forms."""
+    forms = (saved.mixture or {})["forms"]
+    with np.errstate(all="ignore"):
+        parts = [_form_draws(row, saved, flops, rng) for row in forms]
+    weights = [row["weight"] for row in forms]
+    freedom = min(row["coordinates"]["freedom"] for row in forms)
+    entry = mixed(parts, weights, saved.settings["confidence"], freedom)
+    return entry | {"tokens_per_param": entry["tokens"] / entry["params"]}
 
 
 def _predict(entry: Any, saved: Laws, flops: float, rng: np.random.Generator) -> dict[str, Any]:
@@ -85,12 +103,15 @@ def _form_draws(entry: Any, saved: Laws, flops: float, rng: np.random.Generator)
         return {}
     theta, centres = np.array(entry["coordinates"]["theta"]), entry["coordinates"]["centres"]
     covariance = np.array(entry["covariance"]["matrix"])
-    many = rng.multivariate_normal(theta, covariance, DRAWS, check_valid="ignore")
+    many = np.array(entry.get("draws") or [])
+    if not len(many):
+        many = rng.multivariate_normal(theta, covariance, DRAWS, check_valid="ignore")
     cost = saved.conventions["cost"]
     cost = Cost(cost["kappa"], cost["slope"])
     values = engine.values_of(form, theta[None], centres, np)
     lanes = {
-        n: np.broadcast_to(v, DRAWS) for n, v in engine.values_of(form, many, centres, np).items()
+        n: np.broadcast_to(v, len(many))
+        for n, v in engine.values_of(form, many, centres, np).items()
     }
     result = {}
     both = []

@@ -16,6 +16,8 @@ class Laws:
 
     Attributes:
       schema: version of the layout.
+      verdict: whether the answer can be trusted, in a sentence, and every doubt.
+      notes: all other sentences, as terminal and report show them.
       settings: the fit's settings by name.
       conventions: what params, FLOPs and loss count, the cost model, the fit under other counts.
       data: ranges, budgets and seed noise of the runs.
@@ -24,6 +26,8 @@ class Laws:
       warnings: sentences about what the runs cannot tell.
       laws: one entry a fitted law, by name.
       prediction: N*, D* and the loss by law and budget, the headline first.
+      mixture: the forms that the headline rests on, with their weights.
+      rollout: the best run of the largest budget predicted from ever smaller ones.
       holdout: the largest budgets predicted from the smaller ones.
       scores: every compared form on held-out runs, best first.
       drift: how the law moves when runs are left out.
@@ -33,6 +37,8 @@ class Laws:
     """
 
     schema: int = SCHEMA
+    verdict: Json | None = None
+    notes: Sequence[str] = ()
     settings: Json = dataclasses.field(default_factory=dict)
     conventions: Json = dataclasses.field(default_factory=dict)
     data: Json = dataclasses.field(default_factory=dict)
@@ -41,6 +47,8 @@ class Laws:
     warnings: Sequence[str] = ()
     laws: Json = dataclasses.field(default_factory=dict)
     prediction: Sequence[Json] = ()
+    mixture: Json | None = None
+    rollout: Sequence[Json] = ()
     holdout: Json | None = None
     scores: Sequence[Json] = ()
     drift: Sequence[Json] = ()

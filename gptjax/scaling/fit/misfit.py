@@ -1,0 +1,92 @@
+"""Lack of fit: whether residuals have structure that seed noise has not.
+
+A form with another curvature than the truth fits the runs it was given to a few parts in a
+thousand and is wrong far beyond them. Two F tests on the linearised fit look for that: of quadratic
+terms in ln N and ln D, which no correct form leaves in its residuals, and, where runs are repeated,
+of the scatter between different runs against that between repeats.
+"""
+
+import dataclasses
+
+import numpy as np
+from scipy.special import fdtrc
+
+from gptjax.scaling.fit import engine
+from gptjax.scaling.fit.result import Fit
+
+LEVEL = 0.04  # of both tests together: fewer than one false alarm in twenty
+CLIP = 4.0  # residuals count for at most this many robust standard deviations
+
+
+@dataclasses.dataclass(frozen=True)
+class Misfit:
+    """Probabilities of as much structure without misfit; NaN where a test cannot be made."""
+
+    structure: float
+    repeats: float
+
+    @property
+    def p(self) -> float:
+        """The smaller one, times the number of tests that were made."""
+        made = [p for p in (self.structure, self.repeats) if np.isfinite(p)]
+        return min(1.0, min(made) * len(made)) if made else float("nan")
+
+    @property
+    def found(self) -> bool:
+        return bool(self.p < LEVEL)
+
+
+def lack_of_fit(law: Fit) -> Misfit:
+    """Both tests on the runs of a fit."""
+    residual, matrix = engine.jacobian(law.problem, law.theta)
+    middle = np.median(residual)
+    spread = max(1.4826 * float(np.median(np.abs(residual - middle))), 1e-300)
+    root = np.sqrt(law.problem.weights)
+    residual = root * np.clip(residual, middle - CLIP * spread, middle + CLIP * spread)
+    matrix = root[:, None] * matrix
+    return Misfit(_structure(law, residual, matrix, root), _repeats(law, residual, matrix))
+
+
+def _basis(matrix: np.ndarray) -> np.ndarray:
+    """Orthonormal columns that span those of `matrix`."""
+    left, sizes, _ = np.linalg.svd(matrix / np.linalg.norm(matrix, axis=0), full_matrices=False)
+    return left[:, sizes > 1e-7 * sizes[0]]
+
+
+def _structure(law: Fit, residual: np.ndarray, matrix: np.ndarray, root: np.ndarray) -> float:
+    if not {"params", "tokens"} <= set(law.form.columns):
+        return float("nan")
+    size, data = (np.log(x) - np.mean(np.log(x)) for x in (law.runs.params, law.runs.tokens))
+    extra = root[:, None] * np.stack([size**2, size * data, data**2], axis=1)
+    known = _basis(matrix)
+    own = np.linalg.norm(extra, axis=0)
+    extra = extra - known @ (known.T @ extra)
+    extra = extra[:, np.linalg.norm(extra, axis=0) > 1e-4 * own]
+    if not extra.shape[1]:
+        return float("nan")
+    extra = _basis(extra)
+    rest = residual - known @ (known.T @ residual)
+    explained = float(np.sum((extra.T @ rest) ** 2))
+    terms = extra.shape[1]
+    freedom = len(residual) - known.shape[1] - terms
+    left = float(np.sum(rest**2)) - explained
+    return _f_test(explained, terms, left, freedom)
+
+
+def _repeats(law: Fit, residual: np.ndarray, matrix: np.ndarray) -> float:
+    """Scatter between different runs against that between repeats of one."""
+    keys = np.stack([law.runs.columns[name] for name in law.form.columns], axis=1)
+    which = np.unique(keys, axis=0, return_inverse=True)[1].ravel()
+    kinds = int(which.max()) + 1
+    known = _basis(matrix)
+    means = (np.bincount(which, residual) / np.bincount(which))[which]
+    own = float(np.sum((residual - means) ** 2))
+    rest = residual - known @ (known.T @ residual)
+    between = float(np.sum(rest**2)) - own
+    return _f_test(between, kinds - known.shape[1], own, len(residual) - kinds)
+
+
+def _f_test(first: float, terms: int, second: float, freedom: int) -> float:
+    if terms < 1 or freedom < 3 or second <= 1e-24 * max(first, 1e-300) or second < 1e-20:
+        return float("nan")
+    return float(fdtrc(terms, freedom, max(first, 0.0) / terms / (second / freedom)))

@@ -1,0 +1,123 @@
+"""Intervals where Chinchilla's form is wrong: real coverage far beyond the data, false alarms.
+
+    pytest -m slow tests/scaling/test_misspecified.py -s
+
+prints, for each truth, the share of tables whose interval of L_opt held the truth at 10, 30 and 100
+times the largest budget, by the form chinchilla and by the mixture, the median of the mixture's
+width over chinchilla's, and how often lack of fit was found.
+"""
+
+import numpy as np
+import pytest
+
+from gptjax import scaling
+from gptjax.scaling.approaches.mixture import akaike_weights, mix
+from gptjax.scaling.fit.misfit import lack_of_fit
+
+FAR = (10.0, 30.0, 100.0)
+TABLES = 12
+
+
+def chinchilla(n, d):
+    return 1.7 + 400 * n**-0.34 + 1200 * d**-0.36
+
+
+def farseer(n, d):
+    exponent = np.exp(-0.02 * n**0.12 - 1.0)
+    return np.exp(2.5 * n**-0.15 + 0.5) + np.exp(12.2 * n**-0.1 + 3.8) * d**-exponent
+
+
+def interaction(n, d):
+    return chinchilla(n, d) + 40 * (n**-0.34 * d**-0.36) ** 0.4
+
+
+def kaplan(n, d):
+    return ((8.8e13 / n) ** (0.076 / 0.095) + 5.4e13 / d) ** 0.095
+
+
+def power_mean(n, d):
+    return (1.4**2 + (30 * n**-0.17) ** 2 + (60 * d**-0.19) ** 2) ** 0.5
+
+
+def drifting(n, d):
+    return 1.6 + 60 * n ** -(0.18 + 0.004 * np.log(n / 1e8)) + 1200 * d**-0.36
+
+
+def broken(n, d):
+    return 1.5 + 400 * n**-0.32 * (1 + (n / 2e9) ** 1.5) ** 0.03 + 1000 * d**-0.34
+
+
+def tied(n, d):
+    return 1.8 + 300 * n**-0.3 + 500 * d**-0.3
+
+
+TRUTHS = (chinchilla, farseer, interaction, kaplan, power_mean, drifting, broken, tied)
+
+
+def optimum(truth, flops):
+    """(N, L) of the best split of a budget."""
+    size = np.geomspace(1e5, 1e14, 20_000)
+    loss = truth(size, flops / 6 / size)
+    return size[np.argmin(loss)], loss.min()
+
+
+def table(truth, seed, noise=0.003):
+    """Five budgets, seven sizes around the truth's own best."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for flops in np.geomspace(1e18, 1e20, 5):
+        for size in optimum(truth, flops)[0] * np.geomspace(0.25, 4.0, 7):
+            loss = truth(size, flops / 6 / size) * np.exp(noise * rng.standard_normal())
+            rows.append((flops, size, flops / 6 / size, loss))
+    return dict(zip(("flops", "params", "tokens", "loss"), np.array(rows).T, strict=True))
+
+
+def measured(truth, tables):
+    """(hits of chinchilla, hits of the mixture, width ratios, misfits found)."""
+    config = scaling.FitConfig(resamples=200, starts=16)
+    hits, widths, misfits = [], [], []
+    for seed in range(tables):
+        runs = scaling.prepare(table(truth, seed), config)
+        law = scaling.fit(runs, config=config)
+        mixed = mix(runs, law, config)
+        misfits.append(lack_of_fit(law).found)
+        for far in FAR:
+            flops, own = 1e20 * far, law.optimum(1e20 * far).loss
+            found, right = mixed.at(flops), optimum(truth, flops)[1]
+            hits.append(
+                (own.low <= right <= own.high, found["loss_low"] <= right <= found["loss_high"])
+            )
+            widths.append((found["loss_high"] - found["loss_low"]) / (own.high - own.low))
+    shares = np.array(hits).reshape(tables, len(FAR), 2).mean(0).T
+    return shares[0], shares[1], float(np.median(widths)), float(np.mean(misfits))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("truth", TRUTHS, ids=lambda truth: truth.__name__)
+def test_intervals_hold_the_truth_of_other_forms(truth):
+    own, mixed, width, misfit = measured(truth, TABLES)
+    print(
+        f"{truth.__name__:12s} chinchilla {np.round(own, 2)} mixture {np.round(mixed, 2)} "
+        f"width x{width:.2f} misfit {misfit:.2f}"
+    )
+    assert mixed.min() >= 0.75
+
+
+def test_structure_is_found_where_it_is_and_not_where_it_is_not():
+    config = scaling.FitConfig(resamples=0, starts=8)
+    found = {
+        truth.__name__: [
+            lack_of_fit(scaling.fit(table(truth, seed), config=config)).found for seed in range(4)
+        ]
+        for truth in (chinchilla, kaplan)
+    }
+    assert sum(found["chinchilla"]) <= 1
+    assert all(found["kaplan"])
+
+
+def test_a_form_that_describes_the_runs_better_has_the_weight():
+    config = scaling.FitConfig(resamples=0, starts=8)
+    runs = scaling.prepare(table(kaplan, 0))
+    fits = [scaling.fit(runs, form, config=config) for form in ("chinchilla", "kaplan_nd")]
+    weights = akaike_weights(fits)
+    assert weights[1] > 0.95 and weights.sum() == pytest.approx(1)

@@ -1,0 +1,87 @@
+"""The verdict: its doubts, its notes, and that terminal and prediction show them."""
+
+import dataclasses
+
+import pytest
+
+from gptjax.report import answer
+from gptjax.scaling.laws import verdict
+from gptjax.scaling.laws.saved import Laws
+
+
+def prediction(law, params, low, high, flops=1e21):
+    return {"law": law, "flops": flops, "params": params, "params_low": low, "params_high": high}
+
+
+def laws(**changes):
+    """A fit that nothing speaks against, changed."""
+    row = {"form": "chinchilla", "factor": 30.0, "error": 0.003, "reason": None}
+    good = Laws(
+        data={"flops_range": [1e18, 1e20]},
+        runs=[{}] * 30,
+        laws={"chinchilla_parametric": {"lack_of_fit": {"p": 0.4, "found": False}}},
+        prediction=[
+            prediction("chinchilla_parametric", 1e10, 9e9, 1.1e10),
+            prediction("isoflop", 1.05e10, 9e9, 1.2e10),
+        ],
+        rollout=[row],
+        holdout={"relative_error": 0.002},
+    )
+    return verdict.completed(dataclasses.replace(good, **changes))
+
+
+def test_nothing_speaks_against_a_good_fit():
+    found = laws()
+    assert found.verdict["trusted"] is True and found.verdict["doubts"] == []
+    assert "approaches agree" in found.verdict["sentence"]
+    assert any("10 times the largest run" in line for line in found.notes)
+
+
+MISFIT = {"chinchilla_parametric": {"lack_of_fit": {"p": 1e-6, "found": True}}}
+APART = [
+    prediction("mixture", 1e10, 9e9, 1.1e10),
+    prediction("isoflop", 3e10, 2.5e10, 4e10),
+]
+FAR = [prediction("mixture", 1e10, 9e9, 1.1e10, flops=1e25)]
+MISSED = [{"form": "chinchilla", "factor": 30.0, "error": -0.06, "reason": None}]
+DOUBTS = {
+    "misfit": ({"laws": MISFIT}, "residuals have structure"),
+    "disjoint": ({"prediction": APART}, "IsoFLOP valleys and the mixture of forms disagree"),
+    "far": ({"prediction": FAR}, "times the largest run"),
+    "missed": ({"rollout": MISSED}, "misses the best run by 6.0%"),
+    "unbounded": (
+        {"warnings": ["chinchilla: the runs do not bound E from below: they are fitted as well"]},
+        "do not bound E",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DOUBTS)
+def test_a_doubt_reaches_the_verdict_and_the_terminal(name):
+    changes, sentence = DOUBTS[name]
+    found = laws(**changes)
+    assert found.verdict["trusted"] is False
+    assert any(sentence in line for line in found.verdict["doubts"])
+    shown = " ".join(answer(found, width=10_000).split())
+    assert shown.startswith("Verdict: Read with care") and sentence in shown
+
+
+def test_every_note_is_said_once():
+    valleys = [{"used": True}, {"used": False, "reason": "4 sizes near the minimum; 5 are needed"}]
+    found = laws(
+        laws={**MISFIT, "isoflop": {"valleys": valleys}},
+        left_out=[{"cell": "a", "reason": "failed: out of memory"}],
+        warnings=["2 duplicated run(s) left out"],
+    )
+    text = answer(found, width=10_000)
+    for sentence in (
+        "1 of 2 budgets have no usable valley: 1 because 4 sizes",
+        "1 of 31 rows are left out: 1 failed",
+        "2 duplicated run(s) left out",
+    ):
+        assert text.count(sentence) == 1
+
+
+def test_older_files_get_their_verdict_when_they_are_read():
+    assert "Verdict: No law could be fitted" in answer({})
+    assert verdict.beyond(Laws.from_json({}), 1e20) == ""
