@@ -1,4 +1,4 @@
-"""Models as pure functions: config and parameters in, arrays out."""
+"""The interface of models: pure functions from config and parameters to arrays."""
 
 import dataclasses
 import functools

@@ -12,7 +12,7 @@ from gptjax.models.norms import Norm
 
 
 class Block(nn.Module):
-    """A mixer of tokens and a feed-forward, each added to the stream, normed before or after.
+    """A mixer of tokens and a feed-forward, each added to the residual stream with a norm.
 
     Attributes:
       layer: what its mixer and its feed-forward are.

@@ -64,14 +64,15 @@ class ModelConfig:
     norm: str = setting("layernorm", "normalisation", choices=("layernorm", "rmsnorm"))
     norm_place: str = setting(
         "pre",
-        "norm before each sublayer, after its sum with the stream, or around it (Gemma 2)",
+        "norm before each sublayer, after its sum with the residual stream, or around it (Gemma 2)",
         choices=("pre", "post", "both"),
     )
     norm_eps: float = setting(1e-5, "added to the variance", above=0.0)
     norm_plus_one: bool = setting(False, "norms multiply by 1 + scale (Gemma)")
     block: str = setting(
         "sequential",
-        "feed-forward after attention, beside it with its own norm (GPT-NeoX), or beside it with "
+        "feed-forward after attention, in parallel with its own norm (GPT-NeoX), or in parallel "
+        "with "
         "attention's norm (Command R)",
         choices=("sequential", "parallel", "parallel_shared_norm"),
     )
@@ -131,7 +132,7 @@ class ModelConfig:
         1.0, "multiplies token embeddings; 0: √width (Gemma)", minimum=0.0
     )
     residual_scale: float = setting(
-        1.0, "multiplies what a sublayer adds to the stream (Granite)", above=0.0
+        1.0, "multiplies what a sublayer adds to the residual stream (Granite)", above=0.0
     )
     rope: RopeConfig = section(RopeConfig, "rotary positions")
     mixer: MixerConfig = section(MixerConfig, "mixers of tokens")
@@ -188,7 +189,7 @@ class ModelConfig:
 
     @property
     def rotary_width(self) -> int:
-        """Columns of a head that turn."""
+        """Columns of a head that are rotated."""
         return int(self.head_width * self.rope.fraction)
 
     @property

@@ -32,7 +32,7 @@ class Embedding(nn.Module):
         """The input of the first block, and the table for a tied head.
 
         Args:
-          instead: (here_BT, x_BTD), vectors that stand for those of the tokens that are `here`.
+          instead: (here_BT, x_BTD), vectors in the place of the embeddings of tokens `here`.
           positions_BT: where each token is; None: 0…T−1.
         """
         cfg = self.config
@@ -77,7 +77,7 @@ class Decoder(nn.Module):
     ) -> tuple[Any, Routing | None]:
         """float32 logits [B, T, V]; with `features` what the head multiplies, and its matrix.
 
-        Beside them what the routers did, where there are any.
+        Also what the routers did, where there are any.
         """
         cfg, routing = self.config, None
         x_BTD, w_VD = Embedding(cfg, name="embed")(tokens_BT, None, info.positions_BT)

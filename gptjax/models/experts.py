@@ -1,4 +1,4 @@
-"""The feed-forward as a mixture of experts."""
+"""Mixture of experts: a feed-forward whose router sends each token to few of many."""
 
 import dataclasses
 from typing import TYPE_CHECKING
@@ -248,7 +248,7 @@ class Experts(nn.Module):
 
 
 def _to_experts(x_BECD: jax.Array) -> jax.Array:
-    """Slots cut by sequence, then cut by expert where the mesh cuts experts: an all-to-all."""
+    """Slots sharded by sequence, then by expert where the mesh shards experts: an all-to-all."""
     x_BECD = nn.with_logical_constraint(x_BECD, ("batch", None, None, None))
     return nn.with_logical_constraint(x_BECD, ("dispatched", "experts", None, None))
 

@@ -1,4 +1,4 @@
-"""Running a stack of blocks: scanned, unrolled, in segments, whatever the layer pattern.
+"""The layer stack: blocks that run scanned, unrolled or in segments, for any layer pattern.
 
 Every parameter has a leading axis of length `depth`, or of the layers of its structure, whether the
 blocks are scanned or unrolled, so that a checkpoint does not depend on that choice.
@@ -82,13 +82,13 @@ def run_blocks(
     info: TokenInfo,
     seeds_B: jax.Array | None = None,
 ) -> tuple[jax.Array, Routing | None]:
-    """The stream after all layers of `config`, whose parameters are stacked by structure.
+    """The residual stream after all layers of `config`, whose parameters are stacked by structure.
 
     Args:
       seeds_B: uint32, one for each sequence, of the routers' noise.
 
     Returns:
-      Beside the stream what the routers did, in the order of the layers; None without routers.
+      Also what the routers did, in the order of the layers; None without routers.
     """
     run = _unrolled_in_segments if unrolled(config) else _scanned_by_period
     inputs = {name: {"params": stack} for name, stack in stacks.items()}

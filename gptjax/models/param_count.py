@@ -1,4 +1,4 @@
-"""Parameters counted from the settings alone."""
+"""Parameter counts, from the settings alone."""
 
 from gptjax.models.config import ModelConfig
 from gptjax.models.mixers.mixer import mixer_of

@@ -48,7 +48,7 @@ def hidden_init(config: "ModelConfig") -> Any:
 
 
 def residual_init(config: "ModelConfig") -> Any:
-    """GPT-2's: projections into the stream are scaled by 1/√(number of them)."""
+    """GPT-2's: projections into the residual stream are scaled by 1/√(number of them)."""
     scale = config.hidden_init_scale or config.init_scale
     return nn.initializers.normal(scale / math.sqrt(2 * config.depth))
 

@@ -1,4 +1,4 @@
-"""Published models as data. Sources are named beside each table."""
+"""Presets: published models as data, with the source of each table."""
 
 import dataclasses
 from collections.abc import Mapping

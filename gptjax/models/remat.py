@@ -1,4 +1,4 @@
-"""What of a forward pass is kept for the backward pass, and what is computed again.
+"""Rematerialisation: what the backward pass keeps of the forward pass, and what it recomputes.
 
 With L blocks, A bytes of activations inside one and a residual stream of X bytes: `none` keeps L·A,
 `block` L·X + A (one forward pass more), `sqrt` 2·√L·X + A (two forward passes more: segments are
@@ -63,7 +63,7 @@ def in_segments(
 ) -> tuple[jax.Array, list]:
     """x after `apply(some layers, their parameters, x)`, at once or segment by segment.
 
-    Beside it the list of what the layers report.
+    Also the list of what the layers report.
     """
     if not length:
         return apply(layers, params, x_BTD)
@@ -85,7 +85,7 @@ def scan_in_segments(
     """x after a scan of `body` over `slices`, at once or in segments of so many slices.
 
     A segment is recomputed as a whole: then it has the streams between its own slices, and all
-    others have nothing but their inputs. Beside it what the slices report, in a list of one or two
+    others have nothing but their inputs. Also what the slices report, in a list of one or two
     trees whose leaves have the slices' reports one after another on their first axis.
     """
     reports = []

@@ -20,13 +20,13 @@ class RopeConfig:
     base: float = setting(10_000.0, "base of the rotary wavelengths", above=1.0, was="rope_base")
     layout: str = setting(
         "half",
-        "pairs that turn together are half a head apart (Llama) or neighbours (Command R)",
+        "pairs that are rotated together are half a head apart (Llama) or neighbours (Command R)",
         choices=("half", "interleaved"),
         was="rope_layout",
     )
     fraction: float = setting(
         1.0,
-        "share of a head's columns that turn (GPT-NeoX: 0.25)",
+        "share of a head's columns that are rotated (GPT-NeoX: 0.25)",
         above=0.0,
         maximum=1.0,
         was="rope_fraction",
@@ -45,12 +45,12 @@ class RopeConfig:
     )
     slow: float = setting(
         1.0,
-        "llama3: low_freq_factor; yarn: beta_slow, turns below which a pair is interpolated",
+        "llama3: low_freq_factor; yarn: beta_slow, rotations below which a pair is interpolated",
         was="rope_slow",
     )
     fast: float = setting(
         32.0,
-        "llama3: high_freq_factor (4 there); yarn: beta_fast, turns above which one is kept",
+        "llama3: high_freq_factor (4 there); yarn: beta_fast, rotations above which one is kept",
         was="rope_fast",
     )
     attention_factor: float = setting(

@@ -1,4 +1,4 @@
-"""A decoder cut before and after its blocks, to be computed in different places."""
+"""Pipeline stages: a decoder split before and after its blocks, to run on different devices."""
 
 import dataclasses
 from typing import Any
@@ -43,7 +43,7 @@ class Stages:
     def blocks(
         self, stacked: Any, x_BTD: jax.Array, segment_ids_BT: jax.Array | None
     ) -> tuple[jax.Array, Routing | None]:
-        """The stream after the given layers, and what their routers did.
+        """The residual stream after the given layers, and what their routers did.
 
         The layer pattern begins with the first of the given layers.
         """
@@ -53,7 +53,7 @@ class Stages:
         return run_blocks(config, {layers[0].structure: stacked}, x_BTD, info)
 
     def logits(self, params: Any, x_BTD: jax.Array) -> jax.Array:
-        """float32 logits [B, T, V] of the stream after the last block."""
+        """float32 logits [B, T, V] of the residual stream after the last block."""
         cfg = self.config
         if cfg.norm_place != "post":
             normed: Any = Norm(cfg, parent=None).apply({"params": params["final_norm"]}, x_BTD)

@@ -1,4 +1,4 @@
-"""What the settings of a model must be together; limits of one setting stand beside it."""
+"""Checks between the settings of a model; the limits of one setting stand in its declaration."""
 
 from gptjax import ops
 from gptjax.errors import UserError
@@ -151,12 +151,12 @@ def _check_mixers(config: ModelConfig) -> None:
 def _check_rotary(config: ModelConfig) -> None:
     if config.head_width % 2:
         raise UserError(
-            f"model.head_dim={config.head_width} is odd, and rotary positions turn pairs; "
+            f"model.head_dim={config.head_width} is odd, and rotary positions rotate pairs; "
             f"set model.head_dim={config.head_width + 1}"
         )
     if config.rotary_width % 2 or config.rotary_width == 0:
         raise UserError(
-            f"model.rope.fraction={config.rope.fraction:g} turns {config.rotary_width} of "
+            f"model.rope.fraction={config.rope.fraction:g} rotates {config.rotary_width} of "
             f"{config.head_width} columns, which are not pairs; give another fraction"
         )
     if config.rope.scaling in ("yarn", "llama3") and config.rope.fast <= config.rope.slow:

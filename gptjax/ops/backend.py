@@ -1,4 +1,4 @@
-"""How work is cut to suit the machine. No compiler flag is set: none was found that helps."""
+"""Batch sizes that suit the backend. No compiler flag is set: none was found that helps."""
 
 import contextlib
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ def programs_for(name: str) -> Iterator[None]:
 
 
 def micro_batches(batch_size: int, seq_len: int, *, tokens: int = 512) -> int:
-    """Parts to cut a batch into so that one part's activations stay in a CPU core's cache.
+    """Micro-batches to split a batch into so that activations of one stay in a CPU core's cache.
 
     The smallest divisor of `batch_size` that leaves at most `tokens` tokens a part, or one
     sequence. Measured on one core with 1 MB of second-level cache at widths 32 to 96: a step in

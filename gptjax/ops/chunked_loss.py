@@ -18,7 +18,7 @@ from gptjax.ops.losses import penalised_cross_entropy
 
 @dataclasses.dataclass(frozen=True)
 class Head:
-    """What is done between features and loss, beside the product with the head's matrix.
+    """What is done between features and loss, besides the product with the head's matrix.
 
     Attributes:
       logit_scale: multiplies the logits.

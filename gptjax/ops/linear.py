@@ -67,7 +67,7 @@ def _weight_gradient(x: jax.Array, g: jax.Array) -> jax.Array:
 
 def _contract_batch(x: jax.Array, y: jax.Array) -> jax.Array:
     if not jax.sharding.get_abstract_mesh().empty:
-        # As they are: over several devices an axis that is cut is gathered before it is merged.
+        # As they are: over several devices an axis that is sharded is gathered before it is merged.
         axes: tuple[int, ...] = tuple(range(x.ndim - 1))
     else:
         # As matrices: XLA's CPU backend copies the operands of a product over two axes.

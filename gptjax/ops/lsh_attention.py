@@ -114,7 +114,7 @@ def lsh_attention(
 
 @dataclasses.dataclass(frozen=True)
 class _Chunks:
-    """The text in the order of every round's buckets, cut into chunks.
+    """The text in the order of every round's buckets, split into chunks.
 
     Attributes:
       order_BNRT: the token that stands in each place.

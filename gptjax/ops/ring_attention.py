@@ -1,4 +1,4 @@
-"""Exact causal attention of a sequence whose tokens are cut over a ring of devices.
+"""Exact causal attention of a sequence whose tokens are sharded over a ring of devices.
 
 Every device keeps its queries; keys and values go around (Liu et al., 2023, "Ring Attention",
 arXiv:2310.01889), each device absorbing those that are with it into the running softmax of
@@ -154,7 +154,7 @@ def ring_attention(
 ) -> jax.Array:
     """softmax(cap(q·kᵀ·scale) + mask)·v of this device's L tokens with those of all devices.
 
-    Arguments are those of `blockwise_attention`, cut along the sequence, and beside them:
+    Arguments are those of `blockwise_attention`, sharded along the sequence, and besides:
 
     Args:
       tables: `pairs_dopj` and `starts_doc` of `make_visits(ring, ring_block(ring), window)`, this

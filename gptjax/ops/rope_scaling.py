@@ -18,7 +18,7 @@ class RopeScaling:
     Attributes:
       factor: the longest text over the trained length.
       trained_len: positions of the model before it was extended.
-      slow, fast: Llama 3's low and high frequency factors; YaRN's β of slow and fast turns.
+      slow, fast: Llama 3's low and high frequency factors; YaRN's β of slow and fast rotations.
       attention_factor: multiplies rotated queries and keys; 0: the paper's function of `factor`.
       mscale, mscale_all_dim: DeepSeek's weights in YaRN's attention factor; 0: not used.
       short_factors, long_factors: LongRoPE's divisors of each pair.
@@ -67,7 +67,7 @@ def dynamic(width: int, base: float, length: int, scaling: RopeScaling) -> Frequ
 def yarn(width: int, base: float, length: int, scaling: RopeScaling) -> Frequencies:
     """Interpolate slow pairs, keep fast ones, a ramp between (Peng et al., 2023, section 3.4).
 
-    The ramp runs between the pairs that turn `fast` and `slow` times in the trained length; its
+    The ramp runs between the pairs that rotate `fast` and `slow` times in the trained length; its
     ends are rounded outwards, as the authors' code does. Factor: 0.1·ln(factor) + 1.
     """
     kept = plain(width, base, length, scaling)[0]

@@ -54,7 +54,7 @@ class _Part:
 
 @dataclasses.dataclass(frozen=True)
 class _Blocks:
-    """Queries, keys, values and segment numbers cut into blocks, padded at the end."""
+    """Queries, keys, values and segment numbers split into blocks, padded at the end."""
 
     q_BnaKGH: jax.Array
     k_BnaKH: jax.Array

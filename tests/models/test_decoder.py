@@ -320,7 +320,7 @@ EXPERTS = {"mlp_pattern": ("experts",), "num_experts": 4, "use_bias": False}
         ),
         ({"num_heads": 4, "num_kv_heads": 3}, "try num_kv_heads=2 or 4"),
         ({"positions": "rotary", "head_dim": 5}, "set model.head_dim=6"),
-        ({"positions": "rotary", "rope_fraction": 0.3}, "turns 1 of 4 columns"),
+        ({"positions": "rotary", "rope_fraction": 0.3}, "rotates 1 of 4 columns"),
         ({"positions": "rotary", "rope_scaling": "yarn", "rope_fast": 1.0}, "model.rope.fast=1"),
         ({"positions": "rotary", "rope_scaling": "ntk", "head_dim": 2}, "at least two pairs"),
         ({"positions": "rotary", "rope_scaling": "longrope"}, "0 numbers for 2 pairs"),

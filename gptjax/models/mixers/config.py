@@ -1,4 +1,4 @@
-"""Settings of the mixers, each declared beside its own."""
+"""Settings of the mixers, each declared in the file of its mixer."""
 
 import dataclasses
 

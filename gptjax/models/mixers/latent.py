@@ -42,7 +42,7 @@ class LatentConfig:
     )
     rope_dim: int = setting(
         64,
-        "latent attention: columns that turn, besides model.head_dim that do not",
+        "latent attention: columns that are rotated, besides model.head_dim that are not",
         minimum=2,
         was="rope_dim",
     )

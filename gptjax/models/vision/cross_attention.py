@@ -33,7 +33,7 @@ Params = Any  # nested dict of float32 arrays
 class ShownAttention(Attention):
     """Attention to the vectors that a token is shown, with the config's heads and their norms.
 
-    Nothing turns: where a vector comes from is its own matter.
+    Queries and keys are not rotated, because the vectors have no order in the text.
     """
 
     @nn.compact
@@ -71,10 +71,10 @@ class GatedBlock(nn.Module):
         visible_BTS: jax.Array | None,
         mlp_BT: jax.Array | None = None,
     ) -> jax.Array:
-        """The stream after the block.
+        """The residual stream after the block.
 
         Args:
-          memory_BSW: what is attended to; None: the normed stream itself.
+          memory_BSW: what is attended to; None: the normed residual stream itself.
           visible_BTS: which of it a token sees; None: all.
           mlp_BT: tokens to which the feed-forward adds something; None: all.
         """

@@ -1,4 +1,4 @@
-"""Published vision models as data. Sources are named beside each table."""
+"""Vision presets: published vision models as data, with the source of each table."""
 
 import dataclasses
 
