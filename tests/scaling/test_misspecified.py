@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from gptjax import scaling
-from gptjax.scaling.approaches.mixture import akaike_weights, mix
+from gptjax.scaling.approaches.mixture import akaike_weights, mix, mixed
 from gptjax.scaling.fit.misfit import lack_of_fit
 
 FAR = (10.0, 30.0, 100.0)
@@ -121,3 +121,13 @@ def test_a_form_that_describes_the_runs_better_has_the_weight():
     fits = [scaling.fit(runs, form, config=config) for form in ("chinchilla", "kaplan_nd")]
     weights = akaike_weights(fits)
     assert weights[1] > 0.95 and weights.sum() == pytest.approx(1)
+
+
+def test_forms_without_a_finite_forecast_give_no_number():
+    nothing = dict.fromkeys(("params", "tokens", "loss"), (np.nan, np.full(30, np.nan)))
+    entry = mixed([nothing], (1.0,), 0.95, 20)
+    assert all(np.isnan(value) for value in entry.values())
+    known = {name: (2.0, np.linspace(1.5, 2.5, 101)) for name in ("params", "tokens", "loss")}
+    entry = mixed([nothing, known], (0.9, 0.1), 0.95, 1e9)
+    assert entry["loss"] == pytest.approx(2.0)
+    assert 1.5 <= entry["loss_low"] < 1.6 and 2.4 < entry["loss_high"] <= 2.5

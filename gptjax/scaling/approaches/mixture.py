@@ -56,6 +56,9 @@ def mixed(
     entry: dict[str, float] = {}
     for name in QUANTITIES:
         good = [i for i, part in enumerate(parts) if np.isfinite(part[name][0])]
+        if not good:
+            entry |= dict.fromkeys((name, f"{name}_low", f"{name}_high"), float("nan"))
+            continue
         share = np.array([weights[i] for i in good]) / sum(weights[i] for i in good)
         logs = [np.log(parts[i][name][0]) for i in good]
         entry[name] = float(np.exp(np.sum(share * logs)))
@@ -99,6 +102,8 @@ def mix(runs: Runs, first: Fit, config: FitConfig) -> Mixture:
     if len(runs) >= RICH_RUNS and all(lack_of_fit(law).found for law in fits):
         fits += _fitted(runs, (RICH,), few)
     fits = [law for law in fits if np.isfinite(draws(law, 10 * runs.flops.max())["loss"][0])]
+    if not fits:
+        return Mixture((first,), (1.0,))
     weights = akaike_weights(fits)
     order = [i for i in np.argsort(-weights) if weights[i] >= LEAST]
     total = float(sum(weights[i] for i in order))

@@ -39,6 +39,8 @@ class Misfit:
 def lack_of_fit(law: Fit) -> Misfit:
     """Both tests on the runs of a fit."""
     residual, matrix = engine.jacobian(law.problem, law.theta)
+    if not (np.all(np.isfinite(residual)) and np.all(np.isfinite(matrix))):
+        return Misfit(float("nan"), float("nan"))
     middle = np.median(residual)
     spread = max(1.4826 * float(np.median(np.abs(residual - middle))), 1e-300)
     root = np.sqrt(law.problem.weights)
@@ -49,7 +51,8 @@ def lack_of_fit(law: Fit) -> Misfit:
 
 def _basis(matrix: np.ndarray) -> np.ndarray:
     """Orthonormal columns that span those of `matrix`."""
-    left, sizes, _ = np.linalg.svd(matrix / np.linalg.norm(matrix, axis=0), full_matrices=False)
+    norms = np.maximum(np.linalg.norm(matrix, axis=0), 1e-300)
+    left, sizes, _ = np.linalg.svd(matrix / norms, full_matrices=False)
     return left[:, sizes > 1e-7 * sizes[0]]
 
 
