@@ -252,7 +252,7 @@ def from_text(path: str, hint: Any, text: str) -> Any:
         return text
     number = _number(text)
     if hint is float and number is not None:
-        return float(number)
+        return _real(number)
     if hint is int and number is not None and number == number // 1:
         return int(number)
     if hint is bool and text.strip().lower() in _BOOLEANS:
@@ -261,6 +261,7 @@ def from_text(path: str, hint: Any, text: str) -> Any:
     raise UserError(f"{path}={text!r} is not {words}; write it like {example}")
 
 
+LARGEST = 2**63 - 1  # of whole numbers, as arrays hold them
 _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 _WORDS = {
     int: ("a whole number", "16 or 1e6"),
@@ -279,6 +280,14 @@ def _items(text: str) -> list[str]:
             bare = bare[1:-1]
         return [item.strip().strip("\"'") for item in bare.rstrip(", ").split(",")]
     return [str(item) for item in value] if isinstance(value, tuple | list) else [str(value)]
+
+
+def _real(number: float | int) -> float:
+    """As a float; whole numbers of more than 308 digits are infinite, which limits refuse."""
+    try:
+        return float(number)
+    except OverflowError:
+        return math.inf if number > 0 else -math.inf
 
 
 def _number(text: str) -> float | int | None:
@@ -303,7 +312,7 @@ def _convert(path: str, hint: Any, value: Any) -> Any:
         element = typing.get_args(hint)[0]
         return tuple(_convert(f"{path}[{i}]", element, item) for i, item in enumerate(value))
     if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
+        return _real(value)
     if hint is int and isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(hint, type) and isinstance(value, hint):
@@ -340,6 +349,8 @@ def _check_limits(path: str, value: Any, metadata: Mapping[str, Any]) -> None:
         raise UserError(f"{path}={value!r} is not known; {nearest(value, choices)}")
     if isinstance(value, bool) or not isinstance(value, int | float):
         return
+    if isinstance(value, int) and abs(value) > LARGEST:
+        raise UserError(f"{path} is beyond {LARGEST} (2^63 - 1); give a smaller number")
     if not math.isfinite(value):
         raise UserError(f"{path}={value} is not finite; give a number")
     limits = (

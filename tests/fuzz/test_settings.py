@@ -1,0 +1,145 @@
+"""Odd values for every setting: a sentence or a result, never a traceback, never a hang.
+
+Every setting meets every odd value in the reading and the checks of a config, which takes
+milliseconds each. A sample of them, the same each time, goes through a whole command.
+"""
+
+import contextlib
+import random
+import signal
+from pathlib import Path
+
+import pytest
+
+from gptjax import config as configs
+from gptjax.errors import UserError
+from gptjax.experiment import load, override, setting_types
+from gptjax.main import main
+
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
+SWEEP = str(EXPERIMENTS / "chinchilla_sweep.py")
+FIT_TABLE = str(EXPERIMENTS / "fit_table.py")
+SECONDS = 120  # of one command; the slowest takes four on an idle core
+
+NUMBERS = ("0", "-0", "-1", "1", "2", "3", "7", "0.5", "1e-9", "1e-400", "1e9", "1e30", "1e308")
+STRANGE = ("nan", "inf", "-inf", "1e400", "9" * 20, "9" * 320, "0x10", "1_000", "١", "1e", "--1")
+WORDS = ("", " ", "a", "None", "true", "False", "é漢", "%s", "{}", "[]", "()", "'", '"', "\\", "\n")
+LISTS = (",", "1,", ",1", "1,,2", "1,1,1", "0,-1", "nan,1", "a,b", "1e9,1e10,1e11", "true,2")
+PATHS = ("/", "..", ".", "~", "*", "/dev/null", "/dev/zero", "/no/such/file", "x" * 300, "a\0b")
+ODD = (*NUMBERS, *STRANGE, *WORDS, *LISTS, *PATHS)
+JOBS = ("job",)  # names what runs, so that another value is another test
+CASES = [(key, value) for key in setting_types() if key not in JOBS for value in ODD]
+FIT = ("fit", "report")
+
+
+@contextlib.contextmanager
+def limit(seconds, what):
+    def stop(signum, frame):
+        raise TimeoutError(f"{what} hangs")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def is_a_sentence(text):
+    return 10 < len(text) < 1500 and "Traceback" not in text and text.isprintable()
+
+
+@pytest.mark.parametrize("section", sorted({key.partition(".")[0] for key, _ in CASES}))
+def test_every_setting_meets_every_value(section):
+    """Read and checked, with the section's settings alone out of the ordinary."""
+    plain = load(SWEEP)
+    for key, value in CASES:
+        if key.partition(".")[0] != section:
+            continue
+        with limit(20, f"{key}={value!r}"):
+            try:
+                configs.make_config(override(plain, [(key, value)]))
+            except UserError as error:
+                sentence = " ".join(str(error).split())
+                assert is_a_sentence(sentence), (key, value, sentence)
+            except Exception as error:
+                raise AssertionError(f"--config.{key}={value!r} ends in {error!r}") from error
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A small corpus and a table of runs."""
+    folder = tmp_path_factory.mktemp("fuzz")
+    (folder / "texts").mkdir()
+    for number in range(30):
+        words = " ".join(f"word{(number * k) % 23} {k % 7}" for k in range(200))
+        (folder / "texts" / f"{number}.txt").write_text(f"{number} {words}\n")
+    rows = [
+        f"{n}e4,{d}e5,{6 * n * d}e9,{1 + 5 / n + 5 / d}\n" for n in range(1, 7) for d in (1, 3, 9)
+    ]
+    (folder / "runs.csv").write_text("params,tokens,flops,loss\n" + "".join(rows))
+    return folder
+
+
+def command(key, place, work):
+    """The command in which a setting is tried: a plan, or a fit for the settings of fits."""
+    if key.partition(".")[0] in FIT:
+        return [
+            f"--config={FIT_TABLE}",
+            f"--workdir={work}",
+            f"--config.table={place / 'runs.csv'}",
+            "--config.fit.resamples=8",
+            "--config.fit.starts=4",
+        ]
+    return [
+        f"--config={SWEEP}",
+        f"--workdir={work}",
+        "--config.job=plan",
+        "--config.data.source=text",
+        f"--config.data.path={place / 'texts'}",
+        "--config.data.heldout_fraction=0.2",
+        "--config.sweep.budgets=1e9,3e9,1e10",
+        "--config.sweep.sizes=5",
+    ]
+
+
+def run(key, value, place, work, monkeypatch, capsys):
+    """The status of the command with one odd value; its error output must be one sentence."""
+    work.mkdir(exist_ok=True)
+    monkeypatch.chdir(work)
+    monkeypatch.setenv("GPTJAX_CACHE", str(place / "cache"))
+    words = ["gptjax", *command(key, place, work / "run"), f"--config.{key}={value}"]
+    with limit(SECONDS, f"{key}={value!r}"):
+        status = main(words)
+    told = capsys.readouterr().err
+    assert status in (0, 2), (words, status, told)
+    if status == 2:
+        assert told.startswith("gptjax: ") and is_a_sentence(told.strip()), (words, told)
+
+
+def sample(count, seed):
+    """Cases that may pass the checks; those that cannot are seen above."""
+    plain = load(SWEEP)
+
+    def passes(key, value):
+        try:
+            configs.make_config(override(plain, [(key, value)]))
+        except UserError:
+            return False
+        return True
+
+    cases = random.Random(seed).sample(CASES, len(CASES))
+    return [case for case in cases[: 20 * count] if passes(*case)][:count]
+
+
+def test_a_few_commands(place, tmp_path, monkeypatch, capsys):
+    for key, value in sample(12, seed=0):
+        run(key, value, place, tmp_path, monkeypatch, capsys)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", range(20))
+def test_two_thousand_commands(part, place, tmp_path, monkeypatch, capsys):
+    for key, value in sample(2000, seed=1)[100 * part : 100 * part + 100]:
+        run(key, value, place, tmp_path, monkeypatch, capsys)
