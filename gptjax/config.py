@@ -95,6 +95,10 @@ MOVED = {
 """Keys that were at the top of a config, and where they are now."""
 
 
+LONGEST_NAME = 255
+"""Bytes of a file's name, on all common file systems."""
+
+
 def sections() -> dict[str, type]:
     """Every section of a config: those of the rooms, then those of single jobs."""
     return SECTIONS | job.settings()
@@ -270,6 +274,12 @@ def _check_many_runs(config: Config) -> None:
 
 
 def _check_name(experiment: str) -> None:
+    size = len(os.fsencode(experiment))
+    if size > LONGEST_NAME:
+        raise UserError(
+            f"config.experiment is a name of {size} bytes, and a folder's has {LONGEST_NAME} at "
+            "most; shorten it"
+        )
     if experiment in ("", ".", "..") or "/" in experiment or os.sep in experiment:
         raise UserError(
             f"config.experiment={experiment!r} is not the name of a folder in runs/; give a plain "

@@ -10,6 +10,7 @@ import ast
 import dataclasses
 import math
 import operator
+import sys
 import types
 import typing
 from collections.abc import Collection, Mapping
@@ -251,6 +252,8 @@ def from_text(path: str, hint: Any, text: str) -> Any:
     if hint is str:
         return text
     number = _number(text)
+    if number is not None:
+        _check_range(path, hint, number)
     if hint is float and number is not None:
         return _real(number)
     if hint is int and number is not None and number == number // 1:
@@ -268,6 +271,24 @@ _WORDS = {
     float: ("a number", "0.5 or 1e12"),
     bool: ("a truth value", "true or false"),
 }
+
+
+LARGEST = {int: 2**63 - 1, float: sys.float_info.max}
+"""What a setting may be at most, whatever its own limits."""
+
+
+def _check_range(path: str, hint: type, number: float | int) -> None:
+    """Refuse a number that its type does not hold; infinities are for the limits to refuse."""
+    most = LARGEST.get(hint, math.inf)
+    if abs(number) > most and not (isinstance(number, float) and math.isinf(number)):
+        shown = (
+            str(number) if isinstance(number, float) else f"a number of {_digits(number)} digits"
+        )
+        raise UserError(f"{path} is {shown}; give one of at most {most:.4g}")
+
+
+def _digits(number: int) -> int:
+    return int(abs(number).bit_length() * math.log10(2)) + 1
 
 
 def _items(text: str) -> list[str]:
@@ -311,6 +332,8 @@ def _convert(path: str, hint: Any, value: Any) -> Any:
             value = (value,)
         element = typing.get_args(hint)[0]
         return tuple(_convert(f"{path}[{i}]", element, item) for i, item in enumerate(value))
+    if hint in (int, float) and isinstance(value, int | float) and not isinstance(value, bool):
+        _check_range(path, hint, value)
     if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
         return _real(value)
     if hint is int and isinstance(value, float) and value.is_integer():

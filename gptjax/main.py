@@ -1,16 +1,22 @@
-"""Flags, nothing else: python -m gptjax.main --config=experiments/chinchilla_sweep.py"""
+"""The command line: flags and exit statuses, nothing else.
+
+python -m gptjax.main --config=experiments/chinchilla_sweep.py
+"""
 
 import dataclasses
 import errno
-import os
 import sys
 from collections.abc import Iterator, Sequence
 
+from gptjax import terminal
 from gptjax.errors import UserError, nearest
 
 USAGE_STATUS = 2
 INTERRUPTED_STATUS = 130
-BROKEN_PIPE_STATUS = 141
+NO_READER_STATUS = 141
+SHOWN = 80
+"""Characters of a name that a sentence repeats."""
+
 USAGE = """\
 python -m gptjax.main --config=FILE [--config.<section>.<key>=VALUE ...] [--workdir=DIR]
 
@@ -42,9 +48,9 @@ def main(argv: Sequence[str]) -> int:
 
     0: done. 2: a mistake in what the user gave, told in one sentence on standard error.
     75: stopped by a signal with everything saved; the same command continues.
-    130: interrupted before there was anything to save. 141: nobody reads the output any more.
+    130: interrupted before there was anything to save. 141: nobody reads standard output any more.
     """
-    _prepare_streams()
+    terminal.adapt_streams()
     if any(argument in ("--help", "-help", "-h") for argument in argv[1:]):
         print(USAGE, end="")
         return 0
@@ -55,10 +61,13 @@ def main(argv: Sequence[str]) -> int:
         return start.run_experiment(command.experiment, command.overrides, command.workdir)
     except UserError as error:
         return _refuse(str(error))
-    except BrokenPipeError:  # as of `| head`: nobody reads what would be printed
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
-        return BROKEN_PIPE_STATUS
+    except BrokenPipeError:
+        terminal.drop_output()
+        return NO_READER_STATUS
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            name = str(error.filename)
+            return _refuse(f"{name[:SHOWN]}… is longer than a file's name may be; shorten it")
         if error.errno not in NO_SPACE:
             raise
         place = error.filename or "a file"
@@ -68,16 +77,6 @@ def main(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("gptjax: interrupted; the same command starts it again", file=sys.stderr)
         return INTERRUPTED_STATUS
-
-
-def _prepare_streams() -> None:
-    """Let output be closed, or know few letters: what cannot be written is left out or marked."""
-    for name in ("stdout", "stderr"):
-        stream = getattr(sys, name)
-        if stream is None:
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
-        elif hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")
 
 
 def parse(argv: Sequence[str]) -> Command:

@@ -15,6 +15,7 @@ FLOORS = {
     "files": 0,
     "identity": 0,
     "accelerators": 0,
+    "terminal": 0,
     "threads": 0,
     "ops": 1,
     "models": 2,
@@ -41,7 +42,7 @@ FLOORS = {
     "main": 10,
 }
 ONE_ROOM = (
-    {"errors", "fields", "files", "identity", "threads", "accelerators"},
+    {"errors", "fields", "files", "identity", "threads", "accelerators", "terminal"},
     {"config", "experiment", "job"},
 )
 """Neighbours on one floor that may import each other."""

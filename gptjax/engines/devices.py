@@ -18,12 +18,25 @@ def start_backend(config: Config) -> str:
     device = config.general.device
     try:
         return jax.devices()[0].platform
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[0]
+    except (RuntimeError, AssertionError) as error:  # the latter for a plugin that is not there
+        reason = (str(error).strip().splitlines() or ["its JAX plugin is not installed"])[0]
+        asked = os.environ.get("JAX_PLATFORMS", "")
+        if device == "auto" and asked:
+            raise UserError(
+                f"JAX_PLATFORMS={asked} is not usable here ({reason}); unset it, or set "
+                "--config.device=cpu"
+            ) from error
         raise UserError(
             f"config.device={device} is not usable here ({reason}); set --config.device=cpu, or "
             "install the extra that drives it (gptjax[cuda] or gptjax[tpu])"
         ) from error
+
+
+def compute_on_cpu() -> None:
+    """Let what starts JAX next compute on the CPU, as fits do, whatever else is there."""
+    import jax
+
+    jax.config.update("jax_platforms", "cpu")
 
 
 def join_processes(config: Config) -> None:

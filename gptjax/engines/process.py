@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gptjax.engines.cores import die_with_parent, one_device_a_process, pin
+from gptjax.terminal import adapt_streams
 
 
 def work(folder: Path, name: str) -> int:
@@ -86,6 +87,7 @@ def _process() -> int:
     parser.add_argument("--name", required=True)
     parser.add_argument("--core", type=int, default=None)
     options = parser.parse_args()
+    adapt_streams()
     die_with_parent()
     pin(options.core)
     one_device_a_process()

@@ -11,6 +11,7 @@ from rich.console import Console
 import gptjax
 from gptjax import report, scaling, sweeps
 from gptjax.config import Config, enable_compilation_cache
+from gptjax.engines.devices import compute_on_cpu
 from gptjax.errors import UserError
 from gptjax.files import read_json, write_json
 from gptjax.identity import digest
@@ -111,6 +112,7 @@ def laws_of_tables(
     config: Config, folder: Path, runs_path: Path, curves_path: Path | None
 ) -> dict[str, Any]:
     """Fit a table of runs, write `laws.json` and the report into `folder`, print the answer."""
+    compute_on_cpu()
     enable_compilation_cache(config)
     runs = scaling.Table.read(runs_path)
     curves = scaling.Table.read(curves_path) if curves_path and curves_path.exists() else None
