@@ -299,6 +299,14 @@ PLANNED = {
         "data.tokenizer": "tiktoken",
         "data.tiktoken.pattern": "cl100k",
     },
+    "ranks of o200k": {
+        "data.source": "text",
+        "data.heldout_fraction": 0.2,
+        "model.seq_len": 16,
+        "data.tokenizer": "tiktoken",
+        "data.tiktoken.pattern": "o200k",
+        "data.lossy": True,
+    },
     "characters": {
         "data.source": "text",
         "data.heldout_fraction": 0.2,
