@@ -82,6 +82,11 @@ def test_every_note_is_said_once():
         assert text.count(sentence) == 1
 
 
+def test_a_distance_that_is_a_doubt_is_no_note_as_well():
+    text = answer(laws(prediction=FAR, rollout=MISSED), width=10_000)
+    assert text.count("times the largest run") == 1
+
+
 def test_older_files_get_their_verdict_when_they_are_read():
     assert "Verdict: No law could be fitted" in answer({})
     assert verdict.beyond(Laws.from_json({}), 1e20) == ""

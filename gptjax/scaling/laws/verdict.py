@@ -63,7 +63,7 @@ def notes(laws: Laws) -> list[str]:
     doubts = list((laws.verdict or {}).get("doubts") or [])
     far = [beyond(laws, _real(row.get("flops"))) for row in laws.prediction[:1]]
     found = [*doubts[1:], *far, *_valleys(laws), *_mixed(laws), *_left_out(laws)]
-    found = [line for line in found if line and line not in doubts[:1]]
+    found = [line for line in dict.fromkeys(found) if line and line not in doubts[:1]]
     return found + [line for line in laws.warnings if line not in found]
 
 
