@@ -70,3 +70,11 @@ def test_links_lead_somewhere(page):
     links = re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8"))
     local = [link for link in links if not link.startswith(("http:", "https:", "mailto:"))]
     assert [link for link in local if not (page.parent / link).exists()] == []
+
+
+def test_the_files_that_the_architecture_names_exist():
+    text = (REPO / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`([a-z_0-9/]+\.py)`", text))
+    roots = (REPO / "gptjax", REPO)
+    assert {"train/step.py", "sweeps/records.py"} <= named
+    assert [name for name in named if not any((root / name).is_file() for root in roots)] == []
