@@ -264,7 +264,6 @@ def from_text(path: str, hint: Any, text: str) -> Any:
     raise UserError(f"{path}={text!r} is not {words}; write it like {example}")
 
 
-LARGEST = 2**63 - 1  # of whole numbers, as arrays hold them
 _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 _WORDS = {
     int: ("a whole number", "16 or 1e6"),
@@ -372,8 +371,6 @@ def _check_limits(path: str, value: Any, metadata: Mapping[str, Any]) -> None:
         raise UserError(f"{path}={value!r} is not known; {nearest(value, choices)}")
     if isinstance(value, bool) or not isinstance(value, int | float):
         return
-    if isinstance(value, int) and abs(value) > LARGEST:
-        raise UserError(f"{path} is beyond {LARGEST} (2^63 - 1); give a smaller number")
     if not math.isfinite(value):
         raise UserError(f"{path}={value} is not finite; give a number")
     limits = (

@@ -8,12 +8,15 @@ from gptjax.engines import cells as planned
 from gptjax.engines import run, workdir
 from gptjax.files import write_json
 from gptjax.stages import fit, plan, tune, tuned
+from gptjax.stages.fit_checks import check_fit, check_forms
 from gptjax.sweeps import records
 
 
 def run_sweep(config: Config, folder: Path) -> int:
     """Run the whole journey; started again, it does what is missing."""
+    check_forms(config.fit)
     corpus = load_corpus(config)
+    check_fit(config.fit, planned.make_cells(config, corpus))
     if config.sweep.tune:
         found = tune.find(config, folder, corpus)
         if isinstance(found, int):
