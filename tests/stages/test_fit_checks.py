@@ -3,7 +3,6 @@
 import pytest
 
 from gptjax.errors import UserError
-from gptjax.main import main
 from gptjax.models import ModelConfig
 from gptjax.optim import OptimConfig
 from gptjax.scaling import FitConfig
@@ -53,19 +52,3 @@ def test_refused(cells, name):
 )
 def test_taken(cells, settings):
     check_fit(FitConfig(**settings), cells)
-
-
-def test_a_sweep_refuses_before_it_trains(tmp_path, capsys):
-    (tmp_path / "text.txt").write_text("words of a text " * 4000)
-    flags = [
-        "--config=experiments/chinchilla_sweep.py",
-        f"--workdir={tmp_path / 'run'}",
-        "--config.data.source=text",
-        f"--config.data.path={tmp_path / 'text.txt'}",
-        f"--config.data.cache_dir={tmp_path / 'cache'}",
-        "--config.sweep.budgets=1e9",
-        "--config.fit.settings=learning_rat",
-    ]
-    assert main(["gptjax", *flags]) == 2
-    assert "fit.settings=learning_rat is no column" in capsys.readouterr().err
-    assert not (tmp_path / "run").exists()
