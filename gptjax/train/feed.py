@@ -28,12 +28,14 @@ class Batch:
       weights_BT: 1 where the target is scored; 0 at padding, prompts and whatever else a feed
         leaves out of the loss.
       segment_ids_BT: document numbers, where attention stays within documents.
+      positions_BT: where each token is in its text, for packed sequences; None: 0…T−1.
     """
 
     inputs_BT: Array
     targets_BT: Array
     weights_BT: Array
     segment_ids_BT: Array | None = None
+    positions_BT: Array | None = None
 
     def in_order(self) -> "Batch":
         """The same with its tokens sharded by the layout over devices, and in its order."""

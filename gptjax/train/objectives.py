@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from gptjax import models, ops
+from gptjax.errors import UserError
 from gptjax.models import Stages
 from gptjax.parallel import pipeline
 from gptjax.train import routers
@@ -140,6 +141,7 @@ def _losses(
         params,
         batch.inputs_BT,
         segment_ids_BT=batch.segment_ids_BT,
+        positions_BT=batch.positions_BT,
         shift_BTD=shift_BTD,
         seeds_B=seeds_B,
         features=spec.loss_chunk > 0,
@@ -171,6 +173,11 @@ def _stages(spec: RunSpec) -> pipeline.Model:
     pieces = Stages(spec.model)
 
     def embed(rest: Params, batch: Batch) -> Array:
+        if batch.positions_BT is not None:
+            raise UserError(
+                "this feed gives positions to tokens, which a pipeline's stages do not pass on; "
+                "set mesh.pipe=1"
+            )
         return pieces.embed(rest, batch.inputs_BT)
 
     def blocks(layers: Params, x_BTD: Array, batch: Batch) -> Array:

@@ -22,6 +22,7 @@ from gptjax.train import (
     make_train_step,
     next_token,
     run,
+    token_losses,
 )
 
 SGD = OptimConfig(
@@ -143,3 +144,28 @@ def test_prompts_leave_no_trace_in_the_gradient(spec):
     two, _ = steps_of(spec, next_token(spec), other)
     for a, b in zip(*map(jax.tree.leaves, (one.params, two.params)), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_a_packed_sequence_is_its_texts_apart(spec):
+    """Two texts in one row, by document numbers and positions, have the losses of one row each."""
+    T, first = spec.model.seq_len, 6
+    tokens = jax.random.randint(jax.random.key(3), (1, T + 1), 0, 256)
+    place_T = jnp.arange(T)
+    packed = Batch(
+        tokens[:, :-1],
+        tokens[:, 1:],
+        (place_T != first - 1).astype(jnp.float32)[None],  # its target is another text's
+        segment_ids_BT=(place_T >= first).astype(int)[None],
+        positions_BT=jnp.where(place_T < first, place_T, place_T - first)[None],
+    )
+    model = dataclasses.replace(spec.model, positions="learned")
+    spec = dataclasses.replace(spec, model=model)
+    params = init_state(spec, jax.random.key(1)).params
+
+    def alone(start, end):
+        part = jax.tree.map(lambda x: x[:, start:end], packed)
+        part = dataclasses.replace(part, segment_ids_BT=None, positions_BT=None)
+        return token_losses(spec, params, part)
+
+    apart = jnp.concatenate([alone(0, first), alone(first, T)], axis=1)
+    np.testing.assert_allclose(token_losses(spec, params, packed), apart, rtol=1e-5)
