@@ -52,7 +52,8 @@ def private_folder() -> Path:
     Anybody may have made one of its name in the folder for temporary files first.
     """
     shared = Path(tempfile.gettempdir(), f"gptjax-cores-{os.getuid()}")
-    for place in (shared, Path.home() / ".cache" / "gptjax" / "cores"):
+    own = Path(os.path.expanduser("~/.cache/gptjax/cores"))  # relative where there is no home
+    for place in (shared, own) if own.is_absolute() else (shared,):
         with contextlib.suppress(OSError):
             place.mkdir(mode=0o700, parents=True, exist_ok=True)
             found = place.lstat()
