@@ -511,6 +511,6 @@ def test_an_unknown_preset_is_told():
 def test_a_saved_model_is_loaded(name, tmp_path):
     config, params = tiny.MODELS[name], tiny.parameters(tiny.MODELS[name])
     convert.save_model(tmp_path / "model", config, params)
-    read, weights = convert.load_model(tmp_path / "model")
-    assert read == config
-    same(params, weights)
+    model = convert.load(tmp_path / "model")
+    assert model.config == config
+    same(params, model.params)
