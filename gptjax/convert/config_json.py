@@ -1,72 +1,26 @@
-"""config.json to ModelConfig and back by a family's table; unknown attributes are refused."""
+"""config.json to ModelConfig and back, by a family's table.
+
+The rule: what the family's class in `transformers` reads for the logits is honoured, or passed
+where it changes nothing, or refused; what the class does not read is left out. Written attributes
+are read again, and a setting that does not come back is refused.
+"""
 
 import math
 import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from gptjax.convert import rotary
 from gptjax.convert.families import FAMILIES, REQUIRED, Attribute, Family
+from gptjax.convert.layer_types import KINDS, LAYERS, pattern_of
 from gptjax.errors import UserError, nearest
-from gptjax.fields import flat, leaves, replaced
+from gptjax.fields import flat, make, nested, replaced
 from gptjax.models import ModelConfig, validate
 
-# Attributes that say nothing about what the network computes: training, files, generation.
-IGNORED = {
-    "_name_or_path",
-    "_attn_implementation_autoset",
-    "_commit_hash",
-    "architectures",
-    "attention_dropout",
-    "attn_impl",
-    "attn_pdrop",
-    "attn_uses_sequence_id",
-    "auto_map",
-    "bos_token_id",
-    "cache_implementation",
-    "chunk_size_feed_forward",
-    "classifier_dropout",
-    "dtype",
-    "embd_pdrop",
-    "emb_pdrop",
-    "embed_pdrop",
-    "eos_token_id",
-    "gradient_checkpointing",
-    "hidden_dropout",
-    "id2label",
-    "init_device",
-    "initializer_range",
-    "is_decoder",
-    "is_encoder_decoder",
-    "label2id",
-    "model_type",
-    "n_ctx",
-    "n_special",
-    "output_attentions",
-    "output_hidden_states",
-    "output_router_logits",
-    "pad_token_id",
-    "predict_special_tokens",
-    "problem_type",
-    "reorder_and_upcast_attn",
-    "resid_pdrop",
-    "return_dict",
-    "router_aux_loss_coef",
-    "router_jitter_noise",
-    "sep_token_id",
-    "summary_activation",
-    "summary_first_dropout",
-    "summary_proj_to_labels",
-    "summary_type",
-    "summary_use_proj",
-    "task_specific_params",
-    "tokenizer_class",
-    "torch_dtype",
-    "torchscript",
-    "transformers_version",
-    "use_cache",
-    "verbose",
-}
-# Fields that change no logit, or only in training, or only where they are computed.
+LOADING = {"quantization_config": None, "per_layer_config": None, "transformers_weights": None}
+"""What `transformers` reads for every class, and what it must be."""
+
+# Settings that change no logit, or only in training, or only where they are computed.
 NOT_THE_FUNCTION = {
     "family",
     "preset",
@@ -85,19 +39,23 @@ NOT_THE_FUNCTION = {
     "experts.load_loss",
     "experts.balance_over",
 }
-ROPE_FIELDS = frozenset(
-    leaf.key
-    for leaf in leaves(ModelConfig)
-    if leaf.key.startswith("rope.") or leaf.key == "mixer.latent.rope_dim"
+# Settings of canonical() and of `_RESOLVED`; `rotary.OURS` and `layer_types` name the others.
+ATTENTION_SCALE, EXPERT_WIDTH, VALUE_DIM = (
+    "attention_scale",
+    "experts.width",
+    "mixer.latent.value_dim",
 )
-LAYER_FIELDS = frozenset(("layer_pattern", "window"))
+SSM_RANK, KV_RANK, SPARSE_BLOCK = "mixer.ssm.rank", "mixer.latent.kv_rank", "mixer.sparse.block"
+MAX_COUNT = 1 << 32
+TOLERANCE = 1e-9
+"""Relative, of a setting that is written and read again."""
 
 
 def read_attributes(attributes: Mapping[str, Any]) -> tuple[Family, ModelConfig]:
     """The family and the config that a config.json describes.
 
     Raises:
-      UserError: for an unknown family, and for any attribute that the table does not know.
+      UserError: for an unknown family, and for a value that is not built.
     """
     family = _family(attributes)
     return family, read_family(family, attributes)
@@ -107,47 +65,70 @@ def read_family(family: Family, attributes: Mapping[str, Any]) -> ModelConfig:
     """The config that attributes describe, of a model of `family`.
 
     Raises:
-      UserError: for any attribute that the table does not know.
+      UserError: for a value that is not built.
     """
-    unsaid = IGNORED.union(family.silent)
-    left = {name: value for name, value in attributes.items() if name not in unsaid}
-    left = family.prepare(left)
+    left = dict(attributes)
+    for alias, name in family.aliases.items():  # of `transformers`' attribute_map: the alias wins
+        if alias in left:
+            left[name] = left.pop(alias)
+    left = _prepared(family, left)
+    check_rest(left, {**LOADING, **family.only}, family.model_type)
     fields: dict[str, Any] = dict(family.always)
     for row in family.attributes:
         fields[row.ours] = read_row(row, left.pop(row.theirs, row.default), family.model_type)
+    for name in ("depth", "seq_len"):
+        _check_count(name, fields[name])
     if family.rope:
-        fields |= _read_rope(left, family, fields["seq_len"])
+        fields |= rotary.read(left, family.rope, fields["seq_len"])
     fields |= LAYERS[family.layers][0](left, fields["depth"])
-    check_rest(left, family.only, family.model_type)
-    config = canonical(replaced(ModelConfig(), fields))
+    config = canonical(make(ModelConfig, nested(fields), "model"))
     validate(config)
     return config
 
 
+def _prepared(family: Family, attributes: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return family.prepare(attributes)
+    except (TypeError, ArithmeticError, AttributeError) as error:
+        raise UserError(
+            f"config.json has values that no {family.model_type} has ({error}); correct them"
+        ) from error
+
+
+def _check_count(name: str, value: Any) -> None:
+    if type(value) is not int or not 0 < value < MAX_COUNT:
+        raise UserError(f"config.json has {value!r} for model.{name}; give a whole number")
+
+
 def check_rest(left: Mapping[str, Any], only: Mapping[str, Any], model_type: str) -> None:
-    """Refuse attributes that no table has read: those of `only` with another value, and all others.
+    """Refuse an attribute of `only` that has another value.
 
     Raises:
       UserError: naming the first by the alphabet.
     """
-    for name, given in sorted(left.items()):
-        if name not in only:
+    if left.get("quantization_config"):
+        raise UserError(
+            "config.json has quantization_config: the weights are quantized, and only float32, "
+            "bfloat16 and float16 ones are read; fetch such a release of the model"
+        )
+    for name, wanted in sorted(only.items()):
+        if name in left and not same_value(left[name], wanted):
             raise UserError(
-                f"config.json has {name}={given!r}, which is not known for model_type="
-                f"{model_type}; remove it if it does not change the logits"
+                f"config.json has {name}={left[name]!r}, and gptjax builds a {model_type} with "
+                f"{wanted!r} only; convert another model"
             )
-        if not same_value(given, only[name]):
-            raise UserError(
-                f"config.json has {name}={given!r}, and gptjax builds a {model_type} with "
-                f"{only[name]!r} only; convert another model"
-            )
+
+
+def same_value(given: Any, wanted: Any) -> bool:
+    """Whether an attribute has the wanted value; null and an empty list are false."""
+    return given == wanted or (not given and not wanted and not isinstance(given, int | float))
 
 
 def write_attributes(family: Family, config: ModelConfig) -> dict[str, Any]:
     """The config.json of `config` as a model of `family`.
 
     Raises:
-      UserError: naming the first field that the family does not have.
+      UserError: naming a setting that the family does not have.
     """
     config = canonical(config)
     _check_expressible(family, config)
@@ -161,8 +142,10 @@ def write_attributes(family: Family, config: ModelConfig) -> dict[str, Any]:
         found = _RESOLVED.get(row.ours, operator.attrgetter(row.ours))
         attributes[row.theirs] = write_row(row, found(config))
     if family.rope:
-        attributes |= _write_rope(family, config)
-    return family.finish(attributes | LAYERS[family.layers][1](config))
+        attributes |= rotary.write(config, family.rope)
+    attributes = family.finish(attributes | LAYERS[family.layers][1](config))
+    _check_same(family, config, read_family(family, attributes))
+    return attributes
 
 
 def family_of(config: ModelConfig) -> Family:
@@ -174,7 +157,7 @@ def family_of(config: ModelConfig) -> Family:
     reasons = []
     for family in FAMILIES.values():
         try:
-            _check_expressible(family, canonical(config))
+            write_attributes(family, config)
             return family
         except UserError as error:
             reasons.append(str(error))
@@ -185,21 +168,25 @@ def family_of(config: ModelConfig) -> Family:
 
 
 def canonical(config: ModelConfig) -> ModelConfig:
-    """The config with defaults that mean another field written out."""
-    trained_len = config.rope.trained_len or config.seq_len
-    return replaced(
-        config,
-        {
-            "num_kv_heads": config.kv_heads,
-            "head_dim": config.head_width,
-            "mlp_width": config.hidden_width,
-            "rope.trained_len": trained_len * _scaled(config),
-            "attention_scale": 0.0 if _is_plain_scale(config) else config.attention_scale,
-            "experts.width": _unless(config.experts.width, config.hidden_width),
-            "mixer.ssm.rank": _unless(config.mixer.ssm.rank, -(-config.width // 16)),
-            "mixer.latent.value_dim": _unless(config.mixer.latent.value_dim, config.head_width),
-        },
-    )
+    """The config with defaults that mean another setting written out, and unread ones at theirs."""
+    resolved = {
+        "num_kv_heads": config.kv_heads,
+        "head_dim": config.head_width,
+        "mlp_width": config.hidden_width,
+        ATTENTION_SCALE: 0.0 if _is_plain_scale(config) else flat(config)[ATTENTION_SCALE],
+        EXPERT_WIDTH: _unless(flat(config)[EXPERT_WIDTH], config.hidden_width),
+        SSM_RANK: _unless(flat(config)[SSM_RANK], -(-config.width // 16)),
+        VALUE_DIM: _unless(flat(config)[VALUE_DIM], config.head_width),
+        "layer_pattern": _shortest(config.layer_pattern, config.depth),
+    }
+    if not config.use_bias:
+        resolved["bias_places"] = ModelConfig().bias_places
+    return rotary.canonical(replaced(config, resolved))
+
+
+def _shortest(pattern: tuple[str, ...], depth: int) -> tuple[str, ...]:
+    """The shortest pattern with the same layers."""
+    return pattern_of([pattern[i % len(pattern)] for i in range(depth)]) if pattern else pattern
 
 
 def _unless(value: int, default: int) -> int:
@@ -208,26 +195,27 @@ def _unless(value: int, default: int) -> int:
 
 
 def _is_plain_scale(config: ModelConfig) -> bool:
-    """Whether scores are multiplied by 1/√head_dim, which has a fast path of its own."""
-    return math.isclose(config.attention_scale, config.head_width**-0.5, rel_tol=1e-9)
+    """Whether scores are multiplied by 1/√head_dim, which has a fast path of its own.
+
+    Latent attention has another default.
+    """
+    ours = flat(config)
+    plain = config.head_width**-0.5
+    return not ours[KV_RANK] and math.isclose(ours[ATTENTION_SCALE], plain, rel_tol=1e-9)
 
 
 _RESOLVED: dict[str, Callable[[ModelConfig], Any]] = {
     "embedding_scale": lambda config: config.embedding_scale or math.sqrt(config.width),
-    "mixer.sparse.block": lambda config: config.block_tokens,
-    "attention_scale": lambda config: config.attention_scale or config.head_width**-0.5,
-    "mixer.latent.value_dim": lambda config: config.value_width,
-    "experts.width": lambda config: config.expert_hidden_width,
+    SPARSE_BLOCK: lambda config: config.block_tokens,
+    ATTENTION_SCALE: lambda config: flat(config)[ATTENTION_SCALE] or config.head_width**-0.5,
+    VALUE_DIM: lambda config: config.value_width,
+    EXPERT_WIDTH: lambda config: config.expert_hidden_width,
 }
-
-
-def _scaled(config: ModelConfig) -> bool:
-    return config.rope.scaling not in ("none", "linear", "ntk")
 
 
 def _family(attributes: Mapping[str, Any]) -> Family:
     name = attributes.get("model_type")
-    if name not in FAMILIES:
+    if not isinstance(name, str) or name not in FAMILIES:
         raise UserError(
             f"config.json has model_type={name!r}, which gptjax does not read; "
             f"{nearest(name, FAMILIES)}"
@@ -236,295 +224,71 @@ def _family(attributes: Mapping[str, Any]) -> Family:
 
 
 def read_row(row: Attribute, value: Any, model_type: str) -> Any:
-    """Our value of an attribute of theirs."""
+    """Our value of an attribute of theirs; another one is not suggested, it is another function."""
     if value is REQUIRED:
         raise UserError(f"config.json has no {row.theirs}, which a {model_type} needs; add it")
-    if not isinstance(row.read, Mapping):
+    if isinstance(row.read, Mapping):
+        if not isinstance(value, str | bool | None) or value not in row.read:
+            raise UserError(
+                f"config.json has {row.theirs}={value!r}, which is not built for {model_type}; "
+                f"built are {', '.join(map(str, row.read))}"
+            )
+        return row.read[value]
+    try:
         return row.read(value)
-    if value not in row.read:
+    except (TypeError, ValueError, ArithmeticError) as error:
         raise UserError(
-            f"config.json has {row.theirs}={value!r}, which is not built for "
-            f"{model_type}; {nearest(value, row.read)}"
-        )
-    return row.read[value]
+            f"config.json has {row.theirs}={value!r}, which is no value for a {model_type} "
+            f"({error}); correct it"
+        ) from error
 
 
 def write_row(row: Attribute, value: Any) -> Any:
-    """Their value of a field of ours."""
+    """Their value of a setting of ours."""
     if isinstance(row.read, Mapping):
         return next(theirs for theirs, ours in row.read.items() if ours == value)
     return row.write(value)
 
 
-def same_value(given: Any, wanted: Any) -> bool:
-    """Whether an attribute has the wanted value; what is ignored may differ."""
-    if isinstance(wanted, Mapping) and isinstance(given, Mapping):
-        left = {name: value for name, value in given.items() if name not in IGNORED}
-        return all(name in wanted and wanted[name] == value for name, value in left.items())
-    return given == wanted
-
-
 def _check_expressible(family: Family, config: ModelConfig) -> None:
-    """Whether every field is in the table or has the family's value."""
-    known = {*_KINDS.values(), *family.always.get("layer_pattern", ())}
+    """Whether every setting is in the table or has the family's value."""
+    known = {*KINDS.values(), *family.always.get("layer_pattern", ())}
     for kind in sorted(set(config.layer_pattern) - known):
         raise UserError(
             f"model.layer_pattern={config.layer_pattern} cannot be written as model_type="
-            f"{family.model_type}, which has no {kind} layers; {nearest(kind, known)}"
+            f"{family.model_type}, which has no {kind} layers; it has {', '.join(sorted(known))}"
         )
-    free = {row.ours for row in family.attributes} | NOT_THE_FUNCTION
-    free |= ROPE_FIELDS if family.rope else set()
-    free |= LAYER_FIELDS if family.layers not in ("global", "none") else set()
-    free |= set(family.unused)
-    wanted = flat(
-        canonical(
-            replaced(
-                ModelConfig(
-                    vocab_size=config.vocab_size,
-                    width=config.width,
-                    depth=config.depth,
-                    num_heads=config.num_heads,
-                    head_dim=config.head_dim if "head_dim" in free else 0,
-                ),
-                {k: v for k, v in family.always.items() if k not in free},
-            )
-        )
-    )
-    for name, value in wanted.items():
-        given = operator.attrgetter(name)(config)
-        if name not in free and given != value:
-            raise UserError(
-                f"model.{name}={given} cannot be written as model_type="
-                f"{family.model_type}, which has {value}; name another family"
-            )
+    ours = flat(config)
+    later = {"layer_pattern", "seq_len", "mlp_width", *family.unused}
+    for name in family.always.keys() - later - {row.ours for row in family.attributes}:
+        if ours[name] != family.always[name]:
+            raise _cannot(family, name, ours[name], family.always[name])
     for row in family.attributes:
-        value = operator.attrgetter(row.ours)(config)
+        value = ours[row.ours]
         if isinstance(row.read, Mapping) and value not in row.read.values():
             raise UserError(
                 f"model.{row.ours}={value} cannot be written as model_type={family.model_type}; "
-                f"{nearest(value, row.read.values())}"
+                f"it has {', '.join(map(str, dict.fromkeys(row.read.values())))}"
             )
-    LAYERS[family.layers][1](config)
-    if family.rope and config.rope.scaling == "ntk":
-        raise UserError(
-            "model.rope.scaling=ntk has no name in `transformers`; set model.rope.base to "
-            "base·factor^(d/(d−2)) and model.rope.scaling=none, the same"
-        )
 
 
-# Layers: (read, write) by how a family says which of them are local.
+def _check_same(family: Family, config: ModelConfig, read: ModelConfig) -> None:
+    """Refuse a setting that the written attributes do not say, or say otherwise."""
+    free = {*NOT_THE_FUNCTION, *family.unused}
+    wanted, found = flat(config), flat(read)
+    for name, value in wanted.items():
+        if name not in free and not _equal(value, found[name]):
+            raise _cannot(family, name, value, found[name])
 
 
-def _pattern(kinds: list[str]) -> tuple[str, ...]:
-    """The shortest pattern that repeats to `kinds`."""
-    for period in range(1, len(kinds) + 1):
-        if all(kind == kinds[i % period] for i, kind in enumerate(kinds)):
-            return tuple(kinds[:period])
-    return ("global",)
+def _equal(one: Any, two: Any) -> bool:
+    if isinstance(one, float) and isinstance(two, int | float):
+        return math.isclose(one, two, rel_tol=TOLERANCE)
+    return one == two
 
 
-_KINDS = {"full_attention": "global", "sliding_attention": "local"}
-
-
-def _read_layers(
-    attributes: dict[str, Any], depth: int, window: int | None, kinds: list[str]
-) -> dict[str, Any]:
-    named = attributes.pop("layer_types", None)
-    if named is not None:
-        unknown = sorted(set(named) - set(_KINDS))
-        if unknown:
-            raise UserError(
-                f"config.json has layer_types with {unknown[0]!r}; {nearest(unknown[0], _KINDS)}"
-            )
-        kinds = [_KINDS[name] for name in named]
-    pattern = _pattern(kinds) if window else ("global",)
-    return {"layer_pattern": pattern, "window": window if "local" in pattern else 0}
-
-
-def _read_global(attributes: dict[str, Any], depth: int) -> dict[str, Any]:
-    return _read_layers(attributes, depth, None, ["global"] * depth)
-
-
-def _read_every(attributes: dict[str, Any], depth: int) -> dict[str, Any]:
-    return _read_layers(attributes, depth, attributes.pop("sliding_window", None), ["local"])
-
-
-def _read_alternate(attributes: dict[str, Any], depth: int) -> dict[str, Any]:
-    kinds = [("local", "global")[i % 2] for i in range(depth)]
-    return _read_layers(attributes, depth, attributes.pop("sliding_window", 4096), kinds)
-
-
-def _read_above(attributes: dict[str, Any], depth: int) -> dict[str, Any]:
-    """Qwen2: local from max_window_layers on, if use_sliding_window."""
-    first = attributes.pop("max_window_layers", 28)
-    window = attributes.pop("sliding_window", 4096)
-    used = attributes.pop("use_sliding_window", False)
-    kinds = ["local" if i >= first else "global" for i in range(depth)]
-    return _read_layers(attributes, depth, window if used else None, kinds)
-
-
-def _read_dense_every(attributes: dict[str, Any], depth: int) -> dict[str, Any]:
-    """Phi-3-small: every n-th layer is dense, and none where nothing is said."""
-    every = attributes.pop("dense_attention_every_n_layers", 2) or depth + 1
-    return {"layer_pattern": _pattern(_dense_every(every, depth))}
-
-
-def _dense_every(every: int, depth: int) -> list[str]:
-    return ["blocksparse" if (i + 1) % every else "global" for i in range(depth)]
-
-
-def _read_none(attributes: dict[str, Any], depth: int) -> dict[str, Any]:
-    return {}
-
-
-def _names(config: ModelConfig) -> list[str]:
-    theirs = {ours: name for name, ours in _KINDS.items()}
-    return [theirs[layer.mixer] for layer in config.layers_of_depth]
-
-
-def _write_global(config: ModelConfig) -> dict[str, Any]:
-    return {}
-
-
-def _write_every(config: ModelConfig) -> dict[str, Any]:
-    if len(set(config.layer_pattern)) > 1:
-        raise UserError(
-            f"model.layer_pattern={config.layer_pattern} cannot be written for a family whose "
-            "layers are alike; name another family"
-        )
-    return {"sliding_window": config.window or None}
-
-
-def _write_alternate(config: ModelConfig) -> dict[str, Any]:
-    return {"sliding_window": config.window or config.seq_len, "layer_types": _names(config)}
-
-
-def _write_above(config: ModelConfig) -> dict[str, Any]:
-    kinds = [layer.mixer for layer in config.layers_of_depth]
-    first = kinds.index("local") if "local" in kinds else config.depth
-    return {
-        "use_sliding_window": bool(config.window),
-        "sliding_window": config.window or None,
-        "max_window_layers": first,
-        "layer_types": _names(config),
-    }
-
-
-def _write_dense_every(config: ModelConfig) -> dict[str, Any]:
-    kinds = [layer.mixer for layer in config.layers_of_depth]
-    every = kinds.index("global") + 1 if "global" in kinds else None
-    if kinds != _dense_every(every or config.depth + 1, config.depth):
-        raise UserError(
-            f"model.layer_pattern={config.layer_pattern} cannot be written for a family whose "
-            "every n-th layer is global and all others are blocksparse; name another family"
-        )
-    return {"dense_attention_every_n_layers": every}
-
-
-LAYERS: dict[str, tuple[Callable, Callable]] = {
-    "none": (_read_none, _write_global),
-    "global": (_read_global, _write_global),
-    "every": (_read_every, _write_every),
-    "alternate": (_read_alternate, _write_alternate),
-    "above": (_read_above, _write_above),
-    "dense_every": (_read_dense_every, _write_dense_every),
-}
-
-# Rotary scaling: names in `rope_scaling` (and, later, `rope_parameters`) by kind.
-_ROPE_KINDS = {
-    "default": "none",
-    "linear": "linear",
-    "dynamic": "dynamic",
-    "yarn": "yarn",
-    "longrope": "longrope",
-    "su": "longrope",
-    "llama3": "llama3",
-}
-_ROPE_NAMES = {
-    "factor": "rope.factor",
-    "original_max_position_embeddings": "rope.trained_len",
-    "low_freq_factor": "rope.slow",
-    "high_freq_factor": "rope.fast",
-    "beta_slow": "rope.slow",
-    "beta_fast": "rope.fast",
-    "attention_factor": "rope.attention_factor",
-    "mscale": "rope.mscale",
-    "mscale_all_dim": "rope.mscale_all_dim",
-    "short_factor": "rope.short_factors",
-    "long_factor": "rope.long_factors",
-}
-_ROPE_WRITTEN = {
-    "none": (),
-    "linear": ("factor",),
-    "dynamic": ("factor", "original_max_position_embeddings"),
-    "yarn": (
-        "factor",
-        "original_max_position_embeddings",
-        "beta_slow",
-        "beta_fast",
-        "attention_factor",
-        "mscale",
-        "mscale_all_dim",
-    ),
-    "longrope": (
-        "factor",
-        "original_max_position_embeddings",
-        "short_factor",
-        "long_factor",
-        "attention_factor",
-    ),
-    "llama3": ("factor", "original_max_position_embeddings", "low_freq_factor", "high_freq_factor"),
-}
-
-
-def _read_rope(attributes: dict[str, Any], family: Family, seq_len: int) -> dict[str, Any]:
-    given = dict(attributes.pop("rope_scaling", None) or {})
-    given |= attributes.pop("rope_parameters", None) or {}
-    kind = given.pop("rope_type", given.pop("type", "default"))
-    given.pop("type", None)
-    if kind not in _ROPE_KINDS:
-        raise UserError(f"config.json has rope_type={kind!r}; {nearest(kind, _ROPE_KINDS)}")
-    fields: dict[str, Any] = {"rope.scaling": _ROPE_KINDS[kind]}
-    found = [family.rope_base, family.rope_fraction]
-    for names in (("rope_theta", "partial_rotary_factor"), family.rope_names):
-        for slot, name in enumerate(names):
-            outside = attributes.pop(name, None)
-            found[slot] = given.pop(name, None) or outside or found[slot]
-    fields["rope.base"], fields["rope.fraction"] = map(float, found)
-    outer = attributes.pop("original_max_position_embeddings", None)
-    if outer and _ROPE_KINDS[kind] == "longrope":
-        given.setdefault("original_max_position_embeddings", outer)
-    if not given.pop("truncate", True):
-        raise UserError("config.json has rope truncate=false, which is not built; convert another")
-    for name, value in given.items():
-        if name not in _ROPE_NAMES:
-            raise UserError(
-                f"config.json has {name}={value!r} in its rope_scaling, which is not known; "
-                f"{nearest(name, _ROPE_NAMES)}"
-            )
-        if value is not None:
-            fields[_ROPE_NAMES[name]] = tuple(value) if isinstance(value, list) else value
-    if fields["rope.scaling"] == "none":
-        fields = {name: fields[name] for name in ("rope.base", "rope.fraction", "rope.scaling")}
-    elif _ROPE_KINDS[kind] != "linear":
-        fields.setdefault("rope.trained_len", seq_len)
-        fields.setdefault("rope.factor", seq_len / fields["rope.trained_len"])
-    return fields
-
-
-def _write_rope(family: Family, config: ModelConfig) -> dict[str, Any]:
-    rope: dict[str, Any] = {}
-    kind = config.rope.scaling
-    if kind != "none":
-        rope = {"rope_type": kind}
-        for name in _ROPE_WRITTEN[kind]:
-            value = operator.attrgetter(_ROPE_NAMES[name])(config)
-            if value or name in ("factor", "original_max_position_embeddings"):
-                rope[name] = list(value) if isinstance(value, tuple) else value
-    base, fraction = family.rope_names
-    written: dict[str, Any] = {base: config.rope.base, "rope_scaling": rope or None}
-    if config.rope.fraction != family.rope_fraction:
-        written[fraction] = config.rope.fraction
-    if kind == "longrope":
-        written["original_max_position_embeddings"] = config.rope.trained_len
-    return written
+def _cannot(family: Family, name: str, value: Any, theirs: Any) -> UserError:
+    return UserError(
+        f"model.{name}={value} cannot be written as model_type={family.model_type}, which has "
+        f"{theirs}; name another family"
+    )

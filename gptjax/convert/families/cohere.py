@@ -4,10 +4,11 @@ from gptjax.convert.families.llama import AROUND, ATTRIBUTES, GATED_MLP
 from gptjax.convert.families.table import (
     Attribute,
     Family,
+    Rope,
     Tensor,
     norm,
-    replaced,
     separate_attention,
+    with_rows,
     without,
 )
 
@@ -16,14 +17,14 @@ COHERE = Family(
     "CohereForCausalLM",
     "model.",
     (
-        *replaced(
-            without(ATTRIBUTES, "head_dim", "norm_eps"),
+        *with_rows(
+            without(ATTRIBUTES, "norm_eps"),
             Attribute("max_position_embeddings", "seq_len", 8192),
             Attribute("tie_word_embeddings", "tied_head", True),
         ),
         Attribute("layer_norm_eps", "norm_eps", 1e-5),
         Attribute("logit_scale", "logit_scale", 0.0625),
-        Attribute("use_qk_norm", "qk_norm", False, {False: "none", True: "per_head"}),
+        Attribute("use_qk_norm", "qk_norm", False, {False: "none", True: "per_head", None: "none"}),
     ),
     {
         "norm": "layernorm",
@@ -41,6 +42,5 @@ COHERE = Family(
         Tensor("layers.{i}.self_attn.k_norm.weight", ("attention/key_norm_scale",), False),
     ),
     only={"attention_bias": False},
-    rope=True,
-    rope_base=5e5,
+    rope=Rope(base=5e5),
 )

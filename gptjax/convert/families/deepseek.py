@@ -10,11 +10,18 @@ from gptjax.convert.families.llama import (
     NO_BIASES,
     TWO_NORMS,
 )
-from gptjax.convert.families.table import REQUIRED, Attribute, Family, Tensor, linear, without
+from gptjax.convert.families.table import REQUIRED, Attribute, Family, Rope, Tensor, linear, without
+from gptjax.errors import UserError
 
 
 def _group_limits(attributes: dict[str, Any]) -> dict[str, Any]:
     """DeepSeek-V2's "greedy" looks into all groups."""
+    heads = attributes.get("num_key_value_heads")
+    if heads not in (None, attributes.get("num_attention_heads")):
+        raise UserError(
+            f"config.json has num_key_value_heads={heads}, and latent attention has as many as "
+            "num_attention_heads; correct it"
+        )
     method = attributes.pop("topk_method", "greedy")
     if method == "greedy":
         return {**attributes, "n_group": 1, "topk_group": 1}
@@ -74,14 +81,10 @@ DEEPSEEK2 = Family(
     ),
     only={
         **NO_BIASES,
-        "pretraining_tp": 1,
-        "norm_topk_prob": False,
-        "scoring_func": "softmax",
-        "moe_layer_freq": 1,
         "topk_method": "group_limited_greedy",
         "rms_norm_eps": 1e-6,  # the norms of its latents have it fixed
     },
-    rope=True,
-    silent=("aux_loss_alpha", "ep_size", "seq_aux", "head_dim", "qk_head_dim"),
+    aliases={"num_experts": "n_routed_experts"},
+    rope=Rope(kinds=("default", "linear", "dynamic", "yarn", "llama3"), also=("mscale_all_dim",)),
     prepare=_group_limits,
 )

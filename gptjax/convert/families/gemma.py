@@ -5,18 +5,29 @@ from gptjax.convert.families.table import (
     GATED,
     Attribute,
     Family,
+    Rope,
     norm,
-    replaced,
     separate_attention,
+    with_rows,
     without,
 )
+
+
+def _cap(value: float | None) -> float:
+    """0 for none; theirs divides by a 0."""
+    if value is None:
+        return 0.0
+    if not value > 0:
+        raise ValueError("a soft cap is above 0, or null")
+    return value
+
 
 GEMMA2 = Family(
     "gemma2",
     "Gemma2ForCausalLM",
     "model.",
     (
-        *replaced(
+        *with_rows(
             without(ATTRIBUTES, "mlp"),
             Attribute("tie_word_embeddings", "tied_head", True),
             Attribute("head_dim", "head_dim", 256),
@@ -30,20 +41,8 @@ GEMMA2 = Family(
             lambda width: width**-0.5,
             lambda scale: round(scale**-2),
         ),
-        Attribute(
-            "attn_logit_softcapping",
-            "attention_soft_cap",
-            50.0,
-            lambda c: c or 0.0,
-            lambda c: c or None,
-        ),
-        Attribute(
-            "final_logit_softcapping",
-            "logit_soft_cap",
-            30.0,
-            lambda c: c or 0.0,
-            lambda c: c or None,
-        ),
+        Attribute("attn_logit_softcapping", "attention_soft_cap", 50.0, _cap, lambda c: c or None),
+        Attribute("final_logit_softcapping", "logit_soft_cap", 30.0, _cap, lambda c: c or None),
     ),
     {
         **ALWAYS,
@@ -60,7 +59,7 @@ GEMMA2 = Family(
         *separate_attention("layers.{i}.self_attn"),
         *GATED_MLP,
     ),
-    only={"attention_bias": False},
-    rope=True,
+    only={"attention_bias": False, "use_bidirectional_attention": None},
+    rope=Rope(),
     layers="alternate",
 )

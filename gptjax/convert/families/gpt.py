@@ -38,6 +38,13 @@ GPT2 = Family(
         *_GPT2_ATTRIBUTES,
         Attribute("n_inner", "mlp_width", None, lambda n: n or 0, lambda n: n or None),
         Attribute("activation_function", "mlp", "gelu_new", PLAIN),
+        Attribute(
+            "scale_attn_weights",
+            "attention_scale",
+            True,
+            lambda used: 0.0 if used else 1.0,
+            lambda scale: scale != 1.0,
+        ),
     ),
     {},
     (
@@ -47,9 +54,14 @@ GPT2 = Family(
         *_GPT2_BLOCK,
     ),
     only={
-        "scale_attn_weights": True,
         "scale_attn_by_inverse_layer_idx": False,
         "add_cross_attention": False,
+    },
+    aliases={
+        "hidden_size": "n_embd",
+        "max_position_embeddings": "n_positions",
+        "num_attention_heads": "n_head",
+        "num_hidden_layers": "n_layer",
     },
     ignored=(r"\.attn\.(masked_)?bias$",),
 )
@@ -60,7 +72,12 @@ GPT1 = dataclasses.replace(
     attributes=(
         *_GPT2_ATTRIBUTES,
         # `transformers` calls the tanh form "gelu" for this model alone.
-        Attribute("afn", "mlp", "gelu", {"gelu": "gelu_tanh", "relu": "relu", "swish": "silu"}),
+        Attribute(
+            "afn",
+            "mlp",
+            "gelu",
+            {"gelu": "gelu_tanh", "relu": "relu", "swish": "silu", "silu": "silu"},
+        ),
     ),
     always={"norm_place": "post", "mlp_width": 0},
     only={},

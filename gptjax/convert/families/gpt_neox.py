@@ -1,6 +1,29 @@
 """GPT-NeoX and Pythia."""
 
-from gptjax.convert.families.table import PLAIN, Attribute, Family, Tensor, linear, norm, sizes
+from typing import Any
+
+from gptjax.convert.families.table import (
+    PLAIN,
+    Attribute,
+    Family,
+    Rope,
+    Tensor,
+    linear,
+    norm,
+    sizes,
+)
+from gptjax.errors import UserError
+
+
+def _plain_heads(attributes: dict[str, Any]) -> dict[str, Any]:
+    """A head_dim would change the rotary angles and not the heads."""
+    head = attributes.get("head_dim")
+    if head and head * attributes["num_attention_heads"] != attributes["hidden_size"]:
+        raise UserError(
+            f"config.json has head_dim={head}, and heads of a gpt_neox have no width of their own"
+        )
+    return attributes
+
 
 NEOX = Family(
     "gpt_neox",
@@ -39,9 +62,8 @@ NEOX = Family(
         *linear("layers.{i}.mlp.dense_4h_to_h", "mlp/down", bias=True),
     ),
     only={"attention_bias": True},
-    rope=True,
-    rope_names=("rotary_emb_base", "rotary_pct"),
-    rope_fraction=0.25,
+    rope=Rope(base_name="rotary_emb_base", fraction_name="rotary_pct", fraction=0.25, partial=True),
+    prepare=_plain_heads,
     head="embed_out.weight",
     ignored=(r"rotary_emb\.inv_freq$", r"\.attention\.(masked_)?bias$"),
 )

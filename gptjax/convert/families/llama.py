@@ -4,6 +4,7 @@ from gptjax.convert.families.table import (
     GATED,
     Attribute,
     Family,
+    Rope,
     Tensor,
     linear,
     norm,
@@ -54,6 +55,6 @@ LLAMA = Family(
     ATTRIBUTES,
     ALWAYS,
     TENSORS,
-    only={**NO_BIASES, "pretraining_tp": 1},
-    rope=True,
+    only=NO_BIASES,
+    rope=Rope(),
 )

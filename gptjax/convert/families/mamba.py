@@ -1,6 +1,22 @@
 """Mamba."""
 
+from typing import Any
+
 from gptjax.convert.families.table import Attribute, Family, Tensor, linear, norm, sizes
+from gptjax.errors import UserError
+
+
+def _expanded(attributes: dict[str, Any]) -> dict[str, Any]:
+    """A file's own intermediate_size goes before what `expand` makes of the width."""
+    inner, width = attributes.get("intermediate_size"), attributes.get("hidden_size")
+    if inner is None or width is None:
+        return attributes
+    if inner % width:
+        raise UserError(
+            f"config.json has intermediate_size={inner}, no multiple of hidden_size={width}"
+        )
+    return {**attributes, "expand": inner // width}
+
 
 MAMBA = Family(
     "mamba",
@@ -43,25 +59,8 @@ MAMBA = Family(
         Tensor("layers.{i}.mixer.D", ("ssm/skip_scale",), False),
         *linear("layers.{i}.mixer.out_proj", "ssm/out"),
     ),
-    only={"use_bias": False, "use_conv_bias": True, "hidden_act": "silu", "rms_norm": True},
+    only={"use_bias": False, "use_conv_bias": True, "hidden_act": "silu"},
     layers="none",
     unused=("num_heads", "num_kv_heads", "head_dim", "mlp", "mlp_width", "experts.width"),
-    silent=(
-        "d_inner",
-        "d_model",
-        "n_layer",
-        "intermediate_size",
-        "fused_add_norm",
-        "ssm_cfg",
-        "pad_vocab_size_multiple",
-        "residual_in_fp32",
-        "rescale_prenorm_residual",
-        "time_step_scale",
-        "time_step_min",
-        "time_step_max",
-        "time_step_init_scheme",
-        "time_step_floor",
-        "use_mambapy",
-        "use_associative_scan",
-    ),
+    prepare=_expanded,
 )

@@ -3,14 +3,19 @@
 import dataclasses
 
 from gptjax.convert.families.llama import ALWAYS, AROUND, ATTRIBUTES, LLAMA, TWO_NORMS
-from gptjax.convert.families.table import Attribute, linear, replaced, separate_attention
+from gptjax.convert.families.table import Attribute, Rope, linear, separate_attention, with_rows
 
 MISTRAL = dataclasses.replace(
     LLAMA,
     model_type="mistral",
     architecture="MistralForCausalLM",
+    attributes=with_rows(
+        ATTRIBUTES,
+        Attribute("max_position_embeddings", "seq_len", 131072),
+        Attribute("num_key_value_heads", "num_kv_heads", 8, lambda n: n or 0),
+    ),
     only={},
-    layers="every",
+    layers="every_4096",
 )
 
 
@@ -19,17 +24,19 @@ MIXTRAL = dataclasses.replace(
     model_type="mixtral",
     architecture="MixtralForCausalLM",
     attributes=(
-        *replaced(
+        *with_rows(
             ATTRIBUTES,
             Attribute("max_position_embeddings", "seq_len", 131072),
             Attribute("rms_norm_eps", "norm_eps", 1e-5),
-            Attribute("num_key_value_heads", "num_kv_heads", 8),
+            Attribute("num_key_value_heads", "num_kv_heads", 8, lambda n: n or 0),
         ),
         Attribute("num_local_experts", "experts.count", 8),
         Attribute("num_experts_per_tok", "experts.per_token", 2),
     ),
     always={**ALWAYS, "mlp_pattern": ("experts",)},
-    rope_base=1e6,
+    rope=Rope(base=1e6),
+    aliases={"num_experts": "num_local_experts"},
+    layers="every",
     tensors=(
         *AROUND,
         *TWO_NORMS,

@@ -1,16 +1,26 @@
 """MPT."""
 
+from typing import Any
+
 from gptjax.convert.families.table import Attribute, Family, Tensor, linear, norm, sizes
 
-_MPT_ATTENTION = {
-    "alibi": True,
-    "alibi_bias_max": 8,
-    "attn_type": "multihead_attention",
-    "clip_qkv": None,
-    "softmax_scale": None,
-    "prefix_lm": False,
-    "qk_ln": False,
-}
+
+def _attention(attributes: dict[str, Any]) -> dict[str, Any]:
+    """The two settings of attn_config that the class reads, beside the others."""
+    inside = attributes.get("attn_config") or {}
+    return {
+        **attributes,
+        "softmax_scale": inside.get("softmax_scale"),
+        "clip_qkv": inside.get("clip_qkv"),
+    }
+
+
+def _nested(attributes: dict[str, Any]) -> dict[str, Any]:
+    outside = {k: v for k, v in attributes.items() if k not in ("softmax_scale", "clip_qkv")}
+    inside = {"alibi": True, "softmax_scale": attributes["softmax_scale"], "clip_qkv": None}
+    return {**outside, "attn_config": inside}
+
+
 MPT = Family(
     "mpt",
     "MptForCausalLM",
@@ -24,12 +34,13 @@ MPT = Family(
             num_heads="n_heads",
         ),
         Attribute("tie_word_embeddings", "tied_head", True),
+        Attribute("layer_norm_epsilon", "norm_eps", 1e-5),
+        Attribute("softmax_scale", "attention_scale", None, lambda s: s or 0.0),
     ),
     {
         "positions": "alibi",
         "mlp": "gelu",
         "use_bias": False,
-        "norm_eps": 1e-5,
         "mlp_width": 0,
     },
     (
@@ -42,12 +53,12 @@ MPT = Family(
         *linear("blocks.{i}.ffn.up_proj", "mlp/up"),
         *linear("blocks.{i}.ffn.down_proj", "mlp/down"),
     ),
-    only={
-        "attn_config": _MPT_ATTENTION,
-        "expansion_ratio": 4,
-        "no_bias": True,
-        "layer_norm_epsilon": 1e-5,
-        "learned_pos_emb": True,
-        "logit_scale": None,
+    only={"clip_qkv": None},
+    aliases={
+        "num_attention_heads": "n_heads",
+        "hidden_size": "d_model",
+        "num_hidden_layers": "n_layers",
     },
+    prepare=_attention,
+    finish=_nested,
 )

@@ -3,18 +3,24 @@
 import dataclasses
 
 from gptjax.convert.families.llama import AROUND, ATTRIBUTES, LLAMA, TWO_NORMS
-from gptjax.convert.families.table import Attribute, linear, replaced, without
+from gptjax.convert.families.table import Attribute, Rope, linear, with_rows
 
 PHI3 = dataclasses.replace(
     LLAMA,
     model_type="phi3",
     architecture="Phi3ForCausalLM",
-    attributes=replaced(
-        without(ATTRIBUTES, "head_dim"),
+    attributes=with_rows(
+        ATTRIBUTES,
         Attribute("max_position_embeddings", "seq_len", 4096),
         Attribute("rms_norm_eps", "norm_eps", 1e-5),
     ),
-    only={"attention_bias": False},
+    only={},
+    rope=Rope(
+        partial=True,
+        kinds=("default", "longrope"),
+        renamed={"su": "longrope", "yarn": "longrope"},
+        original=4096,
+    ),
     layers="every",
     tensors=(
         *AROUND,

@@ -86,15 +86,6 @@ PHI3_SMALL = Family(
         "rope_scaling": None,
     },
     layers="dense_every",
-    silent=(
-        "attention_bias",  # false in the published file, and the code has biases all the same
-        "attention_dropout_prob",
-        "blocksparse_triton_kernel_block_size",
-        "embedding_dropout_prob",
-        "ffn_dropout_prob",
-        "gegelu_pad_to_256",
-        "pad_sequence_to_multiple_of_64",
-    ),
     prepare=_scale_of_scores,
     finish=_with_mup,
 )

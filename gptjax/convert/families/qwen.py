@@ -11,13 +11,17 @@ from gptjax.convert.families.llama import (
     TENSORS,
     TWO_NORMS,
 )
-from gptjax.convert.families.table import Attribute, Tensor, replaced, separate_attention
+from gptjax.convert.families.table import Attribute, Tensor, separate_attention, with_rows
 
 QWEN2 = dataclasses.replace(
     LLAMA,
     model_type="qwen2",
     architecture="Qwen2ForCausalLM",
-    attributes=replaced(ATTRIBUTES, Attribute("max_position_embeddings", "seq_len", 32768)),
+    attributes=with_rows(
+        ATTRIBUTES,
+        Attribute("max_position_embeddings", "seq_len", 32768),
+        Attribute("num_key_value_heads", "num_kv_heads", 32, lambda n: n or 0),
+    ),
     always={**ALWAYS, "use_bias": True, "bias_places": ("qkv",)},
     only={},
     layers="above",
@@ -32,7 +36,7 @@ QWEN3 = dataclasses.replace(
     QWEN2,
     model_type="qwen3",
     architecture="Qwen3ForCausalLM",
-    attributes=replaced(QWEN2.attributes, Attribute("head_dim", "head_dim", 128)),
+    attributes=with_rows(QWEN2.attributes, Attribute("head_dim", "head_dim", 128)),
     always={**ALWAYS, "qk_norm": "shared"},
     only={"attention_bias": False},
     tensors=(

@@ -4,14 +4,20 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-GATED = {"silu": "swiglu", "gelu": "geglu", "gelu_pytorch_tanh": "geglu_tanh", "relu": "reglu"}
+# `transformers` has several names for one function; the first is written.
+_TANH = ("gelu_pytorch_tanh", "gelu_fast", "gelu_accurate", "gelu_python_tanh")
 PLAIN = {
-    "gelu": "gelu",
-    "gelu_new": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
+    **dict.fromkeys(("gelu", "gelu_python"), "gelu"),
+    **dict.fromkeys(("gelu_new", *_TANH), "gelu_tanh"),
     "relu": "relu",
     "quick_gelu": "quick_gelu",
-    "silu": "silu",
+    **dict.fromkeys(("silu", "swish"), "silu"),
+}
+GATED = {
+    **dict.fromkeys(("silu", "swish"), "swiglu"),
+    **dict.fromkeys(("gelu", "gelu_python"), "geglu"),
+    **dict.fromkeys((*_TANH, "gelu_new"), "geglu_tanh"),
+    "relu": "reglu",
 }
 
 
@@ -67,6 +73,30 @@ class Tensor:
 
 
 @dataclasses.dataclass(frozen=True)
+class Rope:
+    """How a class of `transformers` reads rotary positions.
+
+    Attributes:
+      base_name, base: the attribute of the base outside of `rope_parameters`, and its default.
+      fraction_name, fraction: the same of the share of a head that is rotated.
+      partial: whether the class rotates a share; the others read it from no attribute.
+      kinds: values of `rope_type` that it runs; renamed: those that it takes for others.
+      original: default of `original_max_position_embeddings` where it is an attribute of the class.
+      also: names in `rope_parameters` that the model reads besides, for every kind of scaling.
+    """
+
+    base_name: str = "rope_theta"
+    base: float = 1e4
+    fraction_name: str = "partial_rotary_factor"
+    fraction: float = 1.0
+    partial: bool = False
+    kinds: tuple[str, ...] = ("default", "linear", "dynamic", "yarn", "longrope", "llama3")
+    renamed: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    original: int | None = None
+    also: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
 class Family:
     """How one model type of `transformers` is written.
 
@@ -75,15 +105,14 @@ class Family:
       prefix: of every tensor but the head; some published files leave it out.
       attributes: what varies.
       always: the fields of ModelConfig that make the family.
-      only: attributes that must have these values, which are also their defaults.
-      rope, rope_names: whether it has rotary positions, and the attributes of their base and of
-        the share of a head that turns; rope_base, rope_fraction: both where nothing is said.
-      layers: how it says which layers are local: a name of LAYERS in `attributes`.
+      only: attributes that the class reads and that must have these values, their defaults.
+      aliases: the class's `attribute_map`: other names of attributes.
+      rope: its rotary positions, if it has them.
+      layers: how it says which layers are local: a name of LAYERS in `layer_types`.
       tensors: outside and inside the layers.
       head: name of the output matrix, where it is not tied.
       ignored: tensors of published files that are no weights, as regular expressions.
       unused: fields of ModelConfig that mean nothing here.
-      silent: attributes that are said twice, or only matter before training.
       prepare: their attributes to plainer ones, before the table is read.
       finish: the inverse, after the table is written.
     """
@@ -95,15 +124,12 @@ class Family:
     always: Mapping[str, Any]
     tensors: tuple[Tensor, ...]
     only: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    rope: bool = False
-    rope_base: float = 1e4
-    rope_names: tuple[str, str] = ("rope_theta", "partial_rotary_factor")
-    rope_fraction: float = 1.0
+    aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    rope: Rope | None = None
     layers: str = "global"
     head: str = "lm_head.weight"
     ignored: tuple[str, ...] = (r"rotary_emb\.inv_freq$",)
     unused: tuple[str, ...] = ()
-    silent: tuple[str, ...] = ()
     prepare: Callable[[dict[str, Any]], dict[str, Any]] = lambda attributes: attributes
     finish: Callable[[dict[str, Any]], dict[str, Any]] = lambda attributes: attributes
 
@@ -115,8 +141,8 @@ def sizes(**names: str) -> tuple[Attribute, ...]:
     return tuple(Attribute(theirs, ours, REQUIRED) for ours, theirs in names.items())
 
 
-def replaced(attributes: tuple[Attribute, ...], *changed: Attribute) -> tuple[Attribute, ...]:
-    """The table with some rows replaced, by their field, and the others added."""
+def with_rows(attributes: tuple[Attribute, ...], *changed: Attribute) -> tuple[Attribute, ...]:
+    """The table with some rows with_rows, by their field, and the others added."""
     fields = {row.ours for row in changed}
     return (*(row for row in attributes if row.ours not in fields), *changed)
 

@@ -8,57 +8,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from gptjax import models
-from gptjax.convert.config_json import IGNORED, check_rest, read_row, write_row
+from gptjax.convert.config_json import LOADING, check_rest, read_row, write_row
 from gptjax.convert.families import PLAIN, Attribute, Tensor, linear, norm
 from gptjax.convert.tensor_map import Names, Source, Sources, TensorMap, by_path, shapes_of
 from gptjax.errors import UserError, nearest
+from gptjax.fields import make
 from gptjax.models import VisionConfig
 
 NOT_THE_FUNCTION = {"init_scale", "compute_dtype"}
-# What older versions wrote into every part of a config, on how texts are generated and on files.
-SILENT = (
-    "bad_words_ids",
-    "begin_suppress_tokens",
-    "cross_attention_hidden_size",
-    "decoder_start_token_id",
-    "diversity_penalty",
-    "do_sample",
-    "dropout",
-    "early_stopping",
-    "encoder_no_repeat_ngram_size",
-    "exponential_decay_length_penalty",
-    "finetuning_task",
-    "forced_bos_token_id",
-    "forced_eos_token_id",
-    "length_penalty",
-    "max_length",
-    "min_length",
-    "no_repeat_ngram_size",
-    "num_beam_groups",
-    "num_beams",
-    "num_return_sequences",
-    "output_scores",
-    "prefix",
-    "remove_invalid_values",
-    "repetition_penalty",
-    "return_dict_in_generate",
-    "suppress_tokens",
-    "temperature",
-    "tf_legacy_loss",
-    "tie_encoder_decoder",
-    "top_k",
-    "top_p",
-    "typical_p",
-    "use_bfloat16",
-)
-OF_VISION = (
-    *SILENT,
-    "add_cross_attention",
-    "initializer_factor",
-    "projection_dim",
-    "tie_word_embeddings",
-    "vocab_size",
-)
 NOT_WEIGHTS = (r"position_ids$",)
 
 
@@ -73,7 +30,6 @@ class VisionFamily:
       always: the fields of VisionConfig that make the family.
       only: attributes that must have these values, which are also their defaults.
       tensors: outside and inside the layers.
-      silent: attributes that say nothing about what the network computes.
       aliases: of names that other folders have.
     """
 
@@ -82,10 +38,9 @@ class VisionFamily:
     attributes: tuple[Attribute, ...]
     always: Mapping[str, Any]
     tensors: tuple[Tensor, ...]
-    only: Mapping[str, Any] = dataclasses.field(default_factory=lambda: {"pruned_heads": {}})
+    only: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     classifier: str = ""
     prefix: str = ""
-    silent: tuple[str, ...] = OF_VISION
     aliases: tuple[tuple[str, str], ...] = ()
 
 
@@ -160,16 +115,9 @@ VIT = VisionFamily(
             ("intermediate.dense", "output.dense"),
         ),
     ),
-    only={"qkv_bias": True, "pooler_act": "tanh", "pruned_heads": {}},
+    only={"qkv_bias": True, "pooler_act": "tanh"},
     classifier="ViTForImageClassification",
     prefix="vit.",
-    silent=(
-        *OF_VISION,
-        "attention_probs_dropout_prob",
-        "encoder_stride",
-        "hidden_dropout_prob",
-        "pooler_output_size",
-    ),
     aliases=((r"^vit\.", ""),),
 )
 CLIP = VisionFamily(
@@ -194,13 +142,6 @@ CLIP = VisionFamily(
 )
 VISION_FAMILIES = {family.model_type: family for family in (VIT, CLIP)}
 # CLIP's folders hold both of its encoders; the one of images is read.
-CLIP_SILENT = (
-    "initializer_factor",
-    "logit_scale_init_value",
-    "projection_dim",
-    "text_config",
-    "text_config_dict",
-)
 CLIP_TEXT = (r"^text_model\.", r"^(text|visual)_projection\.", r"^logit_scale$")
 
 
@@ -225,11 +166,9 @@ def read_clip(attributes: Mapping[str, Any], names: Names) -> TensorMap:
     Raises:
       UserError: for any attribute that is not known, but those of the text encoder.
     """
-    unsaid = IGNORED.union(CLIP_SILENT)
-    left = {name: value for name, value in attributes.items() if name not in unsaid}
-    older, vision = left.pop("vision_config_dict", None), left.pop("vision_config", None)
+    check_rest(attributes, LOADING, "clip")
+    older, vision = attributes.get("vision_config_dict"), attributes.get("vision_config")
     vision = older or vision or {}  # where files have both, the older name wins
-    check_rest(left, {}, "clip")
     _, config = read_vision_attributes({"model_type": CLIP.model_type, **vision})
     tensor_map = vision_map(CLIP, config)
     return dataclasses.replace(tensor_map, ignored=(*tensor_map.ignored, *CLIP_TEXT))
@@ -248,13 +187,12 @@ def read_vision_attributes(attributes: Mapping[str, Any]) -> tuple[VisionFamily,
             f"{nearest(name, VISION_FAMILIES)}"
         )
     family = VISION_FAMILIES[name]
-    unsaid = IGNORED.union(family.silent)
-    left = {name: value for name, value in attributes.items() if name not in unsaid}
+    check_rest(attributes, {**LOADING, **family.only}, family.model_type)
     fields = dict(family.always)
     for row in family.attributes:
-        fields[row.ours] = read_row(row, left.pop(row.theirs, row.default), family.model_type)
-    check_rest(left, family.only, family.model_type)
-    return family, VisionConfig(**fields)
+        value = attributes.get(row.theirs, row.default)
+        fields[row.ours] = read_row(row, value, family.model_type)
+    return family, make(VisionConfig, fields, "vision")
 
 
 def write_vision(config: VisionConfig, model_type: str) -> tuple[dict[str, Any], TensorMap]:
@@ -283,7 +221,7 @@ def write_vision_attributes(family: VisionFamily, config: VisionConfig) -> dict[
     return {
         "architectures": [family.architecture],
         "model_type": family.model_type,
-        **{name: value for name, value in family.only.items() if name != "pruned_heads"},
+        **family.only,
         **{row.theirs: write_row(row, getattr(resolved, row.ours)) for row in family.attributes},
     }
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from gptjax import models
 from gptjax.convert.config_json import (
-    IGNORED,
+    LOADING,
     check_rest,
     family_of,
     read_attributes,
@@ -40,7 +40,6 @@ ONLY = {
     "vision_feature_select_strategy": "default",
     "multimodal_projector_bias": True,
 }
-SILENT = {"ignore_index", "image_seq_length", "vocab_size"}
 # Files of this kind say of their text model only what differs from its class's defaults.
 TEXT_DEFAULTS: dict[str, dict[str, Any]] = {
     "llama": {
@@ -84,7 +83,7 @@ def read_projected(attributes: Mapping[str, Any], names: Names) -> TensorMap:
     Raises:
       UserError: for an unknown family, and for any attribute that is not known, in all parts.
     """
-    left = {name: value for name, value in attributes.items() if name not in IGNORED | SILENT}
+    left = dict(attributes)
     text, vision = dict(left.pop("text_config", {})), dict(left.pop("vision_config", {}))
     token = left.pop("image_token_index", left.pop("image_token_id", 32000))
     layer = left.pop("vision_feature_layer", -2)
@@ -94,7 +93,7 @@ def read_projected(attributes: Mapping[str, Any], names: Names) -> TensorMap:
             f"config.json has vision_feature_layer={layer!r}, and one layer is read; convert "
             "another model"
         )
-    check_rest(left, ONLY, MODEL_TYPE)
+    check_rest(left, {**LOADING, **ONLY}, MODEL_TYPE)
     kind = text.setdefault("model_type", "llama")
     vision.setdefault("model_type", "clip_vision_model")
     text = {**TEXT_DEFAULTS.get(kind, {}), **text}

@@ -9,7 +9,7 @@ from typing import Any
 
 from gptjax import models
 from gptjax.convert.config_json import (
-    IGNORED,
+    LOADING,
     canonical,
     check_rest,
     read_family,
@@ -17,7 +17,7 @@ from gptjax.convert.config_json import (
     write_attributes,
     write_row,
 )
-from gptjax.convert.families import LLAMA, Attribute, Tensor
+from gptjax.convert.families import LLAMA, Attribute, Rope, Tensor
 from gptjax.convert.tensor_map import (
     Names,
     Source,
@@ -28,7 +28,7 @@ from gptjax.convert.tensor_map import (
     shapes_of,
     text_map,
 )
-from gptjax.convert.vision.encoders import SILENT, side
+from gptjax.convert.vision.encoders import side
 from gptjax.errors import UserError
 from gptjax.models import CrossText, TileConfig, TiledVision
 
@@ -57,9 +57,8 @@ TEXT = dataclasses.replace(
         if row.ours not in ("tied_head", "head_dim")
     ),
     always={**LLAMA.always, "tied_head": False},
-    only={"tie_word_embeddings": False, "add_cross_attention": False, "pruned_heads": {}},
-    rope_base=5e5,
-    silent=SILENT,
+    only={"tie_word_embeddings": False},
+    rope=Rope(base=5e5),
 )
 
 
@@ -84,8 +83,7 @@ VISION = (
         lambda pairs: list(map(list, pairs)),
     ),
 )
-_VISION_SILENT = IGNORED.union(SILENT, ("tie_word_embeddings",))
-_VISION_ONLY = {"hidden_act": "gelu", "add_cross_attention": False, "pruned_heads": {}}
+_VISION_ONLY = {**LOADING, "hidden_act": "gelu"}
 
 
 # To today's names, from those of the released files.
@@ -102,10 +100,10 @@ def read_mllama(attributes: Mapping[str, Any], names: Names) -> TensorMap:
     Raises:
       UserError: for an attribute that is not known, or not built.
     """
-    left = {name: value for name, value in attributes.items() if name not in IGNORED}
+    left = dict(attributes)
     text, vision = left.pop("text_config", None) or {}, left.pop("vision_config", None) or {}
     token = left.pop("image_token_index", left.pop("image_token_id", 128256))
-    check_rest(left, {"tie_word_embeddings": False}, "mllama")
+    check_rest(left, {**LOADING, "tie_word_embeddings": False}, "mllama")
     config = TiledVision(_read_text(text), _read_vision(vision), token)
     models.count_tiled(config)  # checks it
     return map_of(config)
@@ -142,7 +140,7 @@ def _attributes(config: TiledVision) -> dict[str, Any]:
         "num_hidden_layers": language.depth,
         "cross_attention_layers": list(language.cross_layers),
     }
-    for name in ("architectures", "bos_token_id", "add_cross_attention", "pruned_heads"):
+    for name in ("architectures", "bos_token_id"):
         del text[name]
     resolved = _resolved(vision)
     tower = {row.theirs: write_row(row, getattr(resolved, row.ours)) for row in VISION}
@@ -194,7 +192,7 @@ def _read_text(attributes: Mapping[str, Any]) -> CrossText:
 
 
 def _read_vision(attributes: Mapping[str, Any]) -> TileConfig:
-    left = {name: value for name, value in attributes.items() if name not in _VISION_SILENT}
+    left = dict(attributes)
     if "num_attention_heads" in left:  # another name of the same
         left["attention_heads"] = left.pop("num_attention_heads")
     fields: dict[str, Any] = {}
