@@ -1,5 +1,6 @@
 """Hugging Face folders to config and parameters and back, tensor by tensor."""
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,10 +10,10 @@ import jax
 import ml_dtypes
 import numpy as np
 
-from gptjax.convert import registry, safetensors
+from gptjax.convert import registry, tensor_files
 from gptjax.convert.config_json import family_of
 from gptjax.convert.families import Tensor
-from gptjax.convert.safetensors import Stored
+from gptjax.convert.tensor_files import Stored
 from gptjax.convert.tensor_map import TensorMap, by_path
 from gptjax.errors import UserError, nearest
 from gptjax.files import read_json, write_json
@@ -49,7 +50,7 @@ def from_huggingface(directory: str | Path, *, shardings: Any = None) -> tuple[A
     """
     folder = Path(directory)
     tensor_map = _tensor_map(folder)
-    stored = _named(tensor_map, safetensors.open_folder(folder))
+    stored = _named(tensor_map, tensor_files.open_folder(folder))
     shapes = {path: leaf.shape for path, leaf in by_path(tensor_map.shapes).items()}
     places = {} if shardings is None else by_path(shardings)
     leaves: list[Any] = []
@@ -90,17 +91,19 @@ def to_huggingface(
     attributes, tensor_map = registry.write_map(config, model_type)
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
-    for old in (*folder.glob("model*.safetensors"), *folder.glob(f"{safetensors.INDEX}*")):
+    for old in (*folder.glob("model*.safetensors"), *folder.glob(f"{tensor_files.INDEX}*")):
         old.unlink()
     write_json(folder / "config.json", {**attributes, "torch_dtype": dtype})
     tensors = _tensors(tensor_map, by_path(params), DTYPES[dtype])
-    safetensors.write_folder(folder, tensors, max_shard_bytes=max_shard_bytes)
+    tensor_files.write_folder(folder, tensors, max_shard_bytes=max_shard_bytes)
 
 
 def _tensor_map(folder: Path) -> TensorMap:
     """By config.json, and where that does not say what there is, by the tensors' names."""
     attributes = read_json(folder / "config.json")
-    return registry.read_map(attributes, lambda: safetensors.open_folder(folder))
+    if not isinstance(attributes, dict):
+        raise UserError(f"{folder / 'config.json'} is no object of attributes; fetch it again")
+    return registry.read_map(attributes, lambda: tensor_files.open_folder(folder))
 
 
 def _tensors(
@@ -148,34 +151,53 @@ def _check_tied(name: str, tensor: Stored, embedding: Stored | None) -> None:
 def _split(
     array: np.ndarray, tensor: Tensor, shapes: list[tuple[int, ...]], name: str
 ) -> list[np.ndarray]:
-    """Their tensor as our leaves."""
+    """Their tensor as our leaves.
+
+    Raises:
+      UserError: for another shape than config.json asks for.
+    """
+    wanted = _their_shape(tensor, shapes)
+    if tensor.squeezed and array.shape == (wanted[0], wanted[2]):
+        array = array[:, None]  # some files have no middle axis
+    if array.shape != wanted:
+        raise UserError(
+            f"tensor {name} has the shape {array.shape}, and config.json asks for {wanted}; one of "
+            "them is another model's"
+        )
     if tensor.patch:
-        return [_rows_of_pixels(array, tensor.patch, shapes[0], name)]
+        return [array.transpose(2, 3, 1, 0).reshape(shapes[0])]
     if tensor.below:
-        ends = np.cumsum([shape[0] for shape in shapes])
-        if array.shape != (ends[-1], *shapes[0][1:]):
-            raise _wrong_shape(name, array.shape, (int(ends[-1]), *shapes[0][1:]))
-        return np.split(array, ends[:-1])
-    if tensor.squeezed and array.ndim == 3 and array.shape[1] == 1:
-        array = array[:, 0]
-    rows = [int(np.prod(shape[: tensor.inputs], dtype=np.int64)) for shape in shapes]
-    columns = [
-        int(np.prod(shape, dtype=np.int64)) // row for shape, row in zip(shapes, rows, strict=True)
-    ]
-    wanted = (rows[0], sum(columns)) if tensor.inputs and len(shapes[0]) > 1 else None
+        return np.split(array, np.cumsum([shape[0] for shape in shapes])[:-1])
     if len(shapes) == 1 and not tensor.transposed:
-        if array.size != int(np.prod(shapes[0], dtype=np.int64)):
-            raise _wrong_shape(name, array.shape, shapes[0])
         return [array.reshape(shapes[0])]
+    array = array[:, 0] if tensor.squeezed else array
     matrix = array.T if tensor.transposed else array
-    if wanted is not None and matrix.shape != wanted:
-        raise _wrong_shape(name, matrix.shape, wanted)
-    if wanted is None and matrix.shape[-1] != sum(columns):
-        raise _wrong_shape(name, matrix.shape, (sum(columns),))
     together = _together(tensor, shapes)
-    ends = np.cumsum(columns)[:-1] // together
+    ends = np.cumsum([_columns(tensor, shape) for shape in shapes])[:-1] // together
     parts = np.split(matrix.reshape(*matrix.shape[:-1], together, -1), ends, axis=-1)
     return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
+
+
+def _their_shape(tensor: Tensor, shapes: list[tuple[int, ...]]) -> tuple[int, ...]:
+    """The shape of their tensor that holds our leaves: that of `_join`'s result."""
+    first = shapes[0]
+    if tensor.patch:
+        return (first[-1], first[0] // tensor.patch**2, tensor.patch, tensor.patch)
+    if tensor.below:
+        return (sum(shape[0] for shape in shapes), *first[1:])
+    if tensor.flat:
+        return (first[0], math.prod(first[1:]))
+    if len(shapes) == 1 and not tensor.transposed and tensor.inputs < 2:
+        plain = (1,) * tensor.leading + first
+        return plain if tensor.inputs or len(plain) == 1 else (math.prod(plain),)
+    rows = (math.prod(first[: tensor.inputs]),) if tensor.inputs else ()
+    matrix = (*rows, sum(_columns(tensor, shape) for shape in shapes))
+    matrix = matrix[::-1] if tensor.transposed else matrix
+    return (matrix[0], 1, *matrix[1:]) if tensor.squeezed else matrix
+
+
+def _columns(tensor: Tensor, shape: tuple[int, ...]) -> int:
+    return math.prod(shape[tensor.inputs :])
 
 
 def _join(parts: list[np.ndarray], tensor: Tensor) -> np.ndarray:
@@ -204,18 +226,3 @@ def _together(tensor: Tensor, shapes: Sequence[tuple[int, ...]]) -> int:
     if tensor.by_column:
         return shapes[0][-1]
     return min(shape[-2] for shape in shapes) if tensor.by_head else 1
-
-
-def _rows_of_pixels(array: np.ndarray, patch: int, shape: tuple[int, ...], name: str) -> np.ndarray:
-    """A convolution [out, channels, rows, columns] as [rows·columns·channels, out]."""
-    wanted = (shape[-1], shape[0] // patch**2, patch, patch)
-    if array.shape != wanted:
-        raise _wrong_shape(name, array.shape, wanted)
-    return array.transpose(2, 3, 1, 0).reshape(shape)
-
-
-def _wrong_shape(name: str, got: tuple[int, ...], wanted: tuple[int, ...]) -> UserError:
-    return UserError(
-        f"tensor {name} has the shape {tuple(got)}, and config.json asks for {tuple(wanted)}; "
-        "one of them is another model's"
-    )

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from gptjax.convert import checkpoint, own_folder, safetensors
+from gptjax.convert import checkpoint, own_folder, tensor_files
 from gptjax.convert.chat_template import format_of
 from gptjax.convert.huggingface import from_huggingface
 from gptjax.convert.own_folder import MODEL, KeptTokenizer
@@ -131,7 +131,7 @@ def _nothing(place: Path) -> str:
         )
     return (
         f"{place} holds no model; give a run of job=train, a folder that job=convert made, or one "
-        f"with config.json and {safetensors.ONE}"
+        f"with config.json and {tensor_files.ONE}"
     )
 
 

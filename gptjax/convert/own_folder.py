@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from gptjax.convert import safetensors
+from gptjax.convert import tensor_files
 from gptjax.convert.registry import KINDS, kind_of
 from gptjax.convert.tensor_map import by_path, shapes_of
 from gptjax.data import Corpus, DataConfig, tokenizers
@@ -151,7 +151,7 @@ def save_params(folder: Path, params: Any) -> None:
     """Write parameters as safetensors, each named by its path."""
     folder.mkdir(parents=True, exist_ok=True)
     named = ((path, np.asarray(leaf)) for path, leaf in by_path(params).items())
-    safetensors.write_folder(folder, named, max_shard_bytes=MAX_SHARD_BYTES)
+    tensor_files.write_folder(folder, named, max_shard_bytes=MAX_SHARD_BYTES)
 
 
 def read_description(folder: Path) -> Description:
@@ -179,7 +179,7 @@ def _kept(folder: Path, said: Mapping[str, Any] | None) -> KeptTokenizer | None:
 
 def has_params(folder: Path) -> bool:
     """Whether parameters lie beside model.json."""
-    names = (safetensors.ONE, safetensors.INDEX, ORBAX_PARAMS)
+    names = (tensor_files.ONE, tensor_files.INDEX, ORBAX_PARAMS)
     return any((folder / name).exists() for name in names)
 
 
@@ -195,7 +195,7 @@ def read_params(folder: Path, said: Description) -> Any:
 
         with ocp.StandardCheckpointer() as reader:
             return reader.restore((folder / ORBAX_PARAMS).absolute(), shapes)
-    stored = safetensors.open_folder(folder)
+    stored = tensor_files.open_folder(folder)
     leaves = []
     for path, wanted in by_path(shapes).items():
         if path not in stored or stored[path].shape != wanted.shape:

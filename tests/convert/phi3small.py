@@ -15,7 +15,7 @@ import numpy as np
 from flat_settings import changed
 
 from gptjax import convert, models
-from gptjax.convert import safetensors
+from gptjax.convert import tensor_files
 
 sys.path.insert(0, str(Path(__file__).parent))
 import tiny
@@ -83,7 +83,7 @@ def in_mlx(folder, batch):
 def in_numpy(folder, batch):
     """Logits in float64, written from the formulas of the released code, all keys and a mask."""
     a = json.loads((folder / "config.json").read_text())
-    stored = safetensors.open_folder(folder)
+    stored = tensor_files.open_folder(folder)
     w = {name: tensor.read().astype(np.float64) for name, tensor in stored.items()}
 
     def linear(x, name):

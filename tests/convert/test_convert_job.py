@@ -12,7 +12,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from gptjax import convert, models
-from gptjax.convert import safetensors
+from gptjax.convert import tensor_files
 from gptjax.convert.chat_template import format_of
 from gptjax.errors import UserError
 from gptjax.files import write_json
@@ -75,7 +75,7 @@ def test_a_run_goes_out_in_and_out(trained, tmp_path):
     settings = {"convert__dtype": "bfloat16", "convert__shard_gb": 1e-5}
     assert command("convert_weights", workdir, convert__folder=again, **settings) == 0
     assert len(list(again.glob("*.safetensors"))) > 2
-    wide, narrow = safetensors.open_folder(out), safetensors.open_folder(again)
+    wide, narrow = tensor_files.open_folder(out), tensor_files.open_folder(again)
     for name, tensor in wide.items():
         rounded = tensor.read().astype(narrow[name].dtype)
         np.testing.assert_array_equal(rounded, narrow[name].read())

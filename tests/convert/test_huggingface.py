@@ -1,17 +1,20 @@
 """Weights in and out: round trips, shards, and what is refused."""
 
 import json
+import shutil
 import struct
 import sys
 from pathlib import Path
 
 import jax
+import ml_dtypes
 import numpy as np
 import pytest
+import safetensors.numpy
 from flat_settings import changed
 
 from gptjax import convert, models
-from gptjax.convert import safetensors
+from gptjax.convert import tensor_files
 from gptjax.convert.config_json import canonical, read_attributes
 from gptjax.errors import UserError
 
@@ -95,8 +98,7 @@ def test_the_published_deepseek_is_its_preset():
     _, read = read_attributes({**DEEPSEEK25, **greedy})
     assert (read.experts.router_groups, read.experts.router_top_groups) == (1, 1)
     for changes, sentence in (
-        ({"scoring_func": "sigmoid"}, "scoring_func='sigmoid'"),
-        ({"norm_topk_prob": True}, "norm_topk_prob=True"),
+        ({"num_key_value_heads": 64}, "num_key_value_heads=64"),
         ({"topk_method": "noaux_tc"}, "topk_method='noaux_tc'"),
         ({"rms_norm_eps": 1e-5}, "rms_norm_eps=1e-05"),
     ):
@@ -117,7 +119,7 @@ def test_shards_and_bfloat16(tmp_path):
     files = sorted(path.name for path in tmp_path.glob("*.safetensors"))
     assert len(files) > 3
     assert files[0] == f"model-00001-of-{len(files):05d}.safetensors"
-    index = json.loads((tmp_path / safetensors.INDEX).read_text())
+    index = json.loads((tmp_path / tensor_files.INDEX).read_text())
     assert index["metadata"]["total_size"] == 2 * sum(x.size for x in jax.tree.leaves(narrow))
     same(narrow, convert.from_huggingface(tmp_path)[1])
 
@@ -127,14 +129,14 @@ def test_published_names_without_the_prefix_and_with_buffers(tmp_path):
     config = tiny.GPT2
     params = tiny.parameters(config)
     convert.to_huggingface(config, params, tmp_path)
-    found = {k: v.read() for k, v in safetensors.open_folder(tmp_path).items()}
+    found = {k: v.read() for k, v in tensor_files.open_folder(tmp_path).items()}
     renamed = {name.removeprefix("transformer."): array for name, array in found.items()}
     renamed["h.0.attn.bias"] = np.ones((1, 1, 4, 4), np.float32)
     renamed["lm_head.weight"] = renamed["wte.weight"]
-    safetensors.write_folder(tmp_path, renamed.items(), max_shard_bytes=1 << 30)
+    tensor_files.write_folder(tmp_path, renamed.items(), max_shard_bytes=1 << 30)
     same(params, convert.from_huggingface(tmp_path)[1])
     renamed["lm_head.weight"] = renamed["wte.weight"] + 1
-    safetensors.write_folder(tmp_path, renamed.items(), max_shard_bytes=1 << 30)
+    tensor_files.write_folder(tmp_path, renamed.items(), max_shard_bytes=1 << 30)
     with pytest.raises(UserError, match="is not the embedding"):
         convert.from_huggingface(tmp_path)
 
@@ -159,14 +161,14 @@ def folder(tmp_path):
     ("changes", "sentence"),
     [
         ({"model_type": "lama"}, "model_type='lama', which gptjax does not read; did you mean"),
-        ({"hidden_size": None, "new_trick": 3}, "new_trick=3, which is not known"),
+        ({"quantization_config": {"bits": 4}}, "the weights are quantized"),
         ({"attention_bias": True}, "attention_bias=True, and gptjax builds"),
         ({"hidden_act": "mish"}, "hidden_act='mish', which is not built"),
         ({"rope_scaling": {"rope_type": "warp"}}, "rope_type='warp'"),
-        ({"rope_scaling": {"rope_type": "linear", "facto": 2}}, "did you mean factor"),
-        ({"layer_types": ["chunked_attention"] * 2}, "chunked_attention"),
+        ({"rope_scaling": {"rope_type": "linear", "facto": 2}}, "without factor; add it"),
+        ({"vocab_size": "13"}, "model.vocab_size='13' is a str"),
         ({"num_attention_heads": 3}, "num_heads=3"),
-        ({"intermediate_size": 21}, r"shape \(20, 16\), and config.json asks for \(21, 16\)"),
+        ({"intermediate_size": 21}, r"shape \(16, 20\), and config.json asks for \(16, 21\)"),
         ({"num_hidden_layers": 3}, "has no tensor model.layers.2"),
         ({"num_hidden_layers": 1}, "is not part of a llama"),
     ],
@@ -174,8 +176,6 @@ def folder(tmp_path):
 def test_what_is_not_understood_is_refused(changes, sentence, folder):
     path = folder / "config.json"
     attributes = json.loads(path.read_text())
-    if changes.get("hidden_size", 1) is None:
-        changes = {k: v for k, v in changes.items() if v is not None}
     path.write_text(json.dumps({**attributes, **changes}))
     with pytest.raises(UserError, match=sentence):
         convert.from_huggingface(folder)
@@ -190,7 +190,7 @@ def test_a_missing_attribute_and_a_missing_file(folder):
         convert.from_huggingface(folder)
     (folder / "model.safetensors").unlink()
     with pytest.raises(UserError, match=r"neither model\.safetensors nor"):
-        safetensors.open_folder(folder)
+        tensor_files.open_folder(folder)
 
 
 @pytest.mark.parametrize(
@@ -215,7 +215,11 @@ def test_a_damaged_file_is_refused(content, folder):
         ({"qk_norm": "shared"}, "llama", "model.qk_norm=shared cannot be written as"),
         ({"mlp": "relu"}, "llama", "model.mlp=relu cannot be written"),
         ({"attention_sinks": True}, "", "no family of `transformers` is this model"),
-        ({"rope_scaling": "ntk", "rope_factor": 2.0}, "llama", "has no name in `transformers`"),
+        (
+            {"rope_scaling": "ntk", "rope_factor": 2.0},
+            "llama",
+            "rope.scaling=ntk cannot be written",
+        ),
         ({}, "lama", "model_type='lama' is not known"),
     ],
 )
@@ -225,10 +229,90 @@ def test_what_a_family_lacks_is_refused(changes, model_type, sentence, tmp_path)
         convert.to_huggingface(config, {}, tmp_path, model_type=model_type)
 
 
-def test_the_files_are_readable_by_the_safetensors_library(folder):
-    library = pytest.importorskip("safetensors.numpy")
-    theirs = library.load_file(folder / "model.safetensors")
-    ours = safetensors.open_folder(folder)
-    assert theirs.keys() == ours.keys()
-    for name, array in theirs.items():
-        np.testing.assert_array_equal(array, ours[name].read())
+def header(**entries):
+    text = json.dumps(entries).encode()
+    return struct.pack("<Q", len(text)) + text
+
+
+@pytest.mark.parametrize(
+    "offsets",
+    [([0, 8], [4, 12]), ([0, 8], [-8, 0]), ([0, 8], [16, 24]), ([0, 8], [8, 12])],
+    ids=["overlapping", "negative", "a gap", "another size"],
+)
+def test_a_header_that_lies_is_refused(offsets, folder):
+    entries = {
+        name: {"dtype": "F32", "shape": [2], "data_offsets": at}
+        for name, at in zip("ab", offsets, strict=True)
+    }
+    (folder / "model.safetensors").write_bytes(header(**entries) + bytes(24))
+    with pytest.raises(UserError, match="is not a safetensors file that can be read"):
+        tensor_files.open_folder(folder)
+
+
+def rewritten(folder, change):
+    """Rewrite one tensor of a folder."""
+    tensors = {name: each.read() for name, each in tensor_files.open_folder(folder).items()}
+    name = "model.layers.0.mlp.gate_proj.weight"
+    tensors[name] = change(tensors[name])
+    (folder / "model.safetensors").unlink()
+    safetensors.numpy.save_file(tensors, folder / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda w: np.ascontiguousarray(w.T), r"shape \(16, 20\), and config.json asks for"),
+        (lambda w: w.reshape(1, *w.shape), "asks for"),
+        (lambda w: w.astype(np.int32), "has the type I32, and F64, F32, F16, BF16 are read"),
+        (lambda w: w.astype(ml_dtypes.float8_e4m3fn), "float8 weights mean something with"),
+        (lambda w: np.where(w > 0, np.nan, w), "has numbers that are not finite"),
+    ],
+    ids=["transposed", "an axis more", "integers", "float8", "NaN"],
+)
+def test_weights_that_are_none_are_refused(change, sentence, folder):
+    rewritten(folder, change)
+    with pytest.raises(UserError, match=sentence):
+        convert.from_huggingface(folder)
+
+
+def test_a_norm_of_another_shape_is_not_reshaped(folder):
+    tensors = {name: each.read() for name, each in tensor_files.open_folder(folder).items()}
+    tensors["model.norm.weight"] = tensors["model.norm.weight"].reshape(4, 4)
+    tensor_files.write_folder(folder, tensors.items(), max_shard_bytes=1 << 30)
+    with pytest.raises(UserError, match=r"shape \(4, 4\), and config.json asks for \(16,\)"):
+        convert.from_huggingface(folder)
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        {"weight_map": {"a": "../other/model.safetensors"}},
+        {"weight_map": {"a": "/etc/passwd"}},
+        {"weight_map": {"a": 3}},
+        {"weight_map": []},
+        [],
+        {"weight_map": {"a": "missing.safetensors"}},
+    ],
+    ids=str,
+)
+def test_an_index_names_files_of_its_folder(index, folder):
+    (folder / tensor_files.INDEX).write_text(json.dumps(index))
+    with pytest.raises(UserError, match="index"):
+        tensor_files.open_folder(folder)
+
+
+@pytest.mark.parametrize("content", ["[]", "3", "null", '{"model_type": ["llama"]}', "{"])
+def test_a_config_that_is_none_is_told(content, folder):
+    (folder / "config.json").write_text(content)
+    with pytest.raises(UserError, match=r"config\.json"):
+        convert.read_config(folder)
+
+
+def test_a_tensor_in_two_files_is_refused(folder):
+    one = folder / "model.safetensors"
+    one.rename(folder / "a.safetensors")
+    shutil.copyfile(folder / "a.safetensors", folder / "b.safetensors")
+    names = {"x": "a.safetensors", "y": "b.safetensors"}
+    (folder / tensor_files.INDEX).write_text(json.dumps({"weight_map": names}))
+    with pytest.raises(UserError, match=r"is in .* and in .*; fetch the whole model again"):
+        tensor_files.open_folder(folder)

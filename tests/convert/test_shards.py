@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from gptjax import convert
-from gptjax.convert import safetensors
+from gptjax.convert import tensor_files
 from gptjax.errors import UserError
 from gptjax.files import read_json
 
@@ -39,10 +39,10 @@ def write(name, folder):
 def test_shards_and_bfloat16(name, tmp_path):
     """Every tensor is in the file that the index names; all come back unchanged."""
     config = write(name, tmp_path)
-    index = read_json(tmp_path / safetensors.INDEX)
+    index = read_json(tmp_path / tensor_files.INDEX)
     files = sorted(path.name for path in tmp_path.glob("*.safetensors"))
     assert len(files) > 3 and sorted(set(index["weight_map"].values())) == files
-    stored = safetensors.open_folder(tmp_path)
+    stored = tensor_files.open_folder(tmp_path)
     assert {key: tensor.path.name for key, tensor in stored.items()} == index["weight_map"]
     assert all(tensor.dtype.name == "bfloat16" for tensor in stored.values())
     read, weights = convert.from_huggingface(tmp_path)
@@ -52,7 +52,7 @@ def test_shards_and_bfloat16(name, tmp_path):
 
 def test_experts_of_a_layer_lie_in_several_files(tmp_path):
     write("mixtral", tmp_path)
-    of = read_json(tmp_path / safetensors.INDEX)["weight_map"]
+    of = read_json(tmp_path / tensor_files.INDEX)["weight_map"]
     matrices = [
         f"model.layers.0.block_sparse_moe.experts.{e}.w{n}.weight"
         for e in range(4)
@@ -64,7 +64,7 @@ def test_experts_of_a_layer_lie_in_several_files(tmp_path):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_missing_shard_and_a_missing_tensor_are_told(name, tmp_path):
     write(name, tmp_path)
-    path = tmp_path / safetensors.INDEX
+    path = tmp_path / tensor_files.INDEX
     index = read_json(path)
     lost = sorted(set(index["weight_map"].values()))[1]
     kept = {key: file for key, file in index["weight_map"].items() if file != lost}
