@@ -60,7 +60,7 @@ def value_of(leaf, rng):
     """A random value of a setting, or None to leave it."""
     if leaf.hint is bool:
         return rng.random() < 0.5
-    choices = leaf.field.metadata.get("choices")
+    choices = tuple(leaf.field.metadata.get("choices") or ())
     if choices and "tuple" in str(leaf.hint):
         return tuple(rng.choices(choices, k=rng.randint(1, 2)))
     if choices:
