@@ -202,6 +202,7 @@ def phi3(rng):
         given.pop("rope_parameters", None)
         pairs = int(8 * fraction) // 2
         factors = {"short_factor": [1.1] * pairs, "long_factor": [2.0] * pairs}
+        factors["original_max_position_embeddings"] = 4096  # asked for and not read, there
         given["rope_scaling"] = {"type": rng.choice(("su", "yarn", "longrope")), **factors}
         given["original_max_position_embeddings"] = rng.choice((5, 20))
         given["max_position_embeddings"] = 40
