@@ -1,5 +1,6 @@
 """What users get wrong: one sentence on standard error, status 2, nothing written, no traceback."""
 
+import contextlib
 import errno
 import os
 import random
@@ -305,7 +306,8 @@ def folder(tmp_path_factory):
         (root / "texts" / f"{i:02}.txt").write_text(f"{i}: {words}\n", encoding="utf-8")
     pairs = [flag.removeprefix("--config.").partition("=")[::2] for flag in DATA]
     config = override(load(SWEEP.removeprefix("--config=")), [*pairs, ("sweep.sizes", "9")])
-    workdir.open_workdir(configs.make_config(config), root / "other")
+    with contextlib.chdir(root):
+        workdir.open_workdir(configs.make_config(config), root / "other")
     return root
 
 
