@@ -89,4 +89,4 @@ def show(tuned: Tuned) -> None:
         )
     console = Console(width=110)
     console.print(table)
-    console.print(tuned.sentence, highlight=False)
+    console.print(tuned.sentence, highlight=False, markup=False)
