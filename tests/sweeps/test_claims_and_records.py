@@ -29,7 +29,15 @@ from gptjax.sweeps import (
     records,
     write_tables,
 )
-from gptjax.train import Diverged, Evaluation, Interrupted, RunResult, RunSpec, Superseded
+from gptjax.train import (
+    Diverged,
+    Evaluation,
+    Interrupted,
+    OtherRun,
+    RunResult,
+    RunSpec,
+    Superseded,
+)
 
 MODEL = ModelConfig(depth=1, width=8, num_heads=1, seq_len=16, vocab_size=257)
 
@@ -304,6 +312,24 @@ def test_a_cell_that_raises_is_recorded_and_the_others_go_on(tmp_path, monkeypat
     found = run_worker(tmp_path, [cell(0), cell(1)], monkeypatch, outcome)
     assert [found[seed]["status"] for seed in range(2)] == ["failed", "done"]
     assert found[0]["reason"] == "KeyError: 'what no check foresaw'"
+
+
+def test_what_only_damage_can_have_left_is_set_aside(tmp_path, monkeypatch, capsys):
+    """A folder of ours that names another run: of the cell, or of its trunk."""
+    one, places = cell(0), [tmp_path / "cells" / name for name in ("cell", "trunk")]
+    for place in places:
+        place.mkdir(parents=True)
+
+    def outcome(*rest):
+        for place in places:
+            if place.exists():
+                raise OtherRun(f"{place} holds a checkpoint of another run", place)
+        return result()
+
+    (record,) = run_worker(tmp_path, [one], monkeypatch, outcome, attempts=1).values()
+    assert record["status"] == "done"
+    assert len(list((tmp_path / "damaged").iterdir())) == 2
+    assert capsys.readouterr().err.count("it is set aside") == 2
 
 
 def test_environments_whose_numbers_differ_are_told_apart():

@@ -111,3 +111,10 @@ def test_two_sizes_give_a_factor_without_an_exponent():
     assert tuned.factor[0] == pytest.approx(1.5, rel=1e-3) and math.isnan(tuned.exponent[0])
     assert "too few sizes" in tuned.sentence and not tuned.uses_exponent
     assert dataclasses.asdict(tuned)["best"][0]["why"] == ""
+
+
+def test_one_size_gives_a_factor_without_an_interval():
+    trials = trials_of(tune_sizes=1)
+    tuned = tuning.find(trials, losses_of(trials, 1.5, 0.0))
+    assert tuned.factor[0] == pytest.approx(1.5, rel=1e-3) and math.isnan(tuned.factor[1])
+    assert "nan" not in tuned.sentence

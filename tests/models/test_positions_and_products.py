@@ -1,0 +1,77 @@
+"""Positions and parameters as arguments: packed texts, and leaves that are no arrays."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flat_settings import changed
+
+from gptjax import models
+from gptjax.models.product import multiply, product
+
+SMALL = models.ModelConfig(vocab_size=11, depth=2, width=16, num_heads=2, seq_len=12)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"positions": "learned"},
+        {"positions": "sinusoidal"},
+        {"positions": "rotary"},
+        {"positions": "rotary", "kv_rank": 8, "rope_dim": 4, "norm": "rmsnorm", "use_bias": False},
+    ],
+    ids=["learned", "sinusoidal", "rotary", "latent"],
+)
+def test_a_packed_text_is_the_text_alone(changes):
+    """Two texts in one row, each with its own positions and segment: the logits of each alone."""
+    config = changed(SMALL, **changes)
+    params = models.init(config, jax.random.key(0))
+    tokens = jax.random.randint(jax.random.key(1), (1, 12), 0, 11)
+    segments = jnp.array([[0] * 5 + [1] * 7])
+    places = jnp.array([[*range(5), *range(7)]])
+    apply = jax.jit(
+        lambda tokens, segments, places: models.apply(
+            config, params, tokens, segment_ids_BT=segments, positions_BT=places
+        )
+    )
+    packed = apply(tokens, segments, places)
+    alone = [apply(part, None, None) for part in (tokens[:, :5], tokens[:, 5:])]
+    np.testing.assert_allclose(packed, jnp.concatenate(alone, axis=1), atol=1e-5)
+    assert np.abs(packed - apply(tokens, segments, None))[:, 5:].max() > 1e-3 or (
+        changes["positions"] == "rotary"  # only differences of positions count
+    )
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class LowRank:
+    """w = left·right, shaped as the last axes of `right` are."""
+
+    left_DR: jax.Array
+    right_RNH: jax.Array
+
+
+@multiply.register
+def _(leaf: LowRank, x, bias, inputs, dtype):
+    assert inputs == 1
+    return product(product(x, leaf.left_DR), leaf.right_RNH, bias, dtype=dtype)
+
+
+def test_a_leaf_may_be_a_pytree():
+    """A model whose queries are of low rank gives what it gives with the product of the factors."""
+    config = changed(SMALL, layers="unroll")
+    params = models.init(config, jax.random.key(0))
+    left = jax.random.normal(jax.random.key(1), (2, 16, 3))
+    right = jax.random.normal(jax.random.key(2), (2, 3, 2, 8))
+    tokens = jax.random.randint(jax.random.key(3), (2, 12), 0, 11)
+
+    def with_queries(query):
+        attention = {**params["blocks"]["attention"], "query": query}
+        return {**params, "blocks": {**params["blocks"], "attention": attention}}
+
+    whole = with_queries(jnp.einsum("lDR,lRNH->lDNH", left, right))
+    low = with_queries(LowRank(left, right))
+    apply = jax.jit(lambda params: models.apply(config, params, tokens))
+    np.testing.assert_allclose(apply(low), apply(whole), rtol=2e-4, atol=1e-5)
