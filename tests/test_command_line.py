@@ -128,7 +128,7 @@ def test_a_reader_that_leaves_ends_the_job_quietly():
 
 def test_cores_are_locked_in_a_folder_of_our_own(tmp_path, monkeypatch):
     monkeypatch.setattr(cores.tempfile, "gettempdir", lambda: str(tmp_path / "tmp"))
-    monkeypatch.setattr(Path, "home", lambda: tmp_path / "home")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert cores.private_folder().parent == tmp_path / "tmp"
     assert cores.private_folder().stat().st_mode & 0o777 == 0o700
     planted = cores.private_folder()

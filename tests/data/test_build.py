@@ -78,6 +78,7 @@ from gptjax.data import build, encoder, load, spool
 from gptjax.fields import make
 from gptjax.data import DataConfig
 spool.MEMORY_BYTES, spool.PARTITION_BYTES, build.SAVE_SECONDS = 20_000, 1_000, 0.05
+signal.signal(signal.SIGINT, signal.default_int_handler)  # shells ignore it for what they leave
 moment, left = sys.argv[3], [int(sys.argv[4])]
 
 def dies(function):

@@ -142,8 +142,8 @@ def table(data, seed):
     lines = ["cell,status,reason,params_non_embedding_with_head,tokens,flops,budget,loss"]
     for flops in (1e12, 2e12, 4e12):
         for ratio in np.geomspace(0.3, 3.0, 5):
-            params = round(ratio * (flops / 6) ** 0.5 / 5)
-            tokens = round(flops / 6 / params)
+            params = ratio * (flops / 6) ** 0.5 / 5
+            tokens = flops / 6 / params
             loss = (0.7 + 30 * params**-0.36 + data * 55 * tokens**-0.33) * rng.normal(1, 0.003)
             lines.append(f"c{len(lines)},done,,{params},{tokens},{flops},{flops},{loss}")
     lines.append("c99,failed,loss was NaN,1e5,1e6,1e12,1e12,")

@@ -5,7 +5,6 @@ import json
 import math
 import re
 from html.parser import HTMLParser
-from pathlib import Path
 
 import known_sweep
 import pytest
@@ -396,7 +395,7 @@ def test_page_is_written_whole_or_not_at_all(sweep, tmp_path, monkeypatch, text_
     page = tmp_path / "report.html"
     page.write_text("old")
     monkeypatch.setattr(html, "_page", lambda *args: "new" * 1000)
-    monkeypatch.setattr(Path, "replace", _refuse)
+    monkeypatch.setattr("gptjax.files.os.replace", _refuse)
     with pytest.raises(OSError):
         make(tmp_path, {}, config=report.ReportConfig(formats=()))
     assert [p.name for p in tmp_path.iterdir()] == ["report.html"]

@@ -10,7 +10,7 @@ from gptjax.errors import UserError
 
 LEAST = {"params": 100.0, "tokens": 1000.0}
 PER_PARAMETER = (1e-3, 1e6)  # tokens per parameter of the middle run
-WHOLE = 1e5  # counts below this are whole numbers
+WHOLE = 1e4  # counts below this are whole numbers; sizes derived as C / 6 D are not
 RATIO = 300.0  # C is within this factor of 6 N D, whatever N counts
 JUMP = 3000.0  # tokens per parameter of neighbouring runs differ by less
 SIZES = 1e4  # as do sizes
