@@ -43,7 +43,7 @@ def read_map(attributes: Mapping[str, Any], names: Names) -> TensorMap:
       UserError: for a family or an attribute that is not known.
     """
     name = attributes.get("model_type")
-    if name not in READERS:
+    if not isinstance(name, str) or name not in READERS:
         raise UserError(
             f"config.json has model_type={name!r}, which gptjax does not read; "
             f"{nearest(name, READERS)}"

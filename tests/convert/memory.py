@@ -11,14 +11,15 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from flat_settings import changed
 
 from gptjax import convert, models
 from gptjax.convert import registry
 from gptjax.convert.tensor_map import shapes_of
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
 import vision_tiny
+from flat_settings import changed
 from tiny import MODELS as TINY
 
 SHARD_BYTES = 32_000_000

@@ -206,7 +206,7 @@ def test_presets_read_back_and_are_counted_from_settings(name):
         ("vision_config", {"attention_heads": 5}, "width=12 is not a multiple of num_heads=5"),
         ("vision_config", {"image_size": [6, 8]}, "and only squares are built"),
         ("text_config", {"cross_attention_layers": [1, 5]}, "are not ascending numbers of the 5"),
-        ("text_config", {"intermediate_size": 21}, r"shape \(20, 16\), and config.json asks for"),
+        ("text_config", {"intermediate_size": 21}, r"shape \(16, 20\), and config.json asks for"),
         ("text_config", {"vocab_size": 12}, r"shape \(21, 16\), and config.json asks"),
         ("text_config", {"num_hidden_layers": 6}, "no tensor model.language_model.layers.5"),
         ("text_config", {"cross_attention_layers": [1]}, "layers.4.cross_attn"),

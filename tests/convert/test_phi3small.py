@@ -176,7 +176,6 @@ def test_the_published_config_is_the_preset():
         ({"rope_position_scale": 2.0}, "rope_position_scale=2.0"),
         ({"ff_dim_multiplier": 4}, "ff_dim_multiplier=4"),
         ({"hidden_act": "gelu"}, "hidden_act='gelu', which is not built"),
-        ({"blocksparse_head_step": 2}, "blocksparse_head_step=2, which is not known"),
     ],
 )
 def test_other_attributes_are_refused(changes, sentence):

@@ -319,7 +319,7 @@ NOT_READ = [
     ("vit", {"hidden_act": "mish"}, None, "hidden_act='mish', which is not built for vit"),
     ("vit", {"image_size": [6, 8]}, None, "only squares are built"),
     ("vit", {"patch_size": 3}, None, r"projection.weight has the shape \(12, 3, 2, 2\)"),
-    ("vit-classes", {"id2label": {"0": "a"}}, None, r"classifier.*asks for \(12, 1\)"),
+    ("vit-classes", {"id2label": {"0": "a"}}, None, r"classifier.*asks for \(1, 12\)"),
     ("vit", {}, added("decoder.0.bias"), "tensor decoder.0.bias is not part of a vit"),
     ("clip", {}, added("visual_projection.weight"), "visual_projection.weight is not part of"),
     ("clip", {}, removed("pre_layrnorm.bias"), "has no tensor pre_layrnorm.bias"),

@@ -10,6 +10,7 @@ import known_sweep
 import pytest
 
 from gptjax import report
+from gptjax.errors import UserError
 from gptjax.report import html, numbers, style, tables, view
 from gptjax.scaling.laws.saved import Laws
 
@@ -396,7 +397,7 @@ def test_page_is_written_whole_or_not_at_all(sweep, tmp_path, monkeypatch, text_
     page.write_text("old")
     monkeypatch.setattr(html, "_page", lambda *args: "new" * 1000)
     monkeypatch.setattr("gptjax.files.os.replace", _refuse)
-    with pytest.raises(OSError):
+    with pytest.raises(UserError, match="no space left"):
         make(tmp_path, {}, config=report.ReportConfig(formats=()))
     assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
     assert page.read_text() == "old"
