@@ -12,7 +12,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from gptjax.engines import worker
+from gptjax.engines import claimed_bundle
 from gptjax.engines.worker import WorkerOptions, work
 from gptjax.errors import UserError
 from gptjax.models import ModelConfig
@@ -204,7 +204,7 @@ def test_a_worker_that_lost_its_claim_writes_no_record_and_goes_on(tmp_path, mon
                 hooks.before_save()
         return result()
 
-    monkeypatch.setattr(worker, "run", outcome)
+    monkeypatch.setattr(claimed_bundle, "run", outcome)
     options = WorkerOptions(name="w", attempts=1, claim_seconds=10.0, wait_for_others=False)
     work(tmp_path, [alone(one) for one in cells], FakeSession(), options, lambda: False)
     assert [record["seed"] for record in read_records(tmp_path, cells)] == [1]
@@ -342,7 +342,7 @@ def test_environments_whose_numbers_differ_are_told_apart():
 
 
 def run_worker(tmp_path, cells, monkeypatch, outcome, attempts=2):
-    monkeypatch.setattr(worker, "run", outcome)
+    monkeypatch.setattr(claimed_bundle, "run", outcome)
     options = WorkerOptions(name="w", attempts=attempts, claim_seconds=10.0)
     work(tmp_path, [alone(one) for one in cells], FakeSession(), options, lambda: False)
     return {record["seed"]: record for record in read_records(tmp_path, cells)}
@@ -390,7 +390,7 @@ def test_known_entropy_replaces_the_noise_of_the_sample(tmp_path, monkeypatch):
             entropy_nats = 0.5
 
     scored = dataclasses.replace(result(), evaluation=Evaluation(0.93, 0.01, 1.4, excess=0.4))
-    monkeypatch.setattr(worker, "run", lambda *a: scored)
+    monkeypatch.setattr(claimed_bundle, "run", lambda *a: scored)
     one = cell(0)
     options = WorkerOptions(name="w", attempts=1, claim_seconds=10.0)
     work(tmp_path, [alone(one)], Known(), options, lambda: False)
@@ -431,7 +431,7 @@ def test_a_worker_compiles_ahead_for_the_bundle_that_is_free(tmp_path, monkeypat
         time.sleep(0.05)  # the thread has its turn
         return result()
 
-    monkeypatch.setattr(worker, "run", train)
+    monkeypatch.setattr(claimed_bundle, "run", train)
     cells = [cell(seed) for seed in range(4)]
     assert Claims(tmp_path, stale_seconds=10.0).take(cells[2].id)  # somebody else's
     options = WorkerOptions(

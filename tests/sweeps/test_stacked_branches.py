@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import pytest
 
 from gptjax import data
-from gptjax.engines.worker import WorkerOptions, _Taken, work
+from gptjax.engines.claimed_bundle import ClaimedBundle
+from gptjax.engines.worker import WorkerOptions, work
 from gptjax.models import ModelConfig
 from gptjax.optim import OptimConfig
 from gptjax.sweeps import make_bundles, make_plan, records
@@ -115,10 +116,10 @@ def test_a_branch_bears_the_seconds_of_its_trunk(corpus):
     result = RunResult(Evaluation(2.0, 0.1, 3.0), (), (), (), "", 0, updates=3, seconds=seconds)
     cell, other, _ = plan(corpus)[0]
     worker = SimpleNamespace(_grown={cell.id: (7, {"train": 4.0, "compile": 2.0})})
-    found = _Taken._with_trunk(worker, cell, result)
+    found = ClaimedBundle._with_trunk(worker, cell, result)
     assert found.updates == 10
     assert found.seconds == {"train": 5.0, "compile": 2.5, "evaluate": 0.25}
-    assert _Taken._with_trunk(worker, other, result) is result
+    assert ClaimedBundle._with_trunk(worker, other, result) is result
 
 
 def test_stopped_wherever_it_may_stop_the_bits_are_the_same(corpus, session, tmp_path, monkeypatch):
