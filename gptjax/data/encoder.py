@@ -24,6 +24,7 @@ from gptjax.data.config import DataConfig
 from gptjax.data.spool import Record, ordered
 from gptjax.data.token_files import smallest_dtype
 from gptjax.data.tokenizers import Tokenizer
+from gptjax.data.tokenizers.base import batches
 from gptjax.errors import UserError
 from gptjax.fields import make
 
@@ -66,24 +67,11 @@ def without_copies(
 def encoded(documents: Iterable[bytes], tokenizer: Tokenizer) -> Iterator[np.ndarray]:
     """The ids of documents, each followed by the end of a document, many documents at once."""
     end = np.array([tokenizer.end_of_document], np.uint32)
-    for batch in _batches(documents):
+    for batch in batches(documents, BATCH_BYTES):
         parts: list[np.ndarray] = []
         for ids in tokenizer.encode(batch):
             parts += [ids, end]
         yield np.concatenate(parts).astype(smallest_dtype(tokenizer.vocab_size))
-
-
-def _batches(documents: Iterable[bytes]) -> Iterator[list[bytes]]:
-    batch: list[bytes] = []
-    size = 0
-    for document in documents:
-        batch.append(document)
-        size += len(document)
-        if size >= BATCH_BYTES:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
 
 
 def encode_file(spooled: Path, out: Path, tokenizer: Tokenizer, *, deduplicate: bool) -> Counts:

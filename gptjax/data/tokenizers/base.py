@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -29,6 +29,20 @@ class Tokenizer(Protocol):
     def decode(self, ids: Sequence[int] | np.ndarray) -> bytes:
         """The bytes that the ids stand for; end-of-document ids give nothing."""
         ...
+
+
+def batches(documents: Iterable[bytes], size: int) -> Iterator[list[bytes]]:
+    """Runs of documents of about `size` bytes."""
+    batch: list[bytes] = []
+    found = 0
+    for document in documents:
+        batch.append(document)
+        found += len(document)
+        if found >= size:
+            yield batch
+            batch, found = [], 0
+    if batch:
+        yield batch
 
 
 def no_settings(own: Any, config: "DataConfig") -> dict[str, Any]:

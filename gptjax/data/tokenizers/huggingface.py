@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from gptjax.data.tokenizers import end_of_document
-from gptjax.data.tokenizers.base import other_kind
+from gptjax.data.tokenizers.base import batches, other_kind
 from gptjax.errors import UserError
 
 END = "<|endoftext|>"
-BATCH_BYTES = 1 << 20
+BATCH_BYTES = 1 << 20  # of text at once: encodings take far more room than ids
 
 
 class JsonTokenizer:
@@ -43,7 +43,7 @@ class JsonTokenizer:
 
     def encode(self, documents: Sequence[bytes]) -> Iterator[np.ndarray]:
         """The ids of each document (UTF-8), as uint32 arrays."""
-        for batch in _batches(documents):
+        for batch in batches(documents, BATCH_BYTES):
             texts = [document.decode() for document in batch]
             for found in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False):
                 yield self._checked(np.array(found.ids, dtype=np.uint32))
@@ -94,17 +94,3 @@ def read_json(content: bytes, path: str, end: str = "") -> JsonTokenizer:
 
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def _batches(documents: Sequence[bytes]) -> Iterator[list[bytes]]:
-    """Runs of documents of about BATCH_BYTES, because encodings take far more room than ids."""
-    batch: list[bytes] = []
-    size = 0
-    for document in documents:
-        batch.append(document)
-        size += len(document)
-        if size >= BATCH_BYTES:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
