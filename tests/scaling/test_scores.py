@@ -8,12 +8,12 @@ from known_runs import runs_table
 
 from gptjax import scaling
 from gptjax.errors import UserError
-from gptjax.scaling.fit import diagnostics
+from gptjax.scaling.fit import compare_forms
 
 
 def test_forms_are_scored_best_first_within_a_split(monkeypatch):
     runs = scaling.prepare(runs_table(noise=0.002))
-    fit, held = diagnostics.hold_out, {}
+    fit, held = compare_forms.hold_out, {}
 
     def hold_out(runs, form, keep, config):
         if form.name == "kaplan_d":
@@ -21,9 +21,9 @@ def test_forms_are_scored_best_first_within_a_split(monkeypatch):
         held[form.name, int(keep.sum())] = found = fit(runs, form, keep, config)
         return found
 
-    monkeypatch.setattr(diagnostics, "hold_out", hold_out)
+    monkeypatch.setattr(compare_forms, "hold_out", hold_out)
     config = scaling.FitConfig(resamples=0, starts=4)
-    rows = diagnostics.scores(runs, ("kaplan_d", "kaplan_n", "chinchilla"), config)
+    rows = compare_forms.scores(runs, ("kaplan_d", "kaplan_n", "chinchilla"), config)
     splits = ("third_decade = largest_budget", "half_decade")
     assert [(row["split"], row["form"]) for row in rows] == [
         (split, form) for split in splits for form in ("chinchilla", "kaplan_n", "kaplan_d")

@@ -12,7 +12,7 @@ from gptjax.scaling.approaches.envelope import fit_envelope
 from gptjax.scaling.approaches.isoflop import IsoFlop, fit_isoflop
 from gptjax.scaling.approaches.mixture import Mixture, mix
 from gptjax.scaling.config import FitConfig
-from gptjax.scaling.fit import diagnostics
+from gptjax.scaling.fit import compare_forms, diagnostics
 from gptjax.scaling.fit.fit import fit
 from gptjax.scaling.fit.holdout import hold_out, without_largest
 from gptjax.scaling.fit.optimum import Cost, cost_of
@@ -181,9 +181,9 @@ def _checks(runs: Any, table: Runs, config: FitConfig) -> dict[str, Any]:
     forms = tuple(dict.fromkeys((*config.compare, *config.forms)))
     form = form_named("chinchilla")
     return {
-        "scores": lambda: diagnostics.scores(table, forms, config),
+        "scores": lambda: compare_forms.scores(table, forms, config),
         "conventions": lambda: diagnostics.convention_table(runs, form, config),
-        "rollout": lambda: diagnostics.rollout(table, ROLLED, config),
+        "rollout": lambda: compare_forms.rollout(table, ROLLED, config),
     }
 
 
