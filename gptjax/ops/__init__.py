@@ -12,6 +12,13 @@ from gptjax.ops.activations import (
 from gptjax.ops.attention import attention
 from gptjax.ops.bidirectional_attention import bidirectional_attention
 from gptjax.ops.blockwise_attention import blockwise_attention
+from gptjax.ops.cached_attention import (
+    Sees,
+    cached_attention,
+    fill_ring,
+    ring_positions,
+    write_ring,
+)
 from gptjax.ops.chunked_loss import Head, chunked_cross_entropy
 from gptjax.ops.expert_dispatch import (
     apply_experts,
@@ -24,10 +31,21 @@ from gptjax.ops.experts import mix_experts, route
 from gptjax.ops.fused_attention import cudnn_attention, splash_attention
 from gptjax.ops.linear import linear
 from gptjax.ops.losses import cross_entropy, penalised_cross_entropy
-from gptjax.ops.lsh_attention import bucket_factors, hash_rotations, lsh_attention
+from gptjax.ops.lsh_attention import (
+    bucket_factors,
+    hash_rotations,
+    lsh_attention,
+    lsh_buckets,
+    lsh_cached_attention,
+)
 from gptjax.ops.masked_attention import alibi_slopes, masked_attention
 from gptjax.ops.norms import layer_norm, rms_norm
-from gptjax.ops.performer_attention import orthogonal_features, performer_attention
+from gptjax.ops.performer_attention import (
+    orthogonal_features,
+    performer_attention,
+    performer_read,
+    performer_sums,
+)
 from gptjax.ops.positions import rotary, sinusoids
 from gptjax.ops.rope_scaling import ROPE_SCALINGS, RopeScaling
 from gptjax.ops.router_losses import (
@@ -40,6 +58,8 @@ from gptjax.ops.router_losses import (
 from gptjax.ops.selective_scan import (
     causal_convolution,
     selective_scan,
+    selective_scan_from,
+    selective_scan_from_in_turn,
     selective_scan_in_turn,
     selective_step,
 )
@@ -61,6 +81,7 @@ __all__ = [
     "ROPE_SCALINGS",
     "Head",
     "RopeScaling",
+    "Sees",
     "alibi_slopes",
     "apply_experts",
     "assign_slots",
@@ -71,6 +92,7 @@ __all__ = [
     "blocksparse_attention",
     "blockwise_attention",
     "bucket_factors",
+    "cached_attention",
     "causal_convolution",
     "chunked_cross_entropy",
     "combine",
@@ -79,6 +101,7 @@ __all__ = [
     "dispatch",
     "expert_capacity",
     "expert_share",
+    "fill_ring",
     "fixed_attention",
     "gated",
     "gelu",
@@ -93,19 +116,26 @@ __all__ = [
     "load_loss",
     "longformer_attention",
     "lsh_attention",
+    "lsh_buckets",
+    "lsh_cached_attention",
     "masked_attention",
     "mix_experts",
     "orthogonal_features",
     "penalised_cross_entropy",
     "performer_attention",
+    "performer_read",
+    "performer_sums",
     "quick_gelu",
     "relu",
+    "ring_positions",
     "rms_norm",
     "rotary",
     "route",
     "router_z_loss",
     "seen_blocks",
     "selective_scan",
+    "selective_scan_from",
+    "selective_scan_from_in_turn",
     "selective_scan_in_turn",
     "selective_step",
     "sinusoids",
@@ -114,4 +144,5 @@ __all__ = [
     "strided_attention",
     "swish",
     "windowed_attention",
+    "write_ring",
 ]

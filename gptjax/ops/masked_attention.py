@@ -61,7 +61,7 @@ def masked_attention(
         if segment_ids_BT is not None:
             same_Bts = segment_ids_BT[:, start:end, None] == segment_ids_BT[:, None, first:end]
             visible = (visible & same_Bts)[:, None, None]
-        weights = _softmax(jnp.where(visible, scores, MASKED), sinks_N)
+        weights = softmax_with_sinks(jnp.where(visible, scores, MASKED), sinks_N)
         outputs.append(
             jnp.einsum(
                 "bkgts,bsku->btkgu",
@@ -89,7 +89,7 @@ def alibi_slopes(num_heads: int) -> list[float]:
     return slopes + more[: num_heads - power]
 
 
-def _softmax(scores: jax.Array, sinks_N: jax.Array | None) -> jax.Array:
+def softmax_with_sinks(scores: jax.Array, sinks_N: jax.Array | None) -> jax.Array:
     """softmax over the last axis of [B, K, G, T, S], with one more score a head where given."""
     if sinks_N is None:
         return jax.nn.softmax(scores, axis=-1)

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 
 from gptjax import ops
 from gptjax.models.mixers import kernels
+from gptjax.models.mixers.cache import Kept, keep, kept, ring
 from gptjax.models.mixers.latent import LATENT, LATENT_LOCAL
-from gptjax.models.mixers.mixer import ENCODERS, Mixer, TokenInfo, register
+from gptjax.models.mixers.mixer import ENCODERS, Mixer, TokenInfo, mixer_named, register
 from gptjax.models.norms import norm_scale, normed
 from gptjax.models.parameters import bias_at, hidden_init, initializer, parameter, residual_init
 from gptjax.models.product import product
@@ -29,7 +30,8 @@ BLOCK = 256
 class Attention(nn.Module):
     """Projections to heads, rotary positions, attention, projection back.
 
-    Kinds that differ in a part override it: `keys`, `own_arrays` and `attend`.
+    Kinds that differ in a part override it: `keys`, `own_arrays`, `attend`, and with a cache `fill`
+    and `attend_cached`, or only `sees`.
 
     Attributes:
       kind: an element of the config's layer pattern.
@@ -50,7 +52,14 @@ class Attention(nn.Module):
         q_BTNH, k_BTKH = self.rotated(q_BTNH, info), self.rotated(k_BTKH, info)
         arrays = self._common_arrays() | self.own_arrays(x_BTD, info)
         options = {**arrays, **kernels.options(cfg), "segment_ids_BT": info.segment_ids_BT}
-        o_BTNH = self.attend(q_BTNH, k_BTKH, v_BTKH, options)
+        if info.decoding is None:
+            o_BTNH = self.attend(q_BTNH, k_BTKH, v_BTKH, options)
+        elif info.decoding.fresh:
+            o_BTNH = self.attend(q_BTNH, k_BTKH, v_BTKH, options)
+            keep(self, self.fill(kept(self), q_BTNH, k_BTKH, v_BTKH, info, arrays))
+        else:
+            o_BTNH, cache = self.attend_cached(kept(self), q_BTNH, k_BTKH, v_BTKH, info, arrays)
+            keep(self, cache)
         o_BTNH = nn.with_logical_constraint(o_BTNH, ("batch", "seq", "heads", None))
         if cfg.attention_gate:
             o_BTNH = o_BTNH * jax.nn.sigmoid(self.heads(x_BTD, "gate", N, "heads"))
@@ -73,11 +82,68 @@ class Attention(nn.Module):
         window = {"window": self.config.window} if self.kind == "local" else {}
         return kernels.attend(self.config, self.kind, q, k, v, {**options, **window})
 
+    def fill(
+        self,
+        cache: dict[str, jax.Array],
+        q: jax.Array,
+        k: jax.Array,
+        v: jax.Array,
+        info: TokenInfo,
+        arrays: dict[str, Any],
+    ) -> dict[str, jax.Array]:
+        """An empty cache after the first tokens of a text."""
+        assert info.decoding is not None
+        after_B = info.decoding.after_B
+        return cache | {
+            "k": ops.fill_ring(cache["k"], k, after_B),
+            "v": ops.fill_ring(cache["v"], v, after_B),
+        }
+
+    def attend_cached(
+        self,
+        cache: dict[str, jax.Array],
+        q: jax.Array,
+        k: jax.Array,
+        v: jax.Array,
+        info: TokenInfo,
+        arrays: dict[str, Any],
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """(o_BTNH of further tokens of a text, the cache after them)."""
+        assert info.decoding is not None and info.positions_BT is not None
+        positions_BT, decoding = info.positions_BT, info.decoding
+        slots = cache["k"].shape[2]
+        after = cache | {
+            name: ops.write_ring(cache[name], x, positions_BT) for name, x in (("k", k), ("v", v))
+        }
+        seen, places_BS = after, ops.ring_positions(decoding.after_B, slots)
+        if self.rolls and q.shape[1] > 1:
+            # What the last of these tokens overwrite the first of them still see.
+            seen = {
+                name: jnp.concatenate([cache[name], jnp.moveaxis(x, 1, 2)], axis=2)
+                for name, x in (("k", k), ("v", v))
+            }
+            before_BS = ops.ring_positions(decoding.before_B, slots)
+            places_BS = jnp.concatenate([before_BS, positions_BT], axis=1)
+        options = {**arrays, **kernels.options(self.config), "sees": self.sees()}
+        o_BTNH = ops.cached_attention(q, seen["k"], seen["v"], positions_BT, places_BS, **options)
+        return o_BTNH, after
+
+    @property
+    def rolls(self) -> bool:
+        """Whether its cache may have fewer slots than the text has tokens."""
+        return mixer_named(self.kind).windowed
+
+    def sees(self) -> ops.Sees | None:
+        """Which earlier tokens a token sees, by their positions (`ops.cached_attention`)."""
+        if self.kind != "local":
+            return None
+        return lambda i, j: i - j < self.config.window
+
     def rotated(self, x_BTNH: jax.Array, info: TokenInfo) -> jax.Array:
         """With rotary positions, where the config has them."""
         if self.config.positions != "rotary":
             return x_BTNH
-        return rotate(self.config, x_BTNH, info.positions_BT)
+        return rotate(self.config, x_BTNH, info.positions_BT, info.length)
 
     def heads(self, x_BTD: jax.Array, name: str, heads: int, axis: str) -> jax.Array:
         """A projection to heads with the parameters `name` and `name`_bias."""
@@ -165,12 +231,22 @@ def key_bytes(config: "ModelConfig", tokens: float) -> int:
     return int(tokens * 2 * config.kv_heads * config.head_width * number)
 
 
+def key_cache(config: "ModelConfig", tokens: int) -> dict[str, Kept]:
+    """Keys and values of so many tokens."""
+    one = ring(config.kv_heads, tokens, config.head_width)
+    return {"k": one, "v": one}
+
+
 def _flops(config: "ModelConfig", window: bool) -> float:
     return attention_flops(config, min(config.window, config.seq_len) if window else config.seq_len)
 
 
 def _cache_bytes(config: "ModelConfig", context: int, window: bool) -> int:
     return key_bytes(config, min(config.window, context) if window else context)
+
+
+def _cache(config: "ModelConfig", tokens: int, window: bool) -> dict[str, Kept]:
+    return key_cache(config, min(config.window, tokens) if window else tokens)
 
 
 def _held(config: "ModelConfig", segmented: bool, kind: str) -> float:
@@ -188,6 +264,8 @@ def _ordinary(kind: str, latent: Mixer) -> Mixer:
         flops=functools.partial(_flops, window=window),
         cache_bytes=functools.partial(_cache_bytes, window=window),
         held=functools.partial(_held, kind=kind),
+        cache=functools.partial(_cache, window=window),
+        rewinds=not window,
         windowed=window,
         shares_kernels=True,
         latent=latent,

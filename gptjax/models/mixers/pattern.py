@@ -3,6 +3,10 @@
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
+import jax
+import jax.numpy as jnp
+
+from gptjax import ops
 from gptjax.errors import UserError
 from gptjax.fields import setting
 
@@ -56,6 +60,12 @@ def summarised_tokens(config: "ModelConfig", context: int) -> int:
     """Tokens of the cache where later blocks see a summary of a finished one."""
     finished, begun = divmod(context, config.block_tokens)
     return config.mixer.sparse.summary * finished + begun
+
+
+def own_block(position_B1: jax.Array, block: int) -> jax.Array:
+    """Positions in a ring of one block [B, block]; negative where the token's block is not yet."""
+    places_BS = ops.ring_positions(position_B1[:, 0] + 1, block)
+    return jnp.where(places_BS // block == position_B1 // block, places_BS, -1)
 
 
 def check_latent(config: "ModelConfig", kind: str) -> None:

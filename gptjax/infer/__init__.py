@@ -1,0 +1,22 @@
+"""Generation: from a model folder to text, token by token from caches.
+
+>>> from gptjax import infer
+>>> infer.sampling("greedy", max_tokens=3).temperature
+0.0
+"""
+
+from gptjax.infer.generate import Answer, generate, stream
+from gptjax.infer.model import Model, load, prepare
+from gptjax.infer.settings import PRESETS, Sampling, sampling
+
+__all__ = [
+    "PRESETS",
+    "Answer",
+    "Model",
+    "Sampling",
+    "generate",
+    "load",
+    "prepare",
+    "sampling",
+    "stream",
+]
