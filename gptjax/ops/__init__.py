@@ -21,13 +21,13 @@ from gptjax.ops.cached_attention import (
 )
 from gptjax.ops.chunked_loss import Head, chunked_cross_entropy
 from gptjax.ops.expert_dispatch import (
-    apply_experts,
     assign_slots,
     combine,
     dispatch,
     expert_capacity,
+    slot_product,
 )
-from gptjax.ops.experts import mix_experts, route
+from gptjax.ops.experts import mix_experts, ragged_product, route
 from gptjax.ops.fused_attention import cudnn_attention, splash_attention
 from gptjax.ops.linear import linear
 from gptjax.ops.losses import cross_entropy, penalised_cross_entropy
@@ -83,7 +83,6 @@ __all__ = [
     "RopeScaling",
     "Sees",
     "alibi_slopes",
-    "apply_experts",
     "assign_slots",
     "attend_by",
     "attention",
@@ -126,6 +125,7 @@ __all__ = [
     "performer_read",
     "performer_sums",
     "quick_gelu",
+    "ragged_product",
     "relu",
     "ring_positions",
     "rms_norm",
@@ -139,6 +139,7 @@ __all__ = [
     "selective_scan_in_turn",
     "selective_step",
     "sinusoids",
+    "slot_product",
     "splash_attention",
     "stochastic_round",
     "strided_attention",

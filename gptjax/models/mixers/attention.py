@@ -13,7 +13,14 @@ from gptjax.models.mixers.cache import Kept, keep, kept, ring
 from gptjax.models.mixers.latent import LATENT, LATENT_LOCAL
 from gptjax.models.mixers.mixer import ENCODERS, Mixer, TokenInfo, mixer_named, register
 from gptjax.models.norms import norm_scale, normed
-from gptjax.models.parameters import bias_at, hidden_init, initializer, parameter, residual_init
+from gptjax.models.parameters import (
+    bias_at,
+    hidden_init,
+    initializer,
+    parameter,
+    residual_init,
+    weight,
+)
 from gptjax.models.product import product
 from gptjax.models.rope import rotate
 
@@ -150,7 +157,7 @@ class Attention(nn.Module):
         cfg = self.config
         D, H = x_BTD.shape[-1], cfg.head_width
         axes = ("embed", axis, "head_dim")
-        w_DNH = parameter(self, name, (D, heads, H), axes, hidden_init(cfg))
+        w_DNH = weight(self, name, (D, heads, H), axes, hidden_init(cfg))
         b_NH = bias_at(self, "qkv", f"{name}_bias", (heads, H), (axis, "head_dim"))
         y_BTNH = product(x_BTD, w_DNH, b_NH)
         return nn.with_logical_constraint(y_BTNH, ("batch", "seq", axis, None))
@@ -160,7 +167,7 @@ class Attention(nn.Module):
         cfg = self.config
         N, H, D = *o_BTNH.shape[2:], cfg.width
         axes = ("heads", "head_dim", "embed")
-        w_NHD = parameter(self, "out", (N, H, D), axes, residual_init(cfg))
+        w_NHD = weight(self, "out", (N, H, D), axes, residual_init(cfg))
         return product(o_BTNH, w_NHD, bias_at(self, "out", "out_bias", (D,), ("embed",)), inputs=2)
 
     def _head_norm(self, x_BTNH: jax.Array, name: str, axis: str) -> jax.Array:

@@ -20,7 +20,7 @@ from gptjax.fields import setting
 from gptjax.models.mixers.cache import Kept, keep, kept
 from gptjax.models.mixers.mixer import Mixer, TokenInfo
 from gptjax.models.norms import normed
-from gptjax.models.parameters import hidden_init, parameter, residual_init
+from gptjax.models.parameters import hidden_init, parameter, residual_init, weight
 from gptjax.models.product import product
 from gptjax.models.rope import rotate
 
@@ -75,7 +75,7 @@ class LatentAttention(nn.Module):
         else:
             o_BTNU = self._attend(plain_BTNH, rotated_BTNr, c_BTR, k_BT1r, info)
         axes = ("heads", "head_dim", "embed")
-        w_NUD = parameter(self, "out", (N, U, D), axes, residual_init(cfg))
+        w_NUD = weight(self, "out", (N, U, D), axes, residual_init(cfg))
         return product(o_BTNU, w_NUD, inputs=2)
 
     def _attend(
@@ -112,7 +112,8 @@ class LatentAttention(nn.Module):
         assert info.decoding is not None and info.positions_BT is not None
         cfg, positions_BT, decoding = self.config, info.positions_BT, info.decoding
         N, H, U = cfg.num_heads, cfg.head_width, cfg.value_width
-        w_RNH = self._matrix("kv_up", c.shape[-1], (N, H + U), ("heads", "head_dim"))
+        axes = ("embed", "heads", "head_dim")
+        w_RNH = parameter(self, "kv_up", (c.shape[-1], N, H + U), axes, hidden_init(cfg))
         absorbed_BTNR = jnp.einsum("btnh,rnh->btnr", plain, w_RNH[..., :H].astype(plain.dtype))
         q_BTNR = jnp.concatenate([absorbed_BTNR, rotated], axis=-1)
         cache, new = kept(self), {"latent": c[:, :, None], "rotated": k_BT1r}
@@ -139,13 +140,6 @@ class LatentAttention(nn.Module):
         )
         return jnp.einsum("btnr,rnu->btnu", o_BTNR, w_RNH[..., H:].astype(o_BTNR.dtype))
 
-    def _matrix(
-        self, name: str, width: int, out: tuple[int, ...], axes: tuple[str, ...]
-    ) -> jax.Array:
-        """A projection's matrix, to be multiplied from its other side."""
-        w = parameter(self, name, (width, *out), ("embed", *axes), hidden_init(self.config))
-        return w if isinstance(w, jax.Array) else product(jnp.eye(width), w)
-
     def _queries(self, x_BTD: jax.Array) -> jax.Array:
         cfg = self.config
         heads, axes = (
@@ -165,7 +159,7 @@ class LatentAttention(nn.Module):
         self, x: jax.Array, name: str, out: tuple[int, ...], axes: tuple[str, ...]
     ) -> jax.Array:
         width = x.shape[-1]
-        w = parameter(self, name, (width, *out), ("embed", *axes), hidden_init(self.config))
+        w = weight(self, name, (width, *out), ("embed", *axes), hidden_init(self.config))
         return product(x, w)
 
 

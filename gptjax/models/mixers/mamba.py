@@ -12,8 +12,8 @@ from gptjax import ops
 from gptjax.fields import setting
 from gptjax.models.mixers.cache import Kept, keep, kept
 from gptjax.models.mixers.mixer import Mixer, TokenInfo, register
-from gptjax.models.parameters import bias_at, hidden_init, parameter, residual_init
-from gptjax.models.product import product
+from gptjax.models.parameters import bias_at, hidden_init, parameter, residual_init, weight
+from gptjax.models.product import dense, product
 from gptjax.ops.backend import platform
 
 if TYPE_CHECKING:
@@ -40,6 +40,8 @@ class SsmConfig:
 
 
 STEP_RANGE = (1e-3, 1e-1)  # of Δ at the start (Gu & Dao, 2023, section 3.6)
+MATRICES = ("in", "select", "step", "out")
+"""Parameters that are multiplied as matrices; the others act on each channel alone."""
 
 
 class Mamba(nn.Module):
@@ -103,6 +105,7 @@ def step(
     config: "ModelConfig", w: Any, x_BD: jax.Array, state: tuple[jax.Array, jax.Array]
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     """One token through a mixer with the parameters `w`: (output [B, D], the next state)."""
+    w = {name: leaf if name in MATRICES else dense(leaf, jnp.float32) for name, leaf in w.items()}
     window_BCI, h_BIZ = state
     I = config.ssm_width
     both = product(x_BD, w["in"], w.get("in_bias"))
@@ -117,7 +120,7 @@ def step(
     return product(y_BI, w["out"], w.get("out_bias")), (seen_BCI[:, 1:], h_BIZ)
 
 
-def _weights(module: Any) -> dict[str, jax.Array]:
+def _weights(module: Any) -> dict[str, Any]:
     cfg = module.config
     D, I, Z, C, R = (
         cfg.width,
@@ -137,7 +140,10 @@ def _weights(module: Any) -> dict[str, jax.Array]:
         "skip_scale": ((I,), ("mlp",), nn.initializers.ones),
         "out": ((I, D), ("mlp", "embed"), residual_init(cfg)),
     }
-    return {name: parameter(module, name, *row) for name, row in shapes.items()}
+    return {
+        name: (weight if name in MATRICES else parameter)(module, name, *row)
+        for name, row in shapes.items()
+    }
 
 
 def _scan_of(config: "ModelConfig", *, going_on: bool = False) -> Any:

@@ -24,6 +24,7 @@ from gptjax.models.mlp import FeedForward
 from gptjax.models.norms import Norm
 from gptjax.models.param_count import sizes
 from gptjax.models.parameters import init_stacked, parameter
+from gptjax.models.product import dense
 from gptjax.models.remat import recomputed
 from gptjax.models.stages import Stages
 
@@ -259,6 +260,6 @@ def _embed(config: CrossText, params: Params, tokens_BT: jax.Array) -> jax.Array
     if not config.extra_tokens:
         return pieces.embed(params["text"], tokens_BT)
     extra_BT = tokens_BT >= V
-    y_BTD = params["extra_tokens"][jnp.maximum(tokens_BT - V, 0)]
+    y_BTD = dense(params["extra_tokens"], jnp.float32)[jnp.maximum(tokens_BT - V, 0)]
     known_BT = jnp.minimum(tokens_BT, V - 1)
     return pieces.embed(params["text"], known_BT, (extra_BT, y_BTD))

@@ -20,6 +20,7 @@ from gptjax.models.config import ModelConfig
 from gptjax.models.layer_stack import run_blocks, stacks_of, unstacked
 from gptjax.models.mixers.mixer import TokenInfo
 from gptjax.models.parameters import init_stacked
+from gptjax.models.product import product
 from gptjax.models.remat import recomputed
 from gptjax.models.stages import Stages
 from gptjax.models.vision import vit
@@ -96,7 +97,7 @@ def project_images(config: ProjectedVision, params: Params, images_BIYXC: jax.Ar
     """
     x_BSW = _features(config.vision, params["vision"], images_BIYXC, config.feature_layer)
     for number, matrix in enumerate(params["projector"]):
-        x_BSW = ops.linear(ops.gelu(x_BSW) if number else x_BSW, matrix["kernel"], matrix["bias"])
+        x_BSW = product(ops.gelu(x_BSW) if number else x_BSW, matrix["kernel"], matrix["bias"])
     return x_BSW
 
 

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gptjax import ops
 from gptjax.errors import UserError
 from gptjax.models.api import ParamCount
+from gptjax.models.product import product
 from gptjax.models.vision.cross_attention import (
     CrossText,
     apply_cross_text,
@@ -107,7 +107,7 @@ def project_tiles(
         config.vision, params["vision"], tiles_BIJYXC.reshape(B * I, *tiles), ratios_BI.reshape(-1)
     )
     projector = params["projector"]
-    x_bJQD = ops.linear(x_bJQU, projector["kernel"], projector["bias"])
+    x_bJQD = product(x_bJQU, projector["kernel"], projector["bias"])
     return x_bJQD.reshape(B, -1, config.language.text.width)
 
 
