@@ -22,6 +22,7 @@ JOBS: dict[str, str] = {
     "predict": "gptjax.jobs.predict",
     "compare": "gptjax.jobs.compare",
     "convert": "gptjax.jobs.convert",
+    "sample": "gptjax.jobs.sample",
     "compile": "gptjax.jobs.compile",
     "plan_mesh": "gptjax.jobs.plan_mesh",
     "tune": "gptjax.jobs.tune",

@@ -128,7 +128,9 @@ def likeliest_set(keys_BV: jax.Array, weights_BV: jax.Array, target_B: jax.Array
     >>> likeliest_set(keys, keys, jnp.array([0.6])).tolist()
     [[False, True, False, True]]
     """
-    bits = jax.lax.bitcast_convert_type(keys_BV.astype(jnp.float32), jnp.uint32)
+    # −0 has other bits than 0, and is as large.
+    keys_BV = jnp.where(keys_BV == 0.0, 0.0, keys_BV).astype(jnp.float32)
+    bits = jax.lax.bitcast_convert_type(keys_BV, jnp.uint32)
     negative = bits >> 31 == 1
     order_BV = jnp.where(negative, ~bits, bits | jnp.uint32(1 << 31))
 

@@ -9,7 +9,7 @@ from gptjax.fields import make, setting
 
 
 @dataclasses.dataclass(frozen=True)
-class Sampling:
+class SamplingConfig:
     """How one answer is made; the requests of a batch may differ in everything here.
 
     Applied in this order: logit bias, penalties, temperature, top-k, top-p, min-p, locally typical.
@@ -62,9 +62,19 @@ class Sampling:
         minimum=0,
         maximum=100,
     )
-    logit_bias: Mapping[int, float] = dataclasses.field(
-        default_factory=dict, metadata={"doc": "added to the logits of single tokens"}
-    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling(SamplingConfig):
+    """The settings, with what a request may give and a config may not.
+
+    Attributes:
+      logit_bias: added to the logits of single tokens, by id.
+      own: settings of filters from outside, by name.
+    """
+
+    logit_bias: Mapping[int, float] = dataclasses.field(default_factory=dict)
+    own: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -87,5 +97,5 @@ def sampling(preset: str = "", **changes: Any) -> Sampling:
     if preset and preset not in PRESETS:
         raise UserError(f"sampling preset {preset!r} is not known; choose one of {[*PRESETS]}")
     bias = changes.pop("logit_bias", {})
-    made = make(Sampling, {**PRESETS.get(preset, {}), **changes}, "sampling")
-    return dataclasses.replace(made, logit_bias=dict(bias))
+    made = make(SamplingConfig, {**PRESETS.get(preset, {}), **changes}, "sampling")
+    return Sampling(**vars(made), logit_bias=dict(bias))

@@ -4,6 +4,7 @@ Rows of a batch hold texts of unequal length, padded on either side; they go on 
 several at a time, past the roll of a window.
 """
 
+import dataclasses
 import functools
 
 import jax
@@ -13,6 +14,7 @@ import pytest
 from flat_settings import changed
 
 from gptjax import models
+from gptjax.errors import UserError
 
 T, PROMPT = 24, 8
 LENGTHS = (8, 3, 5)  # of the prompts
@@ -124,3 +126,27 @@ def test_cached_equals_full(name):
     models.validate(config)
     cache = check(config)
     assert cache.tokens_B.tolist() == [n + 16 for n in LENGTHS]
+
+
+MORE = {"blocksparse", "longformer", "fixed", "linformer"}
+"""Mixers whose cache holds more than no later token can do without (docs/generation.md)."""
+
+
+@pytest.mark.parametrize("name", MIXERS)
+def test_bytes_are_those_of_the_formula(name):
+    config = changed(PLAIN, **MIXERS[name])
+    held, formula = models.held_bytes(config, T), models.cache_bytes(config, T)
+    assert held > formula if name in MORE else held == formula
+    axes, cache = models.cache_axes(config), models.init_cache(config, 2, T)
+    for kept, named in zip(cache.layers, axes.layers, strict=True):
+        assert {k: x.ndim for k, x in kept.items()} == {k: len(x) for k, x in named.items()}
+
+
+def test_a_mixer_without_a_cache_is_refused():
+    mixers = models.MIXERS
+    mixers["bare"] = dataclasses.replace(mixers["global"], cache=None)
+    try:
+        with pytest.raises(UserError, match="has bare layers, which have no cache to decode from"):
+            models.init_cache(changed(PLAIN, layer_pattern=("bare",)), 1, 8)
+    finally:
+        del mixers["bare"]
