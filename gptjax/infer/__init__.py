@@ -5,6 +5,7 @@
 0.0
 """
 
+from gptjax.infer.batching import Batcher, Limits
 from gptjax.infer.generate import Answer, generate, stream
 from gptjax.infer.model import Model, load, prepare
 from gptjax.infer.settings import PRESETS, Sampling, sampling
@@ -12,6 +13,8 @@ from gptjax.infer.settings import PRESETS, Sampling, sampling
 __all__ = [
     "PRESETS",
     "Answer",
+    "Batcher",
+    "Limits",
     "Model",
     "Sampling",
     "generate",

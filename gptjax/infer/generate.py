@@ -180,30 +180,54 @@ class Batch:
         return [self._answer(row, found) for row in range(len(self.requests))]
 
     def _answer(self, row: int, found: dict[str, Any]) -> Answer:
-        request, prompt = self.requests[row], self.prompts[row]
-        done, made = bool(found["done"][row]), int(found["made"][row])
-        ids = found["tokens"][row, :made].tolist()
-        ends = (*self.model.end_ids, *request.stop_ids)
-        ended = bool(ids) and ids[-1] in ends
-        words = Detokenizer(self.model, prompt, request.stop)
-        shown = ids[:-1] if ended else ids
-        text, stopped = words.text(shown, whole=done)
-        if stopped:
-            made = words.tokens_before_stop(shown)
-        finish = "stop" if stopped or ended else "length" if done else ""
-        return Answer(
-            prompt=prompt,
-            tokens=tuple(ids[:made]),
-            logprobs=tuple(found["logprobs"][row, :made].tolist()),
-            top=tuple(
-                tuple(zip(some.tolist(), values.tolist(), strict=True))[: request.logprobs]
-                for some, values in zip(
-                    found["top_ids"][row, :made], found["top_logprobs"][row, :made], strict=True
-                )
+        request, made = self.requests[row], int(found["made"][row])
+        return answer_of(
+            self.model,
+            self.prompts[row],
+            request,
+            found["tokens"][row, :made].tolist(),
+            found["logprobs"][row, :made].tolist(),
+            pairs(
+                found["top_ids"][row, :made, : request.logprobs],
+                found["top_logprobs"][row, :made, : request.logprobs],
             ),
-            text=text,
-            finish=finish,
+            done=bool(found["done"][row]),
         )
+
+
+def answer_of(
+    model: Model,
+    prompt: Sequence[int],
+    request: Sampling,
+    ids: Sequence[int],
+    logprobs: Sequence[float],
+    top: Sequence[tuple[tuple[int, float], ...]],
+    *,
+    done: bool,
+) -> Answer:
+    """The answer of these tokens, up to a stop string; `done`: there will be no more."""
+    made, ends = len(ids), (*model.end_ids, *request.stop_ids)
+    ended = bool(ids) and ids[-1] in ends
+    words = Detokenizer(model, prompt, request.stop)
+    shown = ids[:-1] if ended else ids
+    text, stopped = words.text(shown, whole=done)
+    if stopped:
+        made = words.tokens_before_stop(shown)
+    finish = "stop" if stopped or ended else "length" if done else ""
+    return Answer(
+        prompt=tuple(prompt),
+        tokens=tuple(ids[:made]),
+        logprobs=tuple(logprobs[:made]),
+        top=tuple(top[:made]),
+        text=text,
+        finish=finish,
+    )
+
+
+def pairs(ids_Mt: np.ndarray, logprobs_Mt: np.ndarray) -> tuple[tuple[tuple[int, float], ...], ...]:
+    """(id, log-probability) of the likeliest tokens at each place."""
+    both = zip(ids_Mt.tolist(), logprobs_Mt.tolist(), strict=True)
+    return tuple(tuple(zip(some, values, strict=True)) for some, values in both)
 
 
 def encoded(model: Model, prompt: Prompt) -> list[int]:

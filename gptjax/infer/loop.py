@@ -100,6 +100,23 @@ def prefill(
     last_B = jnp.max(jnp.where(counts_BT, jnp.arange(prompts_BT.shape[1]), 0), axis=1)
     x_B1D = jnp.take_along_axis(x_BTD, last_B[:, None, None], axis=1)
     logits_BV = models.logits(config, params, x_B1D)[:, 0]
+    return first(plan, cache, logits_BV, rows, memories, key_B, ends_Be, limit_B, most=most)
+
+
+def first(
+    plan: Plan,
+    cache: Cache,
+    logits_BV: jax.Array,
+    rows: Rows,
+    memories: Memories,
+    key_B: jax.Array,
+    ends_Be: jax.Array,
+    limit_B: jax.Array,
+    *,
+    most: int,
+) -> State:
+    """The state with the first token of each answer, from the logits after the prompts."""
+    B = logits_BV.shape[0]
     state = State(
         cache=cache,
         token_B=jnp.zeros(B, jnp.int32),
@@ -166,7 +183,7 @@ def _choose(plan: Plan, state: State, logits_BV: jax.Array) -> State:
 
     top_logprobs, top_ids = state.top_logprobs_BMt, state.top_ids_BMt
     if plan.top:
-        values_Bt, ids_Bt = jax.lax.top_k(log_BV, plan.top)
+        values_Bt, ids_Bt = samplers.likeliest(log_BV, state.rows, plan.top)
         top_logprobs, top_ids = written(top_logprobs, values_Bt), written(top_ids, ids_Bt)
     made_B = state.made_B + goes_on_B
     ended_B = jnp.any(token_B[:, None] == state.ends_Be, axis=1) | (made_B >= state.limit_B)

@@ -9,6 +9,7 @@ sort of the vocabulary, the same for every row's own setting, and ties stay toge
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,6 +22,9 @@ from gptjax.infer.settings import Sampling
 Rows = dict[str, jax.Array]
 """The numbers of `Sampling` by name, one for each row of the batch."""
 Memories = dict[str, Any]
+
+ASKED = "asked:"
+"""Before the name of a filter: the entry of Rows that tells which rows need it."""
 
 NUMBERS = (
     "temperature",
@@ -73,7 +77,12 @@ def pick(
     likeliest_B = jnp.argmax(logits_BV, axis=-1)
     if "temperature" not in names:
         return likeliest_B.astype(jnp.int32)
-    drawn_B = jax.vmap(jax.random.categorical)(key_B, logits_BV)
+    drawn_B = _where_asked(
+        rows,
+        "temperature",
+        lambda: jax.vmap(jax.random.categorical)(key_B, logits_BV),
+        lambda: likeliest_B,
+    )
     return jnp.where(rows["temperature"] == 0.0, likeliest_B, drawn_B).astype(jnp.int32)
 
 
@@ -83,8 +92,35 @@ def filtered(
     """The logits after the filters `names`, in the order of FILTERS."""
     for name in FILTERS:
         if name in names:
-            logits_BV = FILTERS[name].apply(logits_BV, rows, memories)
+            one = functools.partial(FILTERS[name].apply, logits_BV, rows, memories)
+            logits_BV = _where_asked(rows, name, one, functools.partial(jnp.copy, logits_BV))
     return logits_BV
+
+
+def asked_of(requests: Sequence[Sampling], names: tuple[str, ...]) -> Rows:
+    """For rows of a program that has all filters: which rows need each of them.
+
+    With these in the rows, a filter runs in a step only where some row asks for it.
+    """
+    is_on = {name: FILTERS[name].is_on for name in names}
+    is_on["logprobs"] = lambda request: request.logprobs > 0
+    return {
+        ASKED + name: jnp.asarray([on(request) for request in requests])
+        for name, on in is_on.items()
+    }
+
+
+def likeliest(log_BV: jax.Array, rows: Rows, count: int) -> tuple[jax.Array, jax.Array]:
+    """(values_Bt, ids_Bt) of the `count` largest of each row; zeros where no row asks for any."""
+    B = log_BV.shape[0]
+    none = jnp.zeros((B, count), log_BV.dtype), jnp.zeros((B, count), jnp.int32)
+    return _where_asked(rows, "logprobs", lambda: tuple(jax.lax.top_k(log_BV, count)), lambda: none)
+
+
+def _where_asked(rows: Rows, name: str, yes: Callable[[], Any], no: Callable[[], Any]) -> Any:
+    """`yes()`, or `no()` where the rows say who asks for `name` and none does."""
+    asked_B = rows.get(ASKED + name)
+    return yes() if asked_B is None else jax.lax.cond(jnp.any(asked_B), yes, no)
 
 
 def names_of(requests: Sequence[Sampling]) -> tuple[str, ...]:
