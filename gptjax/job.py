@@ -23,6 +23,7 @@ JOBS: dict[str, str] = {
     "compare": "gptjax.jobs.compare",
     "convert": "gptjax.jobs.convert",
     "sample": "gptjax.jobs.sample",
+    "quantize": "gptjax.jobs.quantize",
     "compile": "gptjax.jobs.compile",
     "plan_mesh": "gptjax.jobs.plan_mesh",
     "tune": "gptjax.jobs.tune",

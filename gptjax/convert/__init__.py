@@ -9,10 +9,11 @@ from gptjax.convert.huggingface import (
     to_huggingface,
 )
 from gptjax.convert.load import Model, load
-from gptjax.convert.own_folder import save_model
+from gptjax.convert.own_folder import TOKENIZER_SETTINGS, save_model
 
 __all__ = [
     "FAMILIES",
+    "TOKENIZER_SETTINGS",
     "ConvertConfig",
     "Family",
     "Model",

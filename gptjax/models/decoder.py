@@ -10,7 +10,14 @@ import jax.numpy as jnp
 from gptjax import ops
 from gptjax.models.config import ModelConfig
 from gptjax.models.experts import Routing
-from gptjax.models.layer_stack import Stacks, is_one_scan, run_blocks, scan_of, stacks_of
+from gptjax.models.layer_stack import (
+    Stacks,
+    has_by_layer,
+    is_one_scan,
+    run_blocks,
+    scan_of,
+    stacks_of,
+)
 from gptjax.models.mixers.mixer import TokenInfo
 from gptjax.models.norms import Norm
 from gptjax.models.parameters import activation_type, initializer, parameter, weight
@@ -84,7 +91,7 @@ class Decoder(nn.Module):
         x_BTD = nn.with_logical_constraint(x_BTD, ("batch", "seq", "embed"))
         if self.is_initializing() and len(cfg.stacks) > 1:
             x_BTD = Stacks(cfg, name="blocks")(x_BTD, info)
-        elif self.is_initializing() or is_one_scan(cfg):
+        elif self.is_initializing() or self._is_one_scan():
             x_BTD, _ = scan_of(cfg, cfg.layers_of_depth, "blocks")(x_BTD, info)
         else:
             stacks = stacks_of(cfg, nn.unbox(self.variables["params"]["blocks"]))
@@ -105,3 +112,8 @@ class Decoder(nn.Module):
         if cfg.logit_soft_cap:
             logits_BTV = cfg.logit_soft_cap * jnp.tanh(logits_BTV / cfg.logit_soft_cap)
         return nn.with_logical_constraint(logits_BTV, ("batch", "seq", "vocab")), routing
+
+    def _is_one_scan(self) -> bool:
+        """Whether one scan runs all blocks, which their parameters allow where they are alike."""
+        blocks = self.variables["params"]["blocks"]
+        return is_one_scan(self.config) and not has_by_layer(blocks)

@@ -4,6 +4,7 @@ Every parameter has a leading axis of length `depth`, or of the layers of its st
 blocks are scanned or unrolled, so that a checkpoint does not depend on that choice.
 """
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -90,7 +91,8 @@ def run_blocks(
     Returns:
       Also what the routers did, in the order of the layers; None without routers.
     """
-    run = _unrolled_in_segments if unrolled(config) else _scanned_by_period
+    unroll = unrolled(config) or has_by_layer(stacks)
+    run = _unrolled_in_segments if unroll else _scanned_by_period
     inputs = {name: {"params": stack} for name, stack in stacks.items()}
     if seeds_B is not None:
         for name in inputs:
@@ -144,12 +146,33 @@ def by_layer(layers: tuple[Layer, ...], stacks: dict[str, Any]) -> list[Any]:
     return [next(slices[layer.structure]) for layer in layers]
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class ByLayer:
+    """A stack of leaves that are not alike, such as weights of different bits: it is unrolled."""
+
+    layers: tuple[Any, ...]
+
+
+def _is_by_layer(leaf: Any) -> bool:
+    return isinstance(leaf, ByLayer)
+
+
+def has_by_layer(tree: Any) -> bool:
+    """Whether a stack cannot be scanned because its layers are not alike."""
+    return any(map(_is_by_layer, jax.tree.leaves(tree, is_leaf=_is_by_layer)))
+
+
 def unstacked(tree: Any) -> list[Any]:
     """The slices of all leaves along their first axis."""
-    leaves, structure = jax.tree.flatten(tree)
+    leaves, structure = jax.tree.flatten(tree, is_leaf=_is_by_layer)
     # The transpose of unstack is one stack; that of indexing would be a padded sum per layer.
-    each = zip(*(jnp.unstack(leaf) for leaf in leaves), strict=True)
+    each = zip(*(_slices(leaf) for leaf in leaves), strict=True)
     return [jax.tree.unflatten(structure, one) for one in each]
+
+
+def _slices(leaf: Any) -> Any:
+    return leaf.layers if _is_by_layer(leaf) else jnp.unstack(leaf)
 
 
 def _joined(found: list[Routing | None]) -> Routing | None:

@@ -9,6 +9,17 @@ from gptjax.ops.activations import (
     relu,
     swish,
 )
+from gptjax.ops.affine_quantization import (
+    BITS,
+    affine_grid,
+    from_codes,
+    in_groups,
+    integer_product,
+    pack_codes,
+    padded_inputs,
+    to_codes,
+    unpack_codes,
+)
 from gptjax.ops.attention import attention
 from gptjax.ops.bidirectional_attention import bidirectional_attention
 from gptjax.ops.blockwise_attention import blockwise_attention
@@ -39,6 +50,12 @@ from gptjax.ops.lsh_attention import (
     lsh_cached_attention,
 )
 from gptjax.ops.masked_attention import alibi_slopes, masked_attention
+from gptjax.ops.normal_float import (
+    dequantize_absmax,
+    dequantize_nf4,
+    quantize_absmax,
+    quantize_nf4,
+)
 from gptjax.ops.norms import layer_norm, rms_norm
 from gptjax.ops.performer_attention import (
     orthogonal_features,
@@ -77,11 +94,13 @@ from gptjax.ops.sparse_attention import (
 from gptjax.ops.stochastic_rounding import stochastic_round
 
 __all__ = [
+    "BITS",
     "FEED_FORWARD",
     "ROPE_SCALINGS",
     "Head",
     "RopeScaling",
     "Sees",
+    "affine_grid",
     "alibi_slopes",
     "assign_slots",
     "attend_by",
@@ -97,17 +116,22 @@ __all__ = [
     "combine",
     "cross_entropy",
     "cudnn_attention",
+    "dequantize_absmax",
+    "dequantize_nf4",
     "dispatch",
     "expert_capacity",
     "expert_share",
     "fill_ring",
     "fixed_attention",
+    "from_codes",
     "gated",
     "gelu",
     "gelu_tanh",
     "hash_rotations",
     "importance_loss",
+    "in_groups",
     "in_order",
+    "integer_product",
     "layer_norm",
     "linear",
     "linformer_attention",
@@ -120,10 +144,14 @@ __all__ = [
     "masked_attention",
     "mix_experts",
     "orthogonal_features",
+    "pack_codes",
+    "padded_inputs",
     "penalised_cross_entropy",
     "performer_attention",
     "performer_read",
     "performer_sums",
+    "quantize_absmax",
+    "quantize_nf4",
     "quick_gelu",
     "ragged_product",
     "relu",
@@ -144,6 +172,8 @@ __all__ = [
     "stochastic_round",
     "strided_attention",
     "swish",
+    "to_codes",
+    "unpack_codes",
     "windowed_attention",
     "write_ring",
 ]
