@@ -12,7 +12,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from gptjax import data, job, models, optim
-from gptjax.convert.config import ConvertConfig
+from gptjax.accelerators import ACCELERATORS
 from gptjax.cost.walltime import MachineConfig
 from gptjax.data import Corpus, cache
 from gptjax.data.config import DataConfig
@@ -40,7 +40,7 @@ class General:
         "GPTJAX_COORDINATOR, GPTJAX_PROCESSES and GPTJAX_PROCESS",
     )
     device: str = setting(
-        "auto", "where to compute; auto = the best there is", choices=("auto", "cpu", "gpu", "tpu")
+        "auto", "where to compute; auto = the best there is", choices=("auto", "cpu", *ACCELERATORS)
     )
     compilation_cache: str = setting(
         "auto",
@@ -61,7 +61,6 @@ class Config:
     mesh: MeshConfig
     sweep: SweepConfig
     compare: CompareConfig
-    convert: ConvertConfig
     fit: FitConfig
     report: ReportConfig
     machine: MachineConfig
@@ -77,7 +76,6 @@ SECTIONS: dict[str, type] = {
     "mesh": MeshConfig,
     "sweep": SweepConfig,
     "compare": CompareConfig,
-    "convert": ConvertConfig,
     "fit": FitConfig,
     "report": ReportConfig,
     "machine": MachineConfig,

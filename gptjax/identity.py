@@ -33,7 +33,10 @@ SCHEMA = 2
 CHANGED: dict[int, dict[str, Any]] = {}
 """Version → canonical key → the default before that version."""
 
-RETIRED = ("table", "forms", "laws", "flops", "target", "compiled")
+RETIRED = (
+    *("table", "forms", "laws", "flops", "target", "compiled"),
+    *(f"convert.{name}" for name in ("direction", "folder", "model_type", "dtype", "shard_gb")),
+)
 """Canonical keys that folders may have, and that say nothing of them: settings of other jobs."""
 
 REQUIRED = dataclasses.MISSING

@@ -1,6 +1,5 @@
 """Model folders in and out: one loader for ours and Hugging Face's, and a writer for each."""
 
-from gptjax.convert.config import ConvertConfig
 from gptjax.convert.families import FAMILIES, Family, Tensor
 from gptjax.convert.huggingface import (
     family_of,
@@ -14,7 +13,6 @@ from gptjax.convert.own_folder import TOKENIZER_SETTINGS, save_model
 __all__ = [
     "FAMILIES",
     "TOKENIZER_SETTINGS",
-    "ConvertConfig",
     "Family",
     "Model",
     "Tensor",

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from gptjax import models
 from gptjax.errors import UserError
 from gptjax.models import Layer
+from gptjax.models.remat import ON_DEVICE
 from gptjax.train import (
     RunSpec,
     init_state,
@@ -17,9 +18,6 @@ from gptjax.train import (
     next_token,
     next_token_batch,
 )
-
-BY_COST = ("none", "dots", "block", "sqrt")
-"""Rematerialisation, from the least to the most work done again."""
 
 
 def training_bytes(run: RunSpec) -> float:
@@ -71,7 +69,7 @@ def resolve_remat(spec: RunSpec, budget_gb: float) -> RunSpec:
     if spec.model.remat != "auto":
         return spec
     needed: dict[str, int] = {}
-    for policy in BY_COST:
+    for policy in ON_DEVICE:
         model = dataclasses.replace(spec.model, remat=policy)
         resolved = dataclasses.replace(spec, model=model)
         needed[policy] = step_bytes(resolved)[0]

@@ -18,14 +18,11 @@ import jax.numpy as jnp
 
 from gptjax import models, ops
 from gptjax.cost.chips import Chip
+from gptjax.models.remat import POLICIES
 from gptjax.parallel import Layout, MeshConfig, abstract_mesh
 from gptjax.train.config import RunSpec
 from gptjax.train.layout import check_mesh, state_shardings
 from gptjax.train.state import TrainState, init_state
-
-FORWARD_AGAIN = {"none": 0.0, "block": 1.0, "sqrt": 2.0}
-"""Forward passes over the blocks that the backward pass does again, by `model.remat`; the policies
-that are not here compute the scores of attention again."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,8 +192,9 @@ class _Shape:
         model = self.spec.model
         scores = 4 * model.seq_len * model.num_heads * model.head_width
         products = 2 * models.count_params(model).non_embedding / model.depth
-        share = scores / (scores + products)
-        return FORWARD_AGAIN.get(model.remat, share) + (self.axis("pipe") > 1)
+        again = POLICIES[model.remat].again
+        share = scores / (scores + products) if again is None else again
+        return share + (self.axis("pipe") > 1)
 
     @property
     def params(self) -> tuple[float, float]:
@@ -226,14 +224,8 @@ def _per_token(shape: _Shape) -> tuple[float, float, float]:
 def _kept(shape: _Shape) -> float:
     """Elements of a token that are kept for the backward pass, over all layers of a stage."""
     every, products, stream = _per_token(shape)
-    layers = shape.layers
-    return {
-        "none": layers * every,
-        "dots": layers * (products + stream),
-        "offload": layers * stream,
-        "block": layers * stream,
-        "sqrt": 2 * math.sqrt(layers) * stream,
-    }[shape.spec.model.remat]
+    kept = POLICIES[shape.spec.model.remat].kept
+    return kept(shape.layers, every, products + stream, stream)
 
 
 def _bytes(shape: _Shape, state: State) -> Bytes:

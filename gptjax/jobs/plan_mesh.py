@@ -23,11 +23,9 @@ from gptjax.errors import UserError
 from gptjax.fields import setting
 from gptjax.files import write_json
 from gptjax.job import Job
+from gptjax.models.remat import ON_DEVICE
 from gptjax.parallel import AXES, MeshConfig
 from gptjax.train import RunSpec, layout_over
-
-POLICIES = ("none", "dots", "block", "sqrt")
-"""Of `model.remat`; offloading is left out, because no time is known for the way to the host."""
 
 SHOWN = 12
 
@@ -97,7 +95,7 @@ def _estimates(spec: RunSpec, config: MeshConfig, devices: int, chip: Chip) -> I
     flops = training_flops_per_token(spec.model, spec.optim.cost)
     for sizes in factorizations(devices, [axis for axis in AXES if axis in TRAFFIC]):
         mesh = with_sizes(config, sizes)
-        for remat in POLICIES:
+        for remat in ON_DEVICE:
             try:
                 yield estimate(with_remat(spec, remat), mesh, devices, chip, flops)
             except UserError:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from gptjax.errors import UserError
-from gptjax.models.config import ModelConfig
+from gptjax.models.config import FAMILIES, ModelConfig, ModelFamily
 from gptjax.models.decoder import Decoder
 from gptjax.models.experts import Routing
 from gptjax.models.mixers.mixer import TokenInfo
@@ -18,8 +18,7 @@ from gptjax.models.validate import validate
 
 Params = Any  # nested dict of float32 arrays
 
-_FAMILIES = {"decoder": Decoder}
-_SIZES = {"decoder": sizes}
+FAMILIES["decoder"] = ModelFamily(Decoder, sizes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,7 +142,7 @@ def count_params(config: ModelConfig) -> ParamCount:
       UserError: where the config's fields contradict each other.
     """
     validate(config)
-    embedding, inside = _SIZES[config.family](config)
+    embedding, inside = FAMILIES[config.family].sizes(config)
     head = config.width * config.vocab_size
     total = embedding + inside + (0 if config.tied_head else head)
     return ParamCount(total, inside, inside + head)
@@ -156,7 +155,8 @@ def count_active_params(config: ModelConfig) -> ParamCount:
       UserError: where the config's fields contradict each other.
     """
     validate(config)
-    total, active = (_SIZES[config.family](config, active=only)[1] for only in (False, True))
+    sizes_of = FAMILIES[config.family].sizes
+    total, active = (sizes_of(config, active=only)[1] for only in (False, True))
     count, idle = count_params(config), total - active
     return ParamCount(
         count.total - idle, count.non_embedding - idle, count.non_embedding_with_head - idle
@@ -174,7 +174,7 @@ def logical_axes(config: ModelConfig) -> Any:
 
 
 def _module(config: ModelConfig) -> nn.Module:
-    return _FAMILIES[config.family](config)
+    return FAMILIES[config.family].module(config)
 
 
 def _boxed(config: ModelConfig, key: jax.Array) -> Any:

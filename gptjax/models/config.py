@@ -2,15 +2,40 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
+from typing import Any
 
 import gptjax.models.mixers  # noqa: F401 they register the choices
 from gptjax.fields import section, setting
 from gptjax.models.experts import ExpertsConfig
+from gptjax.models.mixers.attention import QK_NORMS
 from gptjax.models.mixers.config import MixerConfig
 from gptjax.models.mixers.mixer import MIXERS, mixer_named
 from gptjax.models.mlp import MLPS
+from gptjax.models.norms import NORMS
+from gptjax.models.remat import POLICIES
 from gptjax.models.rope import RopeConfig
 from gptjax.ops import FEED_FORWARD
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelFamily:
+    """One choice of `model.family`.
+
+    Attributes:
+      module: linen module with the field `config`, called as `Decoder` is.
+      sizes: (config, active) → (parameters of its embedding, all others), as `param_count.sizes`.
+    """
+
+    module: Any
+    sizes: Callable[..., tuple[int, int]]
+
+
+BIAS_PLACES = ("qkv", "out", "mlp", "norm")
+"""Projections to heads and back, feed-forwards, and layer norms."""
+
+FAMILIES: dict[str, ModelFamily] = {}
+"""The choices of `model.family`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +76,7 @@ TRAINS_ROUTERS = (
 class ModelConfig:
     """A decoder-only transformer. `validate` checks what one field cannot know of another."""
 
-    family: str = setting("decoder", "the kind of model", choices=("decoder",))
+    family: str = setting("decoder", "the kind of model", choices=FAMILIES)
     preset: str = setting("", "a published model whose values replace the defaults below")
     vocab_size: int = setting(0, "number of tokens; 0: the tokenizer's", minimum=0)
     depth: int = setting(4, "number of blocks", minimum=1)
@@ -61,7 +86,7 @@ class ModelConfig:
     head_dim: int = setting(0, "width of a head; 0: width / num_heads", minimum=0)
     mlp_width: int = setting(0, "hidden width of the feed-forward; 0: 4 x width", minimum=0)
     seq_len: int = setting(128, "context in tokens", minimum=1)
-    norm: str = setting("layernorm", "normalisation", choices=("layernorm", "rmsnorm"))
+    norm: str = setting("layernorm", "normalisation", choices=NORMS)
     norm_place: str = setting(
         "pre",
         "norm before each sublayer, after its sum with the residual stream, or around it (Gemma 2)",
@@ -114,7 +139,7 @@ class ModelConfig:
         "none",
         "norm of each query's and key's head, with one scale for all heads (Qwen3) or one each "
         "(Command R+)",
-        choices=("none", "shared", "per_head"),
+        choices=QK_NORMS,
     )
     attention_scale: float = setting(0.0, "multiplies the scores; 0: 1/√head_dim", minimum=0.0)
     attention_soft_cap: float = setting(
@@ -139,9 +164,9 @@ class ModelConfig:
     experts: ExpertsConfig = section(ExpertsConfig, "mixtures of experts")
     use_bias: bool = setting(True, "biases at model.bias_places")
     bias_places: tuple[str, ...] = setting(
-        ("qkv", "out", "mlp", "norm"),
+        BIAS_PLACES,
         "where there are biases if model.use_bias; Qwen2.5 has qkv only",
-        choices=("qkv", "out", "mlp", "norm"),
+        choices=BIAS_PLACES,
     )
     tied_head: bool = setting(True, "the head is the token embedding, transposed")
     init_scale: float = setting(0.02, "standard deviation of the initial weights", above=0.0)
@@ -166,10 +191,10 @@ class ModelConfig:
     )
     remat: str = setting(
         "none",
-        "what the backward pass computes again to save memory: nothing, each block, segments of √L "
-        "blocks, all but products with parameters, the same with those on the host; auto: the "
-        "cheapest that fits train.memory_gb",
-        choices=("none", "block", "sqrt", "dots", "offload", "auto"),
+        "what the backward pass computes again to save memory: nothing, all but products with "
+        "parameters, each block, segments of √L blocks, all but products that lie on the host; "
+        "auto: the cheapest that fits train.memory_gb",
+        choices=(*POLICIES, "auto"),
     )
 
     @property

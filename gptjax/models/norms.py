@@ -1,5 +1,6 @@
 """Normalisation: LayerNorm and RMSNorm with a config's settings."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import flax.linen as nn
@@ -36,6 +37,12 @@ def norm_scale(module: Any, name: str, shape: tuple[int, ...], axes: tuple[str, 
 
 
 def normed(config: "ModelConfig", x: jax.Array, scale: jax.Array, bias: Any = None) -> jax.Array:
-    if config.norm == "rmsnorm":
-        return ops.rms_norm(x, scale, eps=config.norm_eps)
-    return ops.layer_norm(x, scale, bias, eps=config.norm_eps)
+    """The norm that the config names, over the last axis."""
+    return NORMS[config.norm](x, scale, bias, config.norm_eps)
+
+
+NORMS: dict[str, Callable[[jax.Array, jax.Array, Any, float], jax.Array]] = {
+    "layernorm": lambda x, scale, bias, eps: ops.layer_norm(x, scale, bias, eps=eps),
+    "rmsnorm": lambda x, scale, bias, eps: ops.rms_norm(x, scale, eps=eps),
+}
+"""The choices of `model.norm`, of (x, scale, bias, epsilon)."""

@@ -35,7 +35,7 @@ class RopeConfig:
     scaling: str = setting(
         "none",
         "frequencies for texts beyond the trained length",
-        choices=("none", "linear", "ntk", "dynamic", "yarn", "longrope", "llama3"),
+        choices=ops.ROPE_SCALINGS,
         was="rope_scaling",
     )
     factor: float = setting(

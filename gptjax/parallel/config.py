@@ -3,6 +3,8 @@
 import dataclasses
 
 from gptjax.fields import setting
+from gptjax.parallel.context import CONTEXTS
+from gptjax.parallel.schedules import ORDERS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +21,7 @@ class MeshConfig:
     context: str = setting(
         "ring",
         "attention across mesh.seq: keys and values go around, or tokens are exchanged for heads",
-        choices=("ring", "all_to_all"),
+        choices=CONTEXTS,
     )
     expert: int = setting(
         1, "parts that experts are cut into, and the batch with them; tokens go to their experts"
@@ -27,7 +29,7 @@ class MeshConfig:
     schedule: str = setting(
         "1f1b",
         "order of forward and backward passes over the stages",
-        choices=("gpipe", "1f1b", "interleaved"),
+        choices=ORDERS,
     )
     pipe_chunks: int = setting(2, "parts of the layers on each stage, for interleaved", minimum=2)
     zero: int = setting(

@@ -42,12 +42,7 @@ def make_sequence_sharding(mesh: Mesh, kind: str, rules: Any) -> SequenceShardin
     devices = mesh.shape[AXIS]
     if devices == 1:
         return None
-    cut = _Cut(mesh, rules)
-    if kind == "ring":
-        return SequenceSharding(
-            functools.partial(_balanced_order, devices), functools.partial(_ring, cut, devices)
-        )
-    return SequenceSharding(lambda T: None, functools.partial(_all_to_all, cut, devices))
+    return CONTEXTS[kind](_Cut(mesh, rules), devices)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,3 +141,14 @@ def fitting(spec: Any, shape: tuple[int, ...], sizes: Any) -> P:
         return entry if size % math.prod(sizes[name] for name in names) == 0 else None
 
     return P(*(kept(entry, size) for entry, size in zip(spec, shape, strict=False)))
+
+
+CONTEXTS: dict[str, Callable[[_Cut, int], SequenceSharding]] = {
+    "ring": lambda cut, devices: SequenceSharding(
+        functools.partial(_balanced_order, devices), functools.partial(_ring, cut, devices)
+    ),
+    "all_to_all": lambda cut, devices: SequenceSharding(
+        lambda T: None, functools.partial(_all_to_all, cut, devices)
+    ),
+}
+"""The choices of `mesh.context`."""

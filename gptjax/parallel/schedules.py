@@ -126,6 +126,7 @@ def _alternate(ahead: int, forward: list[Op], backward: list[Op]) -> Iterator[Op
 
 
 ORDERS = {"gpipe": _gpipe, "1f1b": _one_forward_one_backward, "interleaved": _interleaved}
+"""The choices of `mesh.schedule`: the order of passes on one stage."""
 
 
 COLUMNS = (

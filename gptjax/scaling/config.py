@@ -1,12 +1,51 @@
 """Settings of a fit: what is counted how, which laws are fitted, how intervals are made."""
 
 import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
 
 from gptjax.fields import setting
 
-PARAMS_CONVENTIONS = ("total", "non_embedding", "non_embedding_with_head")
-LOSS_KINDS = ("huber_log", "squares_log", "lad_log", "huber", "squares", "lad")
-LOSS_UNITS = ("nats", "bits", "perplexity")
+
+class Counted(NamedTuple):
+    """A convention of counting, in words and on an axis."""
+
+    words: str
+    label: str
+
+
+PARAMS_CONVENTIONS = {
+    "total": Counted("all parameters", "parameters N (total)"),
+    "non_embedding": Counted("parameters without embeddings", "parameters N (no embeddings)"),
+    "non_embedding_with_head": Counted(
+        "parameters without embeddings, but with the output head", "parameters N (body + head)"
+    ),
+}
+"""Which parameters N counts."""
+FLOPS_CONVENTIONS = {
+    "exact": "exact FLOPs, counted matmul by matmul",
+    "6nd": "FLOPs as 6·N·D",
+}
+"""Which FLOPs C counts, in words."""
+LOSS_KINDS = {
+    "huber_log": "Huber on log residuals",
+    "squares_log": "least squares on log residuals",
+    "lad_log": "least absolute log residuals",
+    "huber": "Huber on residuals",
+    "squares": "least squares on residuals",
+    "lad": "least absolute residuals",
+}
+"""What is summed over runs, in words."""
+QUANTITIES = ("loss", "log_params")
+"""Quantities whose interval a plan of further runs may shrink."""
+LOSS_UNITS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "nats": lambda loss: loss,
+    "bits": lambda loss: loss * np.log(2),
+    "perplexity": np.log,
+}
+"""Nats a token of a loss in each unit."""
 APPROACHES = ("envelope", "isoflop", "parametric")
 
 
@@ -20,7 +59,7 @@ class FitConfig:
         choices=PARAMS_CONVENTIONS,
     )
     flops_convention: str = setting(
-        "exact", "which FLOPs C counts: per-matmul, or 6 N D", choices=("exact", "6nd")
+        "exact", "which FLOPs C counts: per-matmul, or 6 N D", choices=FLOPS_CONVENTIONS
     )
     approaches: tuple[str, ...] = setting(
         APPROACHES, "which of Chinchilla's three approaches to run", choices=APPROACHES
@@ -68,9 +107,7 @@ class FitConfig:
         "FLOPs that the plan of what to run next may spend; 0: as many as were spent",
         minimum=0,
     )
-    next_quantity: str = setting(
-        "loss", "whose interval that plan shrinks", choices=("loss", "log_params")
-    )
+    next_quantity: str = setting("loss", "whose interval that plan shrinks", choices=QUANTITIES)
     settings: tuple[str, ...] = setting(
         (),
         "columns, such as learning_rate, whose best value at each N and D is fitted as K N^a D^b; "

@@ -1,6 +1,7 @@
 """Attention by heads: over all earlier tokens, the last ones of a window, or both ways."""
 
 import functools
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import flax.linen as nn
@@ -208,8 +209,16 @@ def attention_params(config: "ModelConfig") -> int:
     inputs = N * (1 + config.attention_gate) + 2 * K
     weights = D * H * (inputs + N)
     biases = config.has_bias("qkv") * H * inputs + config.has_bias("out") * D
-    head_norms = {"none": 0, "shared": 2 * H, "per_head": (N + K) * H}[config.qk_norm]
+    head_norms = H * QK_NORMS[config.qk_norm](config)
     return weights + biases + head_norms + config.attention_sinks * N
+
+
+QK_NORMS: dict[str, Callable[["ModelConfig"], int]] = {
+    "none": lambda config: 0,
+    "shared": lambda config: 2,
+    "per_head": lambda config: config.num_heads + config.kv_heads,
+}
+"""The choices of `model.qk_norm`: scales of queries' and keys' heads, each as wide as a head."""
 
 
 def projection_params(config: "ModelConfig", heads: int) -> int:

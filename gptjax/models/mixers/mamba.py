@@ -19,6 +19,12 @@ from gptjax.ops.backend import platform
 if TYPE_CHECKING:
     from gptjax.models.config import ModelConfig
 
+SCANS = {
+    "associative": (ops.selective_scan, ops.selective_scan_from),
+    "in_turn": (ops.selective_scan_in_turn, ops.selective_scan_from_in_turn),
+}
+"""By `model.mixer.ssm.scan`: over all tokens, and on from a state that it gives back."""
+
 
 @dataclasses.dataclass(frozen=True)
 class SsmConfig:
@@ -34,7 +40,7 @@ class SsmConfig:
         "auto",
         "mamba: all tokens at once, or one after the other; auto: the latter on a CPU; the numbers "
         "are the same",
-        choices=("auto", "associative", "in_turn"),
+        choices=("auto", *SCANS),
         was="ssm_scan",
     )
 
@@ -152,12 +158,10 @@ def _scan_of(config: "ModelConfig", *, going_on: bool = False) -> Any:
     Args:
       going_on: from a state, which it gives back.
     """
-    in_turn = config.mixer.ssm.scan == "in_turn"
-    if config.mixer.ssm.scan == "auto":
-        in_turn = platform() == "cpu"
-    if going_on:
-        return ops.selective_scan_from_in_turn if in_turn else ops.selective_scan_from
-    return ops.selective_scan_in_turn if in_turn else ops.selective_scan
+    name = config.mixer.ssm.scan
+    if name == "auto":
+        name = "in_turn" if platform() == "cpu" else "associative"
+    return SCANS[name][going_on]
 
 
 def _select(config: "ModelConfig", w: Any, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:

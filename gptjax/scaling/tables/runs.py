@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from gptjax.errors import UserError
-from gptjax.scaling.config import FitConfig
+from gptjax.scaling.config import LOSS_UNITS, FitConfig
 from gptjax.scaling.tables import curves, dialects, states, units
 from gptjax.scaling.tables.table import Table, as_table
 
@@ -150,7 +150,7 @@ def units_check(
 
 
 def _nats(loss: np.ndarray, unit: str) -> np.ndarray:
-    return {"nats": loss, "bits": loss * np.log(2), "perplexity": np.log(loss)}[unit]
+    return LOSS_UNITS[unit](loss)
 
 
 def _last_points(
