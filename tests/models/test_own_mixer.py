@@ -75,7 +75,7 @@ def test_it_is_counted():
 
 def test_it_trains():
     model = small()
-    assert memory.training_bytes(RunSpec(model, OptimConfig(), batch_size=4, steps=20)) > 0
+    assert memory.estimate_bytes(RunSpec(model, OptimConfig(), batch_size=4, steps=20)).total > 0
     tokens = jnp.asarray(np.arange(4 * 9).reshape(4, 9) % 11, jnp.int32)
 
     def loss(params):

@@ -312,7 +312,7 @@ def test_a_growing_batch_changes_no_cells_cost():
 
 def test_a_stack_is_no_larger_than_its_memory():
     run = stack_plan(stack=1)[0].cells[0].run
-    three = 3.5 * memory.training_bytes(run) / 2**30
+    three = 3.5 * memory.estimate_bytes(run).total / 2**30
     sizes = [len(b.cells) for b in stack_plan(stack=6, stack_gb=three) if b.cells[0].run == run]
     assert sizes == [3]
     assert all(not bundle.stacked for bundle in stack_plan(stack=6, stack_gb=1e-9))
