@@ -66,6 +66,9 @@ class Config:
     machine: MachineConfig
     own: Mapping[str, Any] = dataclasses.field(default_factory=dict, metadata={"identity": None})
     """The settings of each job that has its own, by the job's name."""
+    experiment_file: str = dataclasses.field(default="", metadata={"identity": None})
+    """The experiment of the command, FILE or FILE:TEXT: worker processes run it too, because it may
+    register sources, mixers and other choices."""
 
 
 SECTIONS: dict[str, type] = {

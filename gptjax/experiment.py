@@ -52,6 +52,12 @@ def load(experiment: str) -> dict[str, Any]:
     )
 
 
+def absolute(experiment: str) -> str:
+    """The same experiment from any folder."""
+    name, colon, argument = experiment.partition(":")
+    return f"{Path(name).absolute()}{colon}{argument}"
+
+
 def override(
     config: Mapping[str, Any], overrides: Iterable[tuple[str, str | None]]
 ) -> dict[str, Any]:

@@ -74,6 +74,7 @@ class Workers:
             f"--workdir={self._folder}",
             f"--name={name}",
             *self._pin(index),
+            *self._experiment(),
         ]
         log = self._folder / "logs" / f"worker-{index}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -91,6 +92,10 @@ class Workers:
         if not cores.only_cpu(self._config):
             return []
         return [f"--core={index}"]
+
+    def _experiment(self) -> list[str]:
+        name = self._config.experiment_file
+        return [f"--experiment={name}"] if name else []
 
     def _reap(self) -> None:
         """Notice workers that ended: done, a user's error, or a crash that is tried again."""

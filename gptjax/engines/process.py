@@ -24,6 +24,18 @@ def work(folder: Path, name: str) -> int:
         return train(config, corpus, folder, name, read_plan(folder).bundles, stop)
 
 
+def register(experiment: str) -> None:
+    """Run the experiment of the command, for the sake of what it registers.
+
+    Raises:
+      UserError: where this machine has no such file, or it fails.
+    """
+    if experiment:
+        from gptjax.experiment import load
+
+        load(experiment)
+
+
 def prepare(folder: Path) -> tuple[Any, Any]:
     """Start JAX; the config that made a folder, and its corpus."""
     from gptjax.config import enable_compilation_cache, load_corpus
@@ -86,6 +98,7 @@ def _process() -> int:
     parser.add_argument("--workdir", type=Path, required=True)
     parser.add_argument("--name", required=True)
     parser.add_argument("--core", type=int, default=None)
+    parser.add_argument("--experiment", default="")
     options = parser.parse_args()
     adapt_streams()
     die_with_parent()
@@ -94,6 +107,7 @@ def _process() -> int:
     from gptjax.errors import UserError
 
     try:
+        register(options.experiment)
         return work(options.workdir, options.name)
     except UserError as error:
         print(f"gptjax: {error}", file=sys.stderr)

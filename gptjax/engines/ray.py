@@ -84,11 +84,13 @@ class Order:
       folder: the sweep's, as all nodes see it.
       bundle: its name.
       pinned: whether the process keeps to one core.
+      experiment: the file that the node runs too, for what it registers; '' for none.
     """
 
     folder: str
     bundle: str
     pinned: bool
+    experiment: str = ""
 
 
 class Workers:
@@ -130,6 +132,7 @@ class Workers:
                 folder=os.fspath(self._folder),
                 bundle=bundle.name,
                 pinned=cores.only_cpu(self._config),
+                experiment=self._config.experiment_file,
             )
             self._running[task.remote(order)] = bundle
 
@@ -183,7 +186,7 @@ def train_bundle(order: Order) -> int:
       UserError: when the tokens on this node are not those of the sweep.
     """
     folder = Path(order.folder)
-    config, corpus = _prepare(order.folder, order.pinned)
+    config, corpus = _prepare(order.folder, order.pinned, order.experiment)
     bundles = [one for one in read_plan(folder).bundles if one.name == order.bundle]
     with stop_on_signal() as stop:
         worker = f"{os.uname().nodename}-{os.getpid()}-ray"
@@ -191,9 +194,14 @@ def train_bundle(order: Order) -> int:
 
 
 @functools.cache
-def _prepare(folder: str, pinned: bool) -> tuple[Config, Any]:
+def _prepare(folder: str, pinned: bool, experiment: str) -> tuple[Config, Any]:
     """Once for all tasks that a process of Ray's gets: config and corpus."""
     cores.one_device_a_process()
     if pinned:
         cores.pin(0)
+    _register(experiment)
     return process.prepare(Path(folder))
+
+
+_register = functools.cache(process.register)
+"""Once in a process, whatever folders its tasks are of."""
