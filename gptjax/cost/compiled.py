@@ -13,7 +13,7 @@ from typing import Any
 
 from gptjax.accelerators import ACCELERATORS
 from gptjax.cost.chips import Target
-from gptjax.cost.model_flops import training_flops_per_token
+from gptjax.cost.flops import training_flops_per_token
 from gptjax.cost.roofline import Estimate, estimate
 from gptjax.errors import UserError
 from gptjax.models.mixers import kernels

@@ -107,8 +107,8 @@ def held_by(shape: "Shape", state: "State", platform: str) -> Bytes:
 def _held_inside(shape: "Shape", platform: str) -> float:
     """Bytes of one token that mixers and feed-forwards hold besides what every block has.
 
-    In every layer at once where nothing is computed again, else in the one at work. They are counted
-    in bytes of an activation of 16 bits.
+    In every layer at once where nothing is computed again, else in the one at work. `held` counts
+    bytes of 16-bit activations.
     """
     held = [
         _inside_layer(shape.spec, layer, platform) for layer in shape.spec.model.layers_of_depth

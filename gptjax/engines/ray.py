@@ -11,7 +11,6 @@ import importlib.util
 import logging
 import os
 import socket
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from gptjax.config import Config
 from gptjax.engines import cores, process
 from gptjax.engines.cells import read_plan
 from gptjax.engines.display import Display
+from gptjax.engines.retries import Retries
 from gptjax.engines.worker import forget_dead
 from gptjax.errors import UserError
 from gptjax.sweeps import Bundle, records, timing
@@ -99,7 +99,7 @@ class Workers:
     def __init__(self, config: Config, folder: Path, bundles: Sequence[Bundle]) -> None:
         self._config, self._folder, self._bundles = config, folder.absolute(), bundles
         self._running: dict[Any, Bundle] = {}
-        self._crashes: Counter[str] = Counter()
+        self._retries = Retries(self._folder, config.sweep.attempts)
 
     def run(self, stop: Any) -> int:
         """Keep tasks going until every cell has a record; returns the exit status."""
@@ -155,11 +155,8 @@ class Workers:
     def _crashed(self, bundle: Bundle, reason: str) -> None:
         """Record the cell that was at work as failed when it has crashed too often."""
         left = records.open_cells(self._folder, bundle.cells)
-        if not left:
-            return
-        self._crashes[left[0].id] += 1
-        if self._crashes[left[0].id] >= self._config.sweep.attempts:
-            records.write_failed(self._folder, left[0], f"its Ray task ended: {reason}")
+        if left:
+            self._retries.crashed(left[0], f"its Ray task ended: {reason}")
 
     def _stop_all(self) -> int:
         """Tell every task to save and end, and wait for them."""

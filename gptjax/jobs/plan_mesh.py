@@ -17,7 +17,7 @@ from gptjax.accelerators import ACCELERATORS
 from gptjax.config import Config, run_spec
 from gptjax.cost import compiled
 from gptjax.cost.chips import Chip, Target, parse_target
-from gptjax.cost.model_flops import training_flops_per_token
+from gptjax.cost.flops import training_flops_per_token
 from gptjax.cost.roofline import TRAFFIC, Estimate, estimate
 from gptjax.errors import UserError
 from gptjax.fields import setting

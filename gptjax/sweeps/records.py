@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from gptjax import identity, models
-from gptjax.cost import model_flops
+from gptjax.cost.flops import flops_6nd
 from gptjax.errors import UserError
 from gptjax.files import create_json, finite, read_json, write_atomic, write_json
 from gptjax.identity import digest
@@ -89,7 +89,7 @@ def describe(cell: Cell) -> dict[str, Any]:
         "cell": cell.id,
         "budget": cell.budget,
         "flops": cell.flops,
-        "flops_6nd": model_flops.flops_6nd(run),
+        "flops_6nd": flops_6nd(run),
         "params_total": count.total,
         "params_non_embedding": count.non_embedding,
         "params_non_embedding_with_head": count.non_embedding_with_head,

@@ -13,7 +13,7 @@ from gptjax import config as configs
 from gptjax import experiment, models
 from gptjax.config import run_spec
 from gptjax.cost.chips import parse_target
-from gptjax.cost.model_flops import training_flops_per_token
+from gptjax.cost.flops import training_flops_per_token
 from gptjax.cost.roofline import TRAFFIC, estimate
 from gptjax.errors import UserError
 from gptjax.jobs import plan_mesh

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from gptjax.cost import memory, model_flops
+from gptjax.cost import flops, memory
 from gptjax.errors import UserError
 from gptjax.models import ModelConfig
 from gptjax.optim import OptimConfig
@@ -49,11 +49,9 @@ def test_exact_count_by_hand():
         MODEL, depth=1, width=2, num_heads=1, seq_len=4, vocab_size=10, mlp="relu"
     )
     projections, scores, mlp, head = 4 * 2 * 2 * 2, 2 * 2 * 4 * 2, 2 * 2 * 2 * 8, 2 * 2 * 10
-    assert model_flops.training_flops_per_token(model) == 3 * (projections + scores + mlp + head)
+    assert flops.training_flops_per_token(model) == 3 * (projections + scores + mlp + head)
     gated = dataclasses.replace(model, mlp="swiglu")
-    assert model_flops.training_flops_per_token(gated) == 3 * (
-        projections + scores + 1.5 * mlp + head
-    )
+    assert flops.training_flops_per_token(gated) == 3 * (projections + scores + 1.5 * mlp + head)
 
 
 def test_sizes_surround_the_expected_minimum():
