@@ -195,7 +195,7 @@ def torch_step(shape: Shape) -> Timed:
 
 def train(size: str) -> Iterator[Row]:
     """Rows of tokens a second, FLOP/s and MFU; a batch that does not fit is halved."""
-    from gptjax.cost.model_flops import training_flops_per_token
+    from gptjax.cost.flops import training_flops_per_token
 
     for shape in TRAIN[size]:
         makers = {"gptjax": our_step}
