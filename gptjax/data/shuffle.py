@@ -64,7 +64,7 @@ def windows_jax(seed: Any, step: Any, batch: int, num_windows: int) -> UInt32[Ar
       num_windows: windows of the token array.
     """
     n = _checked(num_windows)
-    epoch, position = _epoch_and_position(jnp.asarray(step).astype(jnp.uint32), batch, n)
+    epoch, position = _epoch_and_position(_step_word(step), batch, n)
     position = position + jnp.arange(batch, dtype=jnp.uint32)
     epoch, position = epoch + position // n, position % n
     return _permute_jax(seed, epoch, position, n)
@@ -114,6 +114,17 @@ def _checked(num_windows: int) -> int:
 
 def _seed_word(seed: Any) -> int:
     return int(seed) & 0xFFFFFFFF
+
+
+def _step_word(step: Any) -> Array:
+    """A uint32 scalar; an int goes by NumPy, since JAX takes it for an int32, which ends at 2^31.
+
+    Raises:
+      OverflowError: for an int of 2^32 or more, or below 0.
+    """
+    if isinstance(step, int | np.integer):
+        return jnp.asarray(np.uint32(int(step)))
+    return jnp.asarray(step).astype(jnp.uint32)
 
 
 def _epoch_and_position(step: Array, batch: int, n: int) -> tuple[Array, Array]:
