@@ -105,7 +105,7 @@ class Biases:
       always: elements that no attribute switches.
     """
 
-    switches: Mapping[str, tuple[bool, tuple[str, ...]]]
+    switches: "Switches"
     always: tuple[str, ...] = ()
 
 
@@ -173,8 +173,9 @@ def norm(theirs: str, ours: str, *, bias: bool = False) -> tuple[Tensor, ...]:
     return both if bias else (weight,)
 
 
-ATTENTION_BIAS = {"attention_bias": (False, ("qkv", "out"))}
-MLP_BIAS = {"mlp_bias": (False, ("mlp",))}
+Switches = dict[str, tuple[bool, tuple[str, ...]]]
+ATTENTION_BIAS: Switches = {"attention_bias": (False, ("qkv", "out"))}
+MLP_BIAS: Switches = {"mlp_bias": (False, ("mlp",))}
 
 
 def linear(
