@@ -28,6 +28,7 @@ JOBS: dict[str, str] = {
     "plan_mesh": "gptjax.jobs.plan_mesh",
     "tune": "gptjax.jobs.tune",
     "compare_sweeps": "gptjax.jobs.compare_sweeps",
+    "serve": "gptjax.jobs.serve",
 }
 """The module of each job; another package adds its own with `register`."""
 

@@ -5,8 +5,9 @@
 0.0
 """
 
-from gptjax.infer.batching import Batcher, Limits
+from gptjax.infer.batching import Batcher
 from gptjax.infer.generate import Answer, generate, stream
+from gptjax.infer.limits import Limits
 from gptjax.infer.model import Model, load, prepare
 from gptjax.infer.settings import PRESETS, Sampling, sampling
 

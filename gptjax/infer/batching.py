@@ -18,7 +18,6 @@ import numpy as np
 
 from gptjax import models
 from gptjax.errors import UserError
-from gptjax.fields import setting
 from gptjax.infer import loop, samplers, schedule
 from gptjax.infer.generate import (
     Answer,
@@ -30,6 +29,7 @@ from gptjax.infer.generate import (
     pairs,
     width_of,
 )
+from gptjax.infer.limits import Limits
 from gptjax.infer.loop import Plan, State
 from gptjax.infer.model import Model
 from gptjax.infer.schedule import FREE, Full
@@ -41,35 +41,13 @@ STOP_IDS = 8
 
 
 @dataclasses.dataclass(frozen=True)
-class Limits:
-    """The size of a batcher, which bounds its memory, and how it shares time."""
-
-    slots: int = setting(8, "requests that are answered at once", minimum=1, maximum=4096)
-    length: int = setting(
-        0,
-        "tokens of the longest prompt and answer; 0: the model's context, 2048 without one",
-        minimum=0,
-    )
-    waiting: int = setting(64, "requests that may wait for a slot", minimum=0)
-    piece: int = setting(
-        128,
-        "prompt tokens that are read in one pass, between which the other requests go on; prefixes "
-        "are shared in whole pieces",
-        minimum=16,
-    )
-    steps: int = setting(4, "tokens of every slot between two looks at the queue", minimum=1)
-    logprobs: int = setting(
-        20, "most log-probabilities of other tokens that a request may ask for", minimum=0
-    )
-
-
-@dataclasses.dataclass(frozen=True)
 class Request:
-    """A checked request."""
+    """A checked request; `scores`: the log-probabilities of its prompt are wanted too."""
 
     prompt: tuple[int, ...]
     sampling: Sampling
     key: jax.Array
+    scores: bool = False
 
 
 @dataclasses.dataclass
@@ -84,8 +62,10 @@ class _Reading:
 
 @dataclasses.dataclass
 class _Growing:
-    """An answer as far as it is."""
+    """An answer as far as it is, after what was found of its prompt."""
 
+    prompt_logprobs: list[float] = dataclasses.field(default_factory=list)
+    prompt_top: list[tuple[tuple[int, float], ...]] = dataclasses.field(default_factory=list)
     ids: list[int] = dataclasses.field(default_factory=list)
     logprobs: list[float] = dataclasses.field(default_factory=list)
     top: list[tuple[tuple[int, float], ...]] = dataclasses.field(default_factory=list)
@@ -97,7 +77,7 @@ class Batcher:
     def __init__(
         self,
         model: Model,
-        limits: Limits = Limits(),
+        limits: Limits = Limits(),  # noqa: B008
         key: jax.Array | None = None,
     ) -> None:
         """Allocate the slots.
@@ -132,7 +112,7 @@ class Batcher:
         """Empty slots, with arrays as those of a request that was read."""
         request = self._request([0], Sampling(max_tokens=1), 0)
         cache = _empty_cache(self.model.config, self.length)
-        x_B1D, cache = self._piece(cache, request.prompt, fresh=True)
+        _, x_B1D, cache = self._piece(cache, request.prompt, fresh=True)
         state = _repeated(self._first_of(request, cache, x_B1D), self.limits.slots)
         return dataclasses.replace(state, done_B=jnp.ones(self.limits.slots, bool))
 
@@ -176,21 +156,33 @@ class Batcher:
             )
         return ids, fitted(self.model, ids, sampling)
 
-    def submit(self, prompt: Prompt, sampling: Sampling = Sampling()) -> int:  # noqa: B008
+    def submit(
+        self,
+        prompt: Prompt,
+        sampling: Sampling = Sampling(),  # noqa: B008
+        *,
+        scores: bool = False,
+    ) -> int:
         """The number of a new request, which waits for a slot.
+
+        Args:
+          prompt: text or token ids.
+          sampling: how it is answered.
+          scores: report the log-probabilities of the prompt too, which is then read whole.
 
         Raises:
           Full: where too many wait.
           UserError: as `checked`.
         """
-        return self.enqueue(*self.checked(prompt, sampling))
+        return self.enqueue(*self.checked(prompt, sampling), scores=scores)
 
-    def enqueue(self, ids: tuple[int, ...], sampling: Sampling) -> int:
+    def enqueue(self, ids: tuple[int, ...], sampling: Sampling, *, scores: bool = False) -> int:
         """`submit` for what `checked` returned."""
         number = self._last + 1
         self.schedule = schedule.queued(self.schedule, number)
         self._last = number
-        self.requests[number] = self._request(ids, sampling, number)
+        request = self._request(ids, sampling, number)
+        self.requests[number] = dataclasses.replace(request, scores=scores)
         self.growing[number] = _Growing()
         return number
 
@@ -202,6 +194,15 @@ class Batcher:
         if self.reading and self.reading.number == number:
             self.reading = None
         del self.requests[number], self.growing[number]
+
+    def warm(self) -> None:
+        """Compile the programs of every width, so that no request waits for one."""
+        piece, asked = self.limits.piece, Sampling(max_tokens=1)
+        widths = {min(16 << i, piece) for i in range(piece.bit_length())}
+        lengths = sorted({n for w in widths for n in (w, piece + w) if n < self.length})
+        self.answers([[0] * n for n in lengths], asked)
+        self.schedule = schedule.empty(self.limits.slots, self.limits.waiting)
+        self.read_tokens = self.shared_tokens = 0
 
     def turn(self) -> dict[int, Answer]:
         """Read one piece of a prompt, give every slot a few tokens; the answers that grew.
@@ -241,9 +242,12 @@ class Batcher:
             self._begin()
         if self.reading is None:
             return
-        reading, prompt = self.reading, self.requests[self.reading.number].prompt
+        reading, request = self.reading, self.requests[self.reading.number]
+        prompt = request.prompt
         ids = prompt[reading.read : reading.read + self.limits.piece]
-        x_B1D, reading.cache = self._piece(reading.cache, ids, fresh=reading.read == 0)
+        x_BTD, x_B1D, reading.cache = self._piece(reading.cache, ids, fresh=reading.read == 0)
+        if request.scores:
+            self._score(reading, request, x_BTD)
         reading.read += len(ids)
         self.read_tokens += len(ids)
         if reading.read == len(prompt):
@@ -254,8 +258,9 @@ class Batcher:
         if not self.schedule.waiting:
             return
         number = self.schedule.waiting[0]
-        prompt = self.requests[number].prompt
-        entry = schedule.entry_of(self.schedule, prompt, self.limits.piece)
+        request = self.requests[number]
+        piece = len(request.prompt) if request.scores else self.limits.piece
+        entry = schedule.entry_of(self.schedule, request.prompt, piece)
         if entry is None:
             return
         self.schedule = schedule.entered(self.schedule, entry)
@@ -266,7 +271,21 @@ class Batcher:
         self.shared_tokens += entry.shared
         self.reading = _Reading(number, entry.slot, entry.shared, cache)
 
-    def _piece(self, cache: Cache, ids: Sequence[int], *, fresh: bool) -> tuple[jax.Array, Cache]:
+    def _score(self, reading: _Reading, request: Request, x_BTD: jax.Array) -> None:
+        """Keep the log-probabilities of the tokens that follow those of a piece."""
+        T, top = x_BTD.shape[1], request.sampling.logprobs
+        after = request.prompt[reading.read + 1 :][:T]
+        next_BT = np.zeros((1, T), np.int32)
+        next_BT[0, : len(after)] = after
+        found = _scored(self.plan, self.model.params, x_BTD, jnp.asarray(next_BT))
+        logprobs_T, ids_Tt, values_Tt = (np.asarray(x)[0, : len(after)] for x in found)
+        growing = self.growing[reading.number]
+        growing.prompt_logprobs += logprobs_T.tolist()
+        growing.prompt_top += pairs(ids_Tt[:, :top], values_Tt[:, :top])
+
+    def _piece(
+        self, cache: Cache, ids: Sequence[int], *, fresh: bool
+    ) -> tuple[jax.Array, jax.Array, Cache]:
         ids_BT, counts_BT = padded([ids], min(width_of(len(ids)), self.limits.piece))
         return _read_piece(self.plan, self.model.params, cache, ids_BT, counts_BT, fresh=fresh)
 
@@ -325,18 +344,28 @@ class Batcher:
         for slot, number in active.items():
             request, growing = self.requests[number], self.growing[number]
             done = self._grow(growing, request, slot, found)
-            news[number] = answer_of(
-                self.model,
-                request.prompt,
-                request.sampling,
-                growing.ids,
-                growing.logprobs,
-                growing.top,
-                done=done,
-            )
+            news[number] = self._answer(request, growing, done=done)
             if news[number].finish:
                 self.cancel(number)
         return news
+
+    def _answer(self, request: Request, growing: _Growing, *, done: bool) -> Answer:
+        answer = answer_of(
+            self.model,
+            request.prompt,
+            request.sampling,
+            growing.ids,
+            growing.logprobs,
+            growing.top,
+            done=done,
+        )
+        if not request.scores:
+            return answer
+        return dataclasses.replace(
+            answer,
+            prompt_logprobs=tuple(growing.prompt_logprobs),
+            prompt_top=tuple(growing.prompt_top),
+        )
 
     @staticmethod
     def _grow(growing: _Growing, request: Request, slot: int, found: dict[str, Any]) -> bool:
@@ -403,13 +432,23 @@ def _read_piece(
     counts_BT: jax.Array,
     *,
     fresh: bool,
-) -> tuple[jax.Array, Cache]:
-    """(x_B1D after the last token that counts, the cache after the piece)."""
+) -> tuple[jax.Array, jax.Array, Cache]:
+    """(x_BTD, x_B1D after the last token that counts, the cache after the piece)."""
     x_BTD, cache = models.decode(
         plan.config, params, cache, ids_BT, counts_BT, fresh=fresh, length=plan.length
     )
     last_B = jnp.sum(counts_BT, axis=1) - 1
-    return jnp.take_along_axis(x_BTD, last_B[:, None, None], axis=1), cache
+    return x_BTD, jnp.take_along_axis(x_BTD, last_B[:, None, None], axis=1), cache
+
+
+@functools.partial(jax.jit, static_argnames="plan")
+def _scored(
+    plan: Plan, params: Any, x_BTD: jax.Array, next_BT: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(log-probabilities of the next tokens, the likeliest ids, their log-probabilities)."""
+    log_BTV = jax.nn.log_softmax(models.logits(plan.config, params, x_BTD))
+    values_BTt, ids_BTt = jax.lax.top_k(log_BTV, plan.top)
+    return jnp.take_along_axis(log_BTV, next_BT[..., None], axis=-1)[..., 0], ids_BTt, values_BTt
 
 
 @functools.partial(jax.jit, static_argnames=("plan", "most"))

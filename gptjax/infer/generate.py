@@ -36,6 +36,8 @@ class Answer:
       top: of each place the likeliest tokens and their log-probabilities, where asked for.
       text: of the tokens, up to a stop string; "" without a tokenizer.
       finish: "stop" at an end of document, stop id or stop string, else "length".
+      prompt_logprobs, prompt_top: the same of the prompt's tokens from the second on, where a
+        batcher was asked to score it.
     """
 
     prompt: tuple[int, ...]
@@ -44,6 +46,8 @@ class Answer:
     top: tuple[tuple[tuple[int, float], ...], ...]
     text: str
     finish: str
+    prompt_logprobs: tuple[float, ...] = ()
+    prompt_top: tuple[tuple[tuple[int, float], ...], ...] = ()
 
 
 def generate(

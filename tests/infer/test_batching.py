@@ -11,7 +11,8 @@ from gptjax import infer, models
 from gptjax.data.tokenizers.byte import ByteTokenizer
 from gptjax.errors import UserError
 from gptjax.infer import schedule
-from gptjax.infer.batching import Batcher, Limits
+from gptjax.infer.batching import Batcher
+from gptjax.infer.limits import Limits
 from gptjax.infer.schedule import FREE, Full
 
 CONFIG = models.ModelConfig(
@@ -112,6 +113,22 @@ def test_bytes_are_those_of_the_slots():
     one = held // LIMITS.slots
     assert batcher.cache_bytes == held + one
     assert one == CONFIG.depth * 2 * CONFIG.width * CONFIG.seq_len * 4
+
+
+def test_prompts_are_scored():
+    """Against the whole forward pass, over three pieces of a prompt that another slot holds."""
+    batcher = fresh()
+    batcher.answers([SYSTEM], REQUESTS[0])
+    number = batcher.submit(SYSTEM, REQUESTS[0], scores=True)
+    answer = drained(batcher)[number]
+    ids = np.array([[*SYSTEM.encode()]])
+    log = jax.nn.log_softmax(models.apply(CONFIG, models.init(CONFIG, jax.random.key(3)), ids))[
+        0, :-1
+    ]
+    wanted = np.asarray(log)[np.arange(len(SYSTEM) - 1), ids[0, 1:]]
+    np.testing.assert_allclose(answer.prompt_logprobs, wanted, atol=1e-4)
+    best = np.sort(log, axis=1)[:, :-4:-1]
+    np.testing.assert_allclose([[v for _, v in top] for top in answer.prompt_top], best, atol=1e-4)
 
 
 @pytest.mark.parametrize(
