@@ -132,12 +132,7 @@ class Batch:
             fitted(model, prompt, request) for prompt, request in zip(ids, sampling, strict=True)
         )
         key = jax.random.key(0) if key is None else key
-        keys = jnp.stack(
-            [
-                jax.random.fold_in(key, row) if one.seed < 0 else jax.random.key(one.seed)
-                for row, one in enumerate(requests)
-            ]
-        )
+        keys = keys_of(requests, key)
         total = max(len(p) + r.max_tokens for p, r in zip(ids, requests, strict=True))
         plan = Plan(
             model.config,
@@ -147,8 +142,12 @@ class Batch:
         )
         return cls(model, plan, ids, requests, keys)
 
-    def start(self) -> State:
-        """Prompts read, and the first token of each answer made."""
+    def start(self, *, spare: int = 0) -> State:
+        """Prompts read, and the first token of each answer made.
+
+        Args:
+          spare: tokens for which the cache has room besides.
+        """
         requests, V = self.requests, self.model.config.vocab_size
         limit_B = np.array([request.max_tokens for request in requests], np.int32)
         longest = max(map(len, self.prompts))
@@ -165,7 +164,7 @@ class Batch:
             self.keys,
             ends_of(self.model, requests),
             jnp.asarray(limit_B),
-            tokens=-(-total // SLOTS) * SLOTS,
+            tokens=-(-(total + spare) // SLOTS) * SLOTS,
             most=int(-(-limit_B.max() // SLOTS) * SLOTS),
         )
 
@@ -232,6 +231,14 @@ def pairs(ids_Mt: np.ndarray, logprobs_Mt: np.ndarray) -> tuple[tuple[tuple[int,
     """(id, log-probability) of the likeliest tokens at each place."""
     both = zip(ids_Mt.tolist(), logprobs_Mt.tolist(), strict=True)
     return tuple(tuple(zip(some, values, strict=True)) for some, values in both)
+
+
+def keys_of(requests: Sequence[Sampling], key: jax.Array) -> jax.Array:
+    """A key for each row: of its own seed, or of its number."""
+    seeds_B = jnp.asarray([request.seed for request in requests])
+    drawn_B = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(requests)))
+    own_B = jax.vmap(jax.random.key)(jnp.maximum(seeds_B, 0))
+    return jnp.where(seeds_B < 0, drawn_B, own_B)
 
 
 def encoded(model: Model, prompt: Prompt) -> list[int]:
