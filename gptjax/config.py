@@ -32,7 +32,7 @@ from gptjax.train import RunSpec, TrainConfig, batch_warmup, transfer_width
 class General:
     """The keys at the top of a config."""
 
-    job: str = setting("sweep", "what to do", choices=job.JOBS)
+    job: str = setting("sweep", "the job to run", choices=job.JOBS)
     experiment: str = setting("experiment", "name; the workdir defaults to runs/<experiment>")
     distributed: bool = setting(
         False,
@@ -137,7 +137,7 @@ def make_config(values: Mapping[str, Any]) -> Config:
 
 
 def hint(name: str, known: Iterable[str]) -> str:
-    """What to write in place of a key at the top of a config that is none."""
+    """The right spelling for an unknown key at the top of a config."""
     return f"it is config.{MOVED[name]} now" if name in MOVED else nearest(name, known)
 
 

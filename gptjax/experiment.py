@@ -1,4 +1,4 @@
-"""From an experiment file and overrides to a plain mapping of settings."""
+"""Experiment files and command-line overrides, as a plain mapping of settings."""
 
 import copy
 import importlib.util

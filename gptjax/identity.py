@@ -132,7 +132,7 @@ def saved(value: object) -> dict[str, Any]:
 
 
 def restored(cls: type, found: Mapping[str, Any], place: str) -> dict[str, Any]:
-    """What `saved` wrote, in this or an earlier version, as nested settings of today.
+    """The settings that `saved` wrote, in this or an earlier version, nested as they are today.
 
     A missing key is the default of the version that wrote it.
 

@@ -37,7 +37,7 @@ from gptjax.train.state import TrainState
 
 @dataclasses.dataclass(frozen=True)
 class Bytes:
-    """What one device holds in a step.
+    """Bytes on one device during a step.
 
     Attributes:
       params, opt_state: of the state, exact.
@@ -66,7 +66,7 @@ ONE_DEVICE = MeshConfig()
 def estimate_bytes(
     spec: RunSpec, config: MeshConfig = ONE_DEVICE, devices: int = 1, platform: str = "cpu"
 ) -> Bytes:
-    """What one of so many devices holds in a step of `spec`.
+    """Bytes on each of so many devices during a step of `spec`.
 
     Args:
       platform: 'cpu', 'gpu' or 'tpu', whose kernels of attention are counted. A CPU's hold the
@@ -267,7 +267,7 @@ def compiled_bytes(spec: RunSpec) -> tuple[int, int]:
 def resolve_remat(spec: RunSpec, budget_gb: float) -> RunSpec:
     """The spec with `model.remat=auto` replaced by the cheapest policy that fits the budget.
 
-    What it was replaced by is part of the spec, hence of the run's identity.
+    The chosen policy is part of the spec, hence of the run's identity.
 
     Raises:
       UserError: where none fits.

@@ -64,7 +64,7 @@ class Estimate:
 def estimate(
     spec: RunSpec, config: MeshConfig, devices: int, chip: Chip, flops_per_token: float
 ) -> Estimate:
-    """What a step of `spec` needs and takes on so many chips.
+    """Memory and time of a step of `spec` on so many chips.
 
     Args:
       flops_per_token: training FLOPs of one token, nothing counted twice.
@@ -177,4 +177,4 @@ TRAFFIC = {
     "pipe": _over_pipe,
     "seq": _over_seq,
 }
-"""What an axis sends for one micro-batch; an axis without an entry is not searched."""
+"""Bytes that an axis sends for one micro-batch; an axis without an entry is not searched."""

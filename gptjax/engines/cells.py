@@ -43,7 +43,7 @@ def make_bundles(config: Config, cells: Sequence[Cell]) -> list[Bundle]:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What is to be trained: cells in the order of their config, and the bundles of them."""
+    """Cells in the order of their config, and the bundles in which they are trained."""
 
     cells: tuple[Cell, ...]
     bundles: tuple[Bundle, ...]

@@ -1,6 +1,6 @@
 """A claimed bundle: its trunk grown from fork to fork, and each cell trained to its record.
 
-Whatever is written is asked for first: another worker may have taken over meanwhile.
+Every write checks the claim first: another worker may have taken over meanwhile.
 """
 
 import contextlib
@@ -45,7 +45,7 @@ _Result = TypeVar("_Result")
 
 @dataclasses.dataclass(frozen=True)
 class WorkerOptions:
-    """What a worker does around its bundles.
+    """Options of a worker.
 
     Attributes:
       name: shown in the progress display and in `timing/`.
@@ -64,7 +64,7 @@ class WorkerOptions:
 
 
 class Status:
-    """What the worker is at, as a small file that a display reads."""
+    """Progress of a worker, as a small file that a display reads."""
 
     def __init__(self, workdir: Path, name: str) -> None:
         self._path = workdir / "progress" / f"{name}.json"
@@ -207,7 +207,7 @@ class ClaimedBundle:
         return self._mended(lambda: run(self._session, cell.run, self._folder(cell), hooks, start))
 
     def _mended(self, action: Callable[[], _Result]) -> _Result:
-        """What an action gives, once what only damage can have put in its folders is set aside."""
+        """The result of an action, after damaged files in its folders are set aside."""
         while True:
             try:
                 return action()

@@ -69,7 +69,7 @@ def _no_cluster(address: str) -> UserError:
 
 
 def resources(config: Config) -> dict[str, Any]:
-    """What Ray reserves for a task."""
+    """Resources that Ray reserves for a task."""
     sweep = config.sweep
     if config.general.device == "tpu":
         return {"num_cpus": sweep.task_cpus, "resources": {"TPU": sweep.task_devices}}
@@ -78,7 +78,7 @@ def resources(config: Config) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class Order:
-    """What a task is told.
+    """The arguments of a task.
 
     Attributes:
       folder: the sweep's, as all nodes see it.

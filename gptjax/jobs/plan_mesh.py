@@ -32,7 +32,7 @@ SHOWN = 12
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-    """What the compiler says about an estimate.
+    """The compiler's count beside an estimate.
 
     Attributes:
       needed: bytes on one device.
@@ -158,7 +158,7 @@ def choose(found: Sequence[Estimate], words: Sequence[Compiled], chip: Chip) -> 
 
 
 def why_not(one: Estimate, chosen: Estimate | None, chip: Chip) -> str:
-    """What speaks against a candidate, in a few words."""
+    """The reason against a candidate, in a few words."""
     if not fits(one, chip):
         held = dataclasses.asdict(one.held)
         most = max(held, key=lambda name: held[name])

@@ -20,7 +20,7 @@ from gptjax.job import Job
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What job=sample reads, asks and writes."""
+    """The model, the prompts and the answers of job=sample."""
 
     model: str = setting(
         "",

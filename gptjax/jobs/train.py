@@ -110,7 +110,7 @@ def _keep(folder: Path, params: Any) -> None:
 
 
 class Log:
-    """What a run says: metrics into its file and to further writers, lines on standard output."""
+    """Output of a run: metrics into its file and to further writers, lines on standard output."""
 
     def __init__(self, config: Config, folder: Path, spec: RunSpec) -> None:
         self._spec = spec

@@ -85,7 +85,7 @@ def features(
     positions_BT: jax.Array | None = None,
     shift_BTD: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """(x_BTD, w_DV) whose product are the logits before their scale and soft cap.
+    """(x_BTD, w_DV), the head's input and matrix: their product is the logits before scale and cap.
 
     For losses that do not build the logits; arguments and errors are those of `apply`.
     """
@@ -111,7 +111,7 @@ def forward(
     seeds_B: jax.Array | None = None,
     features: bool = False,
 ) -> tuple[Any, Routing | None]:
-    """The logits of `apply`, or the features, as in training; and what the routers did, if any.
+    """The logits of `apply`, or the features, as in training; and the routers' statistics, if any.
 
     Experts have the capacity of the config, and their routers its noise. Other arguments and errors
     are those of `apply`.

@@ -1,4 +1,4 @@
-"""One layer: a mixer of tokens and a feed-forward, each with its norm and its residual sum."""
+"""Transformer block: a mixer of tokens and a feed-forward, each with its norm and residual sum."""
 
 import functools
 

@@ -40,7 +40,7 @@ FAMILIES: dict[str, ModelFamily] = {}
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """What one layer is.
+    """The two sublayers of one layer.
 
     Attributes:
       mixer: an element of `ModelConfig.layer_pattern`.
@@ -74,7 +74,7 @@ TRAINS_ROUTERS = (
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """A decoder-only transformer. `validate` checks what one field cannot know of another."""
+    """A decoder-only transformer. `validate` checks its fields against each other."""
 
     family: str = setting("decoder", "the kind of model", choices=FAMILIES)
     preset: str = setting("", "a published model whose values replace the defaults below")
@@ -103,7 +103,7 @@ class ModelConfig:
     )
     layer_pattern: tuple[str, ...] = setting(
         ("global",),
-        "what mixes tokens in each layer, repeated over depth; local: within model.window; ssm: "
+        "mixer of tokens in each layer, repeated over depth; local: within model.window; ssm: "
         "Mamba's selective state space; the others leave pairs of tokens out (docs/models.md)",
         choices=MIXERS,
     )
@@ -120,7 +120,7 @@ class ModelConfig:
     )
     positions: str = setting(
         "learned",
-        "how a token knows where it is",
+        "encoding of positions",
         choices=("learned", "sinusoidal", "rotary", "alibi", "none"),
     )
     mlp: str = setting(
@@ -131,7 +131,7 @@ class ModelConfig:
     )
     mlp_limit: float = setting(
         0.0,
-        "gated feed-forwards: the largest gate, and the largest size of what it multiplies "
+        "gated feed-forwards: the largest gate, and the largest magnitude of the gated values "
         "(Phi-3-small: 20); 0: none",
         minimum=0.0,
     )
@@ -157,7 +157,7 @@ class ModelConfig:
         1.0, "multiplies token embeddings; 0: √width (Gemma)", minimum=0.0
     )
     residual_scale: float = setting(
-        1.0, "multiplies what a sublayer adds to the residual stream (Granite)", above=0.0
+        1.0, "multiplies the output of each sublayer before its residual sum (Granite)", above=0.0
     )
     rope: RopeConfig = section(RopeConfig, "rotary positions")
     mixer: MixerConfig = section(MixerConfig, "mixers of tokens")
@@ -191,7 +191,7 @@ class ModelConfig:
     )
     remat: str = setting(
         "none",
-        "what the backward pass computes again to save memory: nothing, all but products with "
+        "recomputation in the backward pass, to save memory: nothing, all but products with "
         "parameters, each block, segments of √L blocks, all but products that lie on the host; "
         "auto: the cheapest that fits train.memory_gb",
         choices=(*POLICIES, "auto"),

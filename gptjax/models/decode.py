@@ -1,6 +1,6 @@
-"""Decoding from caches: the decoder's own modules, told what earlier tokens left behind.
+"""Decoding from caches: the decoder's own modules, given the cached state of earlier tokens.
 
-The layers run one by one, whatever `model.layers` says: a scan over them halves the speed of single
+The layers are unrolled for every `model.layers`: a scan over them halves the speed of single
 tokens on a CPU. `unstacked` gives each its own parameters once, before any loop over tokens.
 """
 
@@ -27,7 +27,7 @@ Params = Any  # nested dict of arrays, and of leaves that `product` knows
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Cache:
-    """What all layers keep of a batch of texts, each row at a place of its own.
+    """The cached state of all layers for a batch of texts, each row at a position of its own.
 
     Attributes:
       layers: of each layer the arrays of `Mixer.cache`, with the batch before their axes.

@@ -80,9 +80,9 @@ class Decoder(nn.Module):
         *,
         features: bool = False,
     ) -> tuple[Any, Routing | None]:
-        """float32 logits [B, T, V]; with `features` what the head multiplies, and its matrix.
+        """float32 logits [B, T, V]; with `features` the head's input and its matrix.
 
-        Also what the routers did, where there are any.
+        Also the routers' statistics, where there are routers.
         """
         cfg, routing = self.config, None
         x_BTD, w_VD = Embedding(cfg, name="embed")(tokens_BT, None, info.positions_BT)

@@ -51,8 +51,8 @@ class ExpertsConfig:
     )
     capacity_factor: float = setting(
         0.0,
-        "slots of an expert in a training sequence, over an even share of its choices; what does "
-        "not fit is dropped (Switch: 1.25); 0: no limit",
+        "slots of an expert in a training sequence, over an even share of its choices; choices "
+        "beyond that are dropped (Switch: 1.25); 0: no limit",
         minimum=0.0,
         was="capacity_factor",
     )
@@ -82,8 +82,8 @@ class ExpertsConfig:
     )
     balance_over: str = setting(
         "batch",
-        "tokens over which experts shall be even: those of a micro-batch (Switch), or of each "
-        "sequence (DeepSeek-V2)",
+        "tokens over which the balance loss is computed: a micro-batch (Switch), or each sequence "
+        "(DeepSeek-V2)",
         choices=("batch", "sequence"),
         was="balance_over",
     )
@@ -96,7 +96,7 @@ ROUTING = "intermediates", "routing"
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Routing:
-    """What routers did with a batch; every leaf has a leading axis of layers.
+    """Statistics of the routers on a batch; every leaf has a leading axis of layers.
 
     All are means over sequences or tokens: those of a batch are the means of its micro-batches'.
 
@@ -119,7 +119,7 @@ def loss_names(config: "ModelConfig") -> tuple[str, ...]:
 
 
 def router_penalty(config: "ModelConfig", routing: Routing | None) -> jax.Array | float:
-    """What the routers add to the training loss: the weighted losses, summed over layers."""
+    """The routers' part of the training loss: the weighted losses, summed over layers."""
     if routing is None:
         return 0.0
     weights = {name: getattr(config.experts, name) for name in loss_names(config)}

@@ -66,7 +66,7 @@ def unrolled(config: ModelConfig) -> bool:
 
 
 def is_one_scan(config: ModelConfig) -> bool:
-    """Whether one linen scan runs all blocks: alike, and without anything to report."""
+    """Whether one linen scan runs all blocks: they are alike, and no router reports."""
     alike = len(set(config.layers_of_depth)) == 1 and not config.experts.count
     return alike and not unrolled(config) and config.remat != "sqrt"
 
@@ -89,7 +89,7 @@ def run_blocks(
       seeds_B: uint32, one for each sequence, of the routers' noise.
 
     Returns:
-      Also what the routers did, in the order of the layers; None without routers.
+      Also the routers' statistics, in the order of the layers; None without routers.
     """
     unroll = unrolled(config) or has_by_layer(stacks)
     run = _unrolled_in_segments if unroll else _scanned_by_period
@@ -176,7 +176,7 @@ def _slices(leaf: Any) -> Any:
 
 
 def _joined(found: list[Routing | None]) -> Routing | None:
-    """What the routers of one layer after another did."""
+    """The routers' statistics, one layer after another."""
     real = [routing for routing in found if routing is not None]
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *real) if real else None
 
@@ -251,7 +251,7 @@ def _counts(layers: tuple[Layer, ...]) -> dict[str, int]:
 
 
 def block_of(config: ModelConfig, layer: Layer) -> Any:
-    """(parameters and seeds of one block, x, info) -> (x, what its router did).
+    """(parameters and seeds of one block, x, info) -> (x, its router's statistics).
 
     Recomputed in the backward pass if so set.
     """

@@ -1,4 +1,4 @@
-"""The feed-forward: a multilayer perceptron that acts on each token alone, as one value."""
+"""Feed-forward sublayer (MLP): two or three matrices that act on each token alone, as one value."""
 
 import dataclasses
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Normalisation: LayerNorm and RMSNorm with a config's settings."""
+"""Normalisation layers: LayerNorm and RMSNorm with a config's epsilon, scale and biases."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -30,7 +30,7 @@ class Norm(nn.Module):
 
 
 def norm_scale(module: Any, name: str, shape: tuple[int, ...], axes: tuple[str, ...]) -> jax.Array:
-    """What a norm multiplies by: one at the start."""
+    """The scale of a norm: one at the start."""
     if module.config.norm_plus_one:
         return 1.0 + parameter(module, name, shape, axes, nn.initializers.zeros)
     return parameter(module, name, shape, axes, nn.initializers.ones)

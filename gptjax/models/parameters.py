@@ -41,7 +41,7 @@ def weight(
 def bias_at(
     module: Any, place: str, name: str, shape: tuple[int, ...], axes: tuple[str, ...]
 ) -> jax.Array | None:
-    """A parameter that starts at zero, where the config wants biases."""
+    """A bias, zero at the start, where the config has one; else None."""
     if not module.config.has_bias(place):
         return None
     return parameter(module, name, shape, axes, nn.initializers.zeros)

@@ -1,8 +1,8 @@
-"""Products with one parameter, whatever the parameter is made of.
+"""Products of activations with a parameter: an array, or a pytree that stands for one.
 
-A parameter is an array, or a small pytree that stands for one (quantized, low rank). Modules never
-reshape, transpose or index a weight by themselves: they call a function of this file, so that a new
-kind of leaf is usable in every mixer, feed-forward, mixture of experts, head and embedding.
+Quantized and low-rank parameters are such pytrees. Modules never reshape, transpose or index a
+weight by themselves: they call a function of this file, so that a new kind of leaf is usable in
+every mixer, feed-forward, mixture of experts, head and embedding.
 
 A kind of leaf must register `dense`; the other rules fall back on it, and are registered where the
 leaf has something faster.

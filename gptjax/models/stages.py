@@ -43,7 +43,7 @@ class Stages:
     def blocks(
         self, stacked: Any, x_BTD: jax.Array, segment_ids_BT: jax.Array | None
     ) -> tuple[jax.Array, Routing | None]:
-        """The residual stream after the given layers, and what their routers did.
+        """The residual stream after the given layers, and their routers' statistics.
 
         The layer pattern begins with the first of the given layers.
         """

@@ -1,4 +1,4 @@
-"""Checks between the settings of a model; the limits of one setting stand in its declaration."""
+"""Checks between the settings of a model; the limits of a single setting are in its declaration."""
 
 from gptjax import ops
 from gptjax.errors import UserError

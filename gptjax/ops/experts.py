@@ -1,4 +1,4 @@
-"""Mixture of experts: which experts a token goes to, and their weighted sum.
+"""Routing of a mixture of experts: the experts of each token, and their weighted sum.
 
 `M` tokens, `E` experts, `k` of them for each token. No token is dropped.
 """

@@ -1,7 +1,7 @@
 """Reformer's attention within buckets of a locality-sensitive hash (Kitaev et al., 2020).
 
 Queries are keys: k = q/|q|. Random rotations give each token a bucket; tokens are sorted by bucket
-and then by position, cut into `n` chunks of `c`, and each chunk looks at itself and the one before.
+and then by position, split into `n` chunks of `c`; a chunk attends to itself and the one before.
 `R` are independent rounds of hashing; `S` are the 2c keys of a chunk.
 """
 

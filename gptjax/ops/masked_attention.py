@@ -1,8 +1,7 @@
-"""Causal attention with everything that the fast path in `attention` leaves out.
+"""Masked attention: windows, soft caps, ALiBi, sinks, for which `attention` has no fast path.
 
-Windows, soft caps, ALiBi, sinks, another scale, values of another width than the keys. Plain
-autodiff; a windowed query block reads only the keys that it can see, so that a window w costs
-about T·w products, not T².
+Also another scale, and values of another width than the keys. Plain autodiff; a windowed query
+block reads only the keys that it can see, so that a window w costs about T·w products, not T².
 """
 
 import math

@@ -17,7 +17,7 @@ Op = tuple[int, int, int]
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """What every stage does in every tick.
+    """The operation of every stage in every tick.
 
     Attributes:
       stages, micro_batches, chunks: sizes; a stage holds `chunks` parts of the layers.

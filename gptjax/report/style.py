@@ -1,4 +1,4 @@
-"""The one place that knows how figures look and how they are saved.
+"""Style of figures, and the one function that saves them.
 
 Figures are `matplotlib.figure.Figure` objects on the Agg canvas; no pyplot, no global state. Every
 colour has a role (`INK`, `ACCENT`, the k-th budget). In files the roles keep their light values; in

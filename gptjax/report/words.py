@@ -158,7 +158,7 @@ def optimum_claim(laws: Laws) -> str:
 
 
 def optimum_others(laws: Laws) -> str:
-    """What the other approaches say, where there are any."""
+    """The results of the other approaches, where there are any."""
     found = list(exponents(laws).items())
     others = [f"a = {three(a.value)} by {law_label(name)}" for name, (a, _) in found[1:]]
     return f"For comparison, {' and '.join(others)}. " if others else ""
@@ -206,7 +206,7 @@ def holdout_claim(laws: Laws) -> str:
 
 
 def certificate(laws: Laws) -> list[str]:
-    """What the optimiser can say about its own result, in words."""
+    """The optimiser's evidence for its own result, in words."""
     law = laws.law("chinchilla_parametric")
     facts = part(law, "certificate")
     if not facts:
@@ -289,7 +289,7 @@ def counting(laws: Laws) -> list[str]:
 
 
 def facts_line(laws: Laws, scene: Scene, facts: Json) -> list[str]:
-    """What lies under the title: how many runs, over which range, and what the caller knows."""
+    """The line under the title: the number of runs, their range, and the caller's facts."""
     data = laws.data
     count = real(data.get("n_runs"))
     used = real(data.get("n_used"))

@@ -1,4 +1,4 @@
-"""Settings of a fit: what is counted how, which laws are fitted, how intervals are made."""
+"""Settings of a fit: conventions of counting, laws to fit, intervals."""
 
 import dataclasses
 from collections.abc import Callable
@@ -37,7 +37,7 @@ LOSS_KINDS = {
     "squares": "least squares on residuals",
     "lad": "least absolute residuals",
 }
-"""What is summed over runs, in words."""
+"""Loss functions of a fit, in words."""
 QUANTITIES = ("loss", "log_params")
 """Quantities whose interval a plan of further runs may shrink."""
 LOSS_UNITS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -67,7 +67,7 @@ class FitConfig:
     forms: tuple[str, ...] = setting((), "further law forms to fit beside them, by name")
     loss_kind: str = setting(
         "huber_log",
-        "what is summed over runs: of log residuals, or of raw ones",
+        "loss function of the fit, of log residuals or of raw ones",
         choices=LOSS_KINDS,
     )
     delta: float = setting(1e-3, "Huber's switch from squares to absolute values", above=0)
@@ -81,7 +81,7 @@ class FitConfig:
     confidence: float = setting(0.95, "level of every interval", above=0.5, below=1.0)
     group_by: str = setting(
         "auto",
-        "what a resample draws: runs, or trunks when runs share them",
+        "unit of a resample: runs, or trunks when runs share them",
         choices=("auto", "run", "trunk"),
     )
     seed: int = setting(0, "seed of the resamples", minimum=0)
@@ -104,7 +104,7 @@ class FitConfig:
     diagnostics: bool = setting(True, "hold-out scores, convention table, drift, run next")
     next_allowance: float = setting(
         0.0,
-        "FLOPs that the plan of what to run next may spend; 0: as many as were spent",
+        "FLOPs that the plan of further runs may spend; 0: as many as were spent",
         minimum=0,
     )
     next_quantity: str = setting("loss", "whose interval that plan shrinks", choices=QUANTITIES)
@@ -140,6 +140,6 @@ class FitConfig:
     check_units: bool = setting(True, "refuse counts that no run can have")
     loss_unit: str = setting(
         "nats",
-        "what the loss column holds; bits and perplexities are fitted as nats",
+        "unit of the loss column; bits and perplexities are fitted as nats",
         choices=LOSS_UNITS,
     )

@@ -1,4 +1,4 @@
-"""From config sections to cells: which runs a sweep trains, and why it refuses some plans."""
+"""Plan of a sweep: its cells, from config sections, and the reasons to refuse some plans."""
 
 import dataclasses
 import functools

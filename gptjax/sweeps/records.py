@@ -82,7 +82,7 @@ def has_record(workdir: Path, cell: Cell) -> bool:
 
 
 def describe(cell: Cell) -> dict[str, Any]:
-    """What is known of a cell before it runs, under the column names of `runs.csv`."""
+    """The columns of `runs.csv` that are known of a cell before it runs."""
     run, model = cell.run, cell.run.model
     count = models.count_params(model)
     return {

@@ -1,4 +1,4 @@
-"""Large cells on several devices of a process, small ones side by side on one each."""
+"""Submeshes of a process: several devices for a large cell, one each for small cells."""
 
 import math
 from collections.abc import Callable, Sequence

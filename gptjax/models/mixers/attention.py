@@ -125,7 +125,7 @@ class Attention(nn.Module):
         }
         seen, places_BS = after, ops.ring_positions(decoding.after_B, slots)
         if self.rolls and q.shape[1] > 1:
-            # What the last of these tokens overwrite the first of them still see.
+            # The first of these tokens still see the keys that the last of them overwrite.
             seen = {
                 name: jnp.concatenate([cache[name], jnp.moveaxis(x, 1, 2)], axis=2)
                 for name, x in (("k", k), ("v", v))
@@ -198,7 +198,7 @@ class BidirectionalAttention(Attention):
     """Attention in which every token sees every other."""
 
     def attend(self, q: jax.Array, k: jax.Array, v: jax.Array, options: dict) -> jax.Array:
-        """The same, without a mask."""
+        """o_BTNH, without a mask."""
         seen = {name: value for name, value in options.items() if name != "segment_ids_BT"}
         return ops.bidirectional_attention(q, k, v, **seen)
 

@@ -70,7 +70,7 @@ def describe(config: "ModelConfig", *, segmented: bool) -> str:
 
 
 def options(config: "ModelConfig") -> dict[str, Any]:
-    """What the config asks of every operation of attention."""
+    """Keyword arguments of every attention kernel: scale and soft cap, where they are set."""
     found: dict[str, Any] = {}
     if config.attention_scale:
         found["scale"] = config.attention_scale

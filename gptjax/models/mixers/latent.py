@@ -1,7 +1,7 @@
 """Multi-head latent attention (DeepSeek-AI, "DeepSeek-V2", 2024, section 2.1).
 
 Keys and values are linear functions of one narrow normed vector a token, kv_rank wide, and of one
-rotated key of rope_dim columns that all heads share: those two are all that a cache must hold.
+rotated key of rope_dim columns that all heads share. A cache holds these two and nothing else.
 """
 
 import dataclasses

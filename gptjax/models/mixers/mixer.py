@@ -12,7 +12,7 @@ from gptjax.models.mixers.cache import Decoding, Kept
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TokenInfo:
-    """What a layer is told of its tokens besides the residual stream.
+    """Facts about the tokens that a layer gets besides the residual stream.
 
     Attributes:
       segment_ids_BT: document numbers; a token attends only within its own document. None: one
@@ -88,11 +88,11 @@ def register(kind: str, mixer: Mixer) -> None:
 
 
 def mixer_named(kind: str) -> Mixer:
-    """The mixer of that name, whatever the config."""
+    """The mixer that is registered under that name."""
     return MIXERS[kind] if kind in MIXERS else ENCODERS[kind]
 
 
 def mixer_of(config: Any, kind: str) -> Mixer:
-    """What `kind` is in a model with this config."""
+    """The mixer of `kind` in a model with this config."""
     mixer = mixer_named(kind)
     return mixer.latent if config.mixer.latent.kv_rank and mixer.latent else mixer

@@ -1,4 +1,4 @@
-"""Attention whose cache is written token by token: blocks that finish, sums that run."""
+"""Token-by-token caches: for mixers that keep summaries of finished blocks, or running sums."""
 
 from typing import Any
 

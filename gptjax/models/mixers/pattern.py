@@ -1,4 +1,4 @@
-"""What the kinds of attention share that leave pairs of tokens out."""
+"""Shared parts of sparse attention, whose kinds leave pairs of tokens out: checks and costs."""
 
 import dataclasses
 from typing import TYPE_CHECKING, Any
@@ -37,7 +37,7 @@ SCORE_COPIES = 4.0
 """Copies of the scores in training, over those of dense attention."""
 
 NO_SCORES: dict[str, Any] = {"attention_soft_cap": 0.0, "attention_sinks": False}
-"""What a kind without a softmax over scores cannot have."""
+"""Settings that need a softmax over scores, with the values that stand for none."""
 
 
 def held(config: "ModelConfig", keys: float) -> float:

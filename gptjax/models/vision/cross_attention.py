@@ -1,6 +1,6 @@
-"""Blocks that attend to what they are shown, and a decoder with such blocks among its own.
+"""Cross-attention blocks, and a decoder that has them between its own blocks.
 
-Letters: `S` vectors that are shown (of patches, of any width `W`), `D` the decoder's width.
+Letters: `S` vectors that are attended to (of patches, of any width `W`), `D` the decoder's width.
 """
 
 import dataclasses
@@ -75,7 +75,7 @@ class GatedBlock(nn.Module):
         """The residual stream after the block.
 
         Args:
-          memory_BSW: what is attended to; None: the normed residual stream itself.
+          memory_BSW: the vectors attended to; None: the normed residual stream itself.
           visible_BTS: which of it a token sees; None: all.
           mlp_BT: tokens to which the feed-forward adds something; None: all.
         """
@@ -132,8 +132,9 @@ class CrossText:
       text: the model without them, and its depth.
       cross_layers: their numbers among all layers.
       extra_tokens: tokens beyond the vocabulary, which can be read and not be predicted.
-      unshown: what a token attends to that is shown nothing: "all", as `transformers` has it, or
-        "none", as in Meta's code. Cross-attention's feed-forward adds nothing to it either way.
+      unshown: the vectors that a token before the first image attends to: "all", as
+        `transformers` has it, or "none", as in Meta's code. Cross-attention's feed-forward adds
+        nothing to it either way.
     """
 
     text: ModelConfig
@@ -208,8 +209,8 @@ def apply_cross_text(
 
     Args:
       tokens_BT: token ids below `text.vocab_size` + `extra_tokens`.
-      memory_BSD: what the cross-attention layers attend to, of the text's width; None: these
-        layers are left out.
+      memory_BSD: the vectors that cross-attention layers attend to, of the text's width; None:
+        these layers are left out.
       visible_BTS: which of it a token is shown; None: all.
 
     Raises:

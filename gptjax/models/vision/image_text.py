@@ -1,4 +1,4 @@
-"""A decoder that sees images: their features as tokens (Llava), or by cross-attention (Flamingo).
+"""Decoders of text and images: patches as tokens (Llava), or by cross-attention (Flamingo).
 
 Letters: `I` images of a sequence, `P` patches of an image, `S` the patches of all of them, `W` the
 width of the vision transformer, `D` that of the decoder. Parameters are {"text", "vision", …}, so
@@ -90,7 +90,7 @@ def init_projected(config: ProjectedVision, key: jax.Array) -> Params:
 
 
 def project_images(config: ProjectedVision, params: Params, images_BIYXC: jax.Array) -> jax.Array:
-    """[B, I·P, D]: what stands in the text for the images, patches row by row.
+    """[B, I·P, D]: the vectors that replace the image tokens, patches row by row.
 
     Raises:
       UserError: where the images do not fit the config.

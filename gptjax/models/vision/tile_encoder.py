@@ -1,4 +1,4 @@
-"""The vision tower of Llama 3.2: an image as tiles, each seen closely, then all together.
+"""Vision encoder of Llama 3.2: tiles of an image, encoded alone in local layers, then together.
 
 Grattafiori et al. (2024), section 7.1, and `transformers`' MllamaVisionModel. Letters: `J` tiles of
 an image, `Q` tokens of a tile (the class token and then its patches), `M` the same with padding,

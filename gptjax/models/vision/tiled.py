@@ -1,4 +1,4 @@
-"""A decoder that sees tiles of images by cross-attention: Llama 3.2 Vision.
+"""Llama 3.2 Vision: a decoder with cross-attention to the tiles of images.
 
 Letters: `I` images of a sequence, `J` tiles of an image, `Q` tokens of a tile, `S` the tokens of
 all of them, `U` the width of the features, `D` that of the decoder.
@@ -92,7 +92,7 @@ def apply_tiled(
 def project_tiles(
     config: TiledVision, params: Params, tiles_BIJYXC: jax.Array, ratios_BI: jax.Array
 ) -> jax.Array:
-    """[B, I·J·Q, D]: what the decoder attends to, the tiles of all images one after another.
+    """[B, I·J·Q, D]: the vectors that the decoder attends to, the tiles of all images in order.
 
     Raises:
       UserError: where the tiles do not fit the config.

@@ -1,4 +1,4 @@
-"""The vision transformer, CLIP's too: images to a class token and a vector for each patch.
+"""Vision transformer (ViT, CLIP): images to a class token and a vector for each patch.
 
 Letters: images are `YXC` (rows, columns, channels), `P` patches, `W` the width, `L` numbers of one
 patch. Its blocks are the decoder's, with attention that sees both ways.

@@ -1,4 +1,4 @@
-"""What to run next: the cells that shrink the uncertainty at a target most per FLOP.
+"""Suggested next runs: the cells that shrink the uncertainty at a target most per FLOP.
 
 V-optimal design (Atkinson, Donev and Tobias 2007, chapter 10) of the linearised law. With residual
 derivatives j a run of noise s adds j j' / s^2 to the information M; the variance of a prediction
