@@ -20,6 +20,7 @@ JOBS: dict[str, str] = {
     "train": "gptjax.jobs.train",
     "fit_table": "gptjax.jobs.fit_table",
     "predict": "gptjax.jobs.predict",
+    "precision_law": "gptjax.jobs.precision_law",
     "compare": "gptjax.jobs.compare",
     "convert": "gptjax.jobs.convert",
     "sample": "gptjax.jobs.sample",

@@ -94,6 +94,15 @@ def gather_numpy(
     return rows[:, :-1], rows[:, 1:]
 
 
+def calibration_windows(tokens: np.ndarray, seq_len: int, count: int, seed: int) -> np.ndarray:
+    """Windows of about `count` tokens, each once, int32 [n, T]; none where none is whole."""
+    there = num_windows(len(tokens), seq_len)
+    some = min(max(1, count // seq_len), there) if count else 0
+    if not some:
+        return np.zeros((0, seq_len), np.int32)
+    return gather_numpy(tokens, seq_len, windows_numpy(seed, 0, some, there))[0]
+
+
 def gather_jax(
     tokens: Array, seq_len: int, windows: Array
 ) -> tuple[Int32[Array, "B T"], Int32[Array, "B T"]]:

@@ -64,6 +64,7 @@ def train(
     import jax
 
     from gptjax.engines import worker
+    from gptjax.engines.quantized_scores import scorer
     from gptjax.errors import UserError
     from gptjax.sweeps import session_on, sizes_of
     from gptjax.train import EXIT_RESUMABLE, Interrupted
@@ -82,6 +83,7 @@ def train(
         attempts=config.sweep.attempts,
         claim_seconds=config.sweep.claim_seconds,
         compile_ahead=jax.default_backend() != "cpu",
+        score=scorer(config),
     )
     devices = jax.local_devices()
     sizes = sizes_of(config.sweep, devices)

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -73,21 +72,16 @@ def main(config: Config, folder: Path) -> int:
 
 def _quantized(model: convert.Model, settings: QuantizeConfig, corpus: Corpus) -> Quantized:
     wanted = METHODS[settings.method].calibrated or settings.budget_mb > 0.0
-    windows = calibration_windows(settings, corpus, model.config.seq_len) if wanted else None
+    asked = settings.calibration_tokens if wanted else 0
+    windows = data.calibration_windows(
+        corpus.train, model.config.seq_len, asked, settings.calibration_seed
+    )
     bits = quant.uniform_bits(model.config, settings)
-    if settings.budget_mb and windows is not None:
+    if settings.budget_mb:
         quant.check_plain(model.params)
         fixed, budget = quant.ruled_bits(model.config, settings), int(settings.budget_mb * 1e6)
         bits = quant.choose_bits(model.config, model.params, settings, fixed, windows, budget)
     return quant.quantize(model.config, model.params, settings, bits, windows)
-
-
-def calibration_windows(settings: QuantizeConfig, corpus: Corpus, seq_len: int) -> np.ndarray:
-    """Windows of the train part by `quantize.calibration_seed`, each once: [n, T] ids."""
-    there = data.num_windows(len(corpus.train), seq_len)
-    count = min(max(1, settings.calibration_tokens // seq_len), there)
-    windows = data.windows_numpy(settings.calibration_seed, 0, count, there)
-    return data.gather_numpy(corpus.train, seq_len, windows)[0]
 
 
 def recipe_of(settings: QuantizeConfig, made: Quantized, corpus: Corpus) -> dict[str, Any]:

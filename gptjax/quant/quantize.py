@@ -12,6 +12,7 @@ import numpy as np
 from gptjax.errors import UserError
 from gptjax.models import ModelConfig
 from gptjax.models.layer_stack import ByLayer
+from gptjax.models.product import dense
 from gptjax.models.quantized import is_quantized, kind_of_leaf
 from gptjax.quant.calibration import Moments, layer_by_layer
 from gptjax.quant.config import QuantizeConfig
@@ -202,6 +203,20 @@ def output_error(w: jax.Array, leaf: Any, hessian_II: np.ndarray) -> float:
     less_IO = np.asarray(values, np.float64).reshape(w_IO.shape) - w_IO
     lost, whole = (float(np.sum(x * (hessian_II @ x))) for x in (less_IO, w_IO))
     return lost / whole if whole else 0.0
+
+
+def dequantized(params: Any) -> Any:
+    """The tree with float32 arrays of the numbers that its leaves stand for."""
+
+    def array(leaf: Any) -> jax.Array:
+        if isinstance(leaf, ByLayer):
+            return jnp.stack([array(layer) for layer in leaf.layers])
+        return dense(leaf, jnp.float32).astype(jnp.float32)
+
+    def is_leaf(leaf: Any) -> bool:
+        return is_quantized(leaf) or isinstance(leaf, ByLayer)
+
+    return jax.tree.map(array, params, is_leaf=is_leaf)
 
 
 def nbytes(params: Any) -> int:

@@ -98,6 +98,12 @@ class SweepConfig:
         "reports, no limit where it reports none, as a CPU",
         minimum=0.0,
     )
+    quantize_bits: tuple[int, ...] = setting(
+        (),
+        "also measure the held-out loss of every cell with its weights in so many bits, by "
+        "config.quantize, for job=precision_law; cells are then not stacked",
+        choices=(2, 3, 4, 5, 6, 7, 8),
+    )
     engine: str = setting(
         "local",
         "engine that trains the bundles: processes of this machine, or tasks of a Ray cluster "

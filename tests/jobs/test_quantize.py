@@ -49,10 +49,11 @@ def slow(*cases):
 @pytest.mark.parametrize(
     "settings",
     [
-        {"method": "gptq", "bits": 4, "group": 8},
-        {"method": "nf4", "bits": 4, "heldout_tokens": 64},
+        {"method": "gptq", "bits": 4, "group": 8, "activation_order": False},
+        {"method": "nf4", "bits": 4, "heldout_tokens": 64, "embedding_bits": 4},
         *slow(
-            {"method": "affine", "bits": 8, "scales": "channel", "activations": 8},
+            {"method": "affine", "bits": 8, "scales": "channel", "activations": 8}
+            | {"embedding_bits": 16},
             {"method": "affine", "budget_mb": 0.008, "budget_bits": "(4,8)", "scales": "tensor"},
         ),
     ],

@@ -13,6 +13,7 @@ from gptjax.scaling.forms import (
     kaplan,
     mixture_of_experts,
     overtraining,
+    precision,
 )
 from gptjax.scaling.forms.form import Form
 
@@ -28,6 +29,7 @@ FAMILIES = (
     abilities,
     hyperparameters,
     annealing,
+    precision,
 )
 FORMS: dict[str, Form] = {form.name: form for family in FAMILIES for form in family.FORMS}
 
