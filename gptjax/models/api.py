@@ -113,11 +113,12 @@ def forward(
 ) -> tuple[Any, Routing | None]:
     """The logits of `apply`, or the features, as in training; and the routers' statistics, if any.
 
-    Experts have the capacity of the config, and their routers its noise. Other arguments and errors
+    Experts have the capacity of the config, and their routers its noise; dropout is that of the
+    config. Other arguments and errors
     are those of `apply`.
 
     Args:
-      seeds_B: uint32, one for each sequence, of the noise; without them there is none.
+      seeds_B: uint32, one for each sequence, of noise and dropout; without them there is none.
     """
     check_length(config, tokens_BT.shape[1])
     inputs = tokens_BT, TokenInfo(segment_ids_BT, positions_BT), shift_BTD, seeds_B

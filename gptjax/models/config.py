@@ -7,6 +7,7 @@ from typing import Any
 
 import gptjax.models.mixers  # noqa: F401 they register the choices
 from gptjax.fields import section, setting
+from gptjax.models.dropout import DropoutConfig
 from gptjax.models.experts import ExpertsConfig
 from gptjax.models.mixers.attention import QK_NORMS
 from gptjax.models.mixers.config import MixerConfig
@@ -162,6 +163,7 @@ class ModelConfig:
     rope: RopeConfig = section(RopeConfig, "rotary positions")
     mixer: MixerConfig = section(MixerConfig, "mixers of tokens")
     experts: ExpertsConfig = section(ExpertsConfig, "mixtures of experts")
+    dropout: DropoutConfig = section(DropoutConfig, "dropout in training")
     use_bias: bool = setting(True, "biases at model.bias_places")
     bias_places: tuple[str, ...] = setting(
         BIAS_PLACES,
@@ -281,11 +283,11 @@ class ModelConfig:
 
     @property
     def at_rest(self) -> "ModelConfig":
-        """The model outside of training: no noise, and no token dropped."""
+        """The model outside of training: no noise, no dropout, and no token dropped."""
         quiet = dataclasses.replace(
             self.experts, router_noise=False, capacity_factor=0.0, load_loss=0.0
         )
-        return dataclasses.replace(self, experts=quiet)
+        return dataclasses.replace(self, experts=quiet, dropout=DropoutConfig())
 
     def has_bias(self, place: str) -> bool:
         """Whether there are biases at `place`, one of `bias_places`."""

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from gptjax import ops
 from gptjax.models.config import ModelConfig
+from gptjax.models.dropout import EMBEDDING, dropped
 from gptjax.models.experts import Routing
 from gptjax.models.layer_stack import (
     Stacks,
@@ -88,6 +89,7 @@ class Decoder(nn.Module):
         x_BTD, w_VD = Embedding(cfg, name="embed")(tokens_BT, None, info.positions_BT)
         if shift_BTD is not None:
             x_BTD = x_BTD + shift_BTD.astype(x_BTD.dtype)
+        x_BTD = dropped(x_BTD, seeds_B, cfg.dropout.embedding, EMBEDDING)
         x_BTD = nn.with_logical_constraint(x_BTD, ("batch", "seq", "embed"))
         if self.is_initializing() and len(cfg.stacks) > 1:
             x_BTD = Stacks(cfg, name="blocks")(x_BTD, info)

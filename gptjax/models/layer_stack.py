@@ -66,8 +66,9 @@ def unrolled(config: ModelConfig) -> bool:
 
 
 def is_one_scan(config: ModelConfig) -> bool:
-    """Whether one linen scan runs all blocks: they are alike, and no router reports."""
+    """Whether one linen scan runs all blocks: alike, no router reports, and nothing is drawn."""
     alike = len(set(config.layers_of_depth)) == 1 and not config.experts.count
+    alike = alike and not config.dropout.is_on  # the layers' seeds differ
     return alike and not unrolled(config) and config.remat != "sqrt"
 
 
@@ -86,7 +87,7 @@ def run_blocks(
     """The residual stream after all layers of `config`, whose parameters are stacked by structure.
 
     Args:
-      seeds_B: uint32, one for each sequence, of the routers' noise.
+      seeds_B: uint32, one for each sequence, of dropout and the routers' noise.
 
     Returns:
       Also the routers' statistics, in the order of the layers; None without routers.

@@ -31,6 +31,7 @@ from gptjax.ops.cached_attention import (
     write_ring,
 )
 from gptjax.ops.chunked_loss import Head, chunked_cross_entropy
+from gptjax.ops.dropout import dropout
 from gptjax.ops.expert_dispatch import (
     assign_slots,
     combine,
@@ -119,6 +120,7 @@ __all__ = [
     "dequantize_absmax",
     "dequantize_nf4",
     "dispatch",
+    "dropout",
     "expert_capacity",
     "expert_share",
     "fill_ring",

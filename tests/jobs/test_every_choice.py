@@ -101,6 +101,9 @@ TRAINED = {
         "model.attention_impl": "dense",
         "train.batch_doublings": 1,
         "train.batch_warmup_tokens": 128,
+        "model.dropout.embedding": 0.1,
+        "model.dropout.attention": 0.1,
+        "model.dropout.residual": 0.1,
     },
     "d": {
         "data.source": "zipf-facts",

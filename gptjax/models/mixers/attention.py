@@ -60,6 +60,8 @@ class Attention(nn.Module):
         q_BTNH, k_BTKH = self.rotated(q_BTNH, info), self.rotated(k_BTKH, info)
         arrays = self._common_arrays() | self.own_arrays(x_BTD, info)
         options = {**arrays, **kernels.options(cfg), "segment_ids_BT": info.segment_ids_BT}
+        if info.seeds_B is not None:
+            options |= {"dropout": cfg.dropout.attention, "seeds_B": info.seeds_B}
         if info.decoding is None:
             o_BTNH = self.attend(q_BTNH, k_BTKH, v_BTKH, options)
         elif info.decoding.fresh:

@@ -145,6 +145,8 @@ def beyond_blockwise(config: "ModelConfig") -> str:
         return f"model.mixer.latent.kv_rank={config.mixer.latent.kv_rank}"
     if config.positions == "alibi":
         return "model.positions=alibi"
+    if config.dropout.attention:
+        return f"model.dropout.attention={config.dropout.attention:g}"
     return "model.attention_sinks=True" if config.attention_sinks else ""
 
 
@@ -157,6 +159,7 @@ def _beyond_dense(config: "ModelConfig", kind: str) -> bool:
         kind == "local",
         config.positions == "alibi",
         config.mixer.latent.kv_rank,
+        config.dropout.attention,
     )
     return any(asked)
 

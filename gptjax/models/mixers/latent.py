@@ -100,6 +100,8 @@ class LatentAttention(nn.Module):
             scale=latent_scale(cfg),
             window=cfg.window if self.kind == "local" else 0,
             segment_ids_BT=info.segment_ids_BT,
+            dropout=0.0 if info.seeds_B is None else cfg.dropout.attention,
+            seeds_B=info.seeds_B,
         )
 
     def _attend_cached(

@@ -21,12 +21,14 @@ class TokenInfo:
         None: 0…T−1, in the order of the layout (`ops.in_order`).
       decoding: where layers have caches, how full they are. None: there are none.
       length: tokens of the text, for rotary scalings that depend on it. None: those of the input.
+      seeds_B: uint32, of the dropout of attention's weights in training. None: none is dropped.
     """
 
     segment_ids_BT: jax.Array | None = None
     positions_BT: jax.Array | None = None
     decoding: Decoding | None = None
     length: int | None = dataclasses.field(default=None, metadata={"static": True})
+    seeds_B: jax.Array | None = None
 
 
 def _no_check(config: Any) -> None:
