@@ -5,10 +5,12 @@
 0.0
 """
 
+from gptjax.infer.answers import best_of, majority, pass_at_k
 from gptjax.infer.batching import Batcher
 from gptjax.infer.beam import BeamSearch, beam_search
 from gptjax.infer.generate import Answer, generate, stream
 from gptjax.infer.limits import Limits
+from gptjax.infer.members import Contrast, Mixture, joined, streaming
 from gptjax.infer.model import Model, load, prepare
 from gptjax.infer.settings import PRESETS, Sampling, sampling
 from gptjax.infer.speculative import Gain, best_drafts, expected_tokens, speculate
@@ -18,17 +20,24 @@ __all__ = [
     "Answer",
     "Batcher",
     "BeamSearch",
+    "Contrast",
     "Gain",
     "Limits",
+    "Mixture",
     "Model",
     "Sampling",
     "beam_search",
     "best_drafts",
+    "best_of",
     "expected_tokens",
     "generate",
+    "joined",
     "load",
+    "majority",
+    "pass_at_k",
     "prepare",
     "sampling",
     "speculate",
     "stream",
+    "streaming",
 ]

@@ -88,8 +88,13 @@ class Batcher:
           key: of requests without a seed; key 0 by default, each folded with its number.
 
         Raises:
-          UserError: for a length beyond the model's context.
+          UserError: for a length beyond the model's context, and for joined or endless models.
         """
+        if model.others or model.stream is not None:
+            raise UserError(
+                f"{model.name} joins models or forgets tokens, which slots are not built for; use "
+                "infer.generate"
+            )
         self.model, self.limits = model, limits
         self.length = _length(model, limits)
         self.key = jax.random.key(0) if key is None else key

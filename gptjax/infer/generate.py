@@ -139,6 +139,9 @@ class Batch:
             samplers.names_of(requests),
             max(request.logprobs for request in requests),
             models.rope_length(model.config, total),
+            tuple(other.config for other in model.others),
+            model.combine,
+            model.stream,
         )
         return cls(model, plan, ids, requests, keys)
 

@@ -8,6 +8,7 @@ call, and ends early when all rows are done.
 
 import dataclasses
 import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -16,7 +17,7 @@ import jax.numpy as jnp
 from gptjax import models
 from gptjax.infer import samplers
 from gptjax.infer.samplers import Memories, Rows
-from gptjax.models import Cache, ModelConfig
+from gptjax.models import ModelConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,12 +29,18 @@ class Plan:
       filters: names of FILTERS that some row needs.
       top: likeliest tokens that are reported beside each.
       length: of `models.rope_length`.
+      others: configs of further members, whose parameters and caches follow in tuples.
+      combine: the members' logits [B, V] → the logits to choose from, hashable; None: one member.
+      stream: how a cache forgets (`models.Stream`); None: it does not.
     """
 
     config: ModelConfig
     filters: tuple[str, ...] = ()
     top: int = 0
     length: int | None = None
+    others: tuple[ModelConfig, ...] = ()
+    combine: Callable[[Sequence[jax.Array]], jax.Array] | None = None
+    stream: models.Stream | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -55,7 +62,7 @@ class State:
       limit_B: most tokens of each answer.
     """
 
-    cache: Cache
+    cache: Any  # Cache, or a tuple of the members'
     token_B: jax.Array
     done_B: jax.Array
     made_B: jax.Array
@@ -92,20 +99,15 @@ def prefill(
       tokens: slots of the cache.
       most: M, the longest answer.
     """
-    B, config = prompts_BT.shape[0], plan.config
-    cache = models.init_cache(config, B, tokens)
-    x_BTD, cache = models.decode(
-        config, params, cache, prompts_BT, counts_BT, fresh=True, length=plan.length
-    )
-    last_B = jnp.max(jnp.where(counts_BT, jnp.arange(prompts_BT.shape[1]), 0), axis=1)
-    x_B1D = jnp.take_along_axis(x_BTD, last_B[:, None, None], axis=1)
-    logits_BV = models.logits(config, params, x_B1D)[:, 0]
+    B = prompts_BT.shape[0]
+    cache = _empty(plan, B, tokens)
+    logits_BV, cache = _read(plan, params, cache, prompts_BT, counts_BT, fresh=True)
     return first(plan, cache, logits_BV, rows, memories, key_B, ends_Be, limit_B, most=most)
 
 
 def first(
     plan: Plan,
-    cache: Cache,
+    cache: Any,
     logits_BV: jax.Array,
     rows: Rows,
     memories: Memories,
@@ -156,16 +158,44 @@ def put_row(state: State, slot: jax.Array | int, one: State) -> State:
 
 
 def _step(plan: Plan, params: Any, state: State) -> State:
-    x_B1D, cache = models.decode(
-        plan.config,
-        params,
-        state.cache,
-        state.token_B[:, None],
-        ~state.done_B[:, None],
-        length=plan.length,
-    )
-    logits_BV = models.logits(plan.config, params, x_B1D)[:, 0]
+    tokens_B1, counts_B1 = state.token_B[:, None], ~state.done_B[:, None]
+    logits_BV, cache = _read(plan, params, state.cache, tokens_B1, counts_B1)
     return _choose(plan, dataclasses.replace(state, cache=cache), logits_BV)
+
+
+def _empty(plan: Plan, batch: int, tokens: int) -> Any:
+    """The cache of the model, or of each member."""
+    each = [
+        models.init_cache(config, batch, tokens, plan.stream)
+        for config in (plan.config, *plan.others)
+    ]
+    return tuple(each) if plan.combine else each[0]
+
+
+def _read(
+    plan: Plan, params: Any, cache: Any, tokens_BT: Any, counts_BT: Any, *, fresh: bool = False
+) -> tuple[jax.Array, Any]:
+    """(logits_BV after the last token of each row that counts, the cache)."""
+    last_B = jnp.max(jnp.where(counts_BT, jnp.arange(tokens_BT.shape[1]), 0), axis=1)
+
+    def member(config: ModelConfig, params: Any, cache: Any) -> tuple[jax.Array, Any]:
+        x_BTD, cache = models.decode(
+            config,
+            params,
+            cache,
+            tokens_BT,
+            counts_BT,
+            fresh=fresh,
+            length=plan.length,
+            stream=plan.stream,
+        )
+        x_B1D = jnp.take_along_axis(x_BTD, last_B[:, None, None], axis=1)
+        return models.logits(config, params, x_B1D)[:, 0], cache
+
+    if plan.combine is None:
+        return member(plan.config, params, cache)
+    found = [member(*one) for one in zip((plan.config, *plan.others), params, cache, strict=True)]
+    return plan.combine([logits_BV for logits_BV, _ in found]), tuple(c for _, c in found)
 
 
 def _choose(plan: Plan, state: State, logits_BV: jax.Array) -> State:

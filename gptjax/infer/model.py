@@ -25,6 +25,9 @@ class Model:
       tokenizer: None: prompts are token ids.
       chat: a name of `gptjax.data.chat.FORMATS`, or "".
       name: what errors and servers call it.
+      others: further members, whose parameters follow the first one's in `params`.
+      combine: of `Plan`; None: the model is one.
+      stream: how caches forget old tokens; None: they do not.
     """
 
     config: models.ModelConfig
@@ -32,10 +35,21 @@ class Model:
     tokenizer: Tokenizer | None = None
     chat: str = ""
     name: str = "model"
+    others: tuple["Model", ...] = ()
+    combine: Any = None
+    stream: models.Stream | None = None
 
     @functools.cached_property
     def context(self) -> int:
         """Tokens of the longest text, prompt and answer; 0: no limit, without attention."""
+        if self.stream is not None:
+            return 0
+        own = self._own_context
+        limits = [n for n in (own, *(other.context for other in self.others)) if n]
+        return min(limits, default=0)
+
+    @property
+    def _own_context(self) -> int:
         layers = self.config.layers_of_depth
         attends = any(models.mixer_of(self.config, layer.mixer).attends for layer in layers)
         return self.config.seq_len if attends or self.config.positions == "learned" else 0

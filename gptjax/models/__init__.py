@@ -25,6 +25,7 @@ from gptjax.models.decode import (
 )
 from gptjax.models.experts import Routing, loss_names, router_penalty
 from gptjax.models.layer_costs import cache_bytes, forward_flops
+from gptjax.models.mixers.cache import Stream
 from gptjax.models.mixers.kernels import attention_kernel, beyond_blockwise
 from gptjax.models.mixers.mixer import MIXERS, Mixer, TokenInfo, mixer_of, register
 from gptjax.models.mlp import MLPS
@@ -79,6 +80,7 @@ __all__ = [
     "ProjectedVision",
     "Routing",
     "Stages",
+    "Stream",
     "TileConfig",
     "TiledVision",
     "TokenInfo",

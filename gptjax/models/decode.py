@@ -15,7 +15,8 @@ from gptjax.models.block import Block
 from gptjax.models.config import Layer, ModelConfig
 from gptjax.models.decoder import Embedding
 from gptjax.models.layer_stack import by_layer, stacks_of
-from gptjax.models.mixers.cache import CACHE, KEPT, Decoding
+from gptjax.models.mixers.attention import Attention
+from gptjax.models.mixers.cache import CACHE, KEPT, Decoding, Stream
 from gptjax.models.mixers.mixer import Mixer, TokenInfo, mixer_of
 from gptjax.models.parameters import activation_type
 from gptjax.models.rope import depends_on_length
@@ -38,16 +39,16 @@ class Cache:
     tokens_B: jax.Array
 
 
-def init_cache(config: ModelConfig, batch: int, tokens: int) -> Cache:
-    """An empty cache for texts of up to so many tokens.
+def init_cache(config: ModelConfig, batch: int, tokens: int, stream: Stream | None = None) -> Cache:
+    """An empty cache for texts of up to so many tokens, or of any length with `stream`.
 
     Raises:
-      UserError: where a layer cannot go on from a cache.
+      UserError: where a layer cannot go on from a cache, or cannot forget tokens of one.
     """
     dtype = activation_type(config)
     layers = tuple(
         {name: one.zeros(batch, dtype) for name, one in kept.items()}
-        for kept in _kept(config, tokens)
+        for kept in (_kept(config, tokens) if stream is None else _streamed(config, stream))
     )
     return Cache(layers, jnp.zeros(batch, jnp.int32))
 
@@ -108,6 +109,7 @@ def decode(
     fresh: bool = False,
     length: int | None = None,
     shift_BTD: jax.Array | None = None,
+    stream: Stream | None = None,
 ) -> tuple[jax.Array, Cache]:
     """(x_BTD after the last block, the cache after these tokens): `logits` gives the rest.
 
@@ -119,7 +121,10 @@ def decode(
       fresh: the cache is as `init_cache` made it: the layers compute as in training.
       length: of `rope_length`.
       shift_BTD: where given, added to the embedded tokens.
+      stream: of the cache; a longer text than it holds is read token by token.
     """
+    if stream is not None and tokens_BT.shape[1] > 1:
+        return _in_turn(config, params, cache, tokens_BT, counts_BT, stream)
     order_BT = None
     if counts_BT is None:
         counts_BT = jnp.ones(tokens_BT.shape, bool)
@@ -131,7 +136,15 @@ def decode(
         if shift_BTD is not None:
             shift_BTD = jnp.take_along_axis(shift_BTD, order_BT[..., None], axis=1)
     x_BTD, cache = _decode(
-        config, params, cache, tokens_BT, counts_BT, fresh=fresh, length=length, shift=shift_BTD
+        config,
+        params,
+        cache,
+        tokens_BT,
+        counts_BT,
+        fresh=fresh,
+        length=length,
+        shift=shift_BTD,
+        stream=stream,
     )
     if order_BT is not None:
         back_BT = jnp.argsort(order_BT, axis=1)
@@ -154,13 +167,16 @@ def _decode(
     fresh: bool,
     length: int | None,
     shift: jax.Array | None,
+    stream: Stream | None,
 ) -> tuple[jax.Array, Cache]:
     """`decode` where tokens that count come first in every row."""
     config, before_B = config.at_rest, cache.tokens_B
     positions_BT = before_B[:, None] + jnp.arange(tokens_BT.shape[1], dtype=jnp.int32)
     positions_BT = jnp.where(counts_BT, positions_BT, -1)
     after_B = before_B + jnp.sum(counts_BT, axis=1, dtype=jnp.int32)
-    info = TokenInfo(None, positions_BT, Decoding(before_B, after_B, fresh), length)
+    info = TokenInfo(
+        None, positions_BT, Decoding(before_B, after_B, fresh and stream is None, stream), length
+    )
     embed: Any = Embedding(config, parent=None).apply
     x_BTD, _ = embed({"params": params["embed"]}, tokens_BT, None, jnp.maximum(positions_BT, 0))
     if shift is not None:
@@ -170,6 +186,44 @@ def _decode(
         x_BTD, after = _block(config, layer, one, kept, x_BTD, info)
         layers.append(after)
     return x_BTD, Cache(tuple(layers), after_B)
+
+
+def _in_turn(
+    config: ModelConfig,
+    params: Params,
+    cache: Cache,
+    tokens_BT: Any,
+    counts_BT: Any,
+    stream: Stream,
+) -> tuple[jax.Array, Cache]:
+    """`decode` with a cache that forgets: what a token sees depends on when it came."""
+    params = unstacked(config, params)
+    counts_BT = jnp.ones(tokens_BT.shape, bool) if counts_BT is None else counts_BT
+
+    def one(cache: Cache, token: tuple[jax.Array, jax.Array]) -> tuple[Cache, jax.Array]:
+        ids_B, counts_B = token
+        x_B1D, cache = decode(
+            config, params, cache, ids_B[:, None], counts_B[:, None], stream=stream
+        )
+        return cache, x_B1D[:, 0]
+
+    cache, x_TBD = jax.lax.scan(one, cache, (tokens_BT.T, counts_BT.T))
+    return jnp.swapaxes(x_TBD, 0, 1), cache
+
+
+def _streamed(config: ModelConfig, stream: Stream) -> list[dict[str, Any]]:
+    """What each layer keeps of the first and of the last tokens."""
+    for layer in config.layers_of_depth:
+        mixer = mixer_of(config, layer.mixer)
+        relative = config.positions in ("rotary", "alibi", "none")
+        if layer.mixer != "global" or not issubclass(mixer.module, Attention) or not relative:
+            raise UserError(
+                f"streaming forgets tokens of global layers with relative positions, and this "
+                f"model has {layer.mixer} layers with model.positions={config.positions}; generate "
+                "within its context"
+            )
+    kept = stream.kept(config.kv_heads, config.head_width)
+    return [kept for _ in config.layers_of_depth]
 
 
 def _block(

@@ -6,6 +6,8 @@ several at a time, past the roll of a window.
 
 import dataclasses
 import functools
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +17,9 @@ from flat_settings import changed
 
 from gptjax import models
 from gptjax.errors import UserError
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "convert"))
+import tiny
 
 T, PROMPT = 24, 8
 LENGTHS = (8, 3, 5)  # of the prompts
@@ -66,9 +71,9 @@ def test_every_mixer_is_here():
     assert named == set(models.MIXERS)
 
 
-def check(config, *, width=PROMPT, lengths=LENGTHS, total=T, tolerance=1e-5):
+def check(config, params=None, *, width=PROMPT, lengths=LENGTHS, total=T, tolerance=1e-5):
     """Prompts of `lengths` in a batch `width` wide, then one token, three, and one by one."""
-    params = models.init(config, jax.random.key(0))
+    params = models.init(config, jax.random.key(0)) if params is None else params
     tokens_BT = jax.random.randint(jax.random.key(1), (len(lengths), total), 0, config.vocab_size)
     count_B = np.array(lengths)
     right_BT = np.arange(width) < count_B[:, None]
@@ -126,6 +131,14 @@ def test_cached_equals_full(name):
     models.validate(config)
     cache = check(config)
     assert cache.tokens_B.tolist() == [n + 16 for n in LENGTHS]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", tiny.MODELS)
+def test_cached_equals_full_for_every_family(name):
+    """The tiny models of every family that is converted, every parameter of size one."""
+    config = tiny.MODELS[name][1]
+    check(config, tiny.parameters(config), width=5, lengths=(5, 3), total=12)
 
 
 MORE = {"blocksparse", "longformer", "fixed", "linformer"}

@@ -1,5 +1,6 @@
 """Attention by heads: over all earlier tokens, the last ones of a window, or both ways."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -57,7 +58,9 @@ class Attention(nn.Module):
         v_BTKH = self.heads(x_BTD, "value", K, "kv_heads")
         q_BTNH = self._head_norm(q_BTNH, "query_norm_scale", "heads")
         k_BTKH = self._head_norm(k_BTKH, "key_norm_scale", "kv_heads")
-        q_BTNH, k_BTKH = self.rotated(q_BTNH, info), self.rotated(k_BTKH, info)
+        streams = info.decoding is not None and info.decoding.stream is not None
+        if not streams:
+            q_BTNH, k_BTKH = self.rotated(q_BTNH, info), self.rotated(k_BTKH, info)
         arrays = self._common_arrays() | self.own_arrays(x_BTD, info)
         options = {**arrays, **kernels.options(cfg), "segment_ids_BT": info.segment_ids_BT}
         if info.seeds_B is not None:
@@ -67,6 +70,9 @@ class Attention(nn.Module):
         elif info.decoding.fresh:
             o_BTNH = self.attend(q_BTNH, k_BTKH, v_BTKH, options)
             keep(self, self.fill(kept(self), q_BTNH, k_BTKH, v_BTKH, info, arrays))
+        elif streams:
+            o_BTNH, cache = self.attend_stream(kept(self), q_BTNH, k_BTKH, v_BTKH, info, arrays)
+            keep(self, cache)
         else:
             o_BTNH, cache = self.attend_cached(kept(self), q_BTNH, k_BTKH, v_BTKH, info, arrays)
             keep(self, cache)
@@ -137,6 +143,52 @@ class Attention(nn.Module):
         options = {**arrays, **kernels.options(self.config), "sees": self.sees()}
         o_BTNH = ops.cached_attention(q, seen["k"], seen["v"], positions_BT, places_BS, **options)
         return o_BTNH, after
+
+    def attend_stream(
+        self,
+        cache: dict[str, jax.Array],
+        q: jax.Array,
+        k: jax.Array,
+        v: jax.Array,
+        info: TokenInfo,
+        arrays: dict[str, Any],
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """(o_B1NH of one further token, the cache after it), of the first and last tokens alone.
+
+        Keys are kept before their rotation and rotated by their place inside the cache, as
+        streaming-llm does: text that was forgotten leaves no gap.
+        """
+        assert info.decoding is not None and info.decoding.stream is not None
+        assert info.positions_BT is not None and q.shape[1] == 1
+        position_B1, stream = info.positions_BT, info.decoding.stream
+        first, last = stream.first, stream.last
+        after: dict[str, jax.Array] = {}
+        # The ring counts from the end of the sinks.
+        sink_B1 = jnp.where(position_B1 < first, position_B1, -1)
+        recent_B1 = jnp.where(position_B1 >= first, position_B1 - first, -1)
+        for name, x in (("k", k), ("v", v)):
+            kept_first = ops.write_ring(cache[f"first_{name}"], x, sink_B1)
+            after |= {f"first_{name}": kept_first, name: ops.write_ring(cache[name], x, recent_B1)}
+        total_B = position_B1[:, 0] + 1
+        ring_BS = ops.ring_positions(jnp.maximum(total_B - first, 0), last)
+        gone_B1 = jnp.maximum(total_B - first - last, 0)[:, None]
+        ring_BS = jnp.where(ring_BS >= 0, ring_BS + first - gone_B1, -1)
+        sinks_BS = jnp.broadcast_to(jnp.arange(first), (ring_BS.shape[0], first))
+        places_BS = jnp.concatenate([sinks_BS, ring_BS], axis=1)
+        keys_BSKH = jnp.moveaxis(jnp.concatenate([after["first_k"], after["k"]], axis=2), 1, 2)
+        turned = self.rotated(keys_BSKH, dataclasses.replace(info, positions_BT=places_BS))
+        place_B1 = jnp.where(position_B1 >= 0, position_B1 - gone_B1, -1)
+        q = self.rotated(q, dataclasses.replace(info, positions_BT=place_B1))
+        o_B1NH = ops.cached_attention(
+            q,
+            jnp.moveaxis(turned, 2, 1),
+            jnp.concatenate([after["first_v"], after["v"]], axis=2),
+            place_B1,
+            places_BS,
+            **arrays,
+            **kernels.options(self.config),
+        )
+        return o_B1NH, after
 
     @property
     def rolls(self) -> bool:

@@ -35,6 +35,23 @@ class Kept:
         return jnp.zeros((batch, *self.shape), self.dtype or activations)
 
 
+@dataclasses.dataclass(frozen=True)
+class Stream:
+    """A cache that forgets all but the first and the last tokens (Xiao et al., 2023).
+
+    Attributes:
+      first: attention sinks, k above 0; `last`: the most recent tokens.
+    """
+
+    first: int = 4
+    last: int = 1020
+
+    def kept(self, heads: int, width: int) -> dict[str, Kept]:
+        """Keys before their rotation, and values."""
+        first, last = ring(heads, self.first, width), ring(heads, self.last, width)
+        return {"first_k": first, "first_v": first, "k": last, "v": last}
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Decoding:
@@ -47,11 +64,13 @@ class Decoding:
       before_B: tokens that the cache holds before these.
       after_B: and after these.
       fresh: the cache holds nothing yet, so that a layer may compute as in training.
+      stream: how the cache forgets; None: it does not.
     """
 
     before_B: jax.Array
     after_B: jax.Array
     fresh: bool = dataclasses.field(default=False, metadata={"static": True})
+    stream: Stream | None = dataclasses.field(default=None, metadata={"static": True})
 
 
 def kept(module: nn.Module) -> dict[str, jax.Array]:
