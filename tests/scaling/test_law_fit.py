@@ -9,7 +9,7 @@ from known_runs import TRUTH, chinchilla_loss, curves_table, runs_table
 
 from gptjax import scaling
 from gptjax.errors import UserError
-from gptjax.scaling.fit import engine
+from gptjax.scaling.fit import bootstrap, engine
 
 
 def test_a_noiseless_table_gives_its_law_back():
@@ -167,3 +167,36 @@ def test_one_ratio_of_tokens_to_params_is_refused():
     table = {"params": params, "tokens": 20 * params, "loss": chinchilla_loss(params, 20 * params)}
     with pytest.raises(UserError, match="cannot tell size from data"):
         scaling.fit(table)
+
+
+def many_runs(rows, noise=0.004):
+    rng = np.random.default_rng(rows)
+    size = np.exp(rng.uniform(np.log(5e7), np.log(1.5e10), rows))
+    data = np.exp(rng.uniform(np.log(1e9), np.log(3e11), rows))
+    loss = 1.78 + 442 * size**-0.343 + 1272 * data**-0.342
+    return {
+        "params": size,
+        "tokens": data,
+        "loss": loss * np.exp(noise * rng.standard_normal(rows)),
+    }
+
+
+def test_a_new_row_count_compiles_nothing():
+    scaling.fit(many_runs(70), resamples=0, starts=4)
+    before = engine._derivatives._cache_size()
+    law = scaling.fit(many_runs(1500), resamples=0, starts=4)
+    assert engine._derivatives._cache_size() == before
+    assert law.values["alpha"] == pytest.approx(0.343, abs=0.01)
+    assert law.certificate.gradient_norm < 1e-6
+
+
+def test_one_step_stands_for_refits_of_a_large_table():
+    law = scaling.fit(many_runs(1000), resamples=0, starts=4)
+    group, count = law.runs.group, 200
+    refits, steps = (
+        bootstrap.resample(law.problem, law.theta, group, count=count, seed=0, kind=kind)
+        for kind in ("runs", "poisson")
+    )
+    ratio = steps.theta.std(0) / refits.theta.std(0)
+    assert np.all((ratio > 0.75) & (ratio < 1.35)), ratio
+    assert bootstrap.choose_kind(np.arange(2000), 5) == "poisson"

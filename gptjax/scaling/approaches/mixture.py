@@ -2,7 +2,8 @@
 
 Which form is true is not known, and forms that fit the runs alike differ beyond them. Each is
 weighted by the small-sample Akaike criterion (Burnham and Anderson 2002, section 2.9) of its
-residuals, and the resamples of all make the interval.
+residuals, and the resamples of all make the interval. Structure that the forms leave in the
+residuals widens it, as Birge's ratio (1932) does for measurements that disagree.
 """
 
 import dataclasses
@@ -14,10 +15,11 @@ import numpy as np
 from gptjax.errors import UserError
 from gptjax.scaling.config import FitConfig
 from gptjax.scaling.fit import bootstrap, engine, optimum
-from gptjax.scaling.fit.fit import fit
+from gptjax.scaling.fit.fit import check_runs, fit_runs
 from gptjax.scaling.fit.misfit import lack_of_fit
 from gptjax.scaling.fit.result import Fit
 from gptjax.scaling.forms import form_named
+from gptjax.scaling.forms.form import Form
 from gptjax.scaling.tables.runs import Runs
 from gptjax.threads import in_threads
 
@@ -42,7 +44,13 @@ class Mixture:
         parts = [draws(law, flops) for law in self.fits]
         law = self.fits[0]
         freedom = min(one.resamples.tail_freedom for one in self.fits)
-        return mixed(parts, self.weights, law.config.confidence, freedom)
+        return mixed(parts, self.weights, law.config.confidence, freedom, self.widening)
+
+    @functools.cached_property
+    def widening(self) -> float:
+        """The mean of the forms' widenings for structure in their residuals."""
+        each = [lack_of_fit(law).widening for law in self.fits]
+        return float(np.average(each, weights=self.weights))
 
 
 def mixed(
@@ -50,6 +58,7 @@ def mixed(
     weights: Any,
     confidence: float,
     freedom: float,
+    widening: float = 1.0,
 ) -> dict[str, float]:
     """Values and intervals of a mixture from (value, samples) of each form."""
     tail = bootstrap.expanded_tail(confidence, freedom, shrunk=False)
@@ -71,6 +80,8 @@ def mixed(
             [np.full(len(s), w / len(s)) for s, w in zip(samples, share, strict=False)]
         )
         low, high = _quantiles(np.concatenate(samples), mass, (tail, 1 - tail))
+        centre = entry[name]
+        low, high = (centre * (end / centre) ** widening for end in (low, high))
         entry |= {f"{name}_low": low, f"{name}_high": high}
     return entry
 
@@ -114,8 +125,13 @@ def _fitted(runs: Runs, names: tuple[str, ...], config: FitConfig) -> list[Fit]:
     forms = [form_named(name) for name in names]
     if config.e_fixed is not None:
         forms = [form.fix(E=config.e_fixed) for form in forms if "E" in form.names]
-    calls = [functools.partial(fit, runs, form, config=config) for form in forms]
+    calls = [functools.partial(_quick, runs, form, config) for form in forms]
     return [law for law in in_threads(calls) if not isinstance(law, UserError)]
+
+
+def _quick(runs: Runs, form: Form, config: FitConfig) -> Fit:
+    check_runs(runs, form)
+    return fit_runs(runs, form, config, quick=True)
 
 
 def akaike_weights(fits: list[Fit]) -> np.ndarray:

@@ -1,13 +1,16 @@
 """Intervals: refits of resampled tables, all in the one vectorised program.
 
-Three ways. `runs` draws runs with replacement (or trunks, or curves: whatever shares its luck), as
+Four ways. `runs` draws runs with replacement (or trunks, or curves: whatever shares its luck), as
 Hoffmann et al. do; it needs many of them: with 20 a parameter its intervals are still too wide.
 `wild` keeps every run and redraws its scatter from all runs' residuals, inflated for leverage, with
 random signs (Wu 1986); it works from a dozen runs on. `shared` does so where runs share a trunk:
 it redraws the luck of each trunk and each run's own, with variances estimated from the residuals
-and drawn from what is left unknown about them, since a dozen trunks say little about theirs. The
-percentiles of the first two are widened for the degrees of freedom that the fit used up (Hesterberg
-2015, "expanded percentile"). tests/scaling/test_coverage.py measures the coverage of all three.
+and drawn from what is left unknown about them, since a dozen trunks say little about theirs.
+`poisson` is for tables too large to be fitted a thousand times: how often each run counts is drawn
+from a Poisson distribution, and one Newton step from the optimum stands for the refit (Davidson and
+MacKinnon 1999). The percentiles of all but `shared` are widened for the degrees of freedom that the
+fit used up (Hesterberg 2015, "expanded percentile"). tests/scaling/test_coverage.py measures the
+coverage of all four.
 """
 
 import dataclasses
@@ -15,6 +18,7 @@ import math
 from statistics import NormalDist
 
 import numpy as np
+from scipy.special import ndtr
 
 from gptjax.scaling.fit import engine
 from gptjax.scaling.fit.engine import Problem
@@ -22,6 +26,8 @@ from gptjax.scaling.fit.engine import Problem
 SMOOTHING = 1 / 3  # width of the noise added to redrawn residuals, in their own spread
 NEARBY = 8.0  # how many times wider delta begins in a refit
 RUNS_PER_PARAMETER = 40  # from so many groups for each parameter on, they are drawn themselves
+LARGE = 1000  # rows from which on one step stands for a refit
+DRAWN = 4096  # groups whose weights are in memory together
 FEWEST = 3.0  # degrees of freedom below which a variance is not drawn wider still
 SETTLED = 1e9  # degrees of freedom of resamples that hold the doubt about the variances themselves
 
@@ -53,7 +59,7 @@ class Resamples:
     Attributes:
       theta: (R, p) of those that converged.
       failed: how many did not.
-      kind: 'runs', 'wild' or 'shared'.
+      kind: 'runs', 'wild', 'shared' or 'poisson'.
       group_by: what was drawn together.
       freedom: groups minus parameters.
       groups: how many groups were drawn from.
@@ -77,7 +83,12 @@ class Resamples:
 
 
 def choose_kind(group: np.ndarray, parameters: int) -> str:
-    """'runs' where there are enough of them to draw from, else 'wild', or 'shared' with trunks."""
+    """'runs' where there are enough of them to draw from, else 'wild', or 'shared' with trunks.
+
+    'poisson' in their place for large tables.
+    """
+    if len(group) > LARGE:
+        return "poisson"
     groups = len(np.unique(group))
     if groups >= RUNS_PER_PARAMETER * parameters:
         return "runs"
@@ -126,9 +137,12 @@ def resample(
       problem, theta: the fit and its optimum.
       group: (n,) indices of what is drawn together, 0 to G-1.
       count, seed: how many, and the seed of the draws.
-      kind: 'runs', 'wild', 'shared', or 'auto' for whichever suits the groups.
+      kind: 'runs', 'wild', 'shared', 'poisson', or 'auto' for whichever suits the groups.
     """
     kind = choose_kind(group, len(theta)) if kind == "auto" else kind
+    if kind == "poisson":
+        solution = _one_step(problem, theta, group, count, np.random.default_rng([seed, 1]))
+        return collect(solution, group, kind=kind, group_by=group_by, seed=seed)
     weights, target = redraw(problem, theta, group, count=count, seed=seed, kind=kind)
     starts = np.repeat(theta[None], count, axis=0)
     solution = engine.solve(problem, starts, weights=weights, target=target, widen=NEARBY)
@@ -157,6 +171,44 @@ def collect(
     freedom = max(groups, parameters + 1) - parameters
     failed = int(len(good) - good.sum())
     return Resamples(solution.theta[good], failed, kind, group_by, freedom, groups, seed)
+
+
+def _one_step(
+    problem: Problem, theta: np.ndarray, group: np.ndarray, count: int, rng: np.random.Generator
+) -> engine.Solution:
+    """One Newton step from the optimum under Poisson weights of the groups.
+
+    The weight of a residual in the Hessian is the probability that it lies inside delta, smoothed
+    by a third of the residuals' spread: few do where delta is small, and which is chance.
+    """
+    residual, matrix = engine.jacobian(problem, theta)
+    size = matrix.shape[1]
+    delta = engine.effective_delta(problem)
+    curvature = engine.curvature(problem, theta)
+    slope = problem.weights * np.clip(residual, -delta, delta)
+    share = problem.weights * smoothed_inside(residual, delta)
+    squares = np.einsum("n,ni,nj->nij", share, matrix, matrix).reshape(-1, size * size)
+    rows = np.concatenate([slope[:, None] * matrix, squares], axis=1)
+    sums = np.stack([np.bincount(group, column) for column in rows.T], axis=1)
+    total = np.zeros((count, sums.shape[1]))
+    for start in range(0, len(sums), DRAWN):
+        part = sums[start : start + DRAWN]
+        total += rng.poisson(1.0, (count, len(part))).astype(np.float64) @ part
+    # The gradient at the optimum is zero but for LAD, where rows that the fit passes through are 0.
+    gradient = total[:, :size] - sums[:, :size].sum(0)
+    hessian = total[:, size:].reshape(count, size, size) + curvature
+    low, high = problem.bounds
+    step = np.linalg.solve(hessian, gradient[:, :, None])[:, :, 0]
+    moved = np.clip(theta - step, low, high)
+    good = np.all(np.isfinite(moved), axis=1)
+    return engine.Solution(moved, np.zeros(count), good, np.ones(count, np.int32))
+
+
+def smoothed_inside(residual: np.ndarray, delta: float) -> np.ndarray:
+    """Probability of |residual + noise| < delta, the noise a third of the residuals' spread."""
+    smooth = max(SMOOTHING * float(np.sqrt(np.mean(residual**2))), 1e-300)
+    size = np.abs(residual)
+    return ndtr((delta - size) / smooth) - ndtr((-delta - size) / smooth)
 
 
 def _noise(

@@ -39,12 +39,18 @@ class Certificate:
     converged: bool
 
 
-def certify(problem: Problem, solution: Any, polished: Any, best: int) -> Certificate:
-    """Evidence from all starts' `solution` and the best one's, polished."""
+def certify(
+    problem: Problem, solution: Any, polished: Any, best: int, reached: float | None = None
+) -> Certificate:
+    """Evidence from all starts' `solution` and the best one's, polished.
+
+    `reached` is the objective of the best start after polishing where fewer rows were searched.
+    """
     objective = float(polished.objective[0])
+    reached = objective if reached is None else reached
     # An exact fit has an objective of rounding errors only: compare above that floor.
     floor = 1e-20 * float(np.sum(problem.weights))
-    near = solution.objective <= objective * (1 + AGREE) + floor
+    near = solution.objective <= reached * (1 + AGREE) + floor
     low, high = problem.bounds
     theta = polished.theta[0]
     hit = [

@@ -3,8 +3,8 @@
 Each lane of a batch is one fit: a start, or a resample. Lanes share the columns and differ in the
 starting point, the observed losses and the weights, so a resample or a hold-out is a row of
 weights and nothing is compiled again. Huber's delta begins wide and shrinks to its target, lane by
-lane: the wide problem is close to least squares and has no spurious minima nearby. Rows are padded
-with weight zero to a multiple of 64 for the same reason.
+lane: the wide problem is close to least squares and has no spurious minima nearby. Tables come in
+pieces of a few fixed shapes, padded with weight zero, so that a new row count compiles nothing.
 """
 
 import dataclasses
@@ -15,12 +15,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gptjax.scaling.fit import newton
+from gptjax.scaling.fit.newton import Derivatives
 from gptjax.scaling.forms.form import Form
 
-CHUNK = 64  # lanes a program advances at once; small enough to stay in cache
-ROWS = 64  # row counts are padded to a multiple of this
-ITERATIONS = 12  # of one program call; lanes that need more are gathered and run again
-ROUNDS = 40
+# Up to so many rows a program takes so many lanes of so many rows; small enough to stay in cache.
+BLOCKS = ((64, 64, 64), (4096, 16, 256))
+LARGEST = (1, 4096)  # of tables with more rows
+AT_ONCE = 2_000_000  # lanes times rows of an objective that are in memory together
 WIDEN = 1024.0  # delta starts this much wider
 TOLERANCE = 1e-13  # relative decrease that Newton still predicts when a lane stops
 
@@ -75,15 +77,6 @@ class Solution(NamedTuple):
     objective: np.ndarray
     converged: np.ndarray
     iterations: np.ndarray
-
-
-class _State(NamedTuple):
-    theta: Any
-    delta: Any
-    damping: Any
-    done: Any
-    count: Any
-    held: Any
 
 
 def effective_delta(problem: Problem) -> float:
@@ -155,123 +148,75 @@ def _huber(residual: Any, delta: Any) -> Any:
     return jnp.where(size <= delta, 0.5 * residual**2, delta * (size - 0.5 * delta))
 
 
-def _solve(matrix: Any, vector: Any) -> Any:
-    """x of A x = b for a small symmetric A; NaN when A is not positive definite."""
-    size = vector.shape[-1]
-    lower: list[list[Any]] = [[None] * size for _ in range(size)]
-    for j in range(size):
-        pivot = matrix[j, j] - sum(lower[j][k] ** 2 for k in range(j))
-        lower[j][j] = jnp.sqrt(pivot)
-        for i in range(j + 1, size):
-            rest = matrix[i, j] - sum(lower[i][k] * lower[j][k] for k in range(j))
-            lower[i][j] = rest / lower[j][j]
-    y: list[Any] = []
-    for i in range(size):
-        y.append((vector[i] - sum(lower[i][k] * y[k] for k in range(i))) / lower[i][i])
-    x: list[Any] = [None] * size
-    for i in reversed(range(size)):
-        rest = y[i] - sum(lower[k][i] * x[k] for k in range(i + 1, size))
-        x[i] = rest / lower[i][i]
-    return jnp.stack(x)
-
-
-def _derivatives(residual_of: Any, theta: Any, weights: Any, delta: Any) -> Any:
-    """Objective, gradient, exact Hessian and its positive majorizer (reweighted Gauss-Newton)."""
-    residual, tangent = jax.linearize(residual_of, theta)
-    jacobian = jax.vmap(tangent)(jnp.eye(len(theta)))
-    size = jnp.abs(residual)
-    inside = size <= delta
-    slope = weights * jnp.where(inside, residual, delta * jnp.sign(residual))
-    curvature = jax.jacfwd(jax.jacrev(lambda t: jnp.sum(slope * residual_of(t))))(theta)
-    hessian = (jacobian * (weights * inside)) @ jacobian.T + curvature
-    share = weights * jnp.where(inside, 1.0, delta / jnp.where(inside, 1.0, size))
-    majorizer = (jacobian * share) @ jacobian.T
-    value = jnp.sum(weights * _huber(residual, delta))
-    return value, jacobian @ slope, hessian, majorizer
-
-
-def _step(state: _State, value_of: Any, residual_of: Any, data: Any, weights: Any) -> _State:
-    """One damped Newton step of one lane, its bookkeeping, and the shrinking of its delta."""
-    theta, delta, damping, done, count, held = state
-    low, high = data["low"], data["high"]
-    before, gradient, hessian, majorizer = _derivatives(residual_of, theta, weights, delta)
-    stuck = held | ((theta <= low) & (gradient > 0)) | ((theta >= high) & (gradient < 0))
-    free = jnp.where(stuck, 0.0, 1.0)
-    gradient = gradient * free
-    scale = jnp.maximum(jnp.diag(majorizer), 1e-10 * jnp.trace(majorizer)) + 1e-300
-    keep = free[:, None] * free[None, :]
-    pinned = jnp.diag(jnp.where(stuck, 1.0, 0.0))
-    ridge = jnp.diag(damping * scale * free) + pinned
-    newton = -_solve(hessian * keep + ridge, gradient)
-    gauss = -_solve(majorizer * keep + ridge + 1e-12 * jnp.diag(scale * free), gradient)
-    usable = jnp.all(jnp.isfinite(newton))
-    step = jnp.where(usable, newton, gauss)
-    solved = jnp.all(jnp.isfinite(step))
-    # Shortened as a whole: shortening one coordinate alone could turn it uphill.
-    step = jnp.where(solved, step / jnp.maximum(1.0, jnp.max(jnp.abs(step)) / 3.0), 0.0)
-    trial = jnp.clip(theta + step, low, high)
-    after = value_of(trial, delta)
-    better = after < before
-    expected = -jnp.dot(gradient, step)
-    small = solved & (expected <= data["tolerance"] * before)
-    settled = small | (damping > 1e10)
-    at_target = delta <= data["delta"]
-    # A wide delta needs only a rough answer, so lanes leave it early.
-    leave = ~at_target & (settled | (better & (expected < 1e-3 * before)))
-    new_delta = jnp.where(leave, jnp.maximum(delta / 4, data["delta"]), delta)
-    new_damping = jnp.where(better, damping * 0.2, damping * 4.0)
-    new_damping = jnp.clip(jnp.where(leave, 1e-4, new_damping), 1e-12, 1e12)
-    return _State(
-        theta=jnp.where(done | ~better, theta, trial),
-        delta=jnp.where(done, delta, new_delta),
-        damping=jnp.where(done, damping, new_damping),
-        done=done | (at_target & settled),
-        count=count + jnp.where(done, 0, 1),
-        held=held,
-    )
-
-
 @functools.partial(jax.jit, static_argnames=("form", "logarithmic"))
-def _advance(form: Form, logarithmic: bool, state: _State, data: Any, target: Any, weights: Any):
-    """Run all lanes until they are done or the iterations are spent."""
+def _derivatives(
+    form: Form, logarithmic: bool, theta: Any, delta: Any, data: Any, target: Any, weights: Any
+) -> Any:
+    """Objective, gradient, exact Hessian and its positive majorizer, packed (M, 1 + p + 2 p^2)."""
 
-    def lane(state, target, weights):
+    def lane(theta, delta, target, weights):
         def residual_of(theta):
             return _residuals(form, logarithmic, theta, data, target)
 
-        def value_of(theta, delta):
-            return jnp.sum(weights * _huber(residual_of(theta), delta))
+        residual = residual_of(theta)
+        size = jnp.abs(residual)
+        inside = size <= delta
+        slope = weights * jnp.where(inside, residual, delta * jnp.sign(residual))
 
-        return _step(state, value_of, residual_of, data, weights)
+        def both(theta):
+            again, pull = jax.vjp(residual_of, theta)
+            return pull(slope)[0], again
 
-    def body(carry):
-        i, state = carry
-        return i + 1, jax.vmap(lane)(state, target, weights)
+        def along(direction):
+            return jax.jvp(both, (theta,), (direction,))[1]
 
-    def unfinished(carry):
-        i, state = carry
-        return (i < ITERATIONS) & ~jnp.all(state.done)
+        curvature, jacobian = jax.vmap(along)(jnp.eye(len(theta)))  # (p, p), (p, n)
+        hessian = (jacobian * (weights * inside)) @ jacobian.T + curvature
+        share = weights * jnp.where(inside, 1.0, delta / jnp.where(inside, 1.0, size))
+        majorizer = (jacobian * share) @ jacobian.T
+        value = jnp.sum(weights * _huber(residual, delta))
+        parts = (value, jacobian @ slope, hessian, majorizer)
+        return jnp.concatenate([part.ravel() for part in parts])
 
-    return jax.lax.while_loop(unfinished, body, (0, state))[1]
+    return jax.vmap(lane)(theta, delta, target, weights)
+
+
+def _unpacked(packed: np.ndarray, size: int) -> Derivatives:
+    ends = np.cumsum([1, size, size * size])
+    value, gradient, hessian, majorizer = np.split(packed, ends, axis=1)
+    square = (len(packed), size, size)
+    return Derivatives(value[:, 0], gradient, hessian.reshape(square), majorizer.reshape(square))
+
+
+def _block(rows: int) -> tuple[int, int]:
+    """(lanes, rows) of the arrays that a program is compiled for, by the rows of a table."""
+    return next(((lanes, size) for most, lanes, size in BLOCKS if rows <= most), LARGEST)
+
+
+def _pieces(array: np.ndarray, rows: int, fill: float | None = None) -> list[np.ndarray]:
+    """The last axis in pieces of `rows`, the last one padded by its end or by `fill`."""
+    pieces = [array[..., start : start + rows] for start in range(0, array.shape[-1], rows)]
+    pieces[-1] = _pad_rows(pieces[-1], rows, fill)
+    return pieces
 
 
 def _pad_rows(array: np.ndarray, rows: int, fill: float | None = None) -> np.ndarray:
     """Repeat the last row (or `fill`) up to `rows`, along the last axis."""
     missing = rows - array.shape[-1]
+    if not missing:
+        return array
     tail = array[..., -1:] if fill is None else np.full((*array.shape[:-1], 1), fill)
     return np.concatenate([array, np.repeat(tail, missing, axis=-1)], axis=-1)
 
 
-def _data(problem: Problem, rows: int) -> dict[str, Any]:
-    low, high = problem.bounds
-    needed = {"params", "tokens", *problem.form.columns} & set(problem.columns)
-    return {
-        "columns": {name: _pad_rows(problem.columns[name], rows) for name in sorted(needed)},
-        "centres": problem.centres,
-        "low": low,
-        "high": high,
-        "delta": effective_delta(problem),
-    }
+def _data(problem: Problem, rows: int) -> list[dict[str, Any]]:
+    """The columns that the form reads, in pieces of `rows`, with their centres."""
+    needed = sorted({"params", "tokens", *problem.form.columns} & set(problem.columns))
+    pieces = {name: _pieces(problem.columns[name], rows) for name in needed}
+    return [
+        {"columns": {n: pieces[n][i] for n in needed}, "centres": problem.centres}
+        for i in range(-(-len(problem.loss) // rows))
+    ]
 
 
 def solve(
@@ -302,35 +247,64 @@ def solve(
     if lanes == 0:
         empty = np.zeros(0)
         return Solution(theta, empty, empty.astype(bool), empty.astype(int))
-    rows = -(-n // ROWS) * ROWS
-    weights = problem.weights[None] if weights is None else weights
-    target = problem.target[None] if target is None else target
-    weights = _pad_rows(np.broadcast_to(weights, (lanes, n)), rows, 0.0)
-    target = _pad_rows(np.broadcast_to(target, (lanes, n)), rows)
-    with jax.enable_x64(True):
-        data = _data(problem, rows) | {"tolerance": tolerance}
-        delta = data["delta"]
-        spread = max(delta * widen, 1e-1) if widen > WIDEN / 2 else delta * widen
-        if problem.kind.startswith("squares"):
-            spread = delta
-        low, high = problem.bounds
-        state = _State(
-            np.clip(np.asarray(theta, np.float64), low, high),
-            np.full(lanes, spread),
-            np.full(lanes, 1e-2),
-            np.zeros(lanes, bool),
-            np.zeros(lanes, np.int32),
-            np.zeros(np.shape(theta), bool) if held is None else held,
-        )
-        state = _run(problem, state, data, target, weights)
-    value = objective(problem, state.theta, weights[:, :n], target[:, :n])
+    weights = np.broadcast_to(problem.weights if weights is None else weights, (lanes, n))
+    target = np.broadcast_to(problem.target if target is None else target, (lanes, n))
+    delta = effective_delta(problem)
+    spread = max(delta * widen, 1e-1) if widen > WIDEN / 2 else delta * widen
+    if problem.kind.startswith("squares"):
+        spread = delta
+    low, high = problem.bounds
+    start = np.clip(np.asarray(theta, np.float64), low, high)
+    held = np.zeros(np.shape(theta), bool) if held is None else held
+    state = newton.minimise(
+        _evaluator(problem, weights, target),
+        newton.State.at(start, spread, held),
+        target=delta,
+        bounds=(low, high),
+        tolerance=tolerance,
+    )
+    value = objective(problem, state.theta, weights, target)
     return Solution(state.theta, value, state.done & np.isfinite(value), state.count)
+
+
+def _evaluator(problem: Problem, weights: np.ndarray, target: np.ndarray) -> newton.Evaluate:
+    """Derivatives by the compiled program, in blocks of one shape so that it compiles once."""
+    width, rows = _block(len(problem.loss))
+    size = len(problem.form.fitted)
+    call = functools.partial(_derivatives, problem.form, problem.logarithmic)
+    with jax.enable_x64(True):
+        columns = [jax.device_put(piece) for piece in _data(problem, rows)]
+    parts = list(zip(columns, _pieces(target, rows), _pieces(weights, rows, 0.0), strict=True))
+
+    def evaluate(theta: np.ndarray, delta: np.ndarray, lanes: np.ndarray) -> Derivatives:
+        found = []
+        with jax.enable_x64(True):
+            for start in range(0, len(lanes), width):
+                index = np.minimum(np.arange(start, start + width), len(lanes) - 1)
+                at, switch, own = theta[index], delta[index], lanes[index]
+                sums = [np.asarray(call(at, switch, d, t[own], w[own])) for d, t, w in parts]
+                found.append(np.sum(sums, axis=0)[: len(lanes) - start])
+        return _unpacked(np.concatenate(found), size)
+
+    return evaluate
 
 
 def objective(
     problem: Problem, theta: np.ndarray, weights: np.ndarray, target: np.ndarray
 ) -> np.ndarray:
     """The sum over runs at each lane, (M,), in the units of the loss kind."""
+    lanes = len(theta)
+    weights, target = (np.broadcast_to(x, (lanes, len(problem.loss))) for x in (weights, target))
+    step = max(1, AT_ONCE // len(problem.loss))
+    parts = [slice(start, start + step) for start in range(0, lanes, step)]
+    return np.concatenate(
+        [_objective(problem, theta[i], weights[i], target[i]) for i in parts] or [np.zeros(0)]
+    )
+
+
+def _objective(
+    problem: Problem, theta: np.ndarray, weights: np.ndarray, target: np.ndarray
+) -> np.ndarray:
     values = values_of(problem.form, theta, problem.centres, np)
     lanes = {name: np.asarray(value)[..., None] for name, value in values.items()}
     predicted = predict(problem.form, lanes, problem.columns)
@@ -350,44 +324,30 @@ def gradient(problem: Problem, theta: np.ndarray) -> np.ndarray:
     return slope @ matrix * objective_unit(problem)
 
 
-def _run(problem: Problem, state: Any, data: Any, target: Any, weights: Any) -> _State:
-    """Advance all lanes chunk by chunk; those that need more are gathered and run on."""
-    fields = [np.array(field) for field in state]
-    advance = functools.partial(_advance, problem.form, problem.logarithmic)
-    for _ in range(ROUNDS):
-        left = np.flatnonzero(~fields[3])
-        if not len(left):
-            break
-        part = _State(*(field[left] for field in fields))
-        moved = _in_chunks(advance, part, data, target[left], weights[left])
-        for field, new in zip(fields, moved, strict=True):
-            field[left] = new
-    return _State(*fields)
-
-
-def _in_chunks(function: Any, state: Any, data: Any, target: Any, weights: Any) -> Any:
-    """Call a batched function on lanes in pieces of one size, so that it compiles once."""
-    lanes = len(target)
-    results = []
-    for start in range(0, lanes, CHUNK):
-        index = np.minimum(np.arange(start, start + CHUNK), lanes - 1)
-        piece = jax.tree.map(lambda leaf, index=index: leaf[index], state)
-        result = function(piece, data, target[index], weights[index])
-        keep = min(CHUNK, lanes - start)
-        results.append(jax.tree.map(lambda leaf, keep=keep: np.asarray(leaf)[:keep], result))
-    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *results)
+def curvature(problem: Problem, theta: np.ndarray) -> np.ndarray:
+    """The Hessian's part from the second derivatives of residuals at one point, (p, p)."""
+    inside, matrix = jacobian(problem, theta)
+    delta = effective_delta(problem)
+    squares = (matrix.T * (problem.weights * (np.abs(inside) <= delta))) @ matrix
+    lanes = np.zeros(1, int)
+    parts = (problem.weights[None], problem.target[None])
+    found = _evaluator(problem, *parts)(theta[None], np.full(1, delta), lanes)
+    return found.hessian[0] - squares
 
 
 def jacobian(problem: Problem, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Residuals (n,) and their derivatives (n, p) at one point, in (log) loss."""
     n = len(problem.loss)
-    rows = -(-n // ROWS) * ROWS
+    rows = _block(n)[1]
     with jax.enable_x64(True):
-        data = _data(problem, rows)
-        data = {"columns": data["columns"], "centres": data["centres"]}
-        target = _pad_rows(problem.target, rows)
-        residual, matrix = _jacobian(problem.form, problem.logarithmic, theta, data, target)
-        return np.asarray(residual)[:n], np.asarray(matrix)[:n]
+        found = [
+            _jacobian(problem.form, problem.logarithmic, theta, data, target)
+            for data, target in zip(
+                _data(problem, rows), _pieces(problem.target, rows), strict=True
+            )
+        ]
+        residual, matrix = (np.concatenate(part)[:n] for part in zip(*found, strict=True))
+        return residual, matrix
 
 
 @functools.partial(jax.jit, static_argnames=("form", "logarithmic"))

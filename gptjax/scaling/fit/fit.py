@@ -9,7 +9,7 @@ from gptjax import fields
 from gptjax.errors import UserError
 from gptjax.scaling.config import FitConfig
 from gptjax.scaling.fit import bootstrap, engine, optimum, profile
-from gptjax.scaling.fit.certificate import certify, one_sided, unsettled
+from gptjax.scaling.fit.certificate import Certificate, certify, one_sided, unsettled
 from gptjax.scaling.fit.engine import Problem
 from gptjax.scaling.fit.result import Fit
 from gptjax.scaling.fit.starts import starting_points
@@ -19,6 +19,11 @@ from gptjax.scaling.tables.runs import Runs, prepare, require
 
 SAME_RATIO = 0.99995  # correlation of log N and log D above which they are one variable
 QUICK_STARTS = 16
+NEAR = 64  # starts of the search near the best point
+SAMPLE = 1000  # rows of a large table by which its optimum is searched
+SETTLED = 0.1  # standard deviation of a coordinate, mostly a logarithm, that is far from any limit
+FEW_RESAMPLES = 100
+NEARBY = 64.0  # how many times wider delta begins when all rows follow
 FARTHEST = 1e24  # no size, count or rate of a run is larger; FLOPs have a limit of their own
 
 
@@ -105,23 +110,12 @@ def fit_runs(runs: Runs, form: Form, config: FitConfig, *, quick: bool = False) 
     `quick` is for the many refits of a diagnostic: few starts and no search nearby.
     """
     problem = problem_of(runs, form, config)
-    count = min(config.starts, QUICK_STARTS) if quick else config.starts
-    starts = starting_points(problem, count, config.seed)
-    solution = engine.solve(problem, starts)
-    if not np.any(np.isfinite(solution.objective)):
-        raise UserError(f"{form.name} could not be evaluated at any start; check the table's units")
-    best = int(np.nanargmin(solution.objective))
-    theta = solution.theta[best]
-    if not quick:
-        near = engine.solve(problem, around(theta, config), widen=1.0)
-        theta = near.theta[int(np.nanargmin(near.objective))]
-    polished = engine.solve(problem, theta[None], widen=1.0, tolerance=0.0)
-    theta = polished.theta[0]
-    certificate = certify(problem, solution, polished, best)
+    theta, certificate = _optimum(problem, config, quick=quick)
     resamples = bootstrap.resample(
         problem, theta, runs.group, count=config.resamples, seed=config.seed, group_by=runs.group_by
     )
-    runaways = [] if quick else profile.unbounded(problem, theta, config.confidence)
+    bounded = quick or _settled(problem, resamples)
+    runaways = [] if bounded else profile.unbounded(problem, theta, config.confidence)
     return Fit(
         form=form,
         runs=runs,
@@ -139,6 +133,51 @@ def fit_runs(runs: Runs, form: Form, config: FitConfig, *, quick: bool = False) 
     )
 
 
+def _settled(problem: Problem, resamples: bootstrap.Resamples) -> bool:
+    """Whether a large table bounds every parameter so well that no profile is needed to see it."""
+    if len(problem.loss) <= SAMPLE or len(resamples) < FEW_RESAMPLES:
+        return False
+    return bool(np.all(np.std(resamples.theta, axis=0) < SETTLED))
+
+
+def _optimum(problem: Problem, config: FitConfig, *, quick: bool) -> tuple[np.ndarray, Certificate]:
+    """The best coordinates and their certificate; large tables are searched by a sample of them."""
+    few = _sample(problem, config.seed)
+    count = min(config.starts, QUICK_STARTS) if quick else config.starts
+    solution = engine.solve(few, starting_points(few, count, config.seed))
+    if not np.any(np.isfinite(solution.objective)):
+        raise UserError(
+            f"{problem.form.name} could not be evaluated at any start; check the table's units"
+        )
+    best = int(np.nanargmin(solution.objective))
+    theta = solution.theta[best]
+    if not quick:
+        near = engine.solve(few, around(theta, config), widen=1.0)
+        theta = near.theta[int(np.nanargmin(near.objective))]
+    reached = engine.solve(few, theta[None], widen=1.0, tolerance=0.0)
+    polished = reached
+    if few is not problem:
+        rough = engine.solve(problem, reached.theta, widen=NEARBY)
+        polished = engine.solve(problem, rough.theta, widen=1.0, tolerance=0.0)
+    return polished.theta[0], certify(problem, solution, polished, best, reached.objective[0])
+
+
+def _sample(problem: Problem, seed: int) -> Problem:
+    """The problem itself, or a thousand of its rows where there are more, about one centre."""
+    rows = len(problem.loss)
+    if rows <= SAMPLE:
+        return problem
+    keep = np.sort(np.random.default_rng([seed, 7]).choice(rows, SAMPLE, replace=False))
+    few = dataclasses.replace(
+        problem,
+        columns={name: column[keep] for name, column in problem.columns.items()},
+        loss=problem.loss[keep],
+        weights=problem.weights[keep],
+    )
+    few.__dict__["centres"] = problem.centres  # one meaning of the coordinates
+    return few
+
+
 def around(theta: np.ndarray, config: FitConfig) -> np.ndarray:
     """Starts for a search near `theta` at the target delta, `theta` itself first, (M, p).
 
@@ -146,8 +185,7 @@ def around(theta: np.ndarray, config: FitConfig) -> np.ndarray:
     end of it (seen with Muennighoff's form), the path may miss the lowest.
     """
     rng = np.random.default_rng([config.seed, 6])
-    lanes = engine.CHUNK
-    widths = np.geomspace(0.01, 1.0, lanes)[:, None]
-    starts = theta + widths * rng.standard_normal((lanes, len(theta)))
+    widths = np.geomspace(0.01, 1.0, NEAR)[:, None]
+    starts = theta + widths * rng.standard_normal((NEAR, len(theta)))
     starts[0] = theta
     return starts

@@ -1,4 +1,4 @@
-"""Hold-out of budgets: a law refitted without the largest ones, and its error on them."""
+"""Would the law have predicted the largest budgets? Refit without them and see."""
 
 import dataclasses
 from typing import Any

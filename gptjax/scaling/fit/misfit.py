@@ -15,15 +15,20 @@ from gptjax.scaling.fit import engine
 from gptjax.scaling.fit.result import Fit
 
 LEVEL = 0.04  # of both tests together: fewer than one false alarm in twenty
+WIDEST = 3.0  # most that structure widens an interval
 CLIP = 4.0  # residuals count for at most this many robust standard deviations
 
 
 @dataclasses.dataclass(frozen=True)
 class Misfit:
-    """Probabilities of as much structure without misfit; NaN where a test cannot be made."""
+    """Probabilities of as much structure without misfit; NaN where a test cannot be made.
+
+    `ratio` is the mean square of the structure over that of the rest, 1 in the mean without misfit.
+    """
 
     structure: float
     repeats: float
+    ratio: float = 1.0
 
     @property
     def p(self) -> float:
@@ -34,6 +39,11 @@ class Misfit:
     @property
     def found(self) -> bool:
         return bool(self.p < LEVEL)
+
+    @property
+    def widening(self) -> float:
+        """Factor by which an interval that knows of noise alone is too short (Birge 1932)."""
+        return float(np.sqrt(np.clip(self.ratio, 1.0, WIDEST**2)))
 
 
 def lack_of_fit(law: Fit) -> Misfit:
@@ -46,7 +56,8 @@ def lack_of_fit(law: Fit) -> Misfit:
     root = np.sqrt(law.problem.weights)
     residual = root * np.clip(residual, middle - CLIP * spread, middle + CLIP * spread)
     matrix = root[:, None] * matrix
-    return Misfit(_structure(law, residual, matrix, root), _repeats(law, residual, matrix))
+    structure, ratio = _structure(law, residual, matrix, root)
+    return Misfit(structure, _repeats(law, residual, matrix), ratio)
 
 
 def _basis(matrix: np.ndarray) -> np.ndarray:
@@ -56,9 +67,12 @@ def _basis(matrix: np.ndarray) -> np.ndarray:
     return left[:, sizes > 1e-7 * sizes[0]]
 
 
-def _structure(law: Fit, residual: np.ndarray, matrix: np.ndarray, root: np.ndarray) -> float:
+def _structure(
+    law: Fit, residual: np.ndarray, matrix: np.ndarray, root: np.ndarray
+) -> tuple[float, float]:
+    """(probability, ratio of mean squares); (NaN, 1) where no term is left to test."""
     if not {"params", "tokens"} <= set(law.form.columns):
-        return float("nan")
+        return float("nan"), 1.0
     size, data = (np.log(x) - np.mean(np.log(x)) for x in (law.runs.params, law.runs.tokens))
     extra = root[:, None] * np.stack([size**2, size * data, data**2], axis=1)
     known = _basis(matrix)
@@ -66,14 +80,15 @@ def _structure(law: Fit, residual: np.ndarray, matrix: np.ndarray, root: np.ndar
     extra = extra - known @ (known.T @ extra)
     extra = extra[:, np.linalg.norm(extra, axis=0) > 1e-4 * own]
     if not extra.shape[1]:
-        return float("nan")
+        return float("nan"), 1.0
     extra = _basis(extra)
     rest = residual - known @ (known.T @ residual)
     explained = float(np.sum((extra.T @ rest) ** 2))
     terms = extra.shape[1]
     freedom = len(residual) - known.shape[1] - terms
     left = float(np.sum(rest**2)) - explained
-    return _f_test(explained, terms, left, freedom)
+    p = _f_test(explained, terms, left, freedom)
+    return p, explained / terms / (left / freedom) if np.isfinite(p) else 1.0
 
 
 def _repeats(law: Fit, residual: np.ndarray, matrix: np.ndarray) -> float:

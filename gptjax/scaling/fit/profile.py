@@ -9,7 +9,6 @@ when the held value is true (Huber and Ronchetti 2009, section 13.6).
 
 import dataclasses
 import math
-from statistics import NormalDist
 
 import numpy as np
 
@@ -173,17 +172,10 @@ def _unit(problem: Problem, residual: np.ndarray, parameters: int) -> float:
     """
     delta = engine.effective_delta(problem)
     freedom = max(len(residual) - parameters, 1)
-    smooth = max(bootstrap.SMOOTHING * float(np.sqrt(np.mean(residual**2))), 1e-300)
-    inside = [
-        _normal((delta - r) / smooth) - _normal((-delta - r) / smooth) for r in np.abs(residual)
-    ]
+    inside = bootstrap.smoothed_inside(residual, delta)
     slope = float(np.mean(problem.weights * inside))
     square = float(np.sum((problem.weights * np.clip(residual, -delta, delta)) ** 2)) / freedom
     return 2 * slope / max(square, 1e-300) / engine.objective_unit(problem)
-
-
-def _normal(z: float) -> float:
-    return NormalDist().cdf(min(max(z, -40.0), 40.0))
 
 
 def unbounded(problem: Problem, theta: np.ndarray, confidence: float) -> list[tuple[str, str]]:

@@ -125,10 +125,7 @@ class Fit:
         value = np.broadcast_to(
             engine.predict(self.form, self.values, flat), (int(np.prod(shape)),)
         )
-        samples = self._predict_samples(flat)
-        if noise:
-            samples = self._add_noise(samples)
-        low, high = bootstrap.band(samples, self.config.confidence, self.resamples.tail_freedom)
+        low, high = self._bands(flat, noise)
         low, high = (np.broadcast_to(end, value.shape) for end in (low, high))
         return tuple(float(v[0]) if shape == () else v.reshape(shape) for v in (value, low, high))  # type: ignore[return-value]
 
@@ -200,6 +197,19 @@ class Fit:
             if not np.all(np.isfinite(inputs[name]) & (inputs[name] > least)):
                 raise UserError(f"{name}={inputs[name]} must be above zero and finite")
         return inputs
+
+    def _bands(self, flat: dict[str, np.ndarray], noise: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Ends of the interval at every point, some points at a time."""
+        step = max(1, engine.AT_ONCE // max(len(self.resamples), 1))
+        points = max(len(column) for column in flat.values())
+        ends = []
+        for start in range(0, points, step):
+            samples = self._predict_samples({n: v[start : start + step] for n, v in flat.items()})
+            samples = self._add_noise(samples) if noise else samples
+            freedom = self.resamples.tail_freedom
+            ends.append(bootstrap.band(samples, self.config.confidence, freedom))
+        low, high = (np.concatenate(end) for end in zip(*ends, strict=True))
+        return low, high
 
     def _predict_samples(self, flat: dict[str, np.ndarray]) -> np.ndarray:
         """Predictions of every resample, (R, points)."""

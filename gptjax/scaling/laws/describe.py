@@ -104,7 +104,7 @@ def mixture(found: Mixture) -> dict[str, Any]:
         }
         for fit, weight in zip(found.fits, found.weights, strict=True)
     ]
-    return {"forms": rows}
+    return {"forms": rows, "widening": found.widening}
 
 
 @law.register
