@@ -1,4 +1,4 @@
-"""User errors: the one exception that users read, and the helpers that word it."""
+"""The one exception a user is meant to read, and the helpers that word it."""
 
 import difflib
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""Standard output and error: streams that are closed, or whose encoding lacks characters."""
+"""Standard output and error as they are: closed, or without the characters of a sentence."""
 
 import codecs
 import os
@@ -24,7 +24,7 @@ REPLACED = {
     "α": "alpha",
     "√": "sqrt",
 }
-"""Replacements for characters that an encoding lacks."""
+"""What is written where an encoding lacks a character."""
 
 RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
 

@@ -12,7 +12,6 @@ from gptjax.data.corpus import Corpus, load
 if TYPE_CHECKING:
     from gptjax.data.shuffle import (
         batch_numpy,
-        calibration_windows,
         gather_jax,
         gather_numpy,
         num_windows,
@@ -26,7 +25,6 @@ __all__ = [
     "Corpus",
     "DataConfig",
     "batch_numpy",
-    "calibration_windows",
     "gather_jax",
     "gather_numpy",
     "load",

@@ -1,4 +1,4 @@
-"""Start of JAX on the device that the config names."""
+"""Starting JAX on the device that the config names."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""job=predict: optimal parameters, tokens and loss of budgets, from a saved law."""
+"""job=predict: read a saved law and say what budgets buy."""
 
 import dataclasses
 import sys
@@ -11,25 +11,38 @@ from gptjax.config import Config
 from gptjax.errors import UserError
 from gptjax.fields import setting
 from gptjax.job import Job
-from gptjax.scaling.laws.predict import predict_saved
+from gptjax.scaling.laws.predict import predict_loss, predict_saved
 from gptjax.scaling.laws.saved import Laws
 from gptjax.stages.fit import read_laws
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """The law that job=predict reads, and the budgets that it predicts for."""
+    """What job=predict predicts from, and for which budgets."""
 
     laws: str = setting("", "laws.json of an earlier fit")
     flops: tuple[float, ...] = setting((), "budgets in training FLOPs", above=0.0)
+    params: tuple[float, ...] = setting(
+        (), "sizes whose loss is predicted, each with the entry of predict.tokens", above=0.0
+    )
+    tokens: tuple[float, ...] = setting((), "training tokens of those sizes", above=0.0)
 
 
 def check(config: Config) -> None:
     """Refuse a prediction from no law or for no budget."""
-    if not config.own["predict"].laws:
+    asked: Settings = config.own["predict"]
+    if not asked.laws:
         raise UserError("predict.laws='' names no law; give --config.predict.laws=RUN/laws.json")
-    if not config.own["predict"].flops:
-        raise UserError("predict.flops=() names no budget; give --config.predict.flops=1e24")
+    if len(asked.params) != len(asked.tokens):
+        raise UserError(
+            f"predict.params has {len(asked.params)} entries and predict.tokens "
+            f"{len(asked.tokens)}; give one of each for every model"
+        )
+    if not asked.flops and not asked.params:
+        raise UserError(
+            "predict.flops=() names no budget; give --config.predict.flops=1e24, or "
+            "predict.params with predict.tokens"
+        )
 
 
 def main(config: Config, folder: Path) -> int:
@@ -41,6 +54,8 @@ def main(config: Config, folder: Path) -> int:
     for name in ("law", "FLOPs", "params", "tokens", "tokens/param", "loss, nats per token"):
         table.add_column(name, justify="left" if name == "law" else "right")
     entries = [entry for flops in asked.flops for entry in predict_saved(laws, flops)]
+    models = zip(asked.params, asked.tokens, strict=True)
+    entries += [entry for model in models for entry in predict_loss(laws, *model)]
     if not entries:
         raise UserError(
             f"predict.laws={asked.laws} holds no law of params and tokens, which a "

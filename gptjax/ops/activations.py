@@ -1,4 +1,4 @@
-"""Activation functions of the feed-forward, and its gates."""
+"""The elementwise non-linearities of the feed-forward block."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Bidirectional attention: of encoders, and of one sequence to another (cross-attention)."""
+"""Attention without a future: of encoders, and of one sequence to another."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Matrix product of every projection, with a written-out backward pass."""
+"""The matrix product behind every projection, with a backward pass written out."""
 
 import functools
 from typing import Any

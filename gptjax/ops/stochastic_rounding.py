@@ -1,4 +1,4 @@
-"""Stochastic rounding: to one of two neighbours, so that the mean is the number itself."""
+"""Rounding that is right on average."""
 
 import jax
 import jax.numpy as jnp

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gptjax.report.numbers import count_text, exact_text, fixed_text, power_text
-from gptjax.scaling.config import PARAMS_CONVENTIONS
 from gptjax.scaling.laws.saved import Json, Laws
 
 # law: its name, from approach 3 to approach 1 of Hoffmann et al. 2022
@@ -20,6 +19,13 @@ APPROACHES = {
     "chinchilla_parametric": "parametric L(N, D)",
     "isoflop": "IsoFLOP valleys",
     "envelope": "curve envelope",
+}
+
+# short, for an axis; words.counting spells them out
+PARAMS_LABELS = {
+    "total": "parameters N (total)",
+    "non_embedding": "parameters N (no embeddings)",
+    "non_embedding_with_head": "parameters N (body + head)",
 }
 
 
@@ -120,11 +126,11 @@ def scene(laws: Laws, table: Mapping[str, Sequence[Any]] | None) -> Scene:
     budgets = tuple(known) or _bins([real(row["flops"]) for row in rows])
     details = {str(row.get("cell")): row for row in table_rows(table)}
     reasons = {str(row.get("cell")): str(row.get("reason")) for row in laws.left_out}
-    counted = PARAMS_CONVENTIONS.get(str(laws.conventions.get("params")))
+    kind = laws.conventions.get("params")
     empty = Scene(
         runs=(),
         budgets=budgets,
-        params_label=counted.label if counted else "parameters N",
+        params_label=PARAMS_LABELS.get(str(kind), "parameters N"),
         budget_label="budget (FLOPs)" if known else "compute (FLOPs), about",
     )
     runs = []

@@ -19,7 +19,7 @@ from gptjax.scaling.forms.form import Form, Parameter, amplitude, exponent, free
 from gptjax.scaling.forms.kaplan import kaplan_allocation
 from gptjax.scaling.laws.design import Plan, first_plan, run_next
 from gptjax.scaling.laws.fit_laws import fit_laws
-from gptjax.scaling.laws.predict import predict_saved
+from gptjax.scaling.laws.predict import predict_loss, predict_saved
 from gptjax.scaling.laws.saved import Laws
 from gptjax.scaling.tables.runs import Runs, prepare
 from gptjax.scaling.tables.table import Table
@@ -56,6 +56,7 @@ __all__ = [
     "multi_power_columns",
     "positive",
     "power",
+    "predict_loss",
     "predict_saved",
     "prepare",
     "register",

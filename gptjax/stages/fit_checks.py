@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from gptjax import scaling
 from gptjax.errors import UserError, nearest
+from gptjax.scaling.forms import load
 from gptjax.scaling.tables.runs import select
 from gptjax.sweeps import Cell, records
 
@@ -12,11 +13,12 @@ MEASURED = ("loss", "loss_stderr", "bits_per_byte", "train_loss", "status", "rea
 
 
 def check_forms(config: scaling.FitConfig) -> None:
-    """Refuse law forms that are not known.
+    """Read files of forms and refuse law forms that are not known.
 
     Raises:
       UserError: for the first of them.
     """
+    load(config.form_files)
     for key, names in (("forms", config.forms), ("compare", config.compare)):
         for name in names:
             if name not in scaling.FORMS:

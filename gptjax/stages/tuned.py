@@ -1,4 +1,4 @@
-"""Tuned configs: `sweep.tune` replaced by the rates that a tuning found."""
+"""What a tuning found, in the place of the wish to tune."""
 
 import dataclasses
 from pathlib import Path

@@ -50,7 +50,7 @@ class Trial:
 
 @dataclasses.dataclass(frozen=True)
 class Tuned:
-    """The result of a tuning.
+    """What a tuning found.
 
     Attributes:
       batch, b2: the chosen variant.
@@ -83,7 +83,7 @@ class Tuned:
 
     @property
     def sentence(self) -> str:
-        """The result in words."""
+        """What was found, in words."""
         value, low, high = self.factor
         known = "" if math.isnan(low) else f" [{low:.3g}, {high:.3g}]"
         words = (

@@ -174,3 +174,76 @@ def test_the_critical_batch_is_a_law_from_a_config(tmp_path):
     assert fit_table(tmp_path, {"batch": batch, "steps": steps}, *flags) == 0
     law = json.loads((tmp_path / "run" / "laws.json").read_text())["laws"]["critical_batch"]
     assert law["params"]["B_crit"]["low"] < 3e5 < law["params"]["B_crit"]["high"]
+
+
+OWN_FORM = """
+from gptjax import scaling
+
+FORM = scaling.Form(
+    name="one_exponent",
+    equation="L = E + A (N^-alpha + D^-alpha)",
+    columns=("params", "tokens"),
+    parameters=(scaling.positive("E"), scaling.positive("A", high=1e9), scaling.exponent("alpha")),
+    linear=("E", "A"),
+    loss=lambda p, x: p["E"]
+    + p["A"] * (scaling.power(x["params"], -p["alpha"]) + scaling.power(x["tokens"], -p["alpha"])),
+)
+"""
+
+
+def test_sizes_and_flops_alone_a_form_from_a_file_and_the_loss_of_a_model(tmp_path, capsys):
+    size, data = (x.ravel() for x in np.meshgrid(np.geomspace(1e7, 1e9, 4), [1e9, 4e9, 2e10]))
+    loss = 2 + 50 * (size**-0.3 + data**-0.3)
+    table = {"N": size.round(), "C": 6 * size.round() * data, "loss": loss}
+    (tmp_path / "mine.py").write_text(OWN_FORM)
+    flags = (
+        f"--config.fit.form_files={tmp_path / 'mine.py'}",
+        "--config.fit.forms=one_exponent",
+        "--config.fit.approaches=",
+        "--config.fit.resamples=30",
+    )
+    assert fit_table(tmp_path, table, *flags) == 0
+    assert "D = C / 6N" in capsys.readouterr().out
+    laws = json.loads((tmp_path / "run" / "laws.json").read_text())
+    assert laws["laws"]["one_exponent"]["params"]["alpha"]["value"] == pytest.approx(0.3, rel=1e-4)
+    assert "one exponent" in (tmp_path / "run" / "report.html").read_text()
+    scaling.FORMS.pop("one_exponent")  # as in another process
+    asked = scaling.predict_loss(laws, 1e10, 1e11)
+    assert asked[0]["loss"] == pytest.approx(2 + 50 * (1e10**-0.3 + 1e11**-0.3), rel=1e-4)
+    place = f"--config.predict.laws={tmp_path / 'run' / 'laws.json'}"
+    model = ("--config.predict.params=1e10", "--config.predict.tokens=1e11")
+    command = [
+        "gptjax",
+        f"--config={REPO / 'experiments' / 'fit_table.py'}",
+        "--config.job=predict",
+    ]
+    assert main([*command, place, *model]) == 0
+    assert "one_exponent" in capsys.readouterr().out
+    assert main([*command, place, model[0]]) == 2
+    assert "predict.tokens" in capsys.readouterr().err
+    scaling.FORMS.pop("one_exponent")
+
+
+def test_a_file_without_a_form_is_refused(tmp_path, capsys):
+    (tmp_path / "empty.py").write_text("x = 1\n")
+    table = {"params": [1e7, 2e7, 3e7], "loss": [3.0, 2.5, 2.2]}
+    flags = (f"--config.fit.form_files={tmp_path / 'empty.py'}", "--config.fit.approaches=")
+    assert fit_table(tmp_path, table, *flags) == 2
+    assert "has no form" in capsys.readouterr().err
+
+
+def test_a_target_below_zero_is_fitted_by_squares(tmp_path):
+    size = np.geomspace(1e6, 1e9, 12)
+    table = {"params": size, "gain": 0.5 - 30 * size**-0.25}
+    flags = (
+        "--config.fit.approaches=",
+        "--config.fit.forms=smooth",
+        "--config.fit.column_loss=gain",
+        "--config.fit.loss_kind=squares",
+        "--config.fit.check_units=False",
+        "--config.fit.resamples=0",
+    )
+    assert min(table["gain"]) < 0
+    assert fit_table(tmp_path, table, *flags) == 0
+    laws = json.loads((tmp_path / "run" / "laws.json").read_text())
+    assert laws["laws"]["smooth"]["params"]["top"]["value"] == pytest.approx(0.5, abs=1e-3)

@@ -2,9 +2,7 @@
 
 from gptjax.convert.families.llama import AROUND, ATTRIBUTES, GATED_MLP
 from gptjax.convert.families.table import (
-    ATTENTION_BIAS,
     Attribute,
-    Biases,
     Family,
     Rope,
     Tensor,
@@ -32,16 +30,17 @@ COHERE = Family(
         "norm": "layernorm",
         "positions": "rotary",
         "rope.layout": "interleaved",
+        "use_bias": False,
         "block": "parallel_shared_norm",
     },
     (
         *AROUND,
         *norm("layers.{i}.input_layernorm", "attention_norm"),
-        *separate_attention("layers.{i}.self_attn", bias=True, out_bias=True),
+        *separate_attention("layers.{i}.self_attn"),
         *GATED_MLP,
         Tensor("layers.{i}.self_attn.q_norm.weight", ("attention/query_norm_scale",), False),
         Tensor("layers.{i}.self_attn.k_norm.weight", ("attention/key_norm_scale",), False),
     ),
+    only={"attention_bias": False},
     rope=Rope(base=5e5),
-    biases=Biases(ATTENTION_BIAS),
 )

@@ -1,11 +1,8 @@
 """Llama: attributes and tensors, which most later families extend."""
 
 from gptjax.convert.families.table import (
-    ATTENTION_BIAS,
     GATED,
-    MLP_BIAS,
     Attribute,
-    Biases,
     Family,
     Rope,
     Tensor,
@@ -30,17 +27,14 @@ ATTRIBUTES = (
     Attribute("tie_word_embeddings", "tied_head", False),
     Attribute("hidden_act", "mlp", "silu", GATED),
 )
-SOME_BIASES = {"norm": "rmsnorm", "positions": "rotary"}
-ALWAYS = {**SOME_BIASES, "use_bias": False}
+ALWAYS = {"norm": "rmsnorm", "positions": "rotary", "use_bias": False}
 
 
 GATED_MLP = tuple(
     row
     for part in ("gate", "up", "down")
-    for row in linear(f"layers.{{i}}.mlp.{part}_proj", f"mlp/{part}", bias=True)
+    for row in linear(f"layers.{{i}}.mlp.{part}_proj", f"mlp/{part}")
 )
-"""With the biases, which a model has where its config has them."""
-
 TWO_NORMS = (
     *norm("layers.{i}.input_layernorm", "attention_norm"),
     *norm("layers.{i}.post_attention_layernorm", "mlp_norm"),
@@ -49,17 +43,18 @@ AROUND = (Tensor("embed_tokens.weight", ("embed/tokens",), False), *norm("norm",
 TENSORS = (
     *AROUND,
     *TWO_NORMS,
-    *separate_attention("layers.{i}.self_attn", bias=True, out_bias=True),
+    *separate_attention("layers.{i}.self_attn"),
     *GATED_MLP,
 )
+NO_BIASES = {"attention_bias": False, "mlp_bias": False}
 
 LLAMA = Family(
     "llama",
     "LlamaForCausalLM",
     "model.",
     ATTRIBUTES,
-    SOME_BIASES,
+    ALWAYS,
     TENSORS,
+    only=NO_BIASES,
     rope=Rope(),
-    biases=Biases(ATTENTION_BIAS | MLP_BIAS),
 )

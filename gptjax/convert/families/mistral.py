@@ -1,4 +1,4 @@
-"""Mistral, Ministral and Mixtral."""
+"""Mistral and Mixtral."""
 
 import dataclasses
 
@@ -14,14 +14,9 @@ MISTRAL = dataclasses.replace(
         Attribute("max_position_embeddings", "seq_len", 131072),
         Attribute("num_key_value_heads", "num_kv_heads", 8, lambda n: n or 0),
     ),
-    always=ALWAYS,
-    biases=None,
+    only={},
     layers="every_4096",
 )
-MINISTRAL = dataclasses.replace(
-    MISTRAL, model_type="ministral", architecture="MinistralForCausalLM", layers="named"
-)
-"""Mistral whose `layer_types` says which layers have the window."""
 
 
 MIXTRAL = dataclasses.replace(

@@ -86,6 +86,10 @@ def fit_isoflop(runs: Runs, config: FitConfig) -> IsoFlop:
     Raises:
       UserError: when fewer than two valleys are usable; the sentence gives the first reason.
     """
+    if np.any(runs.loss <= 0):
+        raise UserError(
+            "IsoFLOP valleys are of the log of a loss, and the target is not above zero"
+        )
     valleys = [_valley(runs, budget, config, 2) for budget in runs.budgets]
     shapes = [
         (np.log(runs.params[v.index[v.used]]), np.log(runs.loss[v.index[v.used]]))

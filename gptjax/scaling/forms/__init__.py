@@ -1,5 +1,7 @@
 """The registry of law forms: one table from names to forms, one file for each family."""
 
+from collections.abc import Iterable
+
 from gptjax.errors import UserError, nearest
 from gptjax.scaling.forms import (
     abilities,
@@ -13,7 +15,7 @@ from gptjax.scaling.forms import (
     kaplan,
     mixture_of_experts,
     overtraining,
-    precision,
+    own_files,
 )
 from gptjax.scaling.forms.form import Form
 
@@ -29,7 +31,6 @@ FAMILIES = (
     abilities,
     hyperparameters,
     annealing,
-    precision,
 )
 FORMS: dict[str, Form] = {form.name: form for family in FAMILIES for form in family.FORMS}
 
@@ -44,6 +45,17 @@ def register(form: Form) -> Form:
         raise UserError(f"form={form.name!r} is another law already; give yours another name")
     FORMS[form.name] = form
     return form
+
+
+def load(paths: Iterable[str]) -> None:
+    """Register the forms of Python files.
+
+    Raises:
+      UserError: for a file without a form, or a form whose name another has.
+    """
+    for path in paths:
+        for form in own_files.forms_of(path):
+            register(form)
 
 
 def form_named(name: str) -> Form:

@@ -1,4 +1,4 @@
-"""The interface of a law form, for ours and for a user's.
+"""What a law form is, and how a user writes one.
 
 A form is an equation with named parameters over named columns. The engine needs nothing else: it
 differentiates the equation itself, chooses the starting points from the data, and keeps positive

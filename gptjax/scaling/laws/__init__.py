@@ -1,1 +1,1 @@
-"""Laws as saved in laws.json, and predictions from them."""
+"""Everything that laws.json holds, and predictions from it."""

@@ -17,7 +17,7 @@ from gptjax.scaling.fit.fit import fit
 from gptjax.scaling.fit.holdout import hold_out, without_largest
 from gptjax.scaling.fit.optimum import Cost, cost_of
 from gptjax.scaling.fit.result import Fit
-from gptjax.scaling.forms import form_named
+from gptjax.scaling.forms import form_named, load
 from gptjax.scaling.laws import describe, design, verdict
 from gptjax.scaling.laws.saved import Laws
 from gptjax.scaling.tables.runs import Runs, best_of_each, prepare, require
@@ -42,6 +42,7 @@ def fit_laws(runs: Any, curves: Any = None, config: FitConfig | None = None) -> 
       UserError: when the table is wrong, or no law at all can be fitted to it.
     """
     config = config or FitConfig()
+    load(config.form_files)
     config = dataclasses.replace(config, forms=with_rivals(config.forms))
     every = prepare(runs, config, _needs(config))
     table = best_of_each(every, config.settings)

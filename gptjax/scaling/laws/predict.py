@@ -9,7 +9,8 @@ from gptjax.errors import UserError
 from gptjax.scaling.approaches.mixture import mixed
 from gptjax.scaling.fit import bootstrap, engine, optimum
 from gptjax.scaling.fit.optimum import Cost
-from gptjax.scaling.forms import form_named
+from gptjax.scaling.forms import form_named, load
+from gptjax.scaling.forms.form import Form
 from gptjax.scaling.laws import verdict
 from gptjax.scaling.laws.saved import Laws
 
@@ -35,6 +36,7 @@ def predict_saved(
     if not (np.isfinite(flops) and flops > 0):
         raise UserError(f"flops={flops} is not a budget; give a positive number")
     saved = Laws.of(saved)
+    load(saved.settings.get("form_files") or ())
     rng = np.random.default_rng([seed, 5])
     entries = []
     sentence = verdict.beyond(saved, float(flops))
@@ -55,12 +57,13 @@ def predict_saved(
 
 def _mixture(saved: Laws, flops: float, rng: np.random.Generator) -> dict[str, Any]:
     """The mixture of the saved forms."""
-    forms = (saved.mixture or {})["forms"]
+    mixture = saved.mixture or {}
+    forms, widening = mixture["forms"], mixture.get("widening", 1.0)
     with np.errstate(all="ignore"):
         parts = [_form_draws(row, saved, flops, rng) for row in forms]
     weights = [row["weight"] for row in forms]
     freedom = min(row["coordinates"]["freedom"] for row in forms)
-    entry = mixed(parts, weights, saved.settings["confidence"], freedom)
+    entry = mixed(parts, weights, saved.settings["confidence"], freedom, widening)
     return entry | {"tokens_per_param": entry["tokens"] / entry["params"]}
 
 
@@ -93,26 +96,12 @@ def _line_draws(entry: Any, flops: float, rng: np.random.Generator) -> dict[str,
 
 
 def _form_draws(entry: Any, saved: Laws, flops: float, rng: np.random.Generator) -> dict[str, Any]:
-    form = form_named(entry["form"])
-    names = entry["covariance"]["names"]
-    held = {n: p["value"] for n, p in entry["params"].items() if n in form.names}
-    held = {n: v for n, v in held.items() if n not in names}
-    form = form.fix(**{n: v for n, v in held.items() if n not in entry["coordinates"]["tied"]})
-    form = form.tie(**entry["coordinates"]["tied"])
+    """(value, draws) of N*, D* and the loss at a budget; empty without an optimum."""
+    form, values, lanes = _drawn_law(entry, rng)
     if not form.splits_compute:
         return {}
-    theta, centres = np.array(entry["coordinates"]["theta"]), entry["coordinates"]["centres"]
-    covariance = np.array(entry["covariance"]["matrix"])
-    many = np.array(entry.get("draws") or [])
-    if not len(many):
-        many = rng.multivariate_normal(theta, covariance, DRAWS, check_valid="ignore")
     cost = saved.conventions["cost"]
     cost = Cost(cost["kappa"], cost["slope"])
-    values = engine.values_of(form, theta[None], centres, np)
-    lanes = {
-        n: np.broadcast_to(v, len(many))
-        for n, v in engine.values_of(form, many, centres, np).items()
-    }
     result = {}
     both = []
     for law in (values, lanes):
@@ -123,3 +112,64 @@ def _form_draws(entry: Any, saved: Laws, flops: float, rng: np.random.Generator)
     for name in both[0]:
         result[name] = (np.ravel(both[0][name])[0], both[1][name])
     return result
+
+
+def _drawn_law(entry: Any, rng: np.random.Generator) -> tuple[Form, Any, Any]:
+    """A saved form with its parameters, and with draws of them, (R,) each."""
+    form = form_named(entry["form"])
+    names = entry["covariance"]["names"]
+    held = {n: p["value"] for n, p in entry["params"].items() if n in form.names}
+    held = {n: v for n, v in held.items() if n not in names}
+    form = form.fix(**{n: v for n, v in held.items() if n not in entry["coordinates"]["tied"]})
+    form = form.tie(**entry["coordinates"]["tied"])
+    theta, centres = np.array(entry["coordinates"]["theta"]), entry["coordinates"]["centres"]
+    covariance = np.array(entry["covariance"]["matrix"])
+    many = np.array(entry.get("draws") or [])
+    if not len(many):
+        many = rng.multivariate_normal(theta, covariance, DRAWS, check_valid="ignore")
+    values = engine.values_of(form, theta[None], centres, np)
+    lanes = {
+        n: np.broadcast_to(v, len(many))
+        for n, v in engine.values_of(form, many, centres, np).items()
+    }
+    return form, values, lanes
+
+
+def predict_loss(
+    saved: Laws | Mapping[str, Any], params: float, tokens: float, *, seed: int = 0
+) -> list[dict[str, Any]]:
+    """The loss of a model of `params` on `tokens` by each saved form of size and data.
+
+    The interval is that of the law's mean, without a run's own scatter.
+
+    Raises:
+      UserError: for a size or token count that is not positive, or a file without such a law.
+    """
+    for name, value in (("params", params), ("tokens", tokens)):
+        if not (np.isfinite(value) and value > 0):
+            raise UserError(f"{name}={value} is no count; give a positive number")
+    saved = Laws.of(saved)
+    load(saved.settings.get("form_files") or ())
+    rng = np.random.default_rng([seed, 5])
+    confidence = saved.settings["confidence"]
+    cost = saved.conventions["cost"]
+    flops = Cost(cost["kappa"], cost["slope"]).flops(params, tokens)
+    inputs = {"params": params, "tokens": tokens, "flops": flops}
+    entries = []
+    for name in saved.chosen():
+        entry = saved.laws[name]
+        if "form" not in entry:
+            continue
+        with np.errstate(all="ignore"):
+            form, values, lanes = _drawn_law(entry, rng)
+            if not form.splits_compute:
+                continue
+            value = float(np.ravel(engine.predict(form, values, inputs))[0])
+            draws = np.ravel(engine.predict(form, lanes, inputs))
+        ends = bootstrap.interval(value, draws, confidence, entry["coordinates"]["freedom"])
+        entries.append(
+            {"law": name, **inputs, "tokens_per_param": tokens / params}
+            | {"loss": value, "loss_low": ends.low, "loss_high": ends.high}
+            | {"sentence": verdict.beyond(saved, float(flops))}
+        )
+    return entries

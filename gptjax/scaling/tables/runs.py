@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 
 from gptjax.errors import UserError
-from gptjax.scaling.config import LOSS_UNITS, FitConfig
+from gptjax.scaling.config import FitConfig
 from gptjax.scaling.tables import curves, dialects, states, units
 from gptjax.scaling.tables.table import Table, as_table
 
 # Beyond these a unit is wrong: no model, corpus or budget on Earth is near.
 LIMITS = {"params": 1e18, "tokens": 1e21, "flops": 1e36, "loss": 1e4}
+NATS = {"nats": 1.0, "bits": float(np.log(2))}  # that one unit of a loss is
 UNIFORM = 1e-6  # relative spread under which a column counts as constant
 
 
@@ -94,6 +95,8 @@ def prepare(
     config = config or FitConfig()
     table, left_out, warnings = _drop(as_table(table).named(), config)
     given, table = table, _stand_in(table, config, needs)
+    table, said = _tokens_of_flops(table, config)
+    warnings = [*warnings, *said]
     names = _column_names(table, config)
     stated = {what for what in names if names[what] in given}
     table, left, said, config = _last_points(table, names, stated, config)
@@ -150,7 +153,7 @@ def units_check(
 
 
 def _nats(loss: np.ndarray, unit: str) -> np.ndarray:
-    return LOSS_UNITS[unit](loss)
+    return np.log(loss) if unit == "perplexity" else loss * NATS[unit]
 
 
 def _last_points(
@@ -255,6 +258,22 @@ def _stand_in(table: Table, config: FitConfig, needs: tuple[str, ...]) -> Table:
     return table.with_columns(ones)
 
 
+def _tokens_of_flops(table: Table, config: FitConfig) -> tuple[Table, list[str]]:
+    """With D = C / 6N where the table has sizes and FLOPs and no tokens, and a sentence of it."""
+    if config.column_tokens or any(name in table for name in ("tokens", "D")):
+        return table, []
+    size = (config.column_params, f"params_{config.params_convention}", "params", "N")
+    spent = (config.column_flops, "flops", "C")
+    params, flops = (next((n for n in names if n in table), "") for names in (size, spent))
+    if not (params and flops):
+        return table, []
+    counts = table.numbers(params) * config.unit_params
+    with np.errstate(divide="ignore", invalid="ignore"):
+        tokens = table.numbers(flops) * config.unit_flops / (6 * counts)
+    said = f"the table has no column of tokens, so D = C / 6N from {flops} and {params} is used"
+    return table.with_columns({"tokens": tokens}), [said]
+
+
 def _column_names(table: Table, config: FitConfig) -> dict[str, str]:
     """Which column holds what; '' for a missing column of FLOPs."""
     wanted = {
@@ -276,9 +295,12 @@ def _column_names(table: Table, config: FitConfig) -> dict[str, str]:
 
 
 def _check(table: Table, column: str, what: str, values: np.ndarray, *, raw: bool) -> None:
-    """One sentence for the first number that cannot be; a score may be 0 where no log is taken."""
+    """One sentence for the first number that cannot be; a named target has a sign of its own.
+
+    A share or a score may be 0 or below where no log is taken.
+    """
     named = what == "loss" and column not in ("loss", "val_loss")
-    zero_allowed = named and raw
+    signed = named and raw
     limit = 1e25 if named else LIMITS[what]  # another target may count steps or tokens
     for row, value in zip(table.places, values, strict=True):
         place = f"{table.name} row {row}: {column}"
@@ -286,8 +308,11 @@ def _check(table: Table, column: str, what: str, values: np.ndarray, *, raw: boo
             raise UserError(f"{place} is missing or NaN; remove the row or give it status=failed")
         if np.isinf(value):
             raise UserError(f"{place}={value} is not finite; remove the row or correct it")
-        if value <= 0 and not (zero_allowed and value == 0):
-            raise UserError(f"{place}={value:g} must be above zero; remove the row or correct it")
+        if value <= 0 and not signed:
+            hint = "; or fit it without a log by fit.loss_kind=squares" if named else ""
+            raise UserError(
+                f"{place}={value:g} must be above zero; remove the row or correct it{hint}"
+            )
         if value > limit:
             raise UserError(f"{place}={value:g} is beyond {limit:g}; check the column's unit")
 
@@ -392,7 +417,7 @@ def require(runs: Runs, form: str, rows: int, columns: tuple[str, ...] = ()) -> 
         raise UserError(
             f"{form} needs at least {rows} runs and the table has {len(runs)}; add runs"
         )
-    if np.ptp(runs.loss) <= UNIFORM * runs.loss.mean():
+    if np.ptp(runs.loss) <= UNIFORM * np.abs(runs.loss).mean():
         raise UserError(
             f"every run has loss={runs.loss[0]:g}: a constant loss has no law; check the column"
         )
@@ -437,7 +462,7 @@ def seed_noise(runs: Runs) -> float:
     keys = np.stack([runs.params, runs.tokens], axis=1)
     _, which = np.unique(keys, axis=0, return_inverse=True)
     which = which.ravel()
-    with np.errstate(divide="ignore"):  # a score may be zero
+    with np.errstate(divide="ignore", invalid="ignore"):  # a score may be zero or below
         logs = np.log(runs.loss)
     count = np.bincount(which)
     if np.all(count < 2):
