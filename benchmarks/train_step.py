@@ -53,7 +53,7 @@ def parse_shape(text: str) -> Shape:
 
 def flops_per_step(shape: Shape) -> float:
     """Exact matmul FLOPs of one update, attention over the full square."""
-    from gptjax.cost.flops import TRAINING_OVER_FORWARD, forward_flops
+    from gptjax.cost.flop_formulas import TRAINING_OVER_FORWARD, forward_flops
 
     forward = forward_flops(
         depth=shape.depth,

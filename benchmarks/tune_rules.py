@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gptjax import data
-from gptjax.cost.model_flops import training_flops_per_token
+from gptjax.cost.flops import training_flops_per_token
 from gptjax.models import ModelConfig
 from gptjax.optim import OptimConfig
 from gptjax.sweeps import shapes

@@ -12,7 +12,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from gptjax import data, job, models, optim
-from gptjax.convert.config import ConvertConfig
+from gptjax.accelerators import ACCELERATORS
 from gptjax.cost.walltime import MachineConfig
 from gptjax.data import Corpus, cache
 from gptjax.data.config import DataConfig
@@ -32,7 +32,7 @@ from gptjax.train import RunSpec, TrainConfig, batch_warmup, transfer_width
 class General:
     """The keys at the top of a config."""
 
-    job: str = setting("sweep", "what to do", choices=job.JOBS)
+    job: str = setting("sweep", "the job to run", choices=job.JOBS)
     experiment: str = setting("experiment", "name; the workdir defaults to runs/<experiment>")
     distributed: bool = setting(
         False,
@@ -40,7 +40,7 @@ class General:
         "GPTJAX_COORDINATOR, GPTJAX_PROCESSES and GPTJAX_PROCESS",
     )
     device: str = setting(
-        "auto", "where to compute; auto = the best there is", choices=("auto", "cpu", "gpu", "tpu")
+        "auto", "where to compute; auto = the best there is", choices=("auto", "cpu", *ACCELERATORS)
     )
     compilation_cache: str = setting(
         "auto",
@@ -61,12 +61,14 @@ class Config:
     mesh: MeshConfig
     sweep: SweepConfig
     compare: CompareConfig
-    convert: ConvertConfig
     fit: FitConfig
     report: ReportConfig
     machine: MachineConfig
     own: Mapping[str, Any] = dataclasses.field(default_factory=dict, metadata={"identity": None})
     """The settings of each job that has its own, by the job's name."""
+    experiment_file: str = dataclasses.field(default="", metadata={"identity": None})
+    """The experiment of the command, FILE or FILE:TEXT: worker processes run it too, because it may
+    register sources, mixers and other choices."""
 
 
 SECTIONS: dict[str, type] = {
@@ -77,7 +79,6 @@ SECTIONS: dict[str, type] = {
     "mesh": MeshConfig,
     "sweep": SweepConfig,
     "compare": CompareConfig,
-    "convert": ConvertConfig,
     "fit": FitConfig,
     "report": ReportConfig,
     "machine": MachineConfig,
@@ -136,7 +137,7 @@ def make_config(values: Mapping[str, Any]) -> Config:
 
 
 def hint(name: str, known: Iterable[str]) -> str:
-    """What to write in place of a key at the top of a config that is none."""
+    """The right spelling for an unknown key at the top of a config."""
     return f"it is config.{MOVED[name]} now" if name in MOVED else nearest(name, known)
 
 

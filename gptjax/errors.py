@@ -1,4 +1,4 @@
-"""The one exception a user is meant to read, and the helpers that word it."""
+"""User errors: the one exception that users read, and the helpers that word it."""
 
 import difflib
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""From an experiment file and overrides to a plain mapping of settings."""
+"""Experiment files and command-line overrides, as a plain mapping of settings."""
 
 import copy
 import importlib.util
@@ -50,6 +50,12 @@ def load(experiment: str) -> dict[str, Any]:
         f"get_config() of --config={name} returned a {type(config).__name__}; return a ConfigDict, "
         "for example gptjax.config.default_config() with your changes"
     )
+
+
+def absolute(experiment: str) -> str:
+    """The same experiment from any folder."""
+    name, colon, argument = experiment.partition(":")
+    return f"{Path(name).absolute()}{colon}{argument}"
 
 
 def override(

@@ -212,7 +212,7 @@ def _make_inside(cls: type, value: Any, path: str) -> Any:
 
 
 def advice(key: str, cls: type, section: str) -> str:
-    """What to write in place of `section.key`, which is no setting of `cls`."""
+    """The right spelling for `section.key`, which is no setting of `cls`."""
     moved = former(cls)
     if key in moved:
         return f"it is {section}.{moved[key]} now"
@@ -273,7 +273,7 @@ _WORDS = {
 
 
 LARGEST = {int: 2**63 - 1, float: sys.float_info.max}
-"""What a setting may be at most, whatever its own limits."""
+"""The largest value of any setting."""
 
 
 def _check_range(path: str, hint: type, number: float | int) -> None:

@@ -33,7 +33,10 @@ SCHEMA = 2
 CHANGED: dict[int, dict[str, Any]] = {}
 """Version → canonical key → the default before that version."""
 
-RETIRED = ("table", "forms", "laws", "flops", "target", "compiled")
+RETIRED = (
+    *("table", "forms", "laws", "flops", "target", "compiled"),
+    *(f"convert.{name}" for name in ("direction", "folder", "model_type", "dtype", "shard_gb")),
+)
 """Canonical keys that folders may have, and that say nothing of them: settings of other jobs."""
 
 REQUIRED = dataclasses.MISSING
@@ -129,7 +132,7 @@ def saved(value: object) -> dict[str, Any]:
 
 
 def restored(cls: type, found: Mapping[str, Any], place: str) -> dict[str, Any]:
-    """What `saved` wrote, in this or an earlier version, as nested settings of today.
+    """The settings that `saved` wrote, in this or an earlier version, nested as they are today.
 
     A missing key is the default of the version that wrote it.
 

@@ -20,12 +20,16 @@ JOBS: dict[str, str] = {
     "train": "gptjax.jobs.train",
     "fit_table": "gptjax.jobs.fit_table",
     "predict": "gptjax.jobs.predict",
+    "precision_law": "gptjax.jobs.precision_law",
     "compare": "gptjax.jobs.compare",
     "convert": "gptjax.jobs.convert",
+    "sample": "gptjax.jobs.sample",
+    "quantize": "gptjax.jobs.quantize",
     "compile": "gptjax.jobs.compile",
     "plan_mesh": "gptjax.jobs.plan_mesh",
     "tune": "gptjax.jobs.tune",
     "compare_sweeps": "gptjax.jobs.compare_sweeps",
+    "serve": "gptjax.jobs.serve",
 }
 """The module of each job; another package adds its own with `register`."""
 

@@ -1,4 +1,4 @@
-"""Standard output and error as they are: closed, or without the characters of a sentence."""
+"""Standard output and error: streams that are closed, or whose encoding lacks characters."""
 
 import codecs
 import os
@@ -24,7 +24,7 @@ REPLACED = {
     "α": "alpha",
     "√": "sqrt",
 }
-"""What is written where an encoding lacks a character."""
+"""Replacements for characters that an encoding lacks."""
 
 RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
 

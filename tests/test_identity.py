@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from gptjax import identity
-from gptjax.config import Config
+from gptjax.config import Config, make_config
 from gptjax.errors import UserError
 from gptjax.fields import section, setting
 from gptjax.models import ModelConfig
@@ -139,6 +139,13 @@ def test_a_changed_default_is_noticed():
         )
     new = sorted(found.keys() - golden.keys())
     assert not new, f"settings without an entry: {new}; run python tests/test_identity.py"
+
+
+def test_settings_of_other_jobs_are_left_out_of_old_folders():
+    """A folder of a version that counted them to the config is read as if they were not there."""
+    saved = identity.saved(make_config({}))
+    old = {**saved, "convert.folder": "llama", "flops": 1e20}
+    assert identity.restored(Config, old, "old") == identity.restored(Config, saved, "saved")
 
 
 def test_a_run_and_its_section_agree():

@@ -1,6 +1,5 @@
 """Model folders in and out: one loader for ours and Hugging Face's, and a writer for each."""
 
-from gptjax.convert.config import ConvertConfig
 from gptjax.convert.families import FAMILIES, Family, Tensor
 from gptjax.convert.huggingface import (
     family_of,
@@ -9,11 +8,11 @@ from gptjax.convert.huggingface import (
     to_huggingface,
 )
 from gptjax.convert.load import Model, load
-from gptjax.convert.own_folder import save_model
+from gptjax.convert.own_folder import TOKENIZER_SETTINGS, save_model
 
 __all__ = [
     "FAMILIES",
-    "ConvertConfig",
+    "TOKENIZER_SETTINGS",
     "Family",
     "Model",
     "Tensor",

@@ -10,8 +10,8 @@ import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from gptjax.convert import rotary
-from gptjax.convert.families import FAMILIES, REQUIRED, Attribute, Family
+from gptjax.convert import biases, rotary
+from gptjax.convert.families import FAMILIES, INSTEAD, REQUIRED, Attribute, Family
 from gptjax.convert.layer_types import KINDS, LAYERS, pattern_of
 from gptjax.errors import UserError, nearest
 from gptjax.fields import flat, make, nested, replaced
@@ -38,6 +38,9 @@ NOT_THE_FUNCTION = {
     "experts.importance_loss",
     "experts.load_loss",
     "experts.balance_over",
+    "dropout.embedding",
+    "dropout.attention",
+    "dropout.residual",
 }
 # Settings of canonical() and of `_RESOLVED`; `rotary.OURS` and `layer_types` name the others.
 ATTENTION_SCALE, EXPERT_WIDTH, VALUE_DIM = (
@@ -80,6 +83,8 @@ def read_family(family: Family, attributes: Mapping[str, Any]) -> ModelConfig:
         _check_count(name, fields[name])
     if family.rope:
         fields |= rotary.read(left, family.rope, fields["seq_len"])
+    if family.biases:
+        fields |= biases.read(left, family.biases)
     fields |= LAYERS[family.layers][0](left, fields["depth"])
     config = canonical(make(ModelConfig, nested(fields), "model"))
     validate(config)
@@ -143,6 +148,8 @@ def write_attributes(family: Family, config: ModelConfig) -> dict[str, Any]:
         attributes[row.theirs] = write_row(row, found(config))
     if family.rope:
         attributes |= rotary.write(config, family.rope)
+    if family.biases:
+        attributes |= biases.write(config, family.biases)
     attributes = family.finish(attributes | LAYERS[family.layers][1](config))
     _check_same(family, config, read_family(family, attributes))
     return attributes
@@ -179,9 +186,7 @@ def canonical(config: ModelConfig) -> ModelConfig:
         VALUE_DIM: _unless(flat(config)[VALUE_DIM], config.head_width),
         "layer_pattern": _shortest(config.layer_pattern, config.depth),
     }
-    if not config.use_bias:
-        resolved["bias_places"] = ModelConfig().bias_places
-    return rotary.canonical(replaced(config, resolved))
+    return rotary.canonical(replaced(config, resolved | biases.canonical(config)))
 
 
 def _shortest(pattern: tuple[str, ...], depth: int) -> tuple[str, ...]:
@@ -215,6 +220,8 @@ _RESOLVED: dict[str, Callable[[ModelConfig], Any]] = {
 
 def _family(attributes: Mapping[str, Any]) -> Family:
     name = attributes.get("model_type")
+    for attribute, instead in INSTEAD.get(name, {}).items() if isinstance(name, str) else ():
+        name = instead if attribute in attributes else name
     if not isinstance(name, str) or name not in FAMILIES:
         raise UserError(
             f"config.json has model_type={name!r}, which gptjax does not read; "

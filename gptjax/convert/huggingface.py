@@ -10,7 +10,7 @@ import jax
 import ml_dtypes
 import numpy as np
 
-from gptjax.convert import registry, tensor_files
+from gptjax.convert import quantized_leaves, registry, tensor_files
 from gptjax.convert.config_json import family_of
 from gptjax.convert.families import Tensor
 from gptjax.convert.tensor_files import Stored
@@ -88,6 +88,11 @@ def to_huggingface(
     """
     if dtype not in DTYPES:
         raise UserError(f"dtype={dtype!r} is not known; {nearest(dtype, DTYPES)}")
+    if quantized_leaves.describe_leaves(params):
+        raise UserError(
+            "a quantized model has no place in a folder of `transformers`; convert the one that it "
+            "was made from"
+        )
     attributes, tensor_map = registry.write_map(config, model_type)
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)

@@ -57,8 +57,15 @@ def _read_every(attributes: dict[str, Any], depth: int) -> dict[str, Any]:
 
 
 def _read_every_4096(attributes: dict[str, Any], depth: int) -> dict[str, Any]:
-    """Mistral: a window of 4,096 where nothing is said; `layer_types` is not read."""
+    """Mistral: a window of 4,096 where nothing is said."""
     return _read_every({"sliding_window": 4096, **attributes}, depth)
+
+
+def _read_named(attributes: dict[str, Any], depth: int) -> dict[str, Any]:
+    """Ministral: by `layer_types`; without it all are local, within 4,096 where nothing is said."""
+    window = attributes.pop("sliding_window", 4096)
+    kinds = ["global" if window is None else "local"] * depth
+    return _read_layers(attributes, depth, window, kinds)
 
 
 def _read_alternate(attributes: dict[str, Any], depth: int) -> dict[str, Any]:
@@ -139,6 +146,7 @@ LAYERS: dict[str, tuple[Callable, Callable]] = {
     "global": (_read_global, _write_global),
     "every": (_read_every, _write_every),
     "every_4096": (_read_every_4096, _write_every),
+    "named": (_read_named, _write_alternate),
     "alternate": (_read_alternate, _write_alternate),
     "above": (_read_above, _write_above),
     "dense_every": (_read_dense_every, _write_dense_every),

@@ -6,7 +6,7 @@ on a run of job=train, on a checkpoint of one, on a converted folder and on a do
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +26,18 @@ class Model:
 
     Attributes:
       config: ModelConfig, or the config of a model with vision.
-      params: float32 parameters, in the tree that the config's `init` makes.
+      params: float32 parameters, in the tree that the config's `init` makes; of a quantized model
+        some are leaves of `gptjax.models.quantized`.
       chat: a name of `gptjax.data.chat.FORMATS`, or "" where it is not known.
       kept: the file of the tokenizer and how it is read; None where the folder has none.
+      recipe: how a quantized model was made; empty where it is none.
     """
 
     config: Any
     params: Any
     chat: str = ""
     kept: KeptTokenizer | None = None
+    recipe: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer | None:
@@ -104,7 +107,8 @@ def _checkpoint(run: Path, place: Path) -> Model:
 
 
 def _described(said: own_folder.Description, params: Any) -> Model:
-    return Model(said.config, params, said.chat, said.tokenizer)
+    recipe = said.quantized.get("recipe", {})
+    return Model(said.config, params, said.chat, said.tokenizer, recipe)
 
 
 def _huggingface(place: Path, shardings: Any) -> Model:

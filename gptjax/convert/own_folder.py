@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from gptjax.convert import tensor_files
+from gptjax.convert import quantized_leaves, tensor_files
 from gptjax.convert.registry import KINDS, kind_of
 from gptjax.convert.tensor_map import by_path, shapes_of
 from gptjax.data import Corpus, DataConfig, tokenizers
@@ -70,21 +70,29 @@ class Description:
       config: ModelConfig, VisionConfig and so on.
       tokenizer: None where there is none.
       chat: a name of `gptjax.data.chat.FORMATS`, or "".
+      quantized: `recipe` and `leaves` of a quantized model, as `quantized_leaves` describes them.
     """
 
     kind: str
     config: Any
     tokenizer: KeptTokenizer | None = None
     chat: str = ""
+    quantized: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def save_model(
-    folder: Path, config: Any, params: Any, tokenizer: KeptTokenizer | None = None, chat: str = ""
+    folder: Path,
+    config: Any,
+    params: Any,
+    tokenizer: KeptTokenizer | None = None,
+    chat: str = "",
+    recipe: Mapping[str, Any] | None = None,
 ) -> None:
     """Write parameters and then model.json.
 
     Args:
       config: of a type in `KINDS`.
+      recipe: how quantized parameters were made.
 
     Raises:
       UserError: where the folder holds a model already.
@@ -92,11 +100,17 @@ def save_model(
     if (folder / CONFIG).exists():
         raise UserError(f"{folder} holds a model already; choose another --workdir or delete it")
     save_params(folder, params)
-    describe(folder, config, tokenizer, chat)
+    leaves = quantized_leaves.describe_leaves(params)
+    quantized = {"recipe": recipe or {}, "leaves": leaves} if leaves else {}
+    describe(folder, config, tokenizer, chat, quantized)
 
 
 def describe(
-    folder: Path, config: Any, tokenizer: KeptTokenizer | None = None, chat: str = ""
+    folder: Path,
+    config: Any,
+    tokenizer: KeptTokenizer | None = None,
+    chat: str = "",
+    quantized: Mapping[str, Any] | None = None,
 ) -> None:
     """Write model.json and a copy of the tokenizer's file."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -107,6 +121,8 @@ def describe(
         said["data"] = _tokenizer_settings(tokenizer.data)
     if chat:
         said["chat"] = chat
+    if quantized:
+        said["quantized"] = quantized
     write_json(folder / CONFIG, said)
 
 
@@ -165,8 +181,17 @@ def read_description(folder: Path) -> Description:
         raise UserError(f"{folder / CONFIG} describes no model; convert or train it again")
     kind = said.pop("kind", "decoder")
     data, chat = said.pop("data", None), said.pop("chat", "")
+    quantized = said.pop("quantized", {})
+    if not isinstance(quantized, dict) or (quantized and not isinstance(_leaves(quantized), dict)):
+        raise UserError(
+            f"{folder / CONFIG} describes no quantized parameters; quantize the model again"
+        )
     config = _config(KINDS[kind].config, said, "model")
-    return Description(kind, config, _kept(folder, data), chat)
+    return Description(kind, config, _kept(folder, data), chat, quantized)
+
+
+def _leaves(quantized: Mapping[str, Any]) -> Any:
+    return quantized.get("leaves")
 
 
 def _kept(folder: Path, said: Mapping[str, Any] | None) -> KeptTokenizer | None:
@@ -196,8 +221,13 @@ def read_params(folder: Path, said: Description) -> Any:
         with ocp.StandardCheckpointer() as reader:
             return reader.restore((folder / ORBAX_PARAMS).absolute(), shapes)
     stored = tensor_files.open_folder(folder)
-    leaves = []
+    leaves, small = [], _leaves(said.quantized) or {}
     for path, wanted in by_path(shapes).items():
+        if path in small:
+            entry = small[path]
+            place = str(folder / CONFIG)
+            leaves.append(quantized_leaves.read_leaf(stored, path, entry, wanted.shape, place))
+            continue
         if path not in stored or stored[path].shape != wanted.shape:
             raise UserError(
                 f"{folder} has no parameter {path} of shape {wanted.shape}, which its {CONFIG} "

@@ -62,10 +62,22 @@ class Stored:
         Raises:
           UserError: for another type than DTYPES, and for a number that is not finite.
         """
-        wanted = self.dtype
+        return self._finite(np.asarray(self._content(), self.dtype))
+
+    def read_any(self) -> np.ndarray:
+        """The same of a tensor that may hold bytes, as codes of weights are.
+
+        Raises:
+          UserError: for a number that is not finite.
+        """
+        return self._content() if self.stored_as == "U8" else self.read()
+
+    def _content(self) -> np.ndarray:
         # Opened for each: the pages of a mapped file count as memory until it is closed.
         with safetensors.safe_open(self.path, framework="numpy") as file:
-            array = np.asarray(file.get_tensor(self.name), wanted)
+            return file.get_tensor(self.name)
+
+    def _finite(self, array: np.ndarray) -> np.ndarray:
         if not np.all(np.isfinite(array)):
             raise UserError(
                 f"tensor {self.name} in {self.path} has numbers that are not finite; it is "

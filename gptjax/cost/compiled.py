@@ -1,4 +1,4 @@
-"""Compiled programs: what the compiler of an accelerator says about a training step.
+"""Compiled training steps: memory, traffic and FLOPs by the compiler of an accelerator.
 
 The accelerator need not be there. Memory is the compiler's own count; FLOPs are counted by matrix
 product, because the compiler counts the body of a loop over layers once.
@@ -13,7 +13,7 @@ from typing import Any
 
 from gptjax.accelerators import ACCELERATORS
 from gptjax.cost.chips import Target
-from gptjax.cost.model_flops import training_flops_per_token
+from gptjax.cost.flops import training_flops_per_token
 from gptjax.cost.roofline import Estimate, estimate
 from gptjax.errors import UserError
 from gptjax.models.mixers import kernels
@@ -34,7 +34,7 @@ GIB = 2**30
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """What a step needs on one device of a slice.
+    """Needs of a step on one device of a slice.
 
     Attributes:
       params, opt_state: bytes of the state that live on one device, counted from the shardings.

@@ -1,56 +1,20 @@
-"""What a step would need and take on a mesh that is not there, from shapes alone.
+"""Time of a training step on a mesh that is not there, from shapes alone.
 
-Bytes of the state are exact, because the rules that lay a run's arrays are asked. The rest is
-counted from the sizes of matrix products: activations as Korthikanti et al. 2022 (arXiv:2205.05198)
-count them, with what this model's block has; traffic by the ring algorithms. Times are those of a
-machine that reaches its published rates, with arithmetic and memory hiding each other and nothing
-hiding the network. The compiler's own count is `cost/compiled.py`.
+FLOPs and bytes are counted from the sizes of matrix products, memory by `cost/memory.py`, traffic
+by the ring algorithms. Times are those of a machine that reaches its published rates, with
+arithmetic and memory hiding each other and nothing hiding the network. The compiler's own count is
+`cost/compiled.py`.
 """
 
 import dataclasses
-import functools
 import math
 from collections.abc import Mapping
-from typing import Any
 
-import jax
-import jax.numpy as jnp
-
-from gptjax import models, ops
 from gptjax.cost.chips import Chip
-from gptjax.parallel import Layout, MeshConfig, abstract_mesh
+from gptjax.cost.memory import Bytes, Shape, State, held_by, per_token, state_bytes
+from gptjax.parallel import MeshConfig
 from gptjax.train.config import RunSpec
-from gptjax.train.layout import check_mesh, state_shardings
-from gptjax.train.state import TrainState, init_state
-
-FORWARD_AGAIN = {"none": 0.0, "block": 1.0, "sqrt": 2.0}
-"""Forward passes over the blocks that the backward pass does again, by `model.remat`; the policies
-that are not here compute the scores of attention again."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Bytes:
-    """What one device holds in a step.
-
-    Attributes:
-      params, opt_state: of the state, exact.
-      gradients: as mesh.zero lays them; with micro-batches those of one lie beside the sum.
-      gathered: parameters of the layer at work, where mesh.zero cuts them.
-      activations: kept for the backward pass, and those of the block at work.
-      head: logits with their gradient.
-    """
-
-    params: float
-    opt_state: float
-    gradients: float
-    gathered: float
-    activations: float
-    head: float
-
-    @property
-    def total(self) -> float:
-        """The sum."""
-        return math.fsum(dataclasses.astuple(self))
+from gptjax.train.layout import check_mesh
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +64,7 @@ class Estimate:
 def estimate(
     spec: RunSpec, config: MeshConfig, devices: int, chip: Chip, flops_per_token: float
 ) -> Estimate:
-    """What a step of `spec` needs and takes on so many chips.
+    """Memory and time of a step of `spec` on so many chips.
 
     Args:
       flops_per_token: training FLOPs of one token, nothing counted twice.
@@ -109,156 +73,14 @@ def estimate(
       UserError: when the mesh does not divide the model, the batch or the devices.
     """
     sizes = check_mesh(config, spec, devices)
-    shape = _Shape(spec, config, sizes)
-    layout = Layout(abstract_mesh(sizes), config, models.logical_axes(spec.model))
-    state = state_bytes(spec, layout)
-    held = _bytes(shape, state)
+    shape = Shape(spec, config, sizes)
+    state = state_bytes(spec, shape.layout)
+    held = held_by(shape, state, chip.platform)
     seconds = _seconds(shape, state, chip, flops_per_token)
     return Estimate(sizes, spec.model.remat, held, seconds)
 
 
-@dataclasses.dataclass(frozen=True)
-class State:
-    """Bytes on one device: what the rules give each part of a state."""
-
-    params: int
-    opt_state: int
-    gradients: int
-
-
-def state_bytes(spec: RunSpec, layout: Layout) -> State:
-    """Exact bytes of a run's state on one device of a layout."""
-    state = _abstract_state(spec.layout)
-    shardings = state_shardings(layout, state)
-    wide = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float32), state.params)
-    return State(
-        _held(state.params, shardings.params),
-        _held(state.opt_state, shardings.opt_state),
-        _held(wide, layout.gradients(wide)),
-    )
-
-
-@functools.lru_cache(maxsize=8)
-def _abstract_state(spec: RunSpec) -> TrainState:
-    return jax.eval_shape(lambda: init_state(spec, jax.random.key(0)))
-
-
-def _held(tree: Any, shardings: Any) -> int:
-    def one(leaf: Any, sharding: Any) -> int:
-        return math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
-
-    return sum(jax.tree.leaves(jax.tree.map(one, tree, shardings)))
-
-
-@dataclasses.dataclass(frozen=True)
-class _Shape:
-    """Sizes of one micro-batch on one device."""
-
-    spec: RunSpec
-    config: MeshConfig
-    sizes: Mapping[str, int]
-
-    def axis(self, name: str) -> int:
-        return self.sizes.get(name, 1)
-
-    @property
-    def tokens(self) -> float:
-        cut = self.spec.micro_batches * math.prod(
-            self.axis(name) for name in ("data", "fsdp", "expert", "seq")
-        )
-        return self.spec.batch_size * self.spec.model.seq_len / cut
-
-    @property
-    def width(self) -> int:
-        """Bytes of an activation."""
-        return jnp.dtype(self.spec.model.compute_dtype).itemsize
-
-    @property
-    def layers(self) -> float:
-        return self.spec.model.depth / self.axis("pipe")
-
-    @property
-    def in_flight(self) -> int:
-        """Micro-batches whose activations a stage holds at one time."""
-        if self.axis("pipe") == 1:
-            return 1
-        return self.schedule.held
-
-    @property
-    def schedule(self) -> Any:
-        layout = Layout(abstract_mesh(self.sizes), self.config, None)
-        return layout.schedule(self.spec.micro_batches)
-
-    @property
-    def again(self) -> float:
-        """Forward passes over the blocks that are done again; a pipeline's stage does one."""
-        model = self.spec.model
-        scores = 4 * model.seq_len * model.num_heads * model.head_width
-        products = 2 * models.count_params(model).non_embedding / model.depth
-        share = scores / (scores + products)
-        return FORWARD_AGAIN.get(model.remat, share) + (self.axis("pipe") > 1)
-
-    @property
-    def params(self) -> tuple[float, float]:
-        """(of the blocks, of embedding and head), on one device where nothing is cut by fsdp."""
-        count = models.count_params(self.spec.model)
-        rest = count.total - count.non_embedding
-        tensor = self.axis("tensor") * self.axis("expert")
-        return count.non_embedding / (tensor * self.axis("pipe")), rest / self.axis("tensor")
-
-
-def _per_token(shape: _Shape) -> tuple[float, float, float]:
-    """Elements of one token in a block: (all, products with parameters, the stream).
-
-    Norms and the stream are cut by tensor where `mesh.sequence_parallel` says so.
-    """
-    model, tensor = shape.spec.model, shape.axis("tensor")
-    D, F = model.width, model.hidden_width
-    gated = ops.FEED_FORWARD[model.mlp][1]
-    heads = (model.num_heads + 2 * model.kv_heads) * model.head_width
-    mixed = model.num_heads * model.head_width
-    stream = D / (tensor if shape.config.sequence_parallel else 1)
-    inside = (heads + mixed + (4 if gated else 2) * F) / tensor
-    products = (heads + (2 if gated else 1) * F) / tensor
-    return 4 * stream + inside, 2 * stream + products, stream
-
-
-def _kept(shape: _Shape) -> float:
-    """Elements of a token that are kept for the backward pass, over all layers of a stage."""
-    every, products, stream = _per_token(shape)
-    layers = shape.layers
-    return {
-        "none": layers * every,
-        "dots": layers * (products + stream),
-        "offload": layers * stream,
-        "block": layers * stream,
-        "sqrt": 2 * math.sqrt(layers) * stream,
-    }[shape.spec.model.remat]
-
-
-def _bytes(shape: _Shape, state: State) -> Bytes:
-    spec, tokens = shape.spec, shape.tokens
-    every, _, stream = _per_token(shape)
-    blocks, rest = shape.params
-    gathered = 0.0
-    if shape.config.zero >= 3 and shape.axis("fsdp") > 1:
-        # Two layers: one at work and one on its way; the embedding stays for the head.
-        gathered = shape.width * (2 * blocks / shape.layers + rest)
-    arrived = shape.in_flight * stream * (shape.axis("pipe") > 1)
-    chunk = spec.loss_chunk or tokens
-    logits = min(tokens, chunk) * spec.model.vocab_size / shape.axis("tensor")
-    sums = 2 if spec.micro_batches > 1 else 1
-    return Bytes(
-        params=state.params,
-        opt_state=state.opt_state,
-        gradients=sums * state.gradients,
-        gathered=gathered,
-        activations=tokens * shape.width * (arrived + _kept(shape) + 2 * every),
-        head=2 * 4 * logits,
-    )
-
-
-def _seconds(shape: _Shape, state: State, chip: Chip, flops_per_token: float) -> Seconds:
+def _seconds(shape: Shape, state: State, chip: Chip, flops_per_token: float) -> Seconds:
     spec = shape.spec
     total = spec.batch_size * spec.model.seq_len * flops_per_token
     devices = math.prod(shape.sizes.values())
@@ -274,7 +96,7 @@ def _seconds(shape: _Shape, state: State, chip: Chip, flops_per_token: float) ->
     return Seconds(ideal, repeated / (1 - bubble), memory, network)
 
 
-def _moved(shape: _Shape, state: State) -> tuple[float, float]:
+def _moved(shape: Shape, state: State) -> tuple[float, float]:
     """Bytes between a device and its memory in the passes of a step, and in its update.
 
     Weights are read by each pass of each micro-batch and their gradient is added to; each kept or
@@ -282,7 +104,7 @@ def _moved(shape: _Shape, state: State) -> tuple[float, float]:
     optimizer reads and writes the state.
     """
     blocks, rest = shape.params
-    every, _, _ = _per_token(shape)
+    every, _, _ = per_token(shape)
     passes = 2 + shape.again
     weights = (blocks * passes + 2 * rest) * shape.width + 2 * state.gradients
     activations = 2 * (2 + shape.again) * shape.tokens * shape.layers * every * shape.width
@@ -291,7 +113,7 @@ def _moved(shape: _Shape, state: State) -> tuple[float, float]:
     return shape.spec.micro_batches * (weights + activations + logits), optimizer
 
 
-def _sent(shape: _Shape) -> dict[str, float]:
+def _sent(shape: Shape) -> dict[str, float]:
     """Bytes that a device sends in a step, by axis; each axis counts alone."""
     return {axis: shape.spec.micro_batches * sent(shape) for axis, sent in TRAFFIC.items()}
 
@@ -301,13 +123,13 @@ def _around(parts: int) -> float:
     return (parts - 1) / parts
 
 
-def _over_data(shape: _Shape) -> float:
+def _over_data(shape: Shape) -> float:
     """The sum of the gradients, of what other axes leave on the device."""
     cut = shape.axis("fsdp") if shape.config.zero >= 2 else 1
     return 2 * _around(shape.axis("data")) * 4 * sum(shape.params) / cut
 
 
-def _over_fsdp(shape: _Shape) -> float:
+def _over_fsdp(shape: Shape) -> float:
     """Gradients summed; parameters gathered for each pass (zero 3) or once after the update."""
     share, params = _around(shape.axis("fsdp")), sum(shape.params)
     gradients = (1 if shape.config.zero >= 2 else 2) * 4 * params
@@ -318,14 +140,14 @@ def _over_fsdp(shape: _Shape) -> float:
     return share * (gradients + gathers)
 
 
-def _over_tensor(shape: _Shape) -> float:
+def _over_tensor(shape: Shape) -> float:
     """Megatron's all-reduces: two a block and pass; one for the embedding and one for the head."""
     times = shape.layers * 2 * (2 + shape.again) + 2
     stream = shape.tokens * shape.spec.model.width * shape.width
     return times * 2 * _around(shape.axis("tensor")) * stream
 
 
-def _over_seq(shape: _Shape) -> float:
+def _over_seq(shape: Shape) -> float:
     """The sum of the gradients, and what attention needs of other devices' tokens.
 
     Around a ring keys and values pass every device in a forward pass, and with their gradients in a
@@ -342,7 +164,7 @@ def _over_seq(shape: _Shape) -> float:
     return gradients + shape.layers * shape.tokens * shape.width * sent
 
 
-def _over_pipe(shape: _Shape) -> float:
+def _over_pipe(shape: Shape) -> float:
     """The stream forward and its gradient back, between the parts of the layers."""
     stream = shape.tokens * shape.spec.model.width * shape.width
     return 2 * shape.config.chunks * stream * (shape.axis("pipe") > 1)
@@ -355,4 +177,4 @@ TRAFFIC = {
     "pipe": _over_pipe,
     "seq": _over_seq,
 }
-"""What an axis sends for one micro-batch; an axis without an entry is not searched."""
+"""Bytes that an axis sends for one micro-batch; an axis without an entry is not searched."""

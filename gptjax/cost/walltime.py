@@ -1,4 +1,4 @@
-"""How long runs take on how many devices, and what that costs.
+"""Wall time and money of runs on a number of devices.
 
 Amdahl 1967: of a step that takes t on one device, a share s is not shortened by further devices,
 t_n = t (s + (1 - s) / n). The rate of one device is a measured one, so that everything the device
@@ -37,7 +37,7 @@ class MachineConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Bill:
-    """What a list of runs takes: seconds by the clock, hours times devices, money."""
+    """Total of a list of runs: seconds by the clock, hours times devices, money."""
 
     wall_seconds: float
     device_hours: float

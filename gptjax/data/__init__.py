@@ -12,6 +12,7 @@ from gptjax.data.corpus import Corpus, load
 if TYPE_CHECKING:
     from gptjax.data.shuffle import (
         batch_numpy,
+        calibration_windows,
         gather_jax,
         gather_numpy,
         num_windows,
@@ -25,6 +26,7 @@ __all__ = [
     "Corpus",
     "DataConfig",
     "batch_numpy",
+    "calibration_windows",
     "gather_jax",
     "gather_numpy",
     "load",

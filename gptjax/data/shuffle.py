@@ -64,7 +64,7 @@ def windows_jax(seed: Any, step: Any, batch: int, num_windows: int) -> UInt32[Ar
       num_windows: windows of the token array.
     """
     n = _checked(num_windows)
-    epoch, position = _epoch_and_position(jnp.asarray(step).astype(jnp.uint32), batch, n)
+    epoch, position = _epoch_and_position(_step_word(step), batch, n)
     position = position + jnp.arange(batch, dtype=jnp.uint32)
     epoch, position = epoch + position // n, position % n
     return _permute_jax(seed, epoch, position, n)
@@ -94,6 +94,15 @@ def gather_numpy(
     return rows[:, :-1], rows[:, 1:]
 
 
+def calibration_windows(tokens: np.ndarray, seq_len: int, count: int, seed: int) -> np.ndarray:
+    """Windows of about `count` tokens, each once, int32 [n, T]; none where none is whole."""
+    there = num_windows(len(tokens), seq_len)
+    some = min(max(1, count // seq_len), there) if count else 0
+    if not some:
+        return np.zeros((0, seq_len), np.int32)
+    return gather_numpy(tokens, seq_len, windows_numpy(seed, 0, some, there))[0]
+
+
 def gather_jax(
     tokens: Array, seq_len: int, windows: Array
 ) -> tuple[Int32[Array, "B T"], Int32[Array, "B T"]]:
@@ -114,6 +123,17 @@ def _checked(num_windows: int) -> int:
 
 def _seed_word(seed: Any) -> int:
     return int(seed) & 0xFFFFFFFF
+
+
+def _step_word(step: Any) -> Array:
+    """A uint32 scalar; an int goes by NumPy, since JAX takes it for an int32, which ends at 2^31.
+
+    Raises:
+      OverflowError: for an int of 2^32 or more, or below 0.
+    """
+    if isinstance(step, int | np.integer):
+        return jnp.asarray(np.uint32(int(step)))
+    return jnp.asarray(step).astype(jnp.uint32)
 
 
 def _epoch_and_position(step: Array, batch: int, n: int) -> tuple[Array, Array]:

@@ -38,12 +38,14 @@ def make_cells(config: Config, corpus: Corpus) -> list[Cell]:
 def make_bundles(config: Config, cells: Sequence[Cell]) -> list[Bundle]:
     """The cells as workers take them."""
     stack = config.sweep.stack or (1 if only_cpu(config) else STACK_ON_ACCELERATORS)
+    if config.sweep.quantize_bits:
+        stack = 1  # the weights of a stack's members are not handed out
     return sweeps.make_bundles(dataclasses.replace(config.sweep, stack=stack), config.train, cells)
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What is to be trained: cells in the order of their config, and the bundles of them."""
+    """Cells in the order of their config, and the bundles in which they are trained."""
 
     cells: tuple[Cell, ...]
     bundles: tuple[Bundle, ...]

@@ -1,10 +1,11 @@
 """A claimed bundle: its trunk grown from fork to fork, and each cell trained to its record.
 
-Whatever is written is asked for first: another worker may have taken over meanwhile.
+Every write checks the claim first: another worker may have taken over meanwhile.
 """
 
 import contextlib
 import dataclasses
+import functools
 import shutil
 import sys
 import time
@@ -31,6 +32,7 @@ from gptjax.train import (
     OtherRun,
     Progress,
     RunResult,
+    RunSpec,
     Session,
     StackHooks,
     Superseded,
@@ -45,7 +47,7 @@ _Result = TypeVar("_Result")
 
 @dataclasses.dataclass(frozen=True)
 class WorkerOptions:
-    """What a worker does around its bundles.
+    """Options of a worker.
 
     Attributes:
       name: shown in the progress display and in `timing/`.
@@ -53,6 +55,7 @@ class WorkerOptions:
       claim_seconds: see Claims.
       compile_ahead: compile the programs of the bundle that comes next, in a thread, while one
         trains. On a CPU the core that compiles is a core that does not train.
+      score: (session, run, parameters) → losses by bits, of a cell that was trained by itself.
       wait_for_others: stay until the bundles that others hold are done, to take over if they die.
     """
 
@@ -60,11 +63,12 @@ class WorkerOptions:
     attempts: int
     claim_seconds: float
     compile_ahead: bool = False
+    score: Callable[[Session, RunSpec, Any], dict[str, float]] | None = None
     wait_for_others: bool = True
 
 
 class Status:
-    """What the worker is at, as a small file that a display reads."""
+    """Progress of a worker, as a small file that a display reads."""
 
     def __init__(self, workdir: Path, name: str) -> None:
         self._path = workdir / "progress" / f"{name}.json"
@@ -116,6 +120,7 @@ class ClaimedBundle:
         self._claims, self._token = claims, claims.token(bundle.name)
         self._trunk_folder = self._own(bundle.name)
         self._state: TrainState | None = None
+        self._scores: dict[str, dict[str, float]] = {}
         self._grown: dict[str, tuple[int, dict[str, float]]] = {}  # updates and seconds of a trunk
 
     def train(self) -> None:
@@ -159,6 +164,7 @@ class ClaimedBundle:
             entropy=self._session.corpus.entropy_nats,
             worker=self._options.name,
             bundle=self._bundle.name,
+            quantized=self._scores.get(cell.id),
         )
 
     def _train_stack(self) -> None:
@@ -207,7 +213,7 @@ class ClaimedBundle:
         return self._mended(lambda: run(self._session, cell.run, self._folder(cell), hooks, start))
 
     def _mended(self, action: Callable[[], _Result]) -> _Result:
-        """What an action gives, once what only damage can have put in its folders is set aside."""
+        """The result of an action, after damaged files in its folders are set aside."""
         while True:
             try:
                 return action()
@@ -274,7 +280,12 @@ class ClaimedBundle:
             progress=lambda progress: self._status.show(self._bundle, cell, progress),
             stop=self._asked_to_stop,
             before_save=self.ask,
+            finished=None if self._options.score is None else functools.partial(self._score, cell),
         )
+
+    def _score(self, cell: Cell, params: Any) -> None:
+        assert self._options.score is not None
+        self._scores[cell.id] = self._options.score(self._session, cell.run, params)
 
     def _folder(self, cell: Cell) -> Path:
         # Beside the trunk's folder, which has the bundle's name.

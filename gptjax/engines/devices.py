@@ -1,4 +1,4 @@
-"""Starting JAX on the device that the config names."""
+"""Start of JAX on the device that the config names."""
 
 import os
 

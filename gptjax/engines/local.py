@@ -7,13 +7,13 @@ import subprocess
 import sys
 import time
 import uuid
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from gptjax.config import Config
 from gptjax.engines import cores
 from gptjax.engines.display import Display
+from gptjax.engines.retries import Retries
 from gptjax.engines.worker import forget_dead
 from gptjax.errors import UserError
 from gptjax.sweeps import Bundle, Claims, records
@@ -38,7 +38,7 @@ class Workers:
     def __init__(self, config: Config, folder: Path, bundles: Sequence[Bundle]) -> None:
         self._config, self._folder, self._bundles = config, folder, bundles
         self._processes: dict[str, subprocess.Popen] = {}
-        self._crashes: Counter[str] = Counter()
+        self._retries = Retries(folder, config.sweep.attempts)
         self._apart = uuid.uuid4().hex[:4]  # from the same number in another container
 
     def run(self, stop) -> int:
@@ -74,6 +74,7 @@ class Workers:
             f"--workdir={self._folder}",
             f"--name={name}",
             *self._pin(index),
+            *self._experiment(),
         ]
         log = self._folder / "logs" / f"worker-{index}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -91,6 +92,10 @@ class Workers:
         if not cores.only_cpu(self._config):
             return []
         return [f"--core={index}"]
+
+    def _experiment(self) -> list[str]:
+        name = self._config.experiment_file
+        return [f"--experiment={name}"] if name else []
 
     def _reap(self) -> None:
         """Notice workers that ended: done, a user's error, or a crash that is tried again."""
@@ -117,16 +122,11 @@ class Workers:
             progress.unlink(missing_ok=True)
         bundle = next((one for one in self._bundles if one.name == name_of_claim), None)
         left = records.open_cells(self._folder, bundle.cells) if bundle else []
-        culprit = left[0].id if left else ""
-        self._crashes[culprit] += 1
-        if self._crashes[culprit] >= self._config.sweep.attempts:
-            reason = f"its worker process ended with status {status}" + (
-                " (killed, perhaps for memory)" if status == -9 else ""
-            )
-            if not left:
-                log = self._folder / "logs" / f"worker-{_index(name)}.log"
-                raise UserError(f"the worker processes cannot start ({reason}); see {log}")
-            records.write_failed(self._folder, left[0], reason)
+        killed = " (killed, perhaps for memory)" if status == -9 else ""
+        reason = f"its worker process ended with status {status}{killed}"
+        if self._retries.crashed(left[0] if left else None, reason) and not left:
+            log = self._folder / "logs" / f"worker-{_index(name)}.log"
+            raise UserError(f"the worker processes cannot start ({reason}); see {log}")
         if self._open_bundles():
             self._start(_index(name))
 

@@ -24,6 +24,18 @@ def work(folder: Path, name: str) -> int:
         return train(config, corpus, folder, name, read_plan(folder).bundles, stop)
 
 
+def register(experiment: str) -> None:
+    """Run the experiment of the command, for the sake of what it registers.
+
+    Raises:
+      UserError: where this machine has no such file, or it fails.
+    """
+    if experiment:
+        from gptjax.experiment import load
+
+        load(experiment)
+
+
 def prepare(folder: Path) -> tuple[Any, Any]:
     """Start JAX; the config that made a folder, and its corpus."""
     from gptjax.config import enable_compilation_cache, load_corpus
@@ -52,6 +64,7 @@ def train(
     import jax
 
     from gptjax.engines import worker
+    from gptjax.engines.quantized_scores import scorer
     from gptjax.errors import UserError
     from gptjax.sweeps import session_on, sizes_of
     from gptjax.train import EXIT_RESUMABLE, Interrupted
@@ -70,6 +83,7 @@ def train(
         attempts=config.sweep.attempts,
         claim_seconds=config.sweep.claim_seconds,
         compile_ahead=jax.default_backend() != "cpu",
+        score=scorer(config),
     )
     devices = jax.local_devices()
     sizes = sizes_of(config.sweep, devices)
@@ -86,6 +100,7 @@ def _process() -> int:
     parser.add_argument("--workdir", type=Path, required=True)
     parser.add_argument("--name", required=True)
     parser.add_argument("--core", type=int, default=None)
+    parser.add_argument("--experiment", default="")
     options = parser.parse_args()
     adapt_streams()
     die_with_parent()
@@ -94,6 +109,7 @@ def _process() -> int:
     from gptjax.errors import UserError
 
     try:
+        register(options.experiment)
         return work(options.workdir, options.name)
     except UserError as error:
         print(f"gptjax: {error}", file=sys.stderr)

@@ -11,7 +11,6 @@ import importlib.util
 import logging
 import os
 import socket
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from gptjax.config import Config
 from gptjax.engines import cores, process
 from gptjax.engines.cells import read_plan
 from gptjax.engines.display import Display
+from gptjax.engines.retries import Retries
 from gptjax.engines.worker import forget_dead
 from gptjax.errors import UserError
 from gptjax.sweeps import Bundle, records, timing
@@ -69,7 +69,7 @@ def _no_cluster(address: str) -> UserError:
 
 
 def resources(config: Config) -> dict[str, Any]:
-    """What Ray reserves for a task."""
+    """Resources that Ray reserves for a task."""
     sweep = config.sweep
     if config.general.device == "tpu":
         return {"num_cpus": sweep.task_cpus, "resources": {"TPU": sweep.task_devices}}
@@ -78,17 +78,19 @@ def resources(config: Config) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class Order:
-    """What a task is told.
+    """The arguments of a task.
 
     Attributes:
       folder: the sweep's, as all nodes see it.
       bundle: its name.
       pinned: whether the process keeps to one core.
+      experiment: the file that the node runs too, for what it registers; '' for none.
     """
 
     folder: str
     bundle: str
     pinned: bool
+    experiment: str = ""
 
 
 class Workers:
@@ -97,7 +99,7 @@ class Workers:
     def __init__(self, config: Config, folder: Path, bundles: Sequence[Bundle]) -> None:
         self._config, self._folder, self._bundles = config, folder.absolute(), bundles
         self._running: dict[Any, Bundle] = {}
-        self._crashes: Counter[str] = Counter()
+        self._retries = Retries(self._folder, config.sweep.attempts)
 
     def run(self, stop: Any) -> int:
         """Keep tasks going until every cell has a record; returns the exit status."""
@@ -130,6 +132,7 @@ class Workers:
                 folder=os.fspath(self._folder),
                 bundle=bundle.name,
                 pinned=cores.only_cpu(self._config),
+                experiment=self._config.experiment_file,
             )
             self._running[task.remote(order)] = bundle
 
@@ -152,11 +155,8 @@ class Workers:
     def _crashed(self, bundle: Bundle, reason: str) -> None:
         """Record the cell that was at work as failed when it has crashed too often."""
         left = records.open_cells(self._folder, bundle.cells)
-        if not left:
-            return
-        self._crashes[left[0].id] += 1
-        if self._crashes[left[0].id] >= self._config.sweep.attempts:
-            records.write_failed(self._folder, left[0], f"its Ray task ended: {reason}")
+        if left:
+            self._retries.crashed(left[0], f"its Ray task ended: {reason}")
 
     def _stop_all(self) -> int:
         """Tell every task to save and end, and wait for them."""
@@ -183,7 +183,7 @@ def train_bundle(order: Order) -> int:
       UserError: when the tokens on this node are not those of the sweep.
     """
     folder = Path(order.folder)
-    config, corpus = _prepare(order.folder, order.pinned)
+    config, corpus = _prepare(order.folder, order.pinned, order.experiment)
     bundles = [one for one in read_plan(folder).bundles if one.name == order.bundle]
     with stop_on_signal() as stop:
         worker = f"{os.uname().nodename}-{os.getpid()}-ray"
@@ -191,9 +191,14 @@ def train_bundle(order: Order) -> int:
 
 
 @functools.cache
-def _prepare(folder: str, pinned: bool) -> tuple[Config, Any]:
+def _prepare(folder: str, pinned: bool, experiment: str) -> tuple[Config, Any]:
     """Once for all tasks that a process of Ray's gets: config and corpus."""
     cores.one_device_a_process()
     if pinned:
         cores.pin(0)
+    _register(experiment)
     return process.prepare(Path(folder))
+
+
+_register = functools.cache(process.register)
+"""Once in a process, whatever folders its tasks are of."""

@@ -1,4 +1,4 @@
-"""The folder of a run: which config made it, and refusing another one."""
+"""Workdir of a run: the config that made it, and the refusal of another one."""
 
 import dataclasses
 from collections.abc import Sequence

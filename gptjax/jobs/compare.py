@@ -48,7 +48,7 @@ def show(config: Config, folder: Path, corpus: Corpus, members: Sequence[Member]
 
 
 def _row(folder: Path, member: Member) -> dict[str, Any]:
-    """What a record says, under names that the drawing reads."""
+    """A record under the names that the drawing reads."""
     spec = member.cell.run
     record = read_record(folder, member.cell)
     timing = folder / "timing" / f"{member.cell.id}.json"

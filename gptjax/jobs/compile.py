@@ -1,4 +1,4 @@
-"""job=compile: compile the training step for accelerators that are not there, and say its cost.
+"""job=compile: the training step compiled for accelerators that are not there, with its cost.
 
 Needs their compiler (pip install 'gptjax[tpu]' or 'gptjax[cuda]') and none of them. Memory is the
 compiler's own count; FLOPs are counted by matrix product, because the compiler counts the body of a

@@ -17,24 +17,22 @@ from gptjax.accelerators import ACCELERATORS
 from gptjax.config import Config, run_spec
 from gptjax.cost import compiled
 from gptjax.cost.chips import Chip, Target, parse_target
-from gptjax.cost.model_flops import training_flops_per_token
+from gptjax.cost.flops import training_flops_per_token
 from gptjax.cost.roofline import TRAFFIC, Estimate, estimate
 from gptjax.errors import UserError
 from gptjax.fields import setting
 from gptjax.files import write_json
 from gptjax.job import Job
+from gptjax.models.remat import ON_DEVICE
 from gptjax.parallel import AXES, MeshConfig
 from gptjax.train import RunSpec, layout_over
-
-POLICIES = ("none", "dots", "block", "sqrt")
-"""Of `model.remat`; offloading is left out, because no time is known for the way to the host."""
 
 SHOWN = 12
 
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-    """What the compiler says about an estimate.
+    """The compiler's count beside an estimate.
 
     Attributes:
       needed: bytes on one device.
@@ -97,7 +95,7 @@ def _estimates(spec: RunSpec, config: MeshConfig, devices: int, chip: Chip) -> I
     flops = training_flops_per_token(spec.model, spec.optim.cost)
     for sizes in factorizations(devices, [axis for axis in AXES if axis in TRAFFIC]):
         mesh = with_sizes(config, sizes)
-        for remat in POLICIES:
+        for remat in ON_DEVICE:
             try:
                 yield estimate(with_remat(spec, remat), mesh, devices, chip, flops)
             except UserError:
@@ -160,7 +158,7 @@ def choose(found: Sequence[Estimate], words: Sequence[Compiled], chip: Chip) -> 
 
 
 def why_not(one: Estimate, chosen: Estimate | None, chip: Chip) -> str:
-    """What speaks against a candidate, in a few words."""
+    """The reason against a candidate, in a few words."""
     if not fits(one, chip):
         held = dataclasses.asdict(one.held)
         most = max(held, key=lambda name: held[name])

@@ -1,4 +1,4 @@
-"""job=predict: read a saved law and say what budgets buy."""
+"""job=predict: optimal parameters, tokens and loss of budgets, from a saved law."""
 
 import dataclasses
 import sys
@@ -18,7 +18,7 @@ from gptjax.stages.fit import read_laws
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What job=predict predicts from, and for which budgets."""
+    """The law that job=predict reads, and the budgets that it predicts for."""
 
     laws: str = setting("", "laws.json of an earlier fit")
     flops: tuple[float, ...] = setting((), "budgets in training FLOPs", above=0.0)

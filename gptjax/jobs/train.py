@@ -14,8 +14,8 @@ import numpy as np
 from gptjax import models, tracking
 from gptjax.config import Config, enable_compilation_cache, load_corpus, make_run, to_mapping
 from gptjax.convert import own_folder
+from gptjax.cost.flops import training_flops_per_token
 from gptjax.cost.memory import resolve_remat
-from gptjax.cost.model_flops import training_flops_per_token
 from gptjax.data import Corpus
 from gptjax.engines import workdir
 from gptjax.engines.devices import join_processes, process_index, start_backend
@@ -110,7 +110,7 @@ def _keep(folder: Path, params: Any) -> None:
 
 
 class Log:
-    """What a run says: metrics into its file and to further writers, lines on standard output."""
+    """Output of a run: metrics into its file and to further writers, lines on standard output."""
 
     def __init__(self, config: Config, folder: Path, spec: RunSpec) -> None:
         self._spec = spec

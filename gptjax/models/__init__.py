@@ -11,8 +11,21 @@ from gptjax.models.api import (
     logical_axes,
 )
 from gptjax.models.config import Layer, ModelConfig
+from gptjax.models.decode import (
+    Cache,
+    cache_axes,
+    check_decodes,
+    decode,
+    held_bytes,
+    init_cache,
+    logits,
+    rewinds,
+    rope_length,
+    unstacked,
+)
 from gptjax.models.experts import Routing, loss_names, router_penalty
 from gptjax.models.layer_costs import cache_bytes, forward_flops
+from gptjax.models.mixers.cache import Stream
 from gptjax.models.mixers.kernels import attention_kernel, beyond_blockwise
 from gptjax.models.mixers.mixer import MIXERS, Mixer, TokenInfo, mixer_of, register
 from gptjax.models.mlp import MLPS
@@ -57,6 +70,7 @@ __all__ = [
     "MLPS",
     "PRESETS",
     "VISION_PRESETS",
+    "Cache",
     "CrossText",
     "GatedVision",
     "Layer",
@@ -66,6 +80,7 @@ __all__ = [
     "ProjectedVision",
     "Routing",
     "Stages",
+    "Stream",
     "TileConfig",
     "TiledVision",
     "TokenInfo",
@@ -77,20 +92,25 @@ __all__ = [
     "apply_tiled",
     "attention_kernel",
     "beyond_blockwise",
+    "cache_axes",
     "cache_bytes",
+    "check_decodes",
     "classify_images",
     "count_active_params",
     "count_cross_text",
     "count_params",
     "count_tiled",
     "count_tiles",
+    "decode",
     "encode_images",
     "encode_tiles",
     "features",
     "forward",
     "forward_flops",
+    "held_bytes",
     "images_shown",
     "init",
+    "init_cache",
     "init_cross_text",
     "init_gated",
     "init_projected",
@@ -98,6 +118,7 @@ __all__ = [
     "init_tiles",
     "init_vision",
     "logical_axes",
+    "logits",
     "loss_names",
     "mixer_of",
     "pool_images",
@@ -106,7 +127,10 @@ __all__ = [
     "project_tiles",
     "register",
     "resolve",
+    "rewinds",
+    "rope_length",
     "router_penalty",
+    "unstacked",
     "validate",
     "vision_preset",
 ]

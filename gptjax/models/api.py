@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from gptjax.errors import UserError
-from gptjax.models.config import ModelConfig
+from gptjax.models.config import FAMILIES, ModelConfig, ModelFamily
 from gptjax.models.decoder import Decoder
 from gptjax.models.experts import Routing
 from gptjax.models.mixers.mixer import TokenInfo
@@ -18,8 +18,7 @@ from gptjax.models.validate import validate
 
 Params = Any  # nested dict of float32 arrays
 
-_FAMILIES = {"decoder": Decoder}
-_SIZES = {"decoder": sizes}
+FAMILIES["decoder"] = ModelFamily(Decoder, sizes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +85,7 @@ def features(
     positions_BT: jax.Array | None = None,
     shift_BTD: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """(x_BTD, w_DV) whose product are the logits before their scale and soft cap.
+    """(x_BTD, w_DV), the head's input and matrix: their product is the logits before scale and cap.
 
     For losses that do not build the logits; arguments and errors are those of `apply`.
     """
@@ -112,13 +111,14 @@ def forward(
     seeds_B: jax.Array | None = None,
     features: bool = False,
 ) -> tuple[Any, Routing | None]:
-    """The logits of `apply`, or the features, as in training; and what the routers did, if any.
+    """The logits of `apply`, or the features, as in training; and the routers' statistics, if any.
 
-    Experts have the capacity of the config, and their routers its noise. Other arguments and errors
+    Experts have the capacity of the config, and their routers its noise; dropout is that of the
+    config. Other arguments and errors
     are those of `apply`.
 
     Args:
-      seeds_B: uint32, one for each sequence, of the noise; without them there is none.
+      seeds_B: uint32, one for each sequence, of noise and dropout; without them there is none.
     """
     check_length(config, tokens_BT.shape[1])
     inputs = tokens_BT, TokenInfo(segment_ids_BT, positions_BT), shift_BTD, seeds_B
@@ -143,7 +143,7 @@ def count_params(config: ModelConfig) -> ParamCount:
       UserError: where the config's fields contradict each other.
     """
     validate(config)
-    embedding, inside = _SIZES[config.family](config)
+    embedding, inside = FAMILIES[config.family].sizes(config)
     head = config.width * config.vocab_size
     total = embedding + inside + (0 if config.tied_head else head)
     return ParamCount(total, inside, inside + head)
@@ -156,7 +156,8 @@ def count_active_params(config: ModelConfig) -> ParamCount:
       UserError: where the config's fields contradict each other.
     """
     validate(config)
-    total, active = (_SIZES[config.family](config, active=only)[1] for only in (False, True))
+    sizes_of = FAMILIES[config.family].sizes
+    total, active = (sizes_of(config, active=only)[1] for only in (False, True))
     count, idle = count_params(config), total - active
     return ParamCount(
         count.total - idle, count.non_embedding - idle, count.non_embedding_with_head - idle
@@ -174,7 +175,7 @@ def logical_axes(config: ModelConfig) -> Any:
 
 
 def _module(config: ModelConfig) -> nn.Module:
-    return _FAMILIES[config.family](config)
+    return FAMILIES[config.family].module(config)
 
 
 def _boxed(config: ModelConfig, key: jax.Array) -> Any:

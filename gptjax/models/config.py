@@ -2,20 +2,46 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
+from typing import Any
 
 import gptjax.models.mixers  # noqa: F401 they register the choices
 from gptjax.fields import section, setting
+from gptjax.models.dropout import DropoutConfig
 from gptjax.models.experts import ExpertsConfig
+from gptjax.models.mixers.attention import QK_NORMS
 from gptjax.models.mixers.config import MixerConfig
 from gptjax.models.mixers.mixer import MIXERS, mixer_named
 from gptjax.models.mlp import MLPS
+from gptjax.models.norms import NORMS
+from gptjax.models.remat import POLICIES
 from gptjax.models.rope import RopeConfig
 from gptjax.ops import FEED_FORWARD
 
 
 @dataclasses.dataclass(frozen=True)
+class ModelFamily:
+    """One choice of `model.family`.
+
+    Attributes:
+      module: linen module with the field `config`, called as `Decoder` is.
+      sizes: (config, active) → (parameters of its embedding, all others), as `param_count.sizes`.
+    """
+
+    module: Any
+    sizes: Callable[..., tuple[int, int]]
+
+
+BIAS_PLACES = ("qkv", "out", "mlp", "norm")
+"""Projections to heads and back, feed-forwards, and layer norms."""
+
+FAMILIES: dict[str, ModelFamily] = {}
+"""The choices of `model.family`."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Layer:
-    """What one layer is.
+    """The two sublayers of one layer.
 
     Attributes:
       mixer: an element of `ModelConfig.layer_pattern`.
@@ -49,9 +75,9 @@ TRAINS_ROUTERS = (
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """A decoder-only transformer. `validate` checks what one field cannot know of another."""
+    """A decoder-only transformer. `validate` checks its fields against each other."""
 
-    family: str = setting("decoder", "the kind of model", choices=("decoder",))
+    family: str = setting("decoder", "the kind of model", choices=FAMILIES)
     preset: str = setting("", "a published model whose values replace the defaults below")
     vocab_size: int = setting(0, "number of tokens; 0: the tokenizer's", minimum=0)
     depth: int = setting(4, "number of blocks", minimum=1)
@@ -61,7 +87,7 @@ class ModelConfig:
     head_dim: int = setting(0, "width of a head; 0: width / num_heads", minimum=0)
     mlp_width: int = setting(0, "hidden width of the feed-forward; 0: 4 x width", minimum=0)
     seq_len: int = setting(128, "context in tokens", minimum=1)
-    norm: str = setting("layernorm", "normalisation", choices=("layernorm", "rmsnorm"))
+    norm: str = setting("layernorm", "normalisation", choices=NORMS)
     norm_place: str = setting(
         "pre",
         "norm before each sublayer, after its sum with the residual stream, or around it (Gemma 2)",
@@ -78,7 +104,7 @@ class ModelConfig:
     )
     layer_pattern: tuple[str, ...] = setting(
         ("global",),
-        "what mixes tokens in each layer, repeated over depth; local: within model.window; ssm: "
+        "mixer of tokens in each layer, repeated over depth; local: within model.window; ssm: "
         "Mamba's selective state space; the others leave pairs of tokens out (docs/models.md)",
         choices=MIXERS,
     )
@@ -95,7 +121,7 @@ class ModelConfig:
     )
     positions: str = setting(
         "learned",
-        "how a token knows where it is",
+        "encoding of positions",
         choices=("learned", "sinusoidal", "rotary", "alibi", "none"),
     )
     mlp: str = setting(
@@ -106,7 +132,7 @@ class ModelConfig:
     )
     mlp_limit: float = setting(
         0.0,
-        "gated feed-forwards: the largest gate, and the largest size of what it multiplies "
+        "gated feed-forwards: the largest gate, and the largest magnitude of the gated values "
         "(Phi-3-small: 20); 0: none",
         minimum=0.0,
     )
@@ -114,7 +140,7 @@ class ModelConfig:
         "none",
         "norm of each query's and key's head, with one scale for all heads (Qwen3) or one each "
         "(Command R+)",
-        choices=("none", "shared", "per_head"),
+        choices=QK_NORMS,
     )
     attention_scale: float = setting(0.0, "multiplies the scores; 0: 1/√head_dim", minimum=0.0)
     attention_soft_cap: float = setting(
@@ -132,16 +158,17 @@ class ModelConfig:
         1.0, "multiplies token embeddings; 0: √width (Gemma)", minimum=0.0
     )
     residual_scale: float = setting(
-        1.0, "multiplies what a sublayer adds to the residual stream (Granite)", above=0.0
+        1.0, "multiplies the output of each sublayer before its residual sum (Granite)", above=0.0
     )
     rope: RopeConfig = section(RopeConfig, "rotary positions")
     mixer: MixerConfig = section(MixerConfig, "mixers of tokens")
     experts: ExpertsConfig = section(ExpertsConfig, "mixtures of experts")
+    dropout: DropoutConfig = section(DropoutConfig, "dropout in training")
     use_bias: bool = setting(True, "biases at model.bias_places")
     bias_places: tuple[str, ...] = setting(
-        ("qkv", "out", "mlp", "norm"),
+        BIAS_PLACES,
         "where there are biases if model.use_bias; Qwen2.5 has qkv only",
-        choices=("qkv", "out", "mlp", "norm"),
+        choices=BIAS_PLACES,
     )
     tied_head: bool = setting(True, "the head is the token embedding, transposed")
     init_scale: float = setting(0.02, "standard deviation of the initial weights", above=0.0)
@@ -166,10 +193,10 @@ class ModelConfig:
     )
     remat: str = setting(
         "none",
-        "what the backward pass computes again to save memory: nothing, each block, segments of √L "
-        "blocks, all but products with parameters, the same with those on the host; auto: the "
-        "cheapest that fits train.memory_gb",
-        choices=("none", "block", "sqrt", "dots", "offload", "auto"),
+        "recomputation in the backward pass, to save memory: nothing, all but products with "
+        "parameters, each block, segments of √L blocks, all but products that lie on the host; "
+        "auto: the cheapest that fits train.memory_gb",
+        choices=(*POLICIES, "auto"),
     )
 
     @property
@@ -256,11 +283,11 @@ class ModelConfig:
 
     @property
     def at_rest(self) -> "ModelConfig":
-        """The model outside of training: no noise, and no token dropped."""
+        """The model outside of training: no noise, no dropout, and no token dropped."""
         quiet = dataclasses.replace(
             self.experts, router_noise=False, capacity_factor=0.0, load_loss=0.0
         )
-        return dataclasses.replace(self, experts=quiet)
+        return dataclasses.replace(self, experts=quiet, dropout=DropoutConfig())
 
     def has_bias(self, place: str) -> bool:
         """Whether there are biases at `place`, one of `bias_places`."""

@@ -9,12 +9,20 @@ import jax.numpy as jnp
 
 from gptjax import ops
 from gptjax.models.config import ModelConfig
+from gptjax.models.dropout import EMBEDDING, dropped
 from gptjax.models.experts import Routing
-from gptjax.models.layer_stack import Stacks, is_one_scan, run_blocks, scan_of, stacks_of
+from gptjax.models.layer_stack import (
+    Stacks,
+    has_by_layer,
+    is_one_scan,
+    run_blocks,
+    scan_of,
+    stacks_of,
+)
 from gptjax.models.mixers.mixer import TokenInfo
 from gptjax.models.norms import Norm
-from gptjax.models.parameters import activation_type, initializer, parameter
-from gptjax.models.product import product
+from gptjax.models.parameters import activation_type, initializer, parameter, weight
+from gptjax.models.product import dense, product, rows, transposed
 
 
 class Embedding(nn.Module):
@@ -28,7 +36,7 @@ class Embedding(nn.Module):
         tokens_BT: jax.Array,
         instead: tuple[jax.Array, jax.Array] | None = None,
         positions_BT: jax.Array | None = None,
-    ) -> tuple[jax.Array, jax.Array]:
+    ) -> tuple[jax.Array, Any]:
         """The input of the first block, and the table for a tied head.
 
         Args:
@@ -37,10 +45,8 @@ class Embedding(nn.Module):
         """
         cfg = self.config
         D, T = cfg.width, tokens_BT.shape[1]
-        w_VD = parameter(self, "tokens", (cfg.vocab_size, D), ("vocab", "embed"), initializer(cfg))
-        # Whole rows, to be looked up where they are wanted.
-        table_VD = nn.with_logical_constraint(w_VD, ("vocab", None))
-        x_BTD = table_VD.astype(activation_type(cfg))[tokens_BT]
+        w_VD = weight(self, "tokens", (cfg.vocab_size, D), ("vocab", "embed"), initializer(cfg))
+        x_BTD = rows(w_VD, tokens_BT, activation_type(cfg))
         if cfg.embedding_scale != 1.0:
             # Rounded to the activations' type first, as Gemma's published code does.
             x_BTD = x_BTD * jnp.asarray(cfg.embedding_scale or math.sqrt(D), x_BTD.dtype)
@@ -75,18 +81,19 @@ class Decoder(nn.Module):
         *,
         features: bool = False,
     ) -> tuple[Any, Routing | None]:
-        """float32 logits [B, T, V]; with `features` what the head multiplies, and its matrix.
+        """float32 logits [B, T, V]; with `features` the head's input and its matrix.
 
-        Also what the routers did, where there are any.
+        Also the routers' statistics, where there are routers.
         """
         cfg, routing = self.config, None
         x_BTD, w_VD = Embedding(cfg, name="embed")(tokens_BT, None, info.positions_BT)
         if shift_BTD is not None:
             x_BTD = x_BTD + shift_BTD.astype(x_BTD.dtype)
+        x_BTD = dropped(x_BTD, seeds_B, cfg.dropout.embedding, EMBEDDING)
         x_BTD = nn.with_logical_constraint(x_BTD, ("batch", "seq", "embed"))
         if self.is_initializing() and len(cfg.stacks) > 1:
             x_BTD = Stacks(cfg, name="blocks")(x_BTD, info)
-        elif self.is_initializing() or is_one_scan(cfg):
+        elif self.is_initializing() or self._is_one_scan():
             x_BTD, _ = scan_of(cfg, cfg.layers_of_depth, "blocks")(x_BTD, info)
         else:
             stacks = stacks_of(cfg, nn.unbox(self.variables["params"]["blocks"]))
@@ -94,16 +101,21 @@ class Decoder(nn.Module):
         if cfg.norm_place != "post":
             x_BTD = Norm(cfg, name="final_norm")(x_BTD)
         if not cfg.tied_head:
-            w_DV = parameter(
+            w_DV = weight(
                 self, "head", (cfg.width, cfg.vocab_size), ("embed", "vocab"), initializer(cfg)
             )
         else:
-            w_DV = w_VD.T
+            w_DV = transposed(w_VD)
         if features:
-            return (x_BTD, w_DV), routing
+            return (x_BTD, dense(w_DV, x_BTD.dtype)), routing
         logits_BTV = product(x_BTD, w_DV, dtype=jnp.float32)
         if cfg.logit_scale != 1.0:
             logits_BTV = logits_BTV * cfg.logit_scale
         if cfg.logit_soft_cap:
             logits_BTV = cfg.logit_soft_cap * jnp.tanh(logits_BTV / cfg.logit_soft_cap)
         return nn.with_logical_constraint(logits_BTV, ("batch", "seq", "vocab")), routing
+
+    def _is_one_scan(self) -> bool:
+        """Whether one scan runs all blocks, which their parameters allow where they are alike."""
+        blocks = self.variables["params"]["blocks"]
+        return is_one_scan(self.config) and not has_by_layer(blocks)

@@ -1,6 +1,7 @@
 """Mixture of experts: a feed-forward whose router sends each token to few of many."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import flax.linen as nn
@@ -10,8 +11,8 @@ import jax.numpy as jnp
 from gptjax import ops
 from gptjax.fields import setting
 from gptjax.models.mlp import MLPS, Mlp, matrices
-from gptjax.models.parameters import hidden_init, parameter, residual_init
-from gptjax.models.product import product
+from gptjax.models.parameters import hidden_init, parameter, residual_init, weight
+from gptjax.models.product import multiply_ragged, multiply_slots, product
 
 if TYPE_CHECKING:
     from gptjax.models.config import ModelConfig
@@ -50,8 +51,8 @@ class ExpertsConfig:
     )
     capacity_factor: float = setting(
         0.0,
-        "slots of an expert in a training sequence, over an even share of its choices; what does "
-        "not fit is dropped (Switch: 1.25); 0: no limit",
+        "slots of an expert in a training sequence, over an even share of its choices; choices "
+        "beyond that are dropped (Switch: 1.25); 0: no limit",
         minimum=0.0,
         was="capacity_factor",
     )
@@ -81,8 +82,8 @@ class ExpertsConfig:
     )
     balance_over: str = setting(
         "batch",
-        "tokens over which experts shall be even: those of a micro-batch (Switch), or of each "
-        "sequence (DeepSeek-V2)",
+        "tokens over which the balance loss is computed: a micro-batch (Switch), or each sequence "
+        "(DeepSeek-V2)",
         choices=("batch", "sequence"),
         was="balance_over",
     )
@@ -95,7 +96,7 @@ ROUTING = "intermediates", "routing"
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Routing:
-    """What routers did with a batch; every leaf has a leading axis of layers.
+    """Statistics of the routers on a batch; every leaf has a leading axis of layers.
 
     All are means over sequences or tokens: those of a batch are the means of its micro-batches'.
 
@@ -118,7 +119,7 @@ def loss_names(config: "ModelConfig") -> tuple[str, ...]:
 
 
 def router_penalty(config: "ModelConfig", routing: Routing | None) -> jax.Array | float:
-    """What the routers add to the training loss: the weighted losses, summed over layers."""
+    """The routers' part of the training loss: the weighted losses, summed over layers."""
     if routing is None:
         return 0.0
     weights = {name: getattr(config.experts, name) for name in loss_names(config)}
@@ -210,27 +211,41 @@ class Experts(nn.Module):
     ) -> tuple[jax.Array, jax.Array]:
         """(weighted sum over each token's experts, share of the choices that were dropped)."""
         cfg = self.config
-        D, E, F, k = cfg.width, cfg.experts.count, cfg.expert_hidden_width, cfg.experts.per_token
-        activation, gated = ops.FEED_FORWARD[cfg.mlp]
-        axes = ("experts", "embed", "mlp")
-        up_EDF = parameter(self, "experts_up", (E, D, F), axes, hidden_init(cfg))
-        gate_EDF = None
-        if gated:
-            gate_EDF = parameter(self, "experts_gate", (E, D, F), axes, hidden_init(cfg))
-        axes = ("experts", "mlp", "embed")
-        down_EFD = parameter(self, "experts_down", (E, F, D), axes, residual_init(cfg))
+        D, E, k = cfg.width, cfg.experts.count, cfg.experts.per_token
+        feed_forward = self._feed_forward()
         if not cfg.experts.capacity_factor:
             x_MD, weights_Mk = x_BTD.reshape(-1, D), weights_BTk.reshape(-1, k)
-            y_MD = ops.mix_experts(
-                x_MD, weights_Mk, experts_BTk.reshape(-1, k), up_EDF, gate_EDF, down_EFD, activation
-            )
+
+            def sorted_tokens(x_SD: jax.Array, sizes_E: jax.Array) -> jax.Array:
+                return feed_forward(x_SD, lambda x, leaf: multiply_ragged(leaf, x, sizes_E))
+
+            y_MD = ops.mix_experts(x_MD, weights_Mk, experts_BTk.reshape(-1, k), E, sorted_tokens)
             return y_MD.reshape(x_BTD.shape), jnp.zeros(())
         C = ops.expert_capacity(cfg.experts.capacity_factor, x_BTD.shape[1], k, E)
         slot_BTk = ops.assign_slots(experts_BTk, E, C)
         x_BECD = _to_experts(ops.dispatch(x_BTD, slot_BTk, E, C))
-        y_BECD = ops.apply_experts(x_BECD, up_EDF, gate_EDF, down_EFD, activation)
+        y_BECD = feed_forward(x_BECD, lambda x, leaf: multiply_slots(leaf, x))
         dropped = jnp.mean(slot_BTk == E * C, dtype=jnp.float32)
         return ops.combine(_to_tokens(y_BECD), slot_BTk, weights_BTk), dropped
+
+    def _feed_forward(self) -> Callable[[jax.Array, Callable], jax.Array]:
+        """(x, (x, leaf) → product) → down(activation(gate·x)·up·x), each expert by its matrices."""
+        cfg = self.config
+        D, E, F = cfg.width, cfg.experts.count, cfg.expert_hidden_width
+        activation, gated = ops.FEED_FORWARD[cfg.mlp]
+        axes = ("experts", "embed", "mlp")
+        up_EDF = weight(self, "experts_up", (E, D, F), axes, hidden_init(cfg))
+        if gated:
+            gate_EDF = weight(self, "experts_gate", (E, D, F), axes, hidden_init(cfg))
+        axes = ("experts", "mlp", "embed")
+        down_EFD = weight(self, "experts_down", (E, F, D), axes, residual_init(cfg))
+
+        def apply(x: jax.Array, multiply: Callable) -> jax.Array:
+            h = multiply(x, up_EDF)
+            h = activation(multiply(x, gate_EDF)) * h if gated else activation(h)
+            return multiply(h, down_EFD)
+
+        return apply
 
     def _shared(self, x_BTD: jax.Array) -> jax.Array:
         cfg = self.config
@@ -238,12 +253,12 @@ class Experts(nn.Module):
         activation, gated = ops.FEED_FORWARD[cfg.mlp]
 
         def up(name: str) -> jax.Array:
-            w_DF = parameter(self, name, (D, F), ("embed", "mlp"), hidden_init(cfg))
+            w_DF = weight(self, name, (D, F), ("embed", "mlp"), hidden_init(cfg))
             return product(x_BTD, w_DF)
 
         h_BTF = up("shared_up")
         h_BTF = activation(up("shared_gate")) * h_BTF if gated else activation(h_BTF)
-        w_FD = parameter(self, "shared_down", (F, D), ("mlp", "embed"), residual_init(cfg))
+        w_FD = weight(self, "shared_down", (F, D), ("mlp", "embed"), residual_init(cfg))
         return product(h_BTF, w_FD)
 
 

@@ -1,4 +1,4 @@
-"""What a model costs to run, summed over its layers: FLOPs of a token, bytes of its cache."""
+"""Costs of a model, summed over its layers: forward FLOPs of a token, and bytes of its cache."""
 
 from gptjax.models.config import ModelConfig
 from gptjax.models.mixers.mixer import mixer_of

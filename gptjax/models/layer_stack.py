@@ -4,6 +4,7 @@ Every parameter has a leading axis of length `depth`, or of the layers of its st
 blocks are scanned or unrolled, so that a checkpoint does not depend on that choice.
 """
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -65,8 +66,9 @@ def unrolled(config: ModelConfig) -> bool:
 
 
 def is_one_scan(config: ModelConfig) -> bool:
-    """Whether one linen scan runs all blocks: alike, and without anything to report."""
+    """Whether one linen scan runs all blocks: alike, no router reports, and nothing is drawn."""
     alike = len(set(config.layers_of_depth)) == 1 and not config.experts.count
+    alike = alike and not config.dropout.is_on  # the layers' seeds differ
     return alike and not unrolled(config) and config.remat != "sqrt"
 
 
@@ -85,12 +87,13 @@ def run_blocks(
     """The residual stream after all layers of `config`, whose parameters are stacked by structure.
 
     Args:
-      seeds_B: uint32, one for each sequence, of the routers' noise.
+      seeds_B: uint32, one for each sequence, of dropout and the routers' noise.
 
     Returns:
-      Also what the routers did, in the order of the layers; None without routers.
+      Also the routers' statistics, in the order of the layers; None without routers.
     """
-    run = _unrolled_in_segments if unrolled(config) else _scanned_by_period
+    unroll = unrolled(config) or has_by_layer(stacks)
+    run = _unrolled_in_segments if unroll else _scanned_by_period
     inputs = {name: {"params": stack} for name, stack in stacks.items()}
     if seeds_B is not None:
         for name in inputs:
@@ -144,16 +147,37 @@ def by_layer(layers: tuple[Layer, ...], stacks: dict[str, Any]) -> list[Any]:
     return [next(slices[layer.structure]) for layer in layers]
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class ByLayer:
+    """A stack of leaves that are not alike, such as weights of different bits: it is unrolled."""
+
+    layers: tuple[Any, ...]
+
+
+def _is_by_layer(leaf: Any) -> bool:
+    return isinstance(leaf, ByLayer)
+
+
+def has_by_layer(tree: Any) -> bool:
+    """Whether a stack cannot be scanned because its layers are not alike."""
+    return any(map(_is_by_layer, jax.tree.leaves(tree, is_leaf=_is_by_layer)))
+
+
 def unstacked(tree: Any) -> list[Any]:
     """The slices of all leaves along their first axis."""
-    leaves, structure = jax.tree.flatten(tree)
+    leaves, structure = jax.tree.flatten(tree, is_leaf=_is_by_layer)
     # The transpose of unstack is one stack; that of indexing would be a padded sum per layer.
-    each = zip(*(jnp.unstack(leaf) for leaf in leaves), strict=True)
+    each = zip(*(_slices(leaf) for leaf in leaves), strict=True)
     return [jax.tree.unflatten(structure, one) for one in each]
 
 
+def _slices(leaf: Any) -> Any:
+    return leaf.layers if _is_by_layer(leaf) else jnp.unstack(leaf)
+
+
 def _joined(found: list[Routing | None]) -> Routing | None:
-    """What the routers of one layer after another did."""
+    """The routers' statistics, one layer after another."""
     real = [routing for routing in found if routing is not None]
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *real) if real else None
 
@@ -228,7 +252,7 @@ def _counts(layers: tuple[Layer, ...]) -> dict[str, int]:
 
 
 def block_of(config: ModelConfig, layer: Layer) -> Any:
-    """(parameters and seeds of one block, x, info) -> (x, what its router did).
+    """(parameters and seeds of one block, x, info) -> (x, its router's statistics).
 
     Recomputed in the backward pass if so set.
     """

@@ -1,4 +1,4 @@
-"""The feed-forward: a multilayer perceptron that acts on each token alone, as one value."""
+"""Feed-forward sublayer (MLP): two or three matrices that act on each token alone, as one value."""
 
 import dataclasses
 from collections.abc import Callable
@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 
 from gptjax import ops
-from gptjax.models.parameters import bias_at, hidden_init, parameter, residual_init
+from gptjax.models.parameters import bias_at, hidden_init, residual_init, weight
 from gptjax.models.product import product
 
 if TYPE_CHECKING:
@@ -55,13 +55,13 @@ class FeedForward(nn.Module):
         else:
             h_BTF = activation(h_BTF)
         h_BTF = nn.with_logical_constraint(h_BTF, ("batch", "seq", "mlp"))
-        w_FD = parameter(self, "down", (F, D), ("mlp", "embed"), residual_init(cfg))
+        w_FD = weight(self, "down", (F, D), ("mlp", "embed"), residual_init(cfg))
         return product(h_BTF, w_FD, bias_at(self, "mlp", "down_bias", (D,), ("embed",)))
 
     def _up(self, x_BTD: jax.Array, name: str) -> jax.Array:
         cfg = self.config
         D, F = cfg.width, cfg.hidden_width
-        w_DF = parameter(self, name, (D, F), ("embed", "mlp"), hidden_init(cfg))
+        w_DF = weight(self, name, (D, F), ("embed", "mlp"), hidden_init(cfg))
         return product(x_BTD, w_DF, bias_at(self, "mlp", f"{name}_bias", (F,), ("mlp",)))
 
 

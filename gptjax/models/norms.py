@@ -1,5 +1,6 @@
-"""Normalisation: LayerNorm and RMSNorm with a config's settings."""
+"""Normalisation layers: LayerNorm and RMSNorm with a config's epsilon, scale and biases."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import flax.linen as nn
@@ -29,13 +30,19 @@ class Norm(nn.Module):
 
 
 def norm_scale(module: Any, name: str, shape: tuple[int, ...], axes: tuple[str, ...]) -> jax.Array:
-    """What a norm multiplies by: one at the start."""
+    """The scale of a norm: one at the start."""
     if module.config.norm_plus_one:
         return 1.0 + parameter(module, name, shape, axes, nn.initializers.zeros)
     return parameter(module, name, shape, axes, nn.initializers.ones)
 
 
 def normed(config: "ModelConfig", x: jax.Array, scale: jax.Array, bias: Any = None) -> jax.Array:
-    if config.norm == "rmsnorm":
-        return ops.rms_norm(x, scale, eps=config.norm_eps)
-    return ops.layer_norm(x, scale, bias, eps=config.norm_eps)
+    """The norm that the config names, over the last axis."""
+    return NORMS[config.norm](x, scale, bias, config.norm_eps)
+
+
+NORMS: dict[str, Callable[[jax.Array, jax.Array, Any, float], jax.Array]] = {
+    "layernorm": lambda x, scale, bias, eps: ops.layer_norm(x, scale, bias, eps=eps),
+    "rmsnorm": lambda x, scale, bias, eps: ops.rms_norm(x, scale, eps=eps),
+}
+"""The choices of `model.norm`, of (x, scale, bias, epsilon)."""

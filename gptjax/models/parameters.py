@@ -7,6 +7,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from gptjax.models.product import dense
+
 if TYPE_CHECKING:
     from gptjax.models.config import ModelConfig
 
@@ -14,9 +16,19 @@ if TYPE_CHECKING:
 def parameter(
     module: nn.Module, name: str, shape: tuple[int, ...], axes: tuple[str, ...], init: Any
 ) -> jax.Array:
-    """A float32 parameter with logical axis names.
+    """A float32 parameter with logical axis names; a pytree given for it (quantized) is made dense.
 
-    One that is given as a pytree (quantized, low rank) comes back as it is, for `product`.
+    Parameters that are multiplied come from `weight`.
+    """
+    return dense(weight(module, name, shape, axes, init), jnp.float32)
+
+
+def weight(
+    module: nn.Module, name: str, shape: tuple[int, ...], axes: tuple[str, ...], init: Any
+) -> Any:
+    """A parameter for the functions of `models/product.py`, which take pytrees too.
+
+    A float32 array with logical axis names, or the pytree that is given in its place.
     """
     if module.has_variable("params", name) and not module.is_initializing():
         given = nn.unbox(module.get_variable("params", name))
@@ -29,7 +41,7 @@ def parameter(
 def bias_at(
     module: Any, place: str, name: str, shape: tuple[int, ...], axes: tuple[str, ...]
 ) -> jax.Array | None:
-    """A parameter that starts at zero, where the config wants biases."""
+    """A bias, zero at the start, where the config has one; else None."""
     if not module.config.has_bias(place):
         return None
     return parameter(module, name, shape, axes, nn.initializers.zeros)

@@ -9,6 +9,7 @@ XLA's CPU compiler finds that unrolled blocks compute the same twice and keeps i
 alone. So these numbers are those of scanned blocks there.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -20,29 +21,64 @@ import jax
 from gptjax.ops.linear import PRODUCT
 
 _policies = jax.checkpoint_policies
-_KEPT: dict[str, Any] = {
-    "block": None,
-    "sqrt": None,
-    "dots": _policies.save_only_these_names(PRODUCT),
-    "offload": _policies.save_and_offload_only_these_names(
-        names_which_can_be_saved=[],
-        names_which_can_be_offloaded=[PRODUCT],
-        offload_src="device",
-        offload_dst="pinned_host",
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """One choice of `model.remat`.
+
+    Attributes:
+      again: forward passes over the blocks that the backward pass does again; None: only the scores
+        of attention.
+      kept: (layers, elements of a block, of its products and its input, of its input alone) →
+        elements of one token that are kept for the backward pass.
+      saved: the policy of `jax.checkpoint`.
+      on_device: whether all that is kept lies on the device.
+    """
+
+    again: float | None
+    kept: Callable[[float, float, float, float], float]
+    saved: Any = None
+    on_device: bool = True
+
+
+POLICIES = {
+    "none": Policy(0.0, lambda layers, block, products, stream: layers * block),
+    "dots": Policy(
+        None,
+        lambda layers, block, products, stream: layers * products,
+        _policies.save_only_these_names(PRODUCT),
+    ),
+    "block": Policy(1.0, lambda layers, block, products, stream: layers * stream),
+    "sqrt": Policy(2.0, lambda layers, block, products, stream: 2 * math.sqrt(layers) * stream),
+    "offload": Policy(
+        None,
+        lambda layers, block, products, stream: layers * stream,
+        _policies.save_and_offload_only_these_names(
+            names_which_can_be_saved=[],
+            names_which_can_be_offloaded=[PRODUCT],
+            offload_src="device",
+            offload_dst="pinned_host",
+        ),
+        on_device=False,
     ),
 }
+"""The choices of `model.remat`; those on the device from the least to the most computed again."""
+
+ON_DEVICE = tuple(name for name, policy in POLICIES.items() if policy.on_device)
+"""Those whose cost is known: no time is for the way to the host and back."""
 
 
 def recomputed(policy: str, block: Callable) -> Callable:
     """A block whose backward pass keeps what the policy says; `none` changes nothing."""
-    return block if policy == "none" else jax.checkpoint(block, policy=_KEPT[policy])
+    return block if policy == "none" else jax.checkpoint(block, policy=POLICIES[policy].saved)
 
 
 def recomputed_module(policy: str, module: Any) -> Any:
     """The same of a linen module that is scanned."""
     if policy == "none":
         return module
-    return nn.remat(module, prevent_cse=False, policy=_KEPT[policy])
+    return nn.remat(module, prevent_cse=False, policy=POLICIES[policy].saved)
 
 
 def segment_length(policy: str, depth: int, *, period: int = 1) -> int:

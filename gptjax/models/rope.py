@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gptjax import ops
 from gptjax.fields import setting
@@ -34,7 +35,7 @@ class RopeConfig:
     scaling: str = setting(
         "none",
         "frequencies for texts beyond the trained length",
-        choices=("none", "linear", "ntk", "dynamic", "yarn", "longrope", "llama3"),
+        choices=ops.ROPE_SCALINGS,
         was="rope_scaling",
     )
     factor: float = setting(
@@ -77,30 +78,48 @@ class RopeConfig:
 
 
 def rotate(
-    config: "ModelConfig", x_BTNH: jax.Array, positions_BT: jax.Array | None = None
+    config: "ModelConfig",
+    x_BTNH: jax.Array,
+    positions_BT: jax.Array | None = None,
+    length: int | None = None,
 ) -> jax.Array:
     """Queries or keys rotated by their positions, as the config has it.
 
     Args:
-      positions_BT: None: 0…T−1. Scalings that depend on the length of the text take T for it.
+      positions_BT: None: 0…T−1.
+      length: tokens of the text, for scalings that depend on it; None: T.
     """
     T, width = x_BTNH.shape[1], int(x_BTNH.shape[-1] * config.rope.fraction)
     options: dict[str, Any] = {"base": config.rope.base}
     if config.rope.scaling != "none" or width != x_BTNH.shape[-1]:
-        scaling = ops.RopeScaling(
-            factor=config.rope.factor,
-            trained_len=config.rope.trained_len or config.seq_len,
-            slow=config.rope.slow,
-            fast=config.rope.fast,
-            attention_factor=config.rope.attention_factor,
-            mscale=config.rope.mscale,
-            mscale_all_dim=config.rope.mscale_all_dim,
-            short_factors=config.rope.short_factors,
-            long_factors=config.rope.long_factors,
-        )
-        find = ops.ROPE_SCALINGS[config.rope.scaling]
-        turns_C, factor = find(width, config.rope.base, T, scaling)
+        turns_C, factor = _frequencies(config, width, length or T)
         options = {"frequencies_C": jnp.asarray(turns_C, jnp.float32), "factor": factor}
     interleaved = config.rope.layout == "interleaved"
     positions = ops.in_order(jnp.arange(T)) if positions_BT is None else positions_BT
     return ops.rotary(x_BTNH, positions, interleaved=interleaved, **options)
+
+
+def depends_on_length(config: "ModelConfig", length: int) -> bool:
+    """Whether a text of so many tokens is rotated otherwise than a short one."""
+    width = max(2, config.rotary_width - config.rotary_width % 2)
+    if config.mixer.latent.kv_rank:
+        width = config.mixer.latent.rope_dim
+    (short_C, one), (long_C, two) = (_frequencies(config, width, T) for T in (1, length))
+    return one != two or not np.array_equal(short_C, long_C)
+
+
+def _frequencies(config: "ModelConfig", width: int, length: int) -> tuple[np.ndarray, float]:
+    """(angles of one step [C], attention factor) of a text of so many tokens."""
+    rope = config.rope
+    scaling = ops.RopeScaling(
+        factor=rope.factor,
+        trained_len=rope.trained_len or config.seq_len,
+        slow=rope.slow,
+        fast=rope.fast,
+        attention_factor=rope.attention_factor,
+        mscale=rope.mscale,
+        mscale_all_dim=rope.mscale_all_dim,
+        short_factors=rope.short_factors,
+        long_factors=rope.long_factors,
+    )
+    return ops.ROPE_SCALINGS[rope.scaling](width, rope.base, length, scaling)

@@ -13,7 +13,7 @@ from gptjax.models.experts import Routing
 from gptjax.models.layer_stack import run_blocks
 from gptjax.models.mixers.mixer import TokenInfo
 from gptjax.models.norms import Norm
-from gptjax.models.product import product
+from gptjax.models.product import product, transposed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Stages:
     def blocks(
         self, stacked: Any, x_BTD: jax.Array, segment_ids_BT: jax.Array | None
     ) -> tuple[jax.Array, Routing | None]:
-        """The residual stream after the given layers, and what their routers did.
+        """The residual stream after the given layers, and their routers' statistics.
 
         The layer pattern begins with the first of the given layers.
         """
@@ -58,7 +58,7 @@ class Stages:
         if cfg.norm_place != "post":
             normed: Any = Norm(cfg, parent=None).apply({"params": params["final_norm"]}, x_BTD)
             x_BTD = normed
-        w_DV = params["embed"]["tokens"].T if cfg.tied_head else params["head"]
+        w_DV = transposed(params["embed"]["tokens"]) if cfg.tied_head else params["head"]
         logits_BTV = cfg.logit_scale * product(x_BTD, w_DV, dtype=jnp.float32)
         if cfg.logit_soft_cap:
             logits_BTV = cfg.logit_soft_cap * jnp.tanh(logits_BTV / cfg.logit_soft_cap)

@@ -1,4 +1,4 @@
-"""Checks between the settings of a model; the limits of one setting stand in its declaration."""
+"""Checks between the settings of a model; the limits of a single setting are in its declaration."""
 
 from gptjax import ops
 from gptjax.errors import UserError
@@ -137,6 +137,11 @@ def _check_mixers(config: ModelConfig) -> None:
     """Each by its own rules, and those that fit one order of norms and sublayers only."""
     for kind in (kind for kind in MIXERS if kind in config.layer_pattern):
         mixer_of(config, kind).check(config)
+        if config.dropout.attention and MIXERS[kind].attends and not MIXERS[kind].shares_kernels:
+            raise UserError(
+                f"model.dropout.attention={config.dropout.attention:g} is not built for {kind} in "
+                "model.layer_pattern; set it to 0, or model.layer_pattern=('global',)"
+            )
     ordered = [kind for kind in config.layer_pattern if MIXERS[kind].only_sequential]
     special = ordered or "none" in config.mlp_pattern
     if special and (config.block, config.norm_place) != ("sequential", "pre"):

@@ -1,4 +1,4 @@
-"""The elementwise non-linearities of the feed-forward block."""
+"""Activation functions of the feed-forward, and its gates."""
 
 from collections.abc import Callable
 

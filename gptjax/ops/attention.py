@@ -1,4 +1,4 @@
-"""Causal self-attention with multi-head, grouped and multi-query heads.
+"""Causal self-attention with multi-head, grouped-query and multi-query heads.
 
 The backward pass is written out (Dao et al., 2022, appendix B.2, without its tiling): autodiff
 of the same lines costs half as much again on CPU, and twice the compile time. Queries are taken

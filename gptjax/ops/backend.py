@@ -1,4 +1,4 @@
-"""Batch sizes that suit the backend. No compiler flag is set: none was found that helps."""
+"""Backend: its name, and batch sizes that suit it. No compiler flag was found that helps."""
 
 import contextlib
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Attention without a future: of encoders, and of one sequence to another."""
+"""Bidirectional attention: of encoders, and of one sequence to another (cross-attention)."""
 
 import math
 

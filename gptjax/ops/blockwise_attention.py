@@ -23,7 +23,7 @@ BLOCK = 512  # queries and keys of a block: the fastest of 128 … 1024 on CPU a
 
 @dataclasses.dataclass(frozen=True)
 class _Options:
-    """What is known when the program is built."""
+    """Static options of the kernel."""
 
     window: int
     soft_cap: float
@@ -229,7 +229,7 @@ def absorb(running: tuple, scores_BKrs: jax.Array, v_BKsH: jax.Array) -> tuple:
 
 
 def block_gradients(rows: tuple, k_BKsH: jax.Array, v_BKsH: jax.Array, scores: tuple) -> tuple:
-    """What one pair of blocks adds to dQ, dKᵀ and dVᵀ, float32.
+    """The terms of one pair of blocks in dQ, dKᵀ and dVᵀ, float32.
 
     Args:
       rows: queries, dO, the logarithm of each row's sum and rowsum(dO∘O).

@@ -18,7 +18,7 @@ from gptjax.ops.losses import penalised_cross_entropy
 
 @dataclasses.dataclass(frozen=True)
 class Head:
-    """What is done between features and loss, besides the product with the head's matrix.
+    """The steps between the product with the head's matrix and the loss.
 
     Attributes:
       logit_scale: multiplies the logits.
@@ -48,7 +48,7 @@ def chunked_cross_entropy(
     z-loss and smoothing out and have no derivative.
 
     Args:
-      x_BTD: what the head multiplies.
+      x_BTD: the head's input.
       chunk: tokens whose logits exist at one time.
     """
     B, T = targets_BT.shape

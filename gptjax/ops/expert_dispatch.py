@@ -6,7 +6,6 @@ wanted by each of `T` tokens; slot E·C stands for none.
 """
 
 import math
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -67,22 +66,11 @@ def combine(
     return jax.vmap(one)(y_BECD.reshape(B, E * C, D), slot_BTk, weights_BTk)
 
 
-def apply_experts(
-    x_BECD: Float[Array, "B E C D"],
-    up_EDF: Float[Array, "E D F"],
-    gate_EDF: Float[Array, "E D F"] | None,
-    down_EFD: Float[Array, "E F D"],
-    activation: Callable[[jax.Array], jax.Array],
-) -> Float[Array, "B E C D"]:
-    """down(activation(gate·x)·up·x), each expert on its own slots."""
-
-    def product(x: jax.Array, w: jax.Array) -> jax.Array:
-        wide = jnp.einsum(
-            "becd,edf->becf", x, w.astype(x.dtype), preferred_element_type=jnp.float32
-        )
-        return wide.astype(x.dtype)
-
-    h_BECF = product(x_BECD, up_EDF)
-    if gate_EDF is None:
-        return product(activation(h_BECF), down_EFD)
-    return product(activation(product(x_BECD, gate_EDF)) * h_BECF, down_EFD)
+def slot_product(
+    x_BECD: Float[Array, "B E C D"], w_EDF: Float[Array, "E D F"]
+) -> Float[Array, "B E C F"]:
+    """x·w, the slots of each expert by its own matrix."""
+    wide = jnp.einsum(
+        "becd,edf->becf", x_BECD, w_EDF.astype(x_BECD.dtype), preferred_element_type=jnp.float32
+    )
+    return wide.astype(x_BECD.dtype)

@@ -1,4 +1,4 @@
-"""Mixture of experts: which experts a token goes to, and their weighted sum.
+"""Routing of a mixture of experts: the experts of each token, and their weighted sum.
 
 `M` tokens, `E` experts, `k` of them for each token. No token is dropped.
 """
@@ -45,27 +45,32 @@ def mix_experts(
     x_MD: Float[Array, "M D"],
     weights_Mk: Float[Array, "M k"],
     experts_Mk: Int[Array, "M k"],
-    up_EDF: Float[Array, "E D F"],
-    gate_EDF: Float[Array, "E D F"] | None,
-    down_EFD: Float[Array, "E F D"],
-    activation: Callable[[jax.Array], jax.Array],
+    E: int,
+    feed_forward: Callable[[jax.Array, jax.Array], jax.Array],
 ) -> Float[Array, "M D"]:
-    """Σ over a token's experts of weight·down(activation(gate·x)·up·x).
+    """Σ over a token's experts of weight·feed_forward(x).
 
-    Tokens are sorted by expert and multiplied in ragged groups: k/E of the products of all experts
-    where the backend has such a product (on CPU, XLA multiplies them all).
+    Args:
+      feed_forward: (x_SD, sizes_E) → y_SD of tokens that are sorted by expert, the first sizes_E[0]
+        those of expert 0, and so on; its products are `ragged_product`.
     """
-    E, k = up_EDF.shape[0], weights_Mk.shape[1]
+    k = weights_Mk.shape[1]
     order = jnp.argsort(experts_Mk.reshape(-1))
     token = order // k
     sizes_E = jnp.bincount(experts_Mk.reshape(-1), length=E)
-    x_SD = x_MD[token]
-
-    def product(x: jax.Array, w: jax.Array) -> jax.Array:
-        wide = jax.lax.ragged_dot(x, w.astype(x.dtype), sizes_E, preferred_element_type=jnp.float32)
-        return wide.astype(x.dtype)
-
-    h_SF = product(x_SD, up_EDF)
-    h_SF = activation(h_SF) if gate_EDF is None else activation(product(x_SD, gate_EDF)) * h_SF
-    y_SD = product(h_SF, down_EFD) * weights_Mk.reshape(-1)[order, None].astype(x_MD.dtype)
+    y_SD = feed_forward(x_MD[token], sizes_E)
+    y_SD = y_SD * weights_Mk.reshape(-1)[order, None].astype(x_MD.dtype)
     return jnp.zeros_like(x_MD).at[token].add(y_SD)
+
+
+def ragged_product(
+    x_SD: Float[Array, "S D"], w_EDF: Float[Array, "E D F"], sizes_E: Int[Array, " E"]
+) -> Float[Array, "S F"]:
+    """x·w by groups of rows: the first sizes_E[0] rows by w_EDF[0], and so on.
+
+    k/E of the products of all experts where the backend has such a product (on CPU, XLA multiplies
+    them all).
+    """
+    w_EDF = w_EDF.astype(x_SD.dtype)
+    wide = jax.lax.ragged_dot(x_SD, w_EDF, sizes_E, preferred_element_type=jnp.float32)
+    return wide.astype(x_SD.dtype)

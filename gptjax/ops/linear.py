@@ -1,4 +1,4 @@
-"""The matrix product behind every projection, with a backward pass written out."""
+"""Matrix product of every projection, with a written-out backward pass."""
 
 import functools
 from typing import Any

@@ -1,7 +1,7 @@
 """Reformer's attention within buckets of a locality-sensitive hash (Kitaev et al., 2020).
 
 Queries are keys: k = q/|q|. Random rotations give each token a bucket; tokens are sorted by bucket
-and then by position, cut into `n` chunks of `c`, and each chunk looks at itself and the one before.
+and then by position, split into `n` chunks of `c`; a chunk attends to itself and the one before.
 `R` are independent rounds of hashing; `S` are the 2c keys of a chunk.
 """
 
@@ -110,6 +110,48 @@ def lsh_attention(
     )
     o_BNTU = jnp.sum(o_BNRTU * jax.nn.softmax(weight_BNRT1, axis=2), axis=2)
     return jnp.swapaxes(o_BNTU[:, :, :T], 1, 2).astype(q_BTNH.dtype)
+
+
+def lsh_buckets(
+    q_BTNH: Float[Array, "B T N H"],
+    rotations_NHRh: Float[Array, "N H R h"],
+    factors: tuple[int, ...],
+) -> Int[Array, "B N R T"]:
+    """The bucket of each token in every round."""
+    return _buckets(q_BTNH, rotations_NHRh, factors)
+
+
+def lsh_cached_attention(
+    q_BTNH: Float[Array, "B T N H"],
+    k_BNSH: Float[Array, "B N S H"],
+    v_BNSU: Float[Array, "B N S U"],
+    buckets_BTNR: Int[Array, "B T N R"],
+    buckets_BNSR: Int[Array, "B N S R"],
+    positions_BT: Int[Array, "B T"],
+    *,
+    chunk: int,
+) -> Float[Array, "B T N U"]:
+    """`lsh_attention` of further tokens of a text, all of whose tokens are in slots of a cache.
+
+    Args:
+      k_BNSH: queries of the tokens at the positions 0…S−1, these included.
+      buckets_BNSR: of the same tokens.
+    """
+    j_S = jnp.arange(k_BNSH.shape[2])
+    i_BT1 = positions_BT[:, :, None]
+    there = (j_S <= i_BT1)[:, None, :, :, None]
+    same_BNTSR = (
+        jnp.moveaxis(buckets_BTNR, 1, 2)[:, :, :, None] == buckets_BNSR[:, :, None]
+    ) & there
+    upto = jnp.cumsum(same_BNTSR, axis=3)
+    shown = same_BNTSR & (upto[:, :, :, -1:] - upto <= chunk)
+    scores = _dot("btnh,bnsh->bnts", q_BTNH, _direction(k_BNSH))
+    # A token sees itself in every round, and other keys count once however often they are shown.
+    alone = SELF + np.log(shown.shape[-1])
+    scores = jnp.where((j_S == i_BT1)[:, None], alone, scores)
+    scores = jnp.where(jnp.any(shown, axis=-1), scores, MASKED)
+    weights = jax.nn.softmax(scores, axis=-1).astype(v_BNSU.dtype)
+    return _dot("bnts,bnsu->btnu", weights, v_BNSU).astype(q_BTNH.dtype)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,17 +1,20 @@
-"""Causal attention with everything that the fast path in `attention` leaves out.
+"""Masked attention: windows, soft caps, ALiBi, sinks, for which `attention` has no fast path.
 
-Windows, soft caps, ALiBi, sinks, another scale, values of another width than the keys. Plain
-autodiff; a windowed query block reads only the keys that it can see, so that a window w costs
-about T·w products, not T².
+Also another scale, and values of another width than the keys. Plain autodiff; a windowed query
+block reads only the keys that it can see, so that a window w costs about T·w products, not T².
 """
 
 import math
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, UInt32
 
 from gptjax.ops.attention import MASKED, query_blocks
+from gptjax.ops.dropout import dropout as drop
+
+DROPOUT_PLACE = 1 << 16
+"""Where the places of attention's masks begin: beyond those of a block's other masks."""
 
 
 def masked_attention(
@@ -25,6 +28,8 @@ def masked_attention(
     slopes_N: Float[Array, " N"] | None = None,
     sinks_N: Float[Array, " N"] | None = None,
     segment_ids_BT: Int[Array, "B T"] | None = None,
+    dropout: float = 0.0,
+    seeds_B: UInt32[Array, " B"] | None = None,
 ) -> Float[Array, "B T N U"]:
     """softmax(cap(scale·q·kᵀ) − slope·(i − j) + mask)·v in float32, in the type of the queries.
 
@@ -35,6 +40,8 @@ def masked_attention(
       slopes_N: ALiBi's m of each head (Press et al., 2021).
       sinks_N: a score of each head that takes part in the softmax and has no value (GPT-OSS).
       segment_ids_BT: where given, a query sees only keys of its own segment.
+      dropout: share of the weights that is zero, the others multiplied by 1/(1 − dropout).
+      seeds_B: of the masks of dropout.
     """
     B, T, N, H = q_BTNH.shape
     K = k_BTKH.shape[2]
@@ -61,7 +68,9 @@ def masked_attention(
         if segment_ids_BT is not None:
             same_Bts = segment_ids_BT[:, start:end, None] == segment_ids_BT[:, None, first:end]
             visible = (visible & same_Bts)[:, None, None]
-        weights = _softmax(jnp.where(visible, scores, MASKED), sinks_N)
+        weights = softmax_with_sinks(jnp.where(visible, scores, MASKED), sinks_N)
+        if seeds_B is not None:
+            weights = drop(weights, seeds_B, rate=dropout, place=DROPOUT_PLACE + start)
         outputs.append(
             jnp.einsum(
                 "bkgts,bsku->btkgu",
@@ -89,7 +98,7 @@ def alibi_slopes(num_heads: int) -> list[float]:
     return slopes + more[: num_heads - power]
 
 
-def _softmax(scores: jax.Array, sinks_N: jax.Array | None) -> jax.Array:
+def softmax_with_sinks(scores: jax.Array, sinks_N: jax.Array | None) -> jax.Array:
     """softmax over the last axis of [B, K, G, T, S], with one more score a head where given."""
     if sinks_N is None:
         return jax.nn.softmax(scores, axis=-1)

@@ -12,7 +12,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 CHUNK = 128  # pairs inside a chunk cost C·(F + U) a token, the states between them F·U / C
 LARGEST = 60.0  # exponent up to which a key's features stay, so that sums of them are float32
@@ -91,6 +91,42 @@ def performer_attention(
     sums = (sums + past).reshape(B, n * C, N, U + 1)[:, :T]
     o_BTNU = sums[..., :U] / jnp.maximum(sums[..., U:], 1e-30)
     return o_BTNU.astype(q_BTNH.dtype)
+
+
+def performer_sums(
+    k_BTKH: Float[Array, "B T K H"],
+    v_BTKU: Float[Array, "B T K U"],
+    features_KFH: Float[Array, "K F H"],
+    there_BT: Bool[Array, "B T"],
+    *,
+    scale: float | None = None,
+) -> Float[Array, "B K F V"]:
+    """Σ φ(k)·(v, 1)ᵀ over the tokens that are there, float32, V = U + 1: all that a cache holds."""
+    H = k_BTKH.shape[-1]
+    root = math.sqrt(1 / math.sqrt(H) if scale is None else scale)
+    w_KFH = jnp.asarray(features_KFH, jnp.float32)
+    k_BTKF = _key_features((k_BTKH.astype(jnp.float32) * root)[:, None], w_KFH)[:, 0]
+    k_BTKF = k_BTKF * there_BT[..., None, None]
+    v_BTKU = jnp.pad(v_BTKU.astype(jnp.float32), ((0, 0),) * 3 + ((0, 1),), constant_values=1)
+    return jnp.einsum("btkf,btku->bkfu", k_BTKF, v_BTKU)
+
+
+def performer_read(
+    sums_BKFV: Float[Array, "B K F V"],
+    q_BTNH: Float[Array, "B T N H"],
+    features_KFH: Float[Array, "K F H"],
+    *,
+    scale: float | None = None,
+) -> Float[Array, "B T N U"]:
+    """φ(q)·Σ φ(k) v / φ(q)·Σ φ(k), of sums that `performer_sums` made."""
+    B, T, N, H = q_BTNH.shape
+    K = sums_BKFV.shape[1]
+    root = math.sqrt(1 / math.sqrt(H) if scale is None else scale)
+    w_KFH = jnp.asarray(features_KFH, jnp.float32)
+    q_BTKGH = q_BTNH.reshape(B, 1, T, K, N // K, H).astype(jnp.float32) * root
+    read = jnp.einsum("btkgf,bkfu->btkgu", _query_features(q_BTKGH, w_KFH)[:, 0], sums_BKFV)
+    o_BTKGU = read[..., :-1] / jnp.maximum(read[..., -1:], 1e-30)
+    return o_BTKGU.reshape(B, T, N, -1).astype(q_BTNH.dtype)
 
 
 def _query_features(q_BnCKGH: jax.Array, w_KFH: jax.Array) -> jax.Array:

@@ -6,9 +6,9 @@ arXiv:2310.01889), each device absorbing those that are with it into the running
 home at the end. Runs inside `jax.shard_map`.
 
 With tokens in their order the last device of a causal ring would work while the first one waits.
-So a sequence is cut into twice as many chunks as there are devices, and device d has the chunks d
+So a sequence is split into twice as many chunks as there are devices, and device d has the chunks d
 and 2n−1−d (`balanced_chunks`): each pair of devices then sees two pairs of chunks, whoever asks
-whom. What each device visits is a table that is made before compiling (`make_visits`).
+whom. A table made before compiling says which chunks each device visits (`make_visits`).
 """
 
 import dataclasses
@@ -77,7 +77,7 @@ class Visits:
 
 @dataclasses.dataclass(frozen=True)
 class _Options:
-    """What is known when the program is built."""
+    """Static options of the ring."""
 
     ring: Ring
     offsets: tuple[int, ...]

@@ -1,4 +1,4 @@
-"""What a router is trained on besides the loss of the model, as published.
+"""Auxiliary losses of routers: load balance, z, importance and load, as published.
 
 `T` tokens in each of `G` groups (a batch, or its sequences), `E` experts, `k` of them for a token.
 A loss is computed in each group and averaged over them.

@@ -30,10 +30,7 @@ def selective_scan(
         same_BT = jnp.pad(same_BT, ((0, 0), (1, 0)))
         decay_BTIZ = decay_BTIZ * same_BT[..., None, None]
 
-    def combine(one: tuple, two: tuple) -> tuple:
-        return one[0] * two[0], two[0] * one[1] + two[1]
-
-    _, h_BTIZ = jax.lax.associative_scan(combine, (decay_BTIZ, push_BTIZ), axis=1)
+    _, h_BTIZ = jax.lax.associative_scan(_combine, (decay_BTIZ, push_BTIZ), axis=1)
     return jnp.einsum("btiz,btz->bti", h_BTIZ, c_BTZ.astype(jnp.float32))
 
 
@@ -69,6 +66,41 @@ def selective_scan_in_turn(
     return jnp.swapaxes(y_TBI, 0, 1)
 
 
+def selective_scan_from(
+    x_BTI: Float[Array, "B T I"],
+    step_BTI: Float[Array, "B T I"],
+    a_IZ: Float[Array, "I Z"],
+    b_BTZ: Float[Array, "B T Z"],
+    c_BTZ: Float[Array, "B T Z"],
+    start_BIZ: Float[Array, "B I Z"],
+) -> tuple[Float[Array, "B T I"], Float[Array, "B I Z"]]:
+    """`selective_scan` that goes on from a state: (C_t·h_t, the last h)."""
+    decay_BTIZ, push_BTIZ = _discretise(x_BTI, step_BTI, a_IZ, b_BTZ)
+    push_BTIZ = push_BTIZ.at[:, 0].add(decay_BTIZ[:, 0] * start_BIZ)
+    _, h_BTIZ = jax.lax.associative_scan(_combine, (decay_BTIZ, push_BTIZ), axis=1)
+    return jnp.einsum("btiz,btz->bti", h_BTIZ, c_BTZ.astype(jnp.float32)), h_BTIZ[:, -1]
+
+
+def selective_scan_from_in_turn(
+    x_BTI: Float[Array, "B T I"],
+    step_BTI: Float[Array, "B T I"],
+    a_IZ: Float[Array, "I Z"],
+    b_BTZ: Float[Array, "B T Z"],
+    c_BTZ: Float[Array, "B T Z"],
+    start_BIZ: Float[Array, "B I Z"],
+) -> tuple[Float[Array, "B T I"], Float[Array, "B I Z"]]:
+    """The same, token after token."""
+
+    def one(h_BIZ: jax.Array, token: tuple) -> tuple[jax.Array, jax.Array]:
+        x_BI, step_BI, b_BZ, c_BZ = token
+        y_BI, h_BIZ = selective_step(h_BIZ, x_BI, step_BI, a_IZ, b_BZ, c_BZ)
+        return h_BIZ, y_BI
+
+    by_token = tuple(jnp.swapaxes(y, 0, 1) for y in (x_BTI, step_BTI, b_BTZ, c_BTZ))
+    h_BIZ, y_TBI = jax.lax.scan(one, start_BIZ, by_token)
+    return jnp.swapaxes(y_TBI, 0, 1), h_BIZ
+
+
 def selective_step(
     h_BIZ: Float[Array, "B I Z"],
     x_BI: Float[Array, "B I"],
@@ -100,6 +132,10 @@ def causal_convolution(
             moved_BTI = moved_BTI * jnp.pad(same_BT, ((0, 0), (j, 0)))[..., None]
         total = total + moved_BTI * w_CI[w_CI.shape[0] - 1 - j].astype(x_BTI.dtype)
     return total + bias_I.astype(x_BTI.dtype)
+
+
+def _combine(one: tuple, two: tuple) -> tuple:
+    return one[0] * two[0], two[0] * one[1] + two[1]
 
 
 def _discretise(x: Array, step: Array, a_IZ: Array, b: Array) -> tuple[Array, Array]:

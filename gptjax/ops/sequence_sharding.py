@@ -1,4 +1,4 @@
-"""Sequence sharding: where tokens know their place in a sequence, and where they see each other.
+"""Sequence sharding: the order of tokens and attention across them, which a layout may replace.
 
 A layout over devices may shard sequences, reorder their tokens and compute attention in its own
 way. Models and losses are written for one device: they say where order and attention matter by
@@ -19,7 +19,7 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class SequenceSharding:
-    """What a layout does to sequences.
+    """A layout's order of tokens, and its attention.
 
     Attributes:
       order: T → positions of the tokens in the order in which arrays have them, None: 0…T−1.

@@ -1,6 +1,6 @@
-"""Causal attention to a few of the keys, in blocks, so that what is masked is not computed.
+"""Sparse causal attention by blocks: only the keys of a pattern are multiplied, none is masked.
 
-Queries are cut into `n` blocks of `a` tokens. Each pattern names the parts of the keys that a
+Queries are split into `n` blocks of `a` tokens. Each pattern names the parts of the keys that a
 block meets: its own block, the one before, a column of the text, summaries of earlier blocks. The
 scores of all parts share one softmax. `S` are the keys of a part. Plain autodiff, no loops.
 """

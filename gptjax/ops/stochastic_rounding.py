@@ -1,4 +1,4 @@
-"""Rounding that is right on average."""
+"""Stochastic rounding: to one of two neighbours, so that the mean is the number itself."""
 
 import jax
 import jax.numpy as jnp

@@ -114,7 +114,7 @@ def _adam8bit(config: OptimConfig) -> optax.GradientTransformation:
 
 
 def _muon(config: OptimConfig) -> optax.GradientTransformation:
-    """Muon for the matrices inside blocks, Adam for everything else."""
+    """Muon for the matrices inside blocks, Nesterov-Adam (optax's default) for all else."""
     descent = optax.contrib.muon(
         1.0,
         beta=config.b1,

@@ -3,8 +3,8 @@
 from gptjax.parallel.config import MeshConfig
 from gptjax.parallel.hlo import Collective, collectives
 from gptjax.parallel.mesh import AXES, Cut, abstract_mesh, check_cuts, make_mesh, resolve
-from gptjax.parallel.rules import Layout
 from gptjax.parallel.schedules import Schedule, make_schedule
+from gptjax.parallel.sharding_rules import Layout
 
 __all__ = [
     "AXES",

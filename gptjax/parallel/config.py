@@ -3,6 +3,8 @@
 import dataclasses
 
 from gptjax.fields import setting
+from gptjax.parallel.context import CONTEXTS
+from gptjax.parallel.schedules import ORDERS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -10,34 +12,38 @@ class MeshConfig:
     """How a run is laid over devices; no setting here changes a result beyond rounding."""
 
     data: int = setting(-1, "copies of the model, each with its share of the batch; -1: the rest")
-    fsdp: int = setting(1, "parts that the batch and, by mesh.zero, the state are cut into")
-    tensor: int = setting(1, "parts that heads, feed-forward and vocabulary are cut into")
+    fsdp: int = setting(1, "devices over which the batch and, by mesh.zero, the state are sharded")
+    tensor: int = setting(1, "devices over which heads, feed-forward and vocabulary are sharded")
     pipe: int = setting(
-        1, "stages that the layers are cut into; train.micro_batches go through them one by one"
+        1,
+        "pipeline stages that the layers are split into; train.micro_batches pass them one by one",
     )
-    seq: int = setting(1, "parts that the tokens of a sequence are cut into")
+    seq: int = setting(1, "devices over which the tokens of a sequence are sharded")
     context: str = setting(
         "ring",
-        "attention across mesh.seq: keys and values go around, or tokens are exchanged for heads",
-        choices=("ring", "all_to_all"),
+        "attention across mesh.seq: a ring of keys and values, or tokens exchanged for heads",
+        choices=CONTEXTS,
     )
     expert: int = setting(
-        1, "parts that experts are cut into, and the batch with them; tokens go to their experts"
+        1,
+        "devices over which experts and the batch are sharded; tokens go to their experts",
     )
     schedule: str = setting(
         "1f1b",
         "order of forward and backward passes over the stages",
-        choices=("gpipe", "1f1b", "interleaved"),
+        choices=ORDERS,
     )
-    pipe_chunks: int = setting(2, "parts of the layers on each stage, for interleaved", minimum=2)
+    pipe_chunks: int = setting(
+        2, "chunks of layers on each stage, for mesh.schedule=interleaved", minimum=2
+    )
     zero: int = setting(
         3,
-        "what fsdp cuts: 0 nothing but the batch, 1 optimizer state, 2 gradients too, 3 parameters "
-        "too",
+        "arrays that fsdp shards: 0 the batch alone, 1 optimizer state, 2 gradients too, 3 "
+        "parameters too",
         choices=(0, 1, 2, 3),
     )
     sequence_parallel: bool = setting(
-        False, "tensor also cuts norms and residual stream, along the sequence"
+        False, "mesh.tensor also shards norms and residual stream, along the sequence"
     )
 
     @property

@@ -1,4 +1,4 @@
-"""Attention of sequences whose tokens are cut over the axis `seq`.
+"""Context parallelism: attention of sequences whose tokens are sharded over the axis `seq`.
 
 `ring`: keys and values go around (gptjax/ops/ring_attention.py), tokens lie in the order that
 gives every device the same work. `all_to_all` (Jacobs et al., 2023, "DeepSpeed Ulysses",
@@ -29,11 +29,11 @@ from gptjax.ops.sequence_sharding import SequenceSharding
 
 AXIS = "seq"
 HEADS = ("tensor", AXIS)
-"""The axes that cut heads under all_to_all, in the order in which it exchanges them."""
+"""The axes that shard heads under all_to_all, in the order in which it exchanges them."""
 
 
 def make_sequence_sharding(mesh: Mesh, kind: str, rules: Any) -> SequenceSharding | None:
-    """What the axis does to sequences; None where it cuts nothing.
+    """The order and attention of sharded sequences; None where the axis has one device.
 
     Args:
       kind: `mesh.context`.
@@ -42,17 +42,12 @@ def make_sequence_sharding(mesh: Mesh, kind: str, rules: Any) -> SequenceShardin
     devices = mesh.shape[AXIS]
     if devices == 1:
         return None
-    cut = _Cut(mesh, rules)
-    if kind == "ring":
-        return SequenceSharding(
-            functools.partial(_balanced_order, devices), functools.partial(_ring, cut, devices)
-        )
-    return SequenceSharding(lambda T: None, functools.partial(_all_to_all, cut, devices))
+    return CONTEXTS[kind](_Cut(mesh, rules), devices)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Cut:
-    """Runs a function on the parts of arrays that each device has."""
+    """Runs a function on each device's shards of arrays."""
 
     mesh: Mesh
     rules: Any
@@ -62,7 +57,7 @@ class _Cut:
         return fitting(nn.logical_to_mesh_axes(names, self.rules), shape, self.mesh.shape)
 
     def run(self, local: Callable[..., jax.Array], specs: tuple, out: P, *arrays: Any) -> jax.Array:
-        """`local` on the parts; axes of the mesh that cut nothing stay with the compiler."""
+        """`local` on the shards; axes of the mesh that shard nothing stay with the compiler."""
         entries = [entry for spec in jax.tree.leaves(specs) for entry in spec if entry is not None]
         axes = {a for entry in entries for a in ((entry,) if isinstance(entry, str) else entry)}
         whole = jax.shard_map(
@@ -80,7 +75,7 @@ def _balanced_order(devices: int, T: int) -> np.ndarray | None:
 
 
 def _is_cut(devices: int, T: int) -> bool:
-    """Whether inputs are so long that they are cut; a model is initialised with one token."""
+    """Whether inputs are long enough to be sharded; a model is initialised with one token."""
     return T % (2 * devices) == 0
 
 
@@ -146,3 +141,14 @@ def fitting(spec: Any, shape: tuple[int, ...], sizes: Any) -> P:
         return entry if size % math.prod(sizes[name] for name in names) == 0 else None
 
     return P(*(kept(entry, size) for entry, size in zip(spec, shape, strict=False)))
+
+
+CONTEXTS: dict[str, Callable[[_Cut, int], SequenceSharding]] = {
+    "ring": lambda cut, devices: SequenceSharding(
+        functools.partial(_balanced_order, devices), functools.partial(_ring, cut, devices)
+    ),
+    "all_to_all": lambda cut, devices: SequenceSharding(
+        lambda T: None, functools.partial(_all_to_all, cut, devices)
+    ),
+}
+"""The choices of `mesh.context`."""

@@ -1,4 +1,4 @@
-"""From the sizes of a config and the devices at hand to a mesh, or a sentence about what fits."""
+"""Device mesh of a config on the devices at hand, or a sentence about sizes that fit."""
 
 import dataclasses
 import math
@@ -16,7 +16,7 @@ AXES = ("data", "pipe", "fsdp", "expert", "seq", "tensor")
 """Outermost first: neighbours along the last axis are the nearest on the network."""
 
 BATCH = ("data", "fsdp", "expert")
-"""The axes that cut a batch."""
+"""The axes that shard a batch."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +65,7 @@ def resolve(config: MeshConfig, devices: int) -> dict[str, int]:
 
 
 def check_cuts(sizes: dict[str, int], cuts: Sequence[Cut]) -> None:
-    """Refuse a mesh that cuts something into unequal parts.
+    """Refuse a mesh that would shard an axis unevenly.
 
     Raises:
       UserError: with the nearest sizes that fit, on either side.

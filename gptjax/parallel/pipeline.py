@@ -1,4 +1,4 @@
-"""Runs a schedule over the `pipe` axis: one program, each stage doing its row of the table.
+"""Pipeline execution: one program over the `pipe` axis, each stage doing its row of the schedule.
 
 A stage keeps the inputs of the micro-batches that are under way and computes its layers again in
 their backward pass, so the schedule alone decides how much is kept. The other axes of the mesh
@@ -21,7 +21,7 @@ Params = Any
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """What is cut into stages, as pure functions of parameters and one micro-batch.
+    """A model as pipeline stages: pure functions of parameters and one micro-batch.
 
     Attributes:
       embed: (rest, micro-batch) → x, the input of the first layer.

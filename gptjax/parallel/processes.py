@@ -1,4 +1,4 @@
-"""What the processes of one run must decide together; with one process, nothing is sent."""
+"""Agreement of the processes of one run on common decisions; one process sends nothing."""
 
 from typing import Any
 
@@ -30,7 +30,7 @@ def any_process(flag: bool) -> bool:
 
 
 def whole(x: Any) -> np.ndarray:
-    """An array's full value on this host, wherever its parts are."""
+    """An array's full value on this host, gathered from all its shards."""
     if getattr(x, "is_fully_addressable", True) or x.is_fully_replicated:
         return np.asarray(x)
     from jax.experimental import multihost_utils

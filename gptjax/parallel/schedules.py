@@ -17,7 +17,7 @@ Op = tuple[int, int, int]
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """What every stage does in every tick.
+    """The operation of every stage in every tick.
 
     Attributes:
       stages, micro_batches, chunks: sizes; a stage holds `chunks` parts of the layers.
@@ -126,6 +126,7 @@ def _alternate(ahead: int, forward: list[Op], backward: list[Op]) -> Iterator[Op
 
 
 ORDERS = {"gpipe": _gpipe, "1f1b": _one_forward_one_backward, "interleaved": _interleaved}
+"""The choices of `mesh.schedule`: the order of passes on one stage."""
 
 
 COLUMNS = (

@@ -4,6 +4,13 @@ from dataclasses import dataclass
 
 from gptjax.fields import setting
 
+FORMATS: dict[str, dict[str, None]] = {
+    "png": {"Software": None},
+    "pdf": {"CreationDate": None, "Producer": None, "Creator": None},
+    "svg": {"Date": None, "Creator": None, "Format": None, "Type": None},
+}
+"""The formats of figures, each with the metadata that Matplotlib is told to leave out."""
+
 
 @dataclass(frozen=True)
 class ReportConfig:
@@ -13,7 +20,7 @@ class ReportConfig:
     formats: tuple[str, ...] = setting(
         ("png", "pdf"),
         "Files written beside the page for each figure (the page itself carries them as SVG).",
-        choices=("png", "pdf", "svg"),
+        choices=FORMATS,
     )
     dpi: int = setting(200, "Resolution of PNG files, dots per inch.", minimum=50, maximum=1200)
     curve_points: int = setting(

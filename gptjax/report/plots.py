@@ -1,4 +1,4 @@
-"""Which figures a page gets: those that its laws and tables can support."""
+"""Choice of figures for a page: those that its laws and tables can support."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

@@ -222,7 +222,7 @@ def _multiplier_claim(content: Json) -> str:
         + ("" if _is_clear(number(row, "difference")) else " (not clear)")
         for row in rows
     ]
-    return f"What a FLOP is worth beside {content['reference']}: {', '.join(said)}"
+    return f"Compute multipliers over {content['reference']}: {', '.join(said)}"
 
 
 _FRONTIER_CAPTION = (

@@ -1,4 +1,4 @@
-"""The one place that knows how figures look and how they are saved.
+"""Style of figures, and the one function that saves them.
 
 Figures are `matplotlib.figure.Figure` objects on the Agg canvas; no pyplot, no global state. Every
 colour has a role (`INK`, `ACCENT`, the k-th budget). In files the roles keep their light values; in
@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from gptjax.files import write_atomic
+from gptjax.report.config import FORMATS
 from gptjax.report.numbers import power_text, tick_text
 
 WIDTH, HEIGHT = 4.3, 3.2  # inches: a paper column, with text at 8 points
@@ -180,16 +181,9 @@ def save(figure: Figure, folder: Path, name: str, formats: Sequence[str], dpi: i
     paths = []
     for kind in formats:
         buffer = io.BytesIO()
-        metadata = {
-            "pdf": {"CreationDate": None, "Producer": None, "Creator": None},
-            "svg": NO_METADATA,
-        }.get(kind, {"Software": None})
         with drawing():
-            figure.savefig(buffer, format=kind, dpi=dpi, metadata=metadata)
+            figure.savefig(buffer, format=kind, dpi=dpi, metadata=FORMATS[kind])
         path = folder / f"{name}.{kind}"
         write_atomic(path, buffer.getvalue())
         paths.append(path)
     return paths
-
-
-NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}

@@ -7,7 +7,8 @@ from html import escape
 
 from matplotlib.figure import Figure
 
-from gptjax.report.style import NO_METADATA, ROLES, Palette, drawing
+from gptjax.report.config import FORMATS
+from gptjax.report.style import ROLES, Palette, drawing
 
 
 def inline_svg(
@@ -22,7 +23,7 @@ def inline_svg(
     """
     buffer = io.StringIO()
     with drawing():
-        figure.savefig(buffer, format="svg", metadata=NO_METADATA, transparent=True)
+        figure.savefig(buffer, format="svg", metadata=FORMATS["svg"], transparent=True)
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.S)

@@ -178,7 +178,7 @@ def run_next_table(laws: Laws) -> str:
         f"{interval_text(before.low, before.high)} to {interval_text(after.low, after.high)}"
     )
     head = ["parameters", "tokens", "FLOPs", "repeats"]
-    return table("What to run next", head, rows, note=note if rows else "")
+    return table("Suggested next runs", head, rows, note=note if rows else "")
 
 
 def timing_table(facts: Json) -> str:

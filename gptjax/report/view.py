@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gptjax.report.numbers import count_text, exact_text, fixed_text, power_text
+from gptjax.scaling.config import PARAMS_CONVENTIONS
 from gptjax.scaling.laws.saved import Json, Laws
 
 # law: its name, from approach 3 to approach 1 of Hoffmann et al. 2022
@@ -19,13 +20,6 @@ APPROACHES = {
     "chinchilla_parametric": "parametric L(N, D)",
     "isoflop": "IsoFLOP valleys",
     "envelope": "curve envelope",
-}
-
-# short, for an axis; words.counting spells them out
-PARAMS_LABELS = {
-    "total": "parameters N (total)",
-    "non_embedding": "parameters N (no embeddings)",
-    "non_embedding_with_head": "parameters N (body + head)",
 }
 
 
@@ -126,11 +120,11 @@ def scene(laws: Laws, table: Mapping[str, Sequence[Any]] | None) -> Scene:
     budgets = tuple(known) or _bins([real(row["flops"]) for row in rows])
     details = {str(row.get("cell")): row for row in table_rows(table)}
     reasons = {str(row.get("cell")): str(row.get("reason")) for row in laws.left_out}
-    kind = laws.conventions.get("params")
+    counted = PARAMS_CONVENTIONS.get(str(laws.conventions.get("params")))
     empty = Scene(
         runs=(),
         budgets=budgets,
-        params_label=PARAMS_LABELS.get(str(kind), "parameters N"),
+        params_label=counted.label if counted else "parameters N",
         budget_label="budget (FLOPs)" if known else "compute (FLOPs), about",
     )
     runs = []

@@ -27,6 +27,7 @@ from gptjax.report.view import (
     real,
     series,
 )
+from gptjax.scaling.config import FLOPS_CONVENTIONS, LOSS_KINDS, PARAMS_CONVENTIONS
 from gptjax.scaling.laws.saved import Laws
 
 WITHIN = 0.02  # what the held-out check has to reach
@@ -157,7 +158,7 @@ def optimum_claim(laws: Laws) -> str:
 
 
 def optimum_others(laws: Laws) -> str:
-    """What the other approaches say, where there are any."""
+    """The results of the other approaches, where there are any."""
     found = list(exponents(laws).items())
     others = [f"a = {three(a.value)} by {law_label(name)}" for name, (a, _) in found[1:]]
     return f"For comparison, {' and '.join(others)}. " if others else ""
@@ -205,7 +206,7 @@ def holdout_claim(laws: Laws) -> str:
 
 
 def certificate(laws: Laws) -> list[str]:
-    """What the optimiser can say about its own result, in words."""
+    """The optimiser's evidence for its own result, in words."""
     law = laws.law("chinchilla_parametric")
     facts = part(law, "certificate")
     if not facts:
@@ -236,22 +237,12 @@ def certificate(laws: Laws) -> list[str]:
     return lines
 
 
-_LOSS_KINDS = {
-    "huber_log": "Huber on log residuals",
-    "squares_log": "least squares on log residuals",
-    "lad_log": "least absolute log residuals",
-    "huber": "Huber on residuals",
-    "squares": "least squares on residuals",
-    "lad": "least absolute residuals",
-}
-
-
 def _objective_kind(law: Json) -> str:
     kind, delta = str(law.get("loss_kind") or ""), real(law.get("delta"))
     if not kind:
         return ""
     width = f", δ = {power_text(delta)}" if "huber" in kind and math.isfinite(delta) else ""
-    return f" ({_LOSS_KINDS.get(kind, kind.replace('_', ' '))}{width})"
+    return f" ({LOSS_KINDS.get(kind, kind.replace('_', ' '))}{width})"
 
 
 def _share_words(share: float) -> str:
@@ -283,17 +274,11 @@ def _resample_words(law: Json) -> str:
 def counting(laws: Laws) -> list[str]:
     """How parameters, FLOPs and loss were counted."""
     conventions = laws.conventions
-    params = {
-        "total": "all parameters",
-        "non_embedding": "parameters without embeddings",
-        "non_embedding_with_head": "parameters without embeddings, but with the output head",
-    }.get(str(conventions.get("params")))
-    flops = {"exact": "exact FLOPs, counted matmul by matmul", "6nd": "FLOPs as 6·N·D"}.get(
-        str(conventions.get("flops"))
-    )
+    params = PARAMS_CONVENTIONS.get(str(conventions.get("params")))
+    flops = FLOPS_CONVENTIONS.get(str(conventions.get("flops")))
     lines = []
     if params:
-        lines.append(f"N counts {params}.")
+        lines.append(f"N counts {params.words}.")
     if flops:
         lines.append(f"C counts {flops}.")
     lines.append(f"Loss is {conventions.get('loss') or 'nats per token'} on held-out text.")
@@ -304,7 +289,7 @@ def counting(laws: Laws) -> list[str]:
 
 
 def facts_line(laws: Laws, scene: Scene, facts: Json) -> list[str]:
-    """What lies under the title: how many runs, over which range, and what the caller knows."""
+    """The line under the title: the number of runs, their range, and the caller's facts."""
     data = laws.data
     count = real(data.get("n_runs"))
     used = real(data.get("n_used"))

@@ -1,12 +1,51 @@
-"""Settings of a fit: what is counted how, which laws are fitted, how intervals are made."""
+"""Settings of a fit: conventions of counting, laws to fit, intervals."""
 
 import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
 
 from gptjax.fields import setting
 
-PARAMS_CONVENTIONS = ("total", "non_embedding", "non_embedding_with_head")
-LOSS_KINDS = ("huber_log", "squares_log", "lad_log", "huber", "squares", "lad")
-LOSS_UNITS = ("nats", "bits", "perplexity")
+
+class Counted(NamedTuple):
+    """A convention of counting, in words and on an axis."""
+
+    words: str
+    label: str
+
+
+PARAMS_CONVENTIONS = {
+    "total": Counted("all parameters", "parameters N (total)"),
+    "non_embedding": Counted("parameters without embeddings", "parameters N (no embeddings)"),
+    "non_embedding_with_head": Counted(
+        "parameters without embeddings, but with the output head", "parameters N (body + head)"
+    ),
+}
+"""Which parameters N counts."""
+FLOPS_CONVENTIONS = {
+    "exact": "exact FLOPs, counted matmul by matmul",
+    "6nd": "FLOPs as 6·N·D",
+}
+"""Which FLOPs C counts, in words."""
+LOSS_KINDS = {
+    "huber_log": "Huber on log residuals",
+    "squares_log": "least squares on log residuals",
+    "lad_log": "least absolute log residuals",
+    "huber": "Huber on residuals",
+    "squares": "least squares on residuals",
+    "lad": "least absolute residuals",
+}
+"""Loss functions of a fit, in words."""
+QUANTITIES = ("loss", "log_params")
+"""Quantities whose interval a plan of further runs may shrink."""
+LOSS_UNITS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "nats": lambda loss: loss,
+    "bits": lambda loss: loss * np.log(2),
+    "perplexity": np.log,
+}
+"""Nats a token of a loss in each unit."""
 APPROACHES = ("envelope", "isoflop", "parametric")
 
 
@@ -20,7 +59,7 @@ class FitConfig:
         choices=PARAMS_CONVENTIONS,
     )
     flops_convention: str = setting(
-        "exact", "which FLOPs C counts: per-matmul, or 6 N D", choices=("exact", "6nd")
+        "exact", "which FLOPs C counts: per-matmul, or 6 N D", choices=FLOPS_CONVENTIONS
     )
     approaches: tuple[str, ...] = setting(
         APPROACHES, "which of Chinchilla's three approaches to run", choices=APPROACHES
@@ -31,7 +70,7 @@ class FitConfig:
     )
     loss_kind: str = setting(
         "huber_log",
-        "what is summed over runs: of log residuals, or of raw ones",
+        "loss function of the fit, of log residuals or of raw ones",
         choices=LOSS_KINDS,
     )
     delta: float = setting(1e-3, "Huber's switch from squares to absolute values", above=0)
@@ -45,7 +84,7 @@ class FitConfig:
     confidence: float = setting(0.95, "level of every interval", above=0.5, below=1.0)
     group_by: str = setting(
         "auto",
-        "what a resample draws: runs, or trunks when runs share them",
+        "unit of a resample: runs, or trunks when runs share them",
         choices=("auto", "run", "trunk"),
     )
     seed: int = setting(0, "seed of the resamples", minimum=0)
@@ -68,12 +107,10 @@ class FitConfig:
     diagnostics: bool = setting(True, "hold-out scores, convention table, drift, run next")
     next_allowance: float = setting(
         0.0,
-        "FLOPs that the plan of what to run next may spend; 0: as many as were spent",
+        "FLOPs that the plan of further runs may spend; 0: as many as were spent",
         minimum=0,
     )
-    next_quantity: str = setting(
-        "loss", "whose interval that plan shrinks", choices=("loss", "log_params")
-    )
+    next_quantity: str = setting("loss", "whose interval that plan shrinks", choices=QUANTITIES)
     settings: tuple[str, ...] = setting(
         (),
         "columns, such as learning_rate, whose best value at each N and D is fitted as K N^a D^b; "
@@ -106,6 +143,6 @@ class FitConfig:
     check_units: bool = setting(True, "refuse counts that no run can have")
     loss_unit: str = setting(
         "nats",
-        "what the loss column holds; bits and perplexities are fitted as nats",
+        "unit of the loss column; bits and perplexities are fitted as nats",
         choices=LOSS_UNITS,
     )

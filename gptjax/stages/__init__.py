@@ -1,1 +1,1 @@
-"""Stages: what several jobs do alike: plan, tune, train, fit and report."""
+"""Stages that jobs share: plan, tune, train, fit and report."""

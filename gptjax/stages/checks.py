@@ -1,4 +1,4 @@
-"""Checks of a machine: what can be known in a moment, before a corpus is read or a file written."""
+"""Checks of a machine that take a moment, before a corpus is read or a file written."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""job=fit: collect the tables of a sweep, fit the laws, write laws.json and the report."""
+"""Fit of a sweep: its tables collected, laws fitted, laws.json and the report written."""
 
 import hashlib
 import sys
@@ -98,7 +98,7 @@ def _check_environments(config: Config, folder: Path, done: Sequence[dict[str, A
 
 
 def _inputs(config: Config, folder: Path) -> dict[str, str]:
-    """What a fit and its report are a function of."""
+    """The inputs of a fit and its report."""
     tables = b"".join((folder / name).read_bytes() for name in ("runs.csv", "curves.csv"))
     return {
         "tables": hashlib.sha256(tables).hexdigest(),
@@ -138,7 +138,7 @@ def show(config: Config, folder: Path, runs: Any, curves: Any, laws: dict[str, A
 
 
 def facts(config: Config, folder: Path) -> dict[str, Any]:
-    """What the report says about where the numbers come from."""
+    """The report's facts about the origin of its numbers."""
     found: dict[str, Any] = {}
     timing = folder / "timing.csv"
     if timing.exists() and timing.read_text().count("\n") > 1:

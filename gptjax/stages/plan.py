@@ -8,7 +8,8 @@ from rich.table import Table
 
 from gptjax import models
 from gptjax.config import Config
-from gptjax.cost import model_flops, walltime
+from gptjax.cost import walltime
+from gptjax.cost.flops import flops_6nd
 from gptjax.engines import cells as planned
 from gptjax.engines import cores
 from gptjax.report.numbers import duration_text
@@ -105,6 +106,6 @@ def _row(cell: Cell, seconds: float) -> tuple[str, ...]:
         f"{run.steps:,}",
         f"{run.optim.learning_rate:.3g}",
         f"{cell.flops:.4g}",
-        f"{model_flops.flops_6nd(run):.4g}",
+        f"{flops_6nd(run):.4g}",
         f"{seconds:.1f}",
     )

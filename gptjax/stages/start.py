@@ -1,12 +1,13 @@
 """The start of a job: experiment and flags, checked config, checked machine, and the job itself."""
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from gptjax import job
 from gptjax.config import make_config
-from gptjax.experiment import load, override
+from gptjax.experiment import absolute, load, override
 from gptjax.stages.checks import check_before
 
 
@@ -18,16 +19,19 @@ def run_experiment(
     Raises:
       UserError: for everything that is the user's to mend.
     """
-    return run(override(load(experiment), overrides), workdir)
+    return run(override(load(experiment), overrides), workdir, absolute(experiment))
 
 
-def run(values: Mapping[str, Any], workdir: str) -> int:
+def run(values: Mapping[str, Any], workdir: str, experiment: str = "") -> int:
     """Check the config and run the job that it names; returns the exit status.
+
+    Args:
+      experiment: the file that gave the values, for worker processes.
 
     Raises:
       UserError: for everything that is the user's to mend.
     """
-    config = make_config(values)
+    config = dataclasses.replace(make_config(values), experiment_file=experiment)
     folder = Path(workdir) if workdir else Path("runs") / config.general.experiment
     task = job.find(config.general.job)
     check_before(config, task, folder)

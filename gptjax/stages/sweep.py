@@ -43,7 +43,7 @@ def run_sweep(config: Config, folder: Path) -> int:
 
 
 def corpus_facts(config: Config, corpus: Corpus) -> dict[str, str]:
-    """What the report says of the tokens."""
+    """The report's facts about the tokens."""
     facts = {
         "corpus": f"{config.data.source} {corpus.fingerprint[:12]}",
         "train tokens": f"{len(corpus.train):,}",

@@ -1,4 +1,4 @@
-"""What a tuning found, in the place of the wish to tune."""
+"""Tuned configs: `sweep.tune` replaced by the rates that a tuning found."""
 
 import dataclasses
 from pathlib import Path

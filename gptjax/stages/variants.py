@@ -1,5 +1,6 @@
 """The sweeps of a comparison: one config, and what each variant changes in it."""
 
+import dataclasses
 import re
 from collections.abc import Mapping
 
@@ -36,7 +37,8 @@ def variants(config: Config) -> dict[str, Config]:
         if folder_name(label) in map(folder_name, found):
             raise UserError(f"compare.sweeps has the label {label!r} twice; name each apart")
         values = experiment.override({**base, "job": "sweep", "experiment": label}, changes.items())
-        found[label] = make_config(values)
+        made = make_config(values)
+        found[label] = dataclasses.replace(made, experiment_file=config.experiment_file)
     return found
 
 

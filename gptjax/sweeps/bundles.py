@@ -105,9 +105,9 @@ def stack_size(sweep: SweepConfig, run: RunSpec) -> int:
 
     Not where the batch grows: its stages are branches, and a stack would compute them all.
     """
-    if run.batch_doublings:
+    if run.batch_doublings or sweep.stack == 1:
         return 1
-    fitting = int(sweep.stack_gb * 2**30 / memory.training_bytes(run))
+    fitting = int(sweep.stack_gb * 2**30 / memory.estimate_bytes(run).total)
     return max(1, min(sweep.stack, fitting))
 
 

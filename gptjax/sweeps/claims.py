@@ -82,7 +82,7 @@ class Claims:
         return self._is_mine(name, token, owner) or not self._alive(name, token, owner)
 
     def held_by(self, pid: int) -> list[str]:
-        """What a process of this machine has claimed, dead or alive."""
+        """The claims of a process of this machine, dead or alive."""
         folders = sorted(self._folder.iterdir()) if self._folder.exists() else []
         owners = {folder.name: self._last(folder.name)[1] for folder in folders}
         return [name for name in owners if owners[name].get("pid") == pid and _here(owners[name])]

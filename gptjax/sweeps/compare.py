@@ -17,10 +17,10 @@ SHAPE_KEYS = ("width_transfer", "base_width", "base_head_dim")
 
 @dataclasses.dataclass(frozen=True)
 class CompareConfig:
-    """What job=compare trains: every variant × learning rate × seed; job=compare_sweeps: sweeps."""
+    """Runs of job=compare: variants × learning rates × seeds; and sweeps of job=compare_sweeps."""
 
     variants: tuple[str, ...] = setting(
-        (), "what is compared, each as LABEL: KEY=VALUE KEY=VALUE with settings of optim"
+        (), "optimizers to compare, each as LABEL: KEY=VALUE KEY=VALUE with settings of optim"
     )
     sweeps: tuple[str, ...] = setting(
         (),

@@ -54,8 +54,8 @@ class SweepConfig:
     batch_scale: float = setting(1.0, "multiplies the rule's batch size", above=0.0)
     part_tokens: int = setting(
         0,
-        "every batch is computed in parts of at most so many tokens, one after another, so that "
-        "batches share programs and, on CPU, fit its cache (512); 0 = train.micro_batches parts",
+        "most tokens of a micro-batch, computed one after another, so that batches share programs "
+        "and, on CPU, fit its cache (512); 0 = train.micro_batches of them",
         minimum=0,
     )
     tune: bool = setting(
@@ -93,15 +93,21 @@ class SweepConfig:
     )
     device_gb: float = setting(
         0.0,
-        "GiB of a device that a run may fill, by the same estimate; a larger one is cut over 2, 4, "
-        "8 of a process's devices (fsdp); 0 = four fifths of what the device says that it has, no "
-        "limit where it says nothing, as a CPU",
+        "GiB of a device that a run may fill, by the same estimate; a larger one is sharded over "
+        "2, 4, 8 of a process's devices (fsdp); 0 = four fifths of the memory that the device "
+        "reports, no limit where it reports none, as a CPU",
         minimum=0.0,
+    )
+    quantize_bits: tuple[int, ...] = setting(
+        (),
+        "also measure the held-out loss of every cell with its weights in so many bits, by "
+        "config.quantize, for job=precision_law; cells are then not stacked",
+        choices=(2, 3, 4, 5, 6, 7, 8),
     )
     engine: str = setting(
         "local",
-        "what trains the bundles: processes of this machine, or tasks of a Ray cluster (extra "
-        "gptjax[ray])",
+        "engine that trains the bundles: processes of this machine, or tasks of a Ray cluster "
+        "(extra gptjax[ray])",
         choices=ENGINES,
     )
     address: str = setting(
@@ -128,7 +134,7 @@ class SweepConfig:
     mixed: bool = setting(
         False,
         "fit cells together though they were trained on other platforms or by other versions of "
-        "jax, whose numbers differ; what differs is said either way",
+        "jax, whose numbers differ; the differences are printed either way",
     )
     price_per_device_hour: float = setting(
         0.0,

@@ -52,7 +52,7 @@ def kinds(environments: Iterable[Mapping[str, Any]]) -> Counter[str]:
 
 
 def differences(environments: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
-    """What differs, with its values; empty where all are alike."""
+    """The entries that differ, with their values; empty where all are alike."""
     found: dict[str, dict[str, None]] = {}
     for one in environments:
         for name, value in one.items():

@@ -1,4 +1,4 @@
-"""From config sections to cells: which runs a sweep trains, and why it refuses some plans."""
+"""Plan of a sweep: its cells, from config sections, and the reasons to refuse some plans."""
 
 import dataclasses
 import functools
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gptjax import models
-from gptjax.cost import model_flops
+from gptjax.cost.flops import training_flops_per_token
 from gptjax.errors import UserError
 from gptjax.identity import digest
 from gptjax.models import ModelConfig
@@ -44,7 +44,7 @@ class Cell:
     def flops(self) -> float:
         """Exact training FLOPs."""
         cost = self.run.optim.cost
-        return self.run.tokens * model_flops.training_flops_per_token(self.run.model, cost)
+        return self.run.tokens * training_flops_per_token(self.run.model, cost)
 
 
 def identity_of(run: Mapping[str, Any], corpus: str) -> str:
@@ -114,7 +114,7 @@ def make_run(
         params=count.non_embedding,
         params_with_head=count.non_embedding_with_head,
         tokens=tokens,
-        flops=tokens * model_flops.training_flops_per_token(model, optim.cost),
+        flops=tokens * training_flops_per_token(model, optim.cost),
     )
     rule = RULES[sweep.rule]
     batch_size, rate = train.batch_size, optim.learning_rate

@@ -7,7 +7,7 @@ function here and an entry in PLANS.
 import math
 from typing import TYPE_CHECKING
 
-from gptjax.cost import model_flops
+from gptjax.cost.flops import training_flops_per_token
 from gptjax.errors import UserError
 from gptjax.models import ModelConfig
 from gptjax.sweeps import shapes
@@ -31,7 +31,7 @@ def isoflop(
     pairs = []
     for budget in sorted(set(sweep.budgets)):
         for shape in _profile(sweep, model, budget):
-            tokens = budget / model_flops.training_flops_per_token(shape, cost)
+            tokens = budget / training_flops_per_token(shape, cost)
             pairs.append((budget, shape, tokens))
     return pairs
 

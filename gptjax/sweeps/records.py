@@ -11,12 +11,12 @@ import io
 import math
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from gptjax import identity, models
-from gptjax.cost import model_flops
+from gptjax.cost.flops import flops_6nd
 from gptjax.errors import UserError
 from gptjax.files import create_json, finite, read_json, write_atomic, write_json
 from gptjax.identity import digest
@@ -54,6 +54,25 @@ RUN_COLUMNS = (
     "seed",
     "trunk",
 )
+QUANTIZED_COLUMNS = (
+    "cell",
+    "budget",
+    "flops",
+    "flops_6nd",
+    "params_total",
+    "params_non_embedding",
+    "params_non_embedding_with_head",
+    "tokens",
+    "bits",
+    "loss",
+    "loss_before",
+    "loss_after",
+    "loss_stderr",
+    "width",
+    "seed",
+    "trunk",
+)
+"""`loss` is what the bits add: the column that `scaling.fit` reads."""
 CURVE_COLUMNS = ("cell", "step", "tokens", "flops", "loss")
 TIMING_COLUMNS = (
     "cell",
@@ -82,14 +101,14 @@ def has_record(workdir: Path, cell: Cell) -> bool:
 
 
 def describe(cell: Cell) -> dict[str, Any]:
-    """What is known of a cell before it runs, under the column names of `runs.csv`."""
+    """The columns of `runs.csv` that are known of a cell before it runs."""
     run, model = cell.run, cell.run.model
     count = models.count_params(model)
     return {
         "cell": cell.id,
         "budget": cell.budget,
         "flops": cell.flops,
-        "flops_6nd": model_flops.flops_6nd(run),
+        "flops_6nd": flops_6nd(run),
         "params_total": count.total,
         "params_non_embedding": count.non_embedding,
         "params_non_embedding_with_head": count.non_embedding_with_head,
@@ -116,6 +135,7 @@ def write_done(
     entropy: float | None,
     worker: str,
     bundle: str = "",
+    quantized: Mapping[str, float] | None = None,
 ) -> None:
     """Write the record of a finished run.
 
@@ -140,6 +160,7 @@ def write_done(
         "params_sha256": result.params_digest,
         "skipped_steps": result.skipped_steps,
         **({} if noise is None else {"noise_scale_tokens": noise}),
+        **({"quantized": quantized} if quantized else {}),
         "run": cell.run.canonical,
         "corpus": cell.corpus,
         "made_by": environment(),
@@ -306,9 +327,27 @@ def write_tables(workdir: Path, cells: Sequence[Cell]) -> None:
     records = read_records(workdir, cells)
     write_atomic(workdir / "runs.csv", _csv(RUN_COLUMNS, records))
     write_atomic(workdir / "curves.csv", _csv(CURVE_COLUMNS, _curve_rows(records)))
+    small = list(_quantized_rows(records))
+    if small:
+        write_atomic(workdir / "quantized.csv", _csv(QUANTIZED_COLUMNS, small))
     timings = [workdir / "timing" / f"{record['cell']}.json" for record in records]
     rows = [read_json(path) for path in timings if path.exists()]
     write_atomic(workdir / "timing.csv", _csv(TIMING_COLUMNS, rows))
+
+
+def _quantized_rows(records: Iterable[dict[str, Any]]) -> Iterable[dict[str, Any]]:
+    """A row for each cell and number of bits; a cell's rows are resampled together."""
+    for record in records:
+        for bits, loss in record.get("quantized", {}).items():
+            yield {
+                **record,
+                "cell": f"{record['cell']}-{bits}",
+                "trunk": record["trunk"] or record["cell"],
+                "bits": int(bits),
+                "loss": loss - record["loss_plain"],
+                "loss_before": record["loss_plain"],
+                "loss_after": loss,
+            }
 
 
 def _curve_rows(records: Iterable[dict[str, Any]]) -> Iterable[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Batch size and learning rate as named functions of (parameters, tokens, FLOPs).
+"""Hyperparameter rules: batch size and learning rate from (parameters, tokens, FLOPs).
 
 Never of the position in a grid: a cell's hyperparameters do not change when its neighbours do.
 """
@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 @dataclasses.dataclass(frozen=True)
 class Scale:
-    """What a rule may look at.
+    """The inputs of a rule.
 
     Attributes:
       params: parameters without embeddings.

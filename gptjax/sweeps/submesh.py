@@ -1,5 +1,6 @@
-"""Large cells on several devices of a process, small ones side by side on one each."""
+"""Submeshes of a process: several devices for a large cell, one each for small cells."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -28,11 +29,17 @@ def devices_for(run: RunSpec, limit: float, available: int) -> int:
 
     Where it fits on none, the most that its sizes can be cut over.
     """
+    if math.isinf(limit):
+        return 1
     sizes = [1]
     while 2 * sizes[-1] <= available and _can_be_cut(run, 2 * sizes[-1]):
         sizes.append(2 * sizes[-1])
-    needed = memory.training_bytes(run)
-    return next((size for size in sizes if needed / size <= limit), sizes[-1])
+    return next((size for size in sizes if _held(run, size) <= limit), sizes[-1])
+
+
+def _held(run: RunSpec, size: int) -> float:
+    """Bytes of a run on each of so many devices."""
+    return memory.estimate_bytes(run, _mesh(size), size).total
 
 
 def _can_be_cut(run: RunSpec, parts: int) -> bool:

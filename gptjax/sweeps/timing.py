@@ -1,4 +1,4 @@
-"""How long cells will take: a model of the step time, and a schedule of cells over workers."""
+"""Predicted time of cells: a model of the step time, and a schedule of bundles over workers."""
 
 import dataclasses
 import time
@@ -15,7 +15,7 @@ COMPILE_SECONDS = 5.0
 """A new shape: step and evaluation programs of two to four unrolled layers, one core."""
 
 CALL_SECONDS_PER_LAYER = 8.5e-5
-"""What a layer's step costs whatever its size (kernel launches, small reductions), one core."""
+"""Seconds of a layer's step at any size (kernel launches, small reductions), one core."""
 
 REFERENCE = 1e11
 """FLOP/s of a core's products, where all that matters is which of two bundles takes longer."""
@@ -60,7 +60,7 @@ def predicted_by_cell(bundles: Sequence[Bundle], reference: float) -> dict[str, 
 
 @dataclasses.dataclass(frozen=True)
 class Lane:
-    """What one worker is predicted to train, in this order, and the seconds when it ends."""
+    """Bundles that one worker is predicted to train, in order, and the second when it ends."""
 
     bundles: tuple[Bundle, ...] = ()
     finish: float = 0.0
@@ -69,7 +69,7 @@ class Lane:
 class Turns:
     """Which bundle a worker takes next: the longest, by preference of those it has compiled.
 
-    One that needs no other program goes before others that are not twice as long, compiling
+    A bundle whose programs are compiled goes before others that are not twice as long, compiling
     included: what is saved is the compiling, or at least the tracing, and what stays for the end is
     short all the same.
     """
@@ -88,7 +88,7 @@ class Turns:
         }
 
     def programs(self, bundle: Bundle) -> frozenset[int]:
-        """What a worker compiles for a bundle."""
+        """The programs that a worker compiles for a bundle."""
         return self._programs[bundle.name]
 
     def order(self, left: Sequence[Bundle], compiled: Set[int] = frozenset()) -> list[Bundle]:

@@ -50,7 +50,7 @@ class Trial:
 
 @dataclasses.dataclass(frozen=True)
 class Tuned:
-    """What a tuning found.
+    """The result of a tuning.
 
     Attributes:
       batch, b2: the chosen variant.
@@ -83,7 +83,7 @@ class Tuned:
 
     @property
     def sentence(self) -> str:
-        """What was found, in words."""
+        """The result in words."""
         value, low, high = self.factor
         known = "" if math.isnan(low) else f" [{low:.3g}, {high:.3g}]"
         words = (

@@ -118,6 +118,11 @@ def _check_sequence(config: MeshConfig, spec: RunSpec, parts: int) -> None:
             "model.experts.capacity_factor and "
             "model.experts.router_noise depend; set mesh.context=all_to_all, or both of them off"
         )
+    if model.dropout.is_on:
+        raise UserError(
+            f"mesh.seq={parts} cuts sequences, and model.dropout draws masks of whole ones; "
+            "set mesh.seq=1, or model.dropout to 0"
+        )
     if config.context == "ring" and config.pipe > 1:
         # Stages do different things in one tick, and a permutation waits for all devices.
         raise UserError(
@@ -198,7 +203,9 @@ def _not_on_a_pipeline(spec: RunSpec) -> list[tuple[str, Any, Any]]:
         "noise_scale": False,
         "batch_doublings": 0,
     }
+    dropout = dataclasses.asdict(spec.model.dropout)
     return [
+        *((f"model.dropout.{name}", rate, 0.0) for name, rate in dropout.items()),
         ("optim.adversarial_epsilon", spec.optim.adversarial_epsilon, 0.0),
         ("optim.frozen", spec.optim.frozen, ()),
         *((f"train.{name}", getattr(spec, name, off), off) for name, off in train.items()),

@@ -84,7 +84,12 @@ def summed_gradient(
 
 def can_share(spec: RunSpec) -> bool:
     """Whether runs may share a program though they have unequal numbers of micro-batches."""
-    return not (spec.batch_doublings or spec.noise_scale or spec.model.experts.count)
+    return not (
+        spec.batch_doublings
+        or spec.noise_scale
+        or spec.model.experts.count
+        or spec.model.dropout.is_on
+    )
 
 
 def shared_program(spec: RunSpec) -> RunSpec:

@@ -89,7 +89,7 @@ def next_token(spec: RunSpec) -> Objective:
 
     return Objective(
         terms,
-        seeded=spec.model.experts.router_noise,
+        seeded=spec.model.experts.router_noise or spec.model.dropout.is_on,
         penalty=lambda routed: models.router_penalty(spec.model, routed),
         metrics=lambda routed: routers.metrics(spec.model, routed),
         names=routers.metric_names(spec.model),

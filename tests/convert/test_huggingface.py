@@ -162,7 +162,7 @@ def folder(tmp_path):
     [
         ({"model_type": "lama"}, "model_type='lama', which gptjax does not read; did you mean"),
         ({"quantization_config": {"bits": 4}}, "the weights are quantized"),
-        ({"attention_bias": True}, "attention_bias=True, and gptjax builds"),
+        ({"attention_bias": True}, "has no tensor model.layers.0.self_attn"),
         ({"hidden_act": "mish"}, "hidden_act='mish', which is not built"),
         ({"rope_scaling": {"rope_type": "warp"}}, "rope_type='warp'"),
         ({"rope_scaling": {"rope_type": "linear", "facto": 2}}, "without factor; add it"),

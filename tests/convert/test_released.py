@@ -77,7 +77,13 @@ PAIRS = {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
             {SCALING: "longrope", TRAINED_LEN: 4096},
         ),
         (NEOX | {"rotary_pct": 0.5, "partial_rotary_factor": 1.0}, {FRACTION: 0.5}),
-        (MISTRAL | {"layer_types": ["full_attention"]}, {"window": 4096}),
+        (
+            MISTRAL | {"layer_types": ["full_attention", "sliding_attention"]},
+            {"window": 4096, "layer_pattern": ("global", "local")},
+        ),
+        (LLAMA | {"attention_bias": True}, {"use_bias": True, "bias_places": ("qkv", "out")}),
+        (LLAMA | {"mlp_bias": True}, {"use_bias": True, "bias_places": ("mlp",)}),
+        (NEOX | {"attention_bias": False}, {"bias_places": ("mlp", "norm")}),
         (MISTRAL | {"sliding_window": None}, {"window": 0}),
         (LLAMA | {"hidden_act": "gelu_new"}, {"mlp": "geglu_tanh"}),
     ],
@@ -100,6 +106,7 @@ def test_attributes_are_read_as_transformers_does(attributes, wanted):
         ({"quantization_config": {"quant_method": "fp8"}}, "the weights are quantized"),
         ({"num_hidden_layers": "2"}, "give a whole number"),
         ({"num_hidden_layers": 10**12}, "give a whole number"),
+        ({"attention_bias": "yes"}, "attention_bias='yes'; give true or false"),
         ({"hidden_size": None}, "model.width=None"),
     ],
 )
@@ -144,6 +151,7 @@ LAYER_NAMES = {
     "every_4096": {"sliding_window"},
     "alternate": {"sliding_window", "layer_types"},
     "above": {"sliding_window", "layer_types"},
+    "named": {"sliding_window", "layer_types"},
 }
 # Read by a name that our table derives, or has a part of.
 DERIVED = {
@@ -157,6 +165,7 @@ DERIVED = {
 def names_of(family):
     """Every attribute that our table of a family knows."""
     named = {row.theirs for row in family.attributes} | family.only.keys() | LOADING.keys()
+    named |= set(family.biases.switches) if family.biases else set()
     named |= {alias for alias, name in family.aliases.items() if name in named}
     named |= LAYER_NAMES.get(family.layers, set()) | DERIVED.get(family.model_type, set())
     if family.rope:

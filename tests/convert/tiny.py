@@ -1,6 +1,7 @@
 """Tiny models of every family, every parameter of size one, and their logits in `transformers`.
 
-python tests/convert/tiny.py rewrites golden.json beside it (needs the extra `parity`).
+python tests/convert/tiny.py rewrites golden.json beside it (needs the extra `parity`); names of
+models after it rewrite their entries alone.
 """
 
 import functools
@@ -12,9 +13,11 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from flat_settings import changed
 
 from gptjax import convert, models
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from flat_settings import changed
 
 GOLDEN = Path(__file__).with_name("golden.json")
 LLAMA = changed(
@@ -74,6 +77,8 @@ MODELS = {
         ),
     ),
     "llama3": ("llama", llama(rope_scaling="llama3", rope_slow=0.5, rope_fast=2.0, **LONG)),
+    "llama-biases": ("llama", llama(use_bias=True, bias_places=("qkv", "out", "mlp"))),
+    "ministral": ("ministral", llama(depth=3, layer_pattern=("local", "global"), window=4)),
     "mistral": ("mistral", llama(layer_pattern=("local",), window=4)),
     "qwen2": (
         "qwen2",
@@ -297,7 +302,7 @@ def error(got, wanted):
 
 
 def main():
-    golden = {}
+    golden = json.loads(GOLDEN.read_text()) if sys.argv[1:] else {}
     for name in sys.argv[1:] or MODELS:
         model_type, config = MODELS[name]
         wanted = reference(name)
@@ -306,9 +311,8 @@ def main():
         golden[name] = stored_places(wanted).astype(float).round(5).tolist()
         last = reference(name, short())[0, -1, :5]
         golden[name].append(last.astype(float).round(5).tolist())
-    if not sys.argv[1:]:
-        rows = ",\n".join(f"{json.dumps(k)}: {json.dumps(v)}" for k, v in golden.items())
-        GOLDEN.write_text("{\n" + rows + "\n}\n")
+    rows = ",\n".join(f"{json.dumps(name)}: {json.dumps(golden[name])}" for name in MODELS)
+    GOLDEN.write_text("{\n" + rows + "\n}\n")
 
 
 if __name__ == "__main__":

@@ -133,3 +133,15 @@ def test_no_window_is_our_own_error():
         shuffle.windows_numpy(0, 0, 4, 0)
     with pytest.raises(ValueError, match="num_windows"):
         shuffle.windows_jax(0, 0, 4, 2**31)
+
+
+@pytest.mark.parametrize("step", [2**31 - 1, 2**31, 2**32 - 1])
+def test_a_step_that_is_a_large_int_reads_the_same_windows_in_both_libraries(step):
+    ours = np.asarray(shuffle.windows_jax(3, step, 5, 1000))
+    assert np.array_equal(ours, shuffle.windows_numpy(3, step, 5, 1000))
+
+
+@pytest.mark.parametrize("step", [-1, 2**32])
+def test_a_step_beyond_the_word_is_refused(step):
+    with pytest.raises(OverflowError):
+        shuffle.windows_jax(3, step, 5, 1000)

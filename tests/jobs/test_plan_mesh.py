@@ -13,12 +13,13 @@ from gptjax import config as configs
 from gptjax import experiment, models
 from gptjax.config import run_spec
 from gptjax.cost.chips import parse_target
-from gptjax.cost.model_flops import training_flops_per_token
+from gptjax.cost.flops import training_flops_per_token
 from gptjax.cost.roofline import TRAFFIC, estimate
 from gptjax.errors import UserError
 from gptjax.jobs import plan_mesh
-from gptjax.jobs.plan_mesh import POLICIES, fits, search, with_remat
+from gptjax.jobs.plan_mesh import fits, search, with_remat
 from gptjax.main import main
+from gptjax.models.remat import ON_DEVICE
 from gptjax.parallel import AXES
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
@@ -111,7 +112,7 @@ def test_the_search_finds_what_exhaustion_finds():
             continue
         axes = dict(zip(names, sizes, strict=True))
         mesh = dataclasses.replace(setup.mesh, **axes)
-        for remat in POLICIES:
+        for remat in ON_DEVICE:
             try:
                 one = estimate(with_remat(spec, remat), mesh, 8, target.chip, flops)
             except UserError:

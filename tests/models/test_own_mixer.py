@@ -8,7 +8,7 @@ from test_docs import reference
 
 from gptjax import config as whole_config
 from gptjax import models, ops
-from gptjax.cost import memory, model_flops
+from gptjax.cost import flops, memory
 from gptjax.errors import UserError
 from gptjax.fields import make
 from gptjax.models import Mixer, ModelConfig, mixers
@@ -68,14 +68,14 @@ def test_it_is_counted():
         leaf.size for leaf in jax.tree.leaves(models.init(model, jax.random.key(0)))
     )
     spared = 2 * 3 * 4 * (8 - 2) * 8  # layers, training, products, keys, width
-    training = model_flops.training_flops_per_token
+    training = flops.training_flops_per_token
     assert training(plain) - training(model) == spared
     assert models.cache_bytes(model, 100) == models.cache_bytes(plain, 2)
 
 
 def test_it_trains():
     model = small()
-    assert memory.training_bytes(RunSpec(model, OptimConfig(), batch_size=4, steps=20)) > 0
+    assert memory.estimate_bytes(RunSpec(model, OptimConfig(), batch_size=4, steps=20)).total > 0
     tokens = jnp.asarray(np.arange(4 * 9).reshape(4, 9) % 11, jnp.int32)
 
     def loss(params):

@@ -10,7 +10,7 @@ from flat_settings import changed
 
 from gptjax import models
 from gptjax.convert import config_json
-from gptjax.cost import model_flops
+from gptjax.cost import flops
 from gptjax.errors import UserError
 
 TINY = changed(
@@ -110,7 +110,7 @@ def test_work_is_counted(kind):
     """One layer with D = 16, H = 4 and 4 heads at T = 24: projections, pairs, what is beside."""
     config = changed(of_kind(kind, mlp_pattern=("none",)), positions="none")
     head = 2 * 16 * 13
-    got = model_flops.training_flops_per_token(config) / 3 - head
+    got = flops.training_flops_per_token(config) / 3 - head
     square, pair = 2 * 16 * 16, 4 * 16
     wanted = {
         "global": 4 * square + 24 * pair,

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from gptjax import config as configs
 from gptjax import experiment, models
-from gptjax.cost import flops, model_flops
+from gptjax.cost import flop_formulas, flops
 
 sys.path.insert(0, str(Path(__file__).parent))
 import variant_errors as errors
@@ -74,7 +74,7 @@ def model_of(settings: str) -> models.ModelConfig:
 def counted(model: models.ModelConfig) -> Cost:
     """(training FLOPs, cache bytes) of a token, as gptjax counts them."""
     T = model.seq_len
-    return model_flops.training_flops_per_token(model), models.cache_bytes(model, T) / T
+    return flops.training_flops_per_token(model), models.cache_bytes(model, T) / T
 
 
 def cost_of(row: Row) -> Cost:
@@ -86,7 +86,7 @@ def cost_of(row: Row) -> Cost:
 def of_a_patch(config: models.VisionConfig | None = None) -> Cost:
     """Its blocks for each patch, over the whole square; an encoder keeps nothing."""
     blocks = (config or models.VisionConfig()).blocks
-    return model_flops.training_flops_per_token(
+    return flops.training_flops_per_token(
         dataclasses.replace(blocks, layer_pattern=("global",))
     ), None
 
@@ -100,7 +100,7 @@ def of_a_tile() -> Cost:
         layer_pattern=("global",),
         seq_len=tower.max_tiles * tower.tokens,
     )
-    return model_flops.training_flops_per_token(blocks), None
+    return flops.training_flops_per_token(blocks), None
 
 
 def crossing(keys: int, layers: int = 3) -> Cost:
@@ -114,7 +114,7 @@ def crossing(keys: int, layers: int = 3) -> Cost:
     block += 4.0 * model.width * model.hidden_width
     work, kept = counted(model)
     patches = layers * keys * 2 * 2 * N * H / model.seq_len
-    return work + flops.TRAINING_OVER_FORWARD * layers * block, kept + patches
+    return work + flop_formulas.TRAINING_OVER_FORWARD * layers * block, kept + patches
 
 
 family = errors.family

@@ -35,7 +35,12 @@ def test_a_mixture_is_a_loop_over_tokens(gated):
     weights, experts = ops.route(draw(M, E, seed=4), k, renormalise=True)
 
     def ours(x, up, gate, down):
-        return ops.mix_experts(x, weights, experts, up, gate, down, jnp.tanh)
+        def feed_forward(x_SD, sizes_E):
+            h = ops.ragged_product(x_SD, up, sizes_E)
+            h = jnp.tanh(ops.ragged_product(x_SD, gate, sizes_E)) * h if gated else jnp.tanh(h)
+            return ops.ragged_product(h, down, sizes_E)
+
+        return ops.mix_experts(x, weights, experts, E, feed_forward)
 
     def naive(x, up, gate, down):
         rows = []
@@ -62,7 +67,12 @@ def test_experts_alike_are_one_feed_forward():
     weights, experts = ops.route(draw(6, 3, seed=4), 2, renormalise=True)
     alike = functools.partial(jnp.broadcast_to, shape=(3, 4, 5))
     downs = jnp.broadcast_to(down, (3, 5, 4))
-    got = ops.mix_experts(x, weights, experts, alike(up), None, downs, ops.relu)
+
+    def feed_forward(x_SD, sizes_E):
+        h = ops.relu(ops.ragged_product(x_SD, alike(up), sizes_E))
+        return ops.ragged_product(h, downs, sizes_E)
+
+    got = ops.mix_experts(x, weights, experts, 3, feed_forward)
     np.testing.assert_allclose(got, ops.relu(x @ up) @ down, rtol=1e-5, atol=1e-5)
 
 

@@ -97,12 +97,19 @@ def test_without_drops_slots_are_the_sorted_mixture(gated):
     gate = draw(E, D, F, seed=3) if gated else None
     weights, experts = ops.route(draw(B * T, E, seed=4), k, renormalise=True)
 
+    def feed_forward(multiply, x, up, down):
+        h = multiply(x, up)
+        return multiply(jnp.tanh(multiply(x, gate)) * h if gated else jnp.tanh(h), down)
+
     def sorted_(x, up, down):
-        return ops.mix_experts(x.reshape(B * T, D), weights, experts, up, gate, down, jnp.tanh)
+        def own(x, sizes):
+            return feed_forward(lambda x, w: ops.ragged_product(x, w, sizes), x, up, down)
+
+        return ops.mix_experts(x.reshape(B * T, D), weights, experts, E, own)
 
     def slotted(x, up, down):
         slots = ops.assign_slots(experts.reshape(B, T, k), E, T)
-        y = ops.apply_experts(ops.dispatch(x, slots, E, T), up, gate, down, jnp.tanh)
+        y = feed_forward(ops.slot_product, ops.dispatch(x, slots, E, T), up, down)
         return ops.combine(y, slots, weights.reshape(B, T, k)).reshape(B * T, D)
 
     g = draw(B * T, D, seed=5)

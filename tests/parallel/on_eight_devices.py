@@ -17,6 +17,7 @@ jax.config.update("jax_num_cpu_devices", 8)
 from gptjax import data, main, ops  # noqa: E402
 from gptjax.cost.compiled import abstract_state, compile_step  # noqa: E402
 from gptjax.models import ModelConfig, apply  # noqa: E402
+from gptjax.models.dropout import DropoutConfig  # noqa: E402
 from gptjax.models.experts import ExpertsConfig  # noqa: E402
 from gptjax.models.mixers import kernels  # noqa: E402
 from gptjax.ops import backend, ring_attention  # noqa: E402
@@ -180,6 +181,16 @@ def test_equals_one_device(corpus, spec, one_device, name):
 @pytest.mark.parametrize("name", MORE)
 def test_every_mesh_equals_one_device(corpus, spec, one_device, name):
     assert_equal(three_steps(corpus, spec, MORE[name]), one_device)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["data", "2x2x2", "fsdp, sequence"])
+def test_dropout_equals_one_device(corpus, spec, name):
+    """Masks are by sequence, wherever it lies and however its heads are sharded."""
+    model = dataclasses.replace(spec.model, dropout=DropoutConfig(0.2, 0.2, 0.2))
+    spec = dataclasses.replace(spec, model=model)
+    wanted = three_steps(corpus, spec, ONE)
+    assert_equal(three_steps(corpus, spec, (QUICK | MORE)[name]), wanted)
 
 
 WITHIN = {

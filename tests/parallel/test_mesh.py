@@ -104,6 +104,7 @@ def test_what_does_not_divide_the_model(mesh, sentence):
         ({"positions": "alibi"}, {}, "ring has no model.positions=alibi; set .*=all_to_all"),
         ({"attention_sinks": True}, {}, "ring has no model.attention_sinks=True"),
         ({"router_noise": True}, {}, "ring changes the order .*; set mesh.context=all_to_all"),
+        ({"dropout.residual": 0.1}, {}, "mesh.seq=2 .*model.dropout draws masks of whole"),
         ({}, {"pipe": 2}, "ring does not go with mesh.pipe=2; set mesh.context=all_to_all"),
     ],
 )

@@ -344,7 +344,7 @@ def test_later_tables_appear_when_they_are_there(sweep, tmp_path, text_only):
         "params": {"g": known_sweep.interval(0.05)},
     }
     words = make(tmp_path, laws)[0].words()
-    for text in ("farseer", "1.1 %", "budget 2e11", "What to run next", "3.6×10¹⁴", "0.05000"):
+    for text in ("farseer", "1.1 %", "budget 2e11", "Suggested next runs", "3.6×10¹⁴", "0.05000"):
         assert text in words, text
 
 

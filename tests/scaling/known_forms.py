@@ -20,6 +20,11 @@ EXPERTS = {
     "tokens": np.tile(np.repeat(np.geomspace(1e9, 1e12, 5), 4), 5),
     "experts": np.tile([1.0, 4.0, 16.0, 64.0], 25),
 }
+BITS = {
+    "params": np.repeat(np.geomspace(1e6, 1e9, 5), 16),
+    "tokens": np.tile(np.repeat(np.geomspace(1e8, 1e11, 4), 4), 5),
+    "bits": np.tile([3.0, 4.0, 6.0, 8.0], 20),
+}
 STEPS = {"params": N, "steps": D / 1e6}
 SUMS = {
     "lr_sum": np.tile(np.geomspace(1, 100, 10), 2),
@@ -105,6 +110,11 @@ CONTRACT = {
             "b3": 0.5,
             "gamma": -0.15,
         },
+    ),
+    "precision_post": Case(
+        BITS,
+        {"C": 0.5, "gamma_D": 0.5, "gamma_N": 0.5, "gamma_P": 0.55},
+        {"params": 1e11, "tokens": 1e13, "bits": 4.0},
     ),
     "moe": Case(
         EXPERTS,

@@ -1,4 +1,4 @@
-"""What to run next: does buying by the design beat the default grid at equal compute?"""
+"""Suggested next runs: does buying by the design beat the default grid at equal compute?"""
 
 import numpy as np
 import pytest

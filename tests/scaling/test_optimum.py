@@ -5,7 +5,7 @@ import pytest
 from known_runs import TRUTH, chinchilla_loss
 
 from gptjax import scaling
-from gptjax.cost import flops
+from gptjax.cost import flop_formulas
 from gptjax.errors import UserError
 from gptjax.scaling.fit import optimum
 
@@ -30,7 +30,7 @@ def size(width):
 
 
 SIZES = np.array([size(width) for width in WIDTHS], float)
-PER_TOKEN = np.array([flops.training_flops_per_token(**shape(width)) for width in WIDTHS])
+PER_TOKEN = np.array([flop_formulas.training_flops_per_token(**shape(width)) for width in WIDTHS])
 
 
 def exact_tokens(budget, params):

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from gptjax.cost import memory, model_flops
+from gptjax.cost import flops, memory
 from gptjax.errors import UserError
 from gptjax.models import ModelConfig
 from gptjax.optim import OptimConfig
@@ -49,11 +49,9 @@ def test_exact_count_by_hand():
         MODEL, depth=1, width=2, num_heads=1, seq_len=4, vocab_size=10, mlp="relu"
     )
     projections, scores, mlp, head = 4 * 2 * 2 * 2, 2 * 2 * 4 * 2, 2 * 2 * 2 * 8, 2 * 2 * 10
-    assert model_flops.training_flops_per_token(model) == 3 * (projections + scores + mlp + head)
+    assert flops.training_flops_per_token(model) == 3 * (projections + scores + mlp + head)
     gated = dataclasses.replace(model, mlp="swiglu")
-    assert model_flops.training_flops_per_token(gated) == 3 * (
-        projections + scores + 1.5 * mlp + head
-    )
+    assert flops.training_flops_per_token(gated) == 3 * (projections + scores + 1.5 * mlp + head)
 
 
 def test_sizes_surround_the_expected_minimum():
@@ -312,7 +310,7 @@ def test_a_growing_batch_changes_no_cells_cost():
 
 def test_a_stack_is_no_larger_than_its_memory():
     run = stack_plan(stack=1)[0].cells[0].run
-    three = 3.5 * memory.training_bytes(run) / 2**30
+    three = 3.5 * memory.estimate_bytes(run).total / 2**30
     sizes = [len(b.cells) for b in stack_plan(stack=6, stack_gb=three) if b.cells[0].run == run]
     assert sizes == [3]
     assert all(not bundle.stacked for bundle in stack_plan(stack=6, stack_gb=1e-9))

@@ -90,7 +90,9 @@ def test_the_noise_scale_reaches_the_result(session, spec, tmp_path):
 
 def test_auto_takes_the_cheapest_policy_that_fits(spec, monkeypatch):
     needed = {"none": 8, "dots": 6, "block": 3, "sqrt": 2}
-    monkeypatch.setattr(memory, "step_bytes", lambda spec: (needed[spec.model.remat] * 2**30, 0))
+    monkeypatch.setattr(
+        memory, "compiled_bytes", lambda spec: (needed[spec.model.remat] * 2**30, 0)
+    )
     spec = dataclasses.replace(spec, model=dataclasses.replace(spec.model, remat="auto"))
     for budget, expected in ((9, "none"), (6, "dots"), (5.9, "block"), (2, "sqrt")):
         assert memory.resolve_remat(spec, budget).model.remat == expected
@@ -104,5 +106,5 @@ def test_a_steps_bytes_are_the_compilers(spec):
     model = dataclasses.replace(spec.model, depth=6, seq_len=64, layers="scan")
     plain = dataclasses.replace(spec, model=model, batch_size=32)
     kept = dataclasses.replace(plain, model=dataclasses.replace(model, remat="block"))
-    (all_, temporary), (fewer, _) = memory.step_bytes(plain), memory.step_bytes(kept)
+    (all_, temporary), (fewer, _) = memory.compiled_bytes(plain), memory.compiled_bytes(kept)
     assert all_ > temporary > fewer - (all_ - temporary) > 0

@@ -12,7 +12,7 @@ from gptjax.convert.families.gpt_neox import NEOX
 from gptjax.convert.families.granite import GRANITE
 from gptjax.convert.families.llama import LLAMA
 from gptjax.convert.families.mamba import MAMBA
-from gptjax.convert.families.mistral import MISTRAL, MIXTRAL
+from gptjax.convert.families.mistral import MINISTRAL, MISTRAL, MIXTRAL
 from gptjax.convert.families.mpt import MPT
 from gptjax.convert.families.phi3 import PHI3
 from gptjax.convert.families.phi3_small import PHI3_SMALL
@@ -22,6 +22,7 @@ from gptjax.convert.families.table import (
     PLAIN,
     REQUIRED,
     Attribute,
+    Biases,
     Family,
     Rope,
     Tensor,
@@ -32,10 +33,12 @@ from gptjax.convert.families.table import (
 __all__ = [
     "FAMILIES",
     "GATED",
+    "INSTEAD",
     "LLAMA",
     "PLAIN",
     "REQUIRED",
     "Attribute",
+    "Biases",
     "Family",
     "Rope",
     "Tensor",
@@ -50,6 +53,7 @@ FAMILIES: dict[str, Family] = {
         GPT1,
         LLAMA,
         MISTRAL,
+        MINISTRAL,
         QWEN2,
         QWEN3,
         GRANITE,
@@ -64,3 +68,5 @@ FAMILIES: dict[str, Family] = {
         PHI3_SMALL,
     )
 }
+INSTEAD: dict[str, dict[str, str]] = {"mistral": {"layer_types": "ministral"}}
+"""Model type → attribute → the type that AutoConfig of `transformers` takes where it is given."""

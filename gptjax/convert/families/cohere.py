@@ -2,7 +2,9 @@
 
 from gptjax.convert.families.llama import AROUND, ATTRIBUTES, GATED_MLP
 from gptjax.convert.families.table import (
+    ATTENTION_BIAS,
     Attribute,
+    Biases,
     Family,
     Rope,
     Tensor,
@@ -30,17 +32,16 @@ COHERE = Family(
         "norm": "layernorm",
         "positions": "rotary",
         "rope.layout": "interleaved",
-        "use_bias": False,
         "block": "parallel_shared_norm",
     },
     (
         *AROUND,
         *norm("layers.{i}.input_layernorm", "attention_norm"),
-        *separate_attention("layers.{i}.self_attn"),
+        *separate_attention("layers.{i}.self_attn", bias=True, out_bias=True),
         *GATED_MLP,
         Tensor("layers.{i}.self_attn.q_norm.weight", ("attention/query_norm_scale",), False),
         Tensor("layers.{i}.self_attn.k_norm.weight", ("attention/key_norm_scale",), False),
     ),
-    only={"attention_bias": False},
     rope=Rope(base=5e5),
+    biases=Biases(ATTENTION_BIAS),
 )

@@ -7,7 +7,6 @@ from gptjax.convert.families.llama import (
     AROUND,
     ATTRIBUTES,
     GATED_MLP,
-    NO_BIASES,
     TWO_NORMS,
 )
 from gptjax.convert.families.table import REQUIRED, Attribute, Family, Rope, Tensor, linear, without
@@ -28,6 +27,13 @@ def _group_limits(attributes: dict[str, Any]) -> dict[str, Any]:
     return {**attributes, "topk_method": method}
 
 
+def _some(experts: int) -> int:
+    """The class has tensors of shared experts, empty ones too, which no file of ours has."""
+    if not experts:
+        raise ValueError("a deepseek_v2 has at least one shared expert")
+    return experts
+
+
 DEEPSEEK2 = Family(
     "deepseek_v2",
     "DeepseekV2ForCausalLM",
@@ -42,7 +48,7 @@ DEEPSEEK2 = Family(
         Attribute("qk_rope_head_dim", "mixer.latent.rope_dim", 64),
         Attribute("v_head_dim", "mixer.latent.value_dim", 128),
         Attribute("n_routed_experts", "experts.count", 64),
-        Attribute("n_shared_experts", "experts.shared", 2),
+        Attribute("n_shared_experts", "experts.shared", 2, _some),
         Attribute("num_experts_per_tok", "experts.per_token", REQUIRED),
         Attribute("moe_intermediate_size", "experts.width", 1407),
         Attribute("first_k_dense_replace", "dense_layers", 0),
@@ -80,7 +86,8 @@ DEEPSEEK2 = Family(
         ),
     ),
     only={
-        **NO_BIASES,
+        "attention_bias": False,
+        "mlp_bias": False,
         "topk_method": "group_limited_greedy",
         "rms_norm_eps": 1e-6,  # the norms of its latents have it fixed
     },

@@ -1,9 +1,11 @@
 """Gemma 2."""
 
-from gptjax.convert.families.llama import ALWAYS, AROUND, ATTRIBUTES, GATED_MLP
+from gptjax.convert.families.llama import AROUND, ATTRIBUTES, GATED_MLP, SOME_BIASES
 from gptjax.convert.families.table import (
+    ATTENTION_BIAS,
     GATED,
     Attribute,
+    Biases,
     Family,
     Rope,
     norm,
@@ -45,7 +47,7 @@ GEMMA2 = Family(
         Attribute("final_logit_softcapping", "logit_soft_cap", 30.0, _cap, lambda c: c or None),
     ),
     {
-        **ALWAYS,
+        **SOME_BIASES,
         "norm_place": "both",
         "norm_plus_one": True,
         "embedding_scale": 0.0,
@@ -56,10 +58,11 @@ GEMMA2 = Family(
         *norm("layers.{i}.post_attention_layernorm", "attention_out_norm"),
         *norm("layers.{i}.pre_feedforward_layernorm", "mlp_norm"),
         *norm("layers.{i}.post_feedforward_layernorm", "mlp_out_norm"),
-        *separate_attention("layers.{i}.self_attn"),
+        *separate_attention("layers.{i}.self_attn", bias=True, out_bias=True),
         *GATED_MLP,
     ),
-    only={"attention_bias": False, "use_bidirectional_attention": None},
+    only={"use_bidirectional_attention": None},
     rope=Rope(),
+    biases=Biases(ATTENTION_BIAS),
     layers="alternate",
 )

@@ -5,6 +5,7 @@ from typing import Any
 from gptjax.convert.families.table import (
     PLAIN,
     Attribute,
+    Biases,
     Family,
     Rope,
     Tensor,
@@ -61,7 +62,7 @@ NEOX = Family(
         *linear("layers.{i}.mlp.dense_h_to_4h", "mlp/up", bias=True),
         *linear("layers.{i}.mlp.dense_4h_to_h", "mlp/down", bias=True),
     ),
-    only={"attention_bias": True},
+    biases=Biases({"attention_bias": (True, ("qkv", "out"))}, always=("mlp", "norm")),
     rope=Rope(base_name="rotary_emb_base", fraction_name="rotary_pct", fraction=0.25, partial=True),
     prepare=_plain_heads,
     head="embed_out.weight",

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from gptjax.convert.families.llama import ATTRIBUTES, LLAMA, NO_BIASES
+from gptjax.convert.families.llama import ATTRIBUTES, LLAMA
 from gptjax.convert.families.table import Attribute
 
 GRANITE = dataclasses.replace(
@@ -16,5 +16,4 @@ GRANITE = dataclasses.replace(
         Attribute("attention_multiplier", "attention_scale", 1.0),
         Attribute("logits_scaling", "logit_scale", 1.0, lambda c: 1 / c, lambda scale: 1 / scale),
     ),
-    only=NO_BIASES,
 )

@@ -1,8 +1,11 @@
 """Llama: attributes and tensors, which most later families extend."""
 
 from gptjax.convert.families.table import (
+    ATTENTION_BIAS,
     GATED,
+    MLP_BIAS,
     Attribute,
+    Biases,
     Family,
     Rope,
     Tensor,
@@ -27,14 +30,17 @@ ATTRIBUTES = (
     Attribute("tie_word_embeddings", "tied_head", False),
     Attribute("hidden_act", "mlp", "silu", GATED),
 )
-ALWAYS = {"norm": "rmsnorm", "positions": "rotary", "use_bias": False}
+SOME_BIASES = {"norm": "rmsnorm", "positions": "rotary"}
+ALWAYS = {**SOME_BIASES, "use_bias": False}
 
 
 GATED_MLP = tuple(
     row
     for part in ("gate", "up", "down")
-    for row in linear(f"layers.{{i}}.mlp.{part}_proj", f"mlp/{part}")
+    for row in linear(f"layers.{{i}}.mlp.{part}_proj", f"mlp/{part}", bias=True)
 )
+"""With the biases, which a model has where its config has them."""
+
 TWO_NORMS = (
     *norm("layers.{i}.input_layernorm", "attention_norm"),
     *norm("layers.{i}.post_attention_layernorm", "mlp_norm"),
@@ -43,18 +49,17 @@ AROUND = (Tensor("embed_tokens.weight", ("embed/tokens",), False), *norm("norm",
 TENSORS = (
     *AROUND,
     *TWO_NORMS,
-    *separate_attention("layers.{i}.self_attn"),
+    *separate_attention("layers.{i}.self_attn", bias=True, out_bias=True),
     *GATED_MLP,
 )
-NO_BIASES = {"attention_bias": False, "mlp_bias": False}
 
 LLAMA = Family(
     "llama",
     "LlamaForCausalLM",
     "model.",
     ATTRIBUTES,
-    ALWAYS,
+    SOME_BIASES,
     TENSORS,
-    only=NO_BIASES,
     rope=Rope(),
+    biases=Biases(ATTENTION_BIAS | MLP_BIAS),
 )

@@ -1,4 +1,4 @@
-"""Mistral and Mixtral."""
+"""Mistral, Ministral and Mixtral."""
 
 import dataclasses
 
@@ -14,9 +14,14 @@ MISTRAL = dataclasses.replace(
         Attribute("max_position_embeddings", "seq_len", 131072),
         Attribute("num_key_value_heads", "num_kv_heads", 8, lambda n: n or 0),
     ),
-    only={},
+    always=ALWAYS,
+    biases=None,
     layers="every_4096",
 )
+MINISTRAL = dataclasses.replace(
+    MISTRAL, model_type="ministral", architecture="MinistralForCausalLM", layers="named"
+)
+"""Mistral whose `layer_types` says which layers have the window."""
 
 
 MIXTRAL = dataclasses.replace(

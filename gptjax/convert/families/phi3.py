@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from gptjax.convert.families.llama import AROUND, ATTRIBUTES, LLAMA, TWO_NORMS
+from gptjax.convert.families.llama import ALWAYS, AROUND, ATTRIBUTES, LLAMA, TWO_NORMS
 from gptjax.convert.families.table import Attribute, Rope, linear, with_rows
 
 PHI3 = dataclasses.replace(
@@ -14,7 +14,8 @@ PHI3 = dataclasses.replace(
         Attribute("max_position_embeddings", "seq_len", 4096),
         Attribute("rms_norm_eps", "norm_eps", 1e-5),
     ),
-    only={},
+    always=ALWAYS,
+    biases=None,
     rope=Rope(
         partial=True,
         kinds=("default", "longrope"),

@@ -8,10 +8,18 @@ from gptjax.convert.families.llama import (
     ATTRIBUTES,
     GATED_MLP,
     LLAMA,
+    SOME_BIASES,
     TENSORS,
     TWO_NORMS,
 )
-from gptjax.convert.families.table import Attribute, Tensor, separate_attention, with_rows
+from gptjax.convert.families.table import (
+    ATTENTION_BIAS,
+    Attribute,
+    Biases,
+    Tensor,
+    separate_attention,
+    with_rows,
+)
 
 QWEN2 = dataclasses.replace(
     LLAMA,
@@ -23,7 +31,7 @@ QWEN2 = dataclasses.replace(
         Attribute("num_key_value_heads", "num_kv_heads", 32, lambda n: n or 0),
     ),
     always={**ALWAYS, "use_bias": True, "bias_places": ("qkv",)},
-    only={},
+    biases=None,
     layers="above",
     tensors=(
         *AROUND,
@@ -37,8 +45,8 @@ QWEN3 = dataclasses.replace(
     model_type="qwen3",
     architecture="Qwen3ForCausalLM",
     attributes=with_rows(QWEN2.attributes, Attribute("head_dim", "head_dim", 128)),
-    always={**ALWAYS, "qk_norm": "shared"},
-    only={"attention_bias": False},
+    always={**SOME_BIASES, "qk_norm": "shared"},
+    biases=Biases(ATTENTION_BIAS),
     tensors=(
         *TENSORS,
         Tensor("layers.{i}.self_attn.q_norm.weight", ("attention/query_norm_scale",), False),

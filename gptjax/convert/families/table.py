@@ -97,6 +97,19 @@ class Rope:
 
 
 @dataclasses.dataclass(frozen=True)
+class Biases:
+    """Where a family has biases.
+
+    Attributes:
+      switches: attribute → (its default, the elements of `bias_places` that it switches).
+      always: elements that no attribute switches.
+    """
+
+    switches: "Switches"
+    always: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
 class Family:
     """How one model type of `transformers` is written.
 
@@ -108,6 +121,7 @@ class Family:
       only: attributes that the class reads and that must have these values, their defaults.
       aliases: the class's `attribute_map`: other names of attributes.
       rope: its rotary positions, if it has them.
+      biases: its attributes of biases, if it has any.
       layers: how it says which layers are local: a name of LAYERS in `layer_types`.
       tensors: outside and inside the layers.
       head: name of the output matrix, where it is not tied.
@@ -126,6 +140,7 @@ class Family:
     only: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)
     rope: Rope | None = None
+    biases: Biases | None = None
     layers: str = "global"
     head: str = "lm_head.weight"
     ignored: tuple[str, ...] = (r"rotary_emb\.inv_freq$",)
@@ -158,6 +173,11 @@ def norm(theirs: str, ours: str, *, bias: bool = False) -> tuple[Tensor, ...]:
     return both if bias else (weight,)
 
 
+Switches = dict[str, tuple[bool, tuple[str, ...]]]
+ATTENTION_BIAS: Switches = {"attention_bias": (False, ("qkv", "out"))}
+MLP_BIAS: Switches = {"mlp_bias": (False, ("mlp",))}
+
+
 def linear(
     theirs: str, *leaves: str, bias: bool = False, inputs: int = 1, **options: Any
 ) -> tuple[Tensor, ...]:
@@ -170,10 +190,12 @@ def linear(
     return (weight, Tensor(f"{theirs}.bias", names, transposed=False, inputs=0, **together))
 
 
-def separate_attention(at: str, *, bias: bool = False, out: str = "o_proj") -> tuple[Tensor, ...]:
+def separate_attention(
+    at: str, *, bias: bool = False, out_bias: bool = False, out: str = "o_proj"
+) -> tuple[Tensor, ...]:
     return (
         *linear(f"{at}.q_proj", "attention/query", bias=bias),
         *linear(f"{at}.k_proj", "attention/key", bias=bias),
         *linear(f"{at}.v_proj", "attention/value", bias=bias),
-        *linear(f"{at}.{out}", "attention/out", inputs=2),
+        *linear(f"{at}.{out}", "attention/out", inputs=2, bias=out_bias),
     )

@@ -56,7 +56,8 @@ TEXT = dataclasses.replace(
         for row in LLAMA.attributes
         if row.ours not in ("tied_head", "head_dim")
     ),
-    always={**LLAMA.always, "tied_head": False},
+    always={**LLAMA.always, "use_bias": False, "tied_head": False},
+    biases=None,
     only={"tie_word_embeddings": False},
     rope=Rope(base=5e5),
 )

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from gptjax import ops
 from gptjax.fields import setting
 from gptjax.models.mixers import pattern
-from gptjax.models.mixers.attention import Attention, attention_flops, attention_params
+from gptjax.models.mixers.attention import Attention, attention_flops, attention_params, key_cache
 from gptjax.models.mixers.mixer import Mixer, register
 
 if TYPE_CHECKING:
@@ -52,6 +52,18 @@ class BlocksparseAttention(Attention):
             stride=cfg.mixer.blocksparse.stride,
             **options,
         )
+
+    def sees(self) -> ops.Sees:
+        """The last blocks, and of earlier ones those of each head."""
+        cfg = self.config
+        a, stride = cfg.block_tokens, cfg.mixer.blocksparse.stride
+        own_N11 = jnp.asarray(ops.seen_blocks(cfg.num_heads, stride))[:, None, None]
+
+        def rule(i_BT1: jax.Array, j_B1S: jax.Array) -> jax.Array:
+            near = i_BT1 // a - j_B1S // a < cfg.mixer.blocksparse.local_blocks
+            return near[:, None] | ((j_B1S // a)[:, None] % stride == own_N11)
+
+        return rule
 
 
 def blocksparse_keys(seq_len: int, block: int, local_blocks: int, stride: int) -> float:
@@ -106,5 +118,6 @@ register(
         cache_bytes=_cache_bytes,
         held=lambda config, segmented: pattern.held(config, _keys(config)),
         check=lambda config: pattern.check_latent(config, "blocksparse"),
+        cache=key_cache,
     ),
 )

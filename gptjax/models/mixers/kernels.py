@@ -70,7 +70,7 @@ def describe(config: "ModelConfig", *, segmented: bool) -> str:
 
 
 def options(config: "ModelConfig") -> dict[str, Any]:
-    """What the config asks of every operation of attention."""
+    """Keyword arguments of every attention kernel: scale and soft cap, where they are set."""
     found: dict[str, Any] = {}
     if config.attention_scale:
         found["scale"] = config.attention_scale
@@ -145,6 +145,8 @@ def beyond_blockwise(config: "ModelConfig") -> str:
         return f"model.mixer.latent.kv_rank={config.mixer.latent.kv_rank}"
     if config.positions == "alibi":
         return "model.positions=alibi"
+    if config.dropout.attention:
+        return f"model.dropout.attention={config.dropout.attention:g}"
     return "model.attention_sinks=True" if config.attention_sinks else ""
 
 
@@ -157,6 +159,7 @@ def _beyond_dense(config: "ModelConfig", kind: str) -> bool:
         kind == "local",
         config.positions == "alibi",
         config.mixer.latent.kv_rank,
+        config.dropout.attention,
     )
     return any(asked)
 

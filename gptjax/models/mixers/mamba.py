@@ -10,13 +10,20 @@ import jax.numpy as jnp
 
 from gptjax import ops
 from gptjax.fields import setting
+from gptjax.models.mixers.cache import Kept, keep, kept
 from gptjax.models.mixers.mixer import Mixer, TokenInfo, register
-from gptjax.models.parameters import bias_at, hidden_init, parameter, residual_init
-from gptjax.models.product import product
+from gptjax.models.parameters import bias_at, hidden_init, parameter, residual_init, weight
+from gptjax.models.product import dense, product
 from gptjax.ops.backend import platform
 
 if TYPE_CHECKING:
     from gptjax.models.config import ModelConfig
+
+SCANS = {
+    "associative": (ops.selective_scan, ops.selective_scan_from),
+    "in_turn": (ops.selective_scan_in_turn, ops.selective_scan_from_in_turn),
+}
+"""By `model.mixer.ssm.scan`: over all tokens, and on from a state that it gives back."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,12 +40,14 @@ class SsmConfig:
         "auto",
         "mamba: all tokens at once, or one after the other; auto: the latter on a CPU; the numbers "
         "are the same",
-        choices=("auto", "associative", "in_turn"),
+        choices=("auto", *SCANS),
         was="ssm_scan",
     )
 
 
 STEP_RANGE = (1e-3, 1e-1)  # of Δ at the start (Gu & Dao, 2023, section 3.6)
+MATRICES = ("in", "select", "step", "out")
+"""Parameters that are multiplied as matrices; the others act on each channel alone."""
 
 
 class Mamba(nn.Module):
@@ -55,6 +64,10 @@ class Mamba(nn.Module):
         b_2I = bias_at(self, "mlp", "in_bias", (2 * I,), ("mlp",))
         both = product(x_BTD, w["in"], b_2I)
         x_BTI, gate_BTI = both[..., :I], both[..., I:]
+        if info.decoding is not None:
+            y_BTI = self._with_cache(w, x_BTI, info)
+            y_BTI = y_BTI.astype(x_BTD.dtype) * ops.swish(gate_BTI)
+            return product(y_BTI, w["out"], bias_at(self, "mlp", "out_bias", (D,), ("embed",)))
         x_BTI = ops.swish(
             ops.causal_convolution(x_BTI, w["conv"], w["conv_bias"], segment_ids_BT=segment_ids_BT)
         )
@@ -63,6 +76,28 @@ class Mamba(nn.Module):
         y_BTI = _scan_of(cfg)(x_BTI, step_BTI, a_IZ, b_BTZ, c_BTZ, segment_ids_BT=segment_ids_BT)
         y_BTI = (y_BTI + x_BTI * w["skip_scale"]).astype(x_BTD.dtype) * ops.swish(gate_BTI)
         return product(y_BTI, w["out"], bias_at(self, "mlp", "out_bias", (D,), ("embed",)))
+
+    def _with_cache(self, w: Any, x_BTI: jax.Array, info: TokenInfo) -> jax.Array:
+        """The scan's output and the skip, from the state that the cache holds.
+
+        A token that does not count has Δ = 0, which leaves the state as it is.
+        """
+        assert info.positions_BT is not None
+        cache, there_BT = kept(self), info.positions_BT >= 0
+        C, T = w["conv"].shape[0], x_BTI.shape[1]
+        seen_BTI = jnp.concatenate([cache["inputs"].astype(x_BTI.dtype), x_BTI], axis=1)
+        convolved = ops.causal_convolution(seen_BTI, w["conv"], w["conv_bias"])[:, C - 1 :]
+        x_BTI = ops.swish(convolved)
+        step_BTI, b_BTZ, c_BTZ = _select(self.config, w, x_BTI)
+        step_BTI = step_BTI * there_BT[..., None]
+        y_BTI, h_BIZ = _scan_of(self.config, going_on=True)(
+            x_BTI, step_BTI, -jnp.exp(w["state_log_scale"]), b_BTZ, c_BTZ, cache["state"]
+        )
+        last_BC = jnp.sum(there_BT, axis=1, keepdims=True) + jnp.arange(C - 1)
+        inputs_BCI = jnp.take_along_axis(seen_BTI, last_BC[..., None], axis=1)
+        keep(self, {"inputs": inputs_BCI.astype(cache["inputs"].dtype), "state": h_BIZ})
+        assert y_BTI.shape[1] == T
+        return y_BTI + x_BTI * w["skip_scale"]
 
 
 def initial_state(config: "ModelConfig", batch: int) -> tuple[jax.Array, jax.Array]:
@@ -76,6 +111,7 @@ def step(
     config: "ModelConfig", w: Any, x_BD: jax.Array, state: tuple[jax.Array, jax.Array]
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     """One token through a mixer with the parameters `w`: (output [B, D], the next state)."""
+    w = {name: leaf if name in MATRICES else dense(leaf, jnp.float32) for name, leaf in w.items()}
     window_BCI, h_BIZ = state
     I = config.ssm_width
     both = product(x_BD, w["in"], w.get("in_bias"))
@@ -90,7 +126,7 @@ def step(
     return product(y_BI, w["out"], w.get("out_bias")), (seen_BCI[:, 1:], h_BIZ)
 
 
-def _weights(module: Any) -> dict[str, jax.Array]:
+def _weights(module: Any) -> dict[str, Any]:
     cfg = module.config
     D, I, Z, C, R = (
         cfg.width,
@@ -110,15 +146,22 @@ def _weights(module: Any) -> dict[str, jax.Array]:
         "skip_scale": ((I,), ("mlp",), nn.initializers.ones),
         "out": ((I, D), ("mlp", "embed"), residual_init(cfg)),
     }
-    return {name: parameter(module, name, *row) for name, row in shapes.items()}
+    return {
+        name: (weight if name in MATRICES else parameter)(module, name, *row)
+        for name, row in shapes.items()
+    }
 
 
-def _scan_of(config: "ModelConfig") -> Any:
-    """The scan over tokens that the config names, or that suits the backend."""
-    in_turn = config.mixer.ssm.scan == "in_turn"
-    if config.mixer.ssm.scan == "auto":
-        in_turn = platform() == "cpu"
-    return ops.selective_scan_in_turn if in_turn else ops.selective_scan
+def _scan_of(config: "ModelConfig", *, going_on: bool = False) -> Any:
+    """The scan over tokens that the config names, or that suits the backend.
+
+    Args:
+      going_on: from a state, which it gives back.
+    """
+    name = config.mixer.ssm.scan
+    if name == "auto":
+        name = "in_turn" if platform() == "cpu" else "associative"
+    return SCANS[name][going_on]
 
 
 def _select(config: "ModelConfig", w: Any, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -170,6 +213,14 @@ def _cache_bytes(config: "ModelConfig", context: int) -> int:
     return config.ssm_width * (window + 4 * config.mixer.ssm.state)
 
 
+def _cache(config: "ModelConfig", tokens: int) -> dict[str, Kept]:
+    I = config.ssm_width
+    return {
+        "inputs": Kept((config.mixer.ssm.conv - 1, I), (None, "mlp")),
+        "state": Kept((I, config.mixer.ssm.state), ("mlp", "state"), jnp.float32),
+    }
+
+
 register(
     "ssm",
     Mixer(
@@ -178,6 +229,8 @@ register(
         flops=_flops,
         cache_bytes=_cache_bytes,
         held=lambda config, segmented: STATES * config.ssm_width * config.mixer.ssm.state,
+        cache=_cache,
+        rewinds=False,
         name="ssm",
         attends=False,
         only_sequential=True,

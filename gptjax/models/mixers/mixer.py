@@ -6,21 +6,29 @@ from typing import Any
 
 import jax
 
+from gptjax.models.mixers.cache import Decoding, Kept
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TokenInfo:
-    """What a layer is told of its tokens besides the residual stream.
+    """Facts about the tokens that a layer gets besides the residual stream.
 
     Attributes:
       segment_ids_BT: document numbers; a token attends only within its own document. None: one
         document.
       positions_BT: the place of each token in its sequence, for caches, packed and padded batches.
         None: 0…T−1, in the order of the layout (`ops.in_order`).
+      decoding: where layers have caches, how full they are. None: there are none.
+      length: tokens of the text, for rotary scalings that depend on it. None: those of the input.
+      seeds_B: uint32, of the dropout of attention's weights in training. None: none is dropped.
     """
 
     segment_ids_BT: jax.Array | None = None
     positions_BT: jax.Array | None = None
+    decoding: Decoding | None = None
+    length: int | None = dataclasses.field(default=None, metadata={"static": True})
+    seeds_B: jax.Array | None = None
 
 
 def _no_check(config: Any) -> None:
@@ -39,6 +47,10 @@ class Mixer:
       held: (config, segmented) → numbers that training holds of one token besides those of every
         layer, estimated from above; `segmented`: attention stays within documents.
       check: raises UserError where other settings do not fit.
+      cache: (config, tokens) → the arrays by which it goes on after any number of them up to
+        `tokens`, by name. None: it cannot go on, and decoding is refused.
+      rewinds: whether a cache goes on from an earlier token once it is told to: what later ones
+        wrote is at their own slots and is not seen.
       name: of its parameters in a block. Mixers with the same parameters share it, and their
         layers are stacked.
       windowed: whether it needs `model.window`.
@@ -54,6 +66,8 @@ class Mixer:
     cache_bytes: Callable[[Any, int], int]
     held: Callable[[Any, bool], float]
     check: Callable[[Any], None] = _no_check
+    cache: Callable[[Any, int], dict[str, Kept]] | None = None
+    rewinds: bool = True
     name: str = "attention"
     windowed: bool = False
     attends: bool = True
@@ -76,11 +90,11 @@ def register(kind: str, mixer: Mixer) -> None:
 
 
 def mixer_named(kind: str) -> Mixer:
-    """The mixer of that name, whatever the config."""
+    """The mixer that is registered under that name."""
     return MIXERS[kind] if kind in MIXERS else ENCODERS[kind]
 
 
 def mixer_of(config: Any, kind: str) -> Mixer:
-    """What `kind` is in a model with this config."""
+    """The mixer of `kind` in a model with this config."""
     mixer = mixer_named(kind)
     return mixer.latent if config.mixer.latent.kv_rank and mixer.latent else mixer

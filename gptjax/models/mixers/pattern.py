@@ -1,8 +1,12 @@
-"""What the kinds of attention share that leave pairs of tokens out."""
+"""Shared parts of sparse attention, whose kinds leave pairs of tokens out: checks and costs."""
 
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
+import jax
+import jax.numpy as jnp
+
+from gptjax import ops
 from gptjax.errors import UserError
 from gptjax.fields import setting
 
@@ -33,7 +37,7 @@ SCORE_COPIES = 4.0
 """Copies of the scores in training, over those of dense attention."""
 
 NO_SCORES: dict[str, Any] = {"attention_soft_cap": 0.0, "attention_sinks": False}
-"""What a kind without a softmax over scores cannot have."""
+"""Settings that need a softmax over scores, with the values that stand for none."""
 
 
 def held(config: "ModelConfig", keys: float) -> float:
@@ -56,6 +60,12 @@ def summarised_tokens(config: "ModelConfig", context: int) -> int:
     """Tokens of the cache where later blocks see a summary of a finished one."""
     finished, begun = divmod(context, config.block_tokens)
     return config.mixer.sparse.summary * finished + begun
+
+
+def own_block(position_B1: jax.Array, block: int) -> jax.Array:
+    """Positions in a ring of one block [B, block]; negative where the token's block is not yet."""
+    places_BS = ops.ring_positions(position_B1[:, 0] + 1, block)
+    return jnp.where(places_BS // block == position_B1 // block, places_BS, -1)
 
 
 def check_latent(config: "ModelConfig", kind: str) -> None:

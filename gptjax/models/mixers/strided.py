@@ -10,7 +10,13 @@ import jax
 
 from gptjax import ops
 from gptjax.models.mixers import pattern
-from gptjax.models.mixers.attention import Attention, attention_flops, attention_params, key_bytes
+from gptjax.models.mixers.attention import (
+    Attention,
+    attention_flops,
+    attention_params,
+    key_bytes,
+    key_cache,
+)
 from gptjax.models.mixers.mixer import Mixer, register
 
 if TYPE_CHECKING:
@@ -23,6 +29,11 @@ class StridedAttention(Attention):
     def attend(self, q: jax.Array, k: jax.Array, v: jax.Array, options: dict) -> jax.Array:
         """By strides of a block."""
         return ops.strided_attention(q, k, v, stride=self.config.block_tokens, **options)
+
+    def sees(self) -> ops.Sees:
+        """The last tokens, and every stride-th before them."""
+        stride = self.config.block_tokens
+        return lambda i, j: (i - j <= stride) | ((i - j) % stride == 0)
 
 
 def _keys(config: "ModelConfig") -> float:
@@ -39,5 +50,6 @@ register(
         cache_bytes=key_bytes,
         held=lambda config, segmented: pattern.held(config, _keys(config)),
         check=lambda config: pattern.check_latent(config, "strided"),
+        cache=key_cache,
     ),
 )

@@ -1,6 +1,6 @@
-"""Blocks that attend to what they are shown, and a decoder with such blocks among its own.
+"""Cross-attention blocks, and a decoder that has them between its own blocks.
 
-Letters: `S` vectors that are shown (of patches, of any width `W`), `D` the decoder's width.
+Letters: `S` vectors that are attended to (of patches, of any width `W`), `D` the decoder's width.
 """
 
 import dataclasses
@@ -24,6 +24,7 @@ from gptjax.models.mlp import FeedForward
 from gptjax.models.norms import Norm
 from gptjax.models.param_count import sizes
 from gptjax.models.parameters import init_stacked, parameter
+from gptjax.models.product import dense
 from gptjax.models.remat import recomputed
 from gptjax.models.stages import Stages
 
@@ -74,7 +75,7 @@ class GatedBlock(nn.Module):
         """The residual stream after the block.
 
         Args:
-          memory_BSW: what is attended to; None: the normed residual stream itself.
+          memory_BSW: the vectors attended to; None: the normed residual stream itself.
           visible_BTS: which of it a token sees; None: all.
           mlp_BT: tokens to which the feed-forward adds something; None: all.
         """
@@ -131,8 +132,9 @@ class CrossText:
       text: the model without them, and its depth.
       cross_layers: their numbers among all layers.
       extra_tokens: tokens beyond the vocabulary, which can be read and not be predicted.
-      unshown: what a token attends to that is shown nothing: "all", as `transformers` has it, or
-        "none", as in Meta's code. Cross-attention's feed-forward adds nothing to it either way.
+      unshown: the vectors that a token before the first image attends to: "all", as
+        `transformers` has it, or "none", as in Meta's code. Cross-attention's feed-forward adds
+        nothing to it either way.
     """
 
     text: ModelConfig
@@ -207,8 +209,8 @@ def apply_cross_text(
 
     Args:
       tokens_BT: token ids below `text.vocab_size` + `extra_tokens`.
-      memory_BSD: what the cross-attention layers attend to, of the text's width; None: these
-        layers are left out.
+      memory_BSD: the vectors that cross-attention layers attend to, of the text's width; None:
+        these layers are left out.
       visible_BTS: which of it a token is shown; None: all.
 
     Raises:
@@ -259,6 +261,6 @@ def _embed(config: CrossText, params: Params, tokens_BT: jax.Array) -> jax.Array
     if not config.extra_tokens:
         return pieces.embed(params["text"], tokens_BT)
     extra_BT = tokens_BT >= V
-    y_BTD = params["extra_tokens"][jnp.maximum(tokens_BT - V, 0)]
+    y_BTD = dense(params["extra_tokens"], jnp.float32)[jnp.maximum(tokens_BT - V, 0)]
     known_BT = jnp.minimum(tokens_BT, V - 1)
     return pieces.embed(params["text"], known_BT, (extra_BT, y_BTD))

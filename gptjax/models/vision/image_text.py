@@ -1,4 +1,4 @@
-"""A decoder that sees images: their features as tokens (Llava), or by cross-attention (Flamingo).
+"""Decoders of text and images: patches as tokens (Llava), or by cross-attention (Flamingo).
 
 Letters: `I` images of a sequence, `P` patches of an image, `S` the patches of all of them, `W` the
 width of the vision transformer, `D` that of the decoder. Parameters are {"text", "vision", …}, so
@@ -20,6 +20,7 @@ from gptjax.models.config import ModelConfig
 from gptjax.models.layer_stack import run_blocks, stacks_of, unstacked
 from gptjax.models.mixers.mixer import TokenInfo
 from gptjax.models.parameters import init_stacked
+from gptjax.models.product import product
 from gptjax.models.remat import recomputed
 from gptjax.models.stages import Stages
 from gptjax.models.vision import vit
@@ -89,14 +90,14 @@ def init_projected(config: ProjectedVision, key: jax.Array) -> Params:
 
 
 def project_images(config: ProjectedVision, params: Params, images_BIYXC: jax.Array) -> jax.Array:
-    """[B, I·P, D]: what stands in the text for the images, patches row by row.
+    """[B, I·P, D]: the vectors that replace the image tokens, patches row by row.
 
     Raises:
       UserError: where the images do not fit the config.
     """
     x_BSW = _features(config.vision, params["vision"], images_BIYXC, config.feature_layer)
     for number, matrix in enumerate(params["projector"]):
-        x_BSW = ops.linear(ops.gelu(x_BSW) if number else x_BSW, matrix["kernel"], matrix["bias"])
+        x_BSW = product(ops.gelu(x_BSW) if number else x_BSW, matrix["kernel"], matrix["bias"])
     return x_BSW
 
 

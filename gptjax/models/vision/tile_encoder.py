@@ -1,4 +1,4 @@
-"""The vision tower of Llama 3.2: an image as tiles, each seen closely, then all together.
+"""Vision encoder of Llama 3.2: tiles of an image, encoded alone in local layers, then together.
 
 Grattafiori et al. (2024), section 7.1, and `transformers`' MllamaVisionModel. Letters: `J` tiles of
 an image, `Q` tokens of a tile (the class token and then its patches), `M` the same with padding,
@@ -14,13 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gptjax import ops
 from gptjax.errors import UserError
 from gptjax.models.config import ModelConfig
 from gptjax.models.mixers.attention import BOTH_WAYS
 from gptjax.models.norms import Norm
 from gptjax.models.param_count import sizes
 from gptjax.models.parameters import activation_type, init_stacked
+from gptjax.models.product import product
 from gptjax.models.vision.cross_attention import GatedBlock
 from gptjax.models.vision.vit import check_multiples, cut_patches
 
@@ -236,7 +236,7 @@ def _embed(
     x_bPL = cut_patches(
         tiles_BJYXC.reshape(B * J, *pixels), size=size, patch=patch, channels=channels
     )
-    x_bPW = ops.linear(x_bPL.astype(activation_type(config.blocks)), params["patch"])
+    x_bPW = product(x_bPL.astype(activation_type(config.blocks)), params["patch"])
     x_BJPW = x_bPW.reshape(B, J, -1, config.width)
     x_BJPW = x_BJPW + _of_tiles(params["first_tiles"], ratios_B).astype(x_BJPW.dtype)
     class_BJ1W = jnp.broadcast_to(

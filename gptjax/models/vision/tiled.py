@@ -1,4 +1,4 @@
-"""A decoder that sees tiles of images by cross-attention: Llama 3.2 Vision.
+"""Llama 3.2 Vision: a decoder with cross-attention to the tiles of images.
 
 Letters: `I` images of a sequence, `J` tiles of an image, `Q` tokens of a tile, `S` the tokens of
 all of them, `U` the width of the features, `D` that of the decoder.
@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gptjax import ops
 from gptjax.errors import UserError
 from gptjax.models.api import ParamCount
+from gptjax.models.product import product
 from gptjax.models.vision.cross_attention import (
     CrossText,
     apply_cross_text,
@@ -92,7 +92,7 @@ def apply_tiled(
 def project_tiles(
     config: TiledVision, params: Params, tiles_BIJYXC: jax.Array, ratios_BI: jax.Array
 ) -> jax.Array:
-    """[B, I·J·Q, D]: what the decoder attends to, the tiles of all images one after another.
+    """[B, I·J·Q, D]: the vectors that the decoder attends to, the tiles of all images in order.
 
     Raises:
       UserError: where the tiles do not fit the config.
@@ -107,7 +107,7 @@ def project_tiles(
         config.vision, params["vision"], tiles_BIJYXC.reshape(B * I, *tiles), ratios_BI.reshape(-1)
     )
     projector = params["projector"]
-    x_bJQD = ops.linear(x_bJQU, projector["kernel"], projector["bias"])
+    x_bJQD = product(x_bJQU, projector["kernel"], projector["bias"])
     return x_bJQD.reshape(B, -1, config.language.text.width)
 
 

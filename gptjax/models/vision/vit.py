@@ -1,4 +1,4 @@
-"""The vision transformer, CLIP's too: images to a class token and a vector for each patch.
+"""Vision transformer (ViT, CLIP): images to a class token and a vector for each patch.
 
 Letters: images are `YXC` (rows, columns, channels), `P` patches, `W` the width, `L` numbers of one
 patch. Its blocks are the decoder's, with attention that sees both ways.
@@ -19,6 +19,7 @@ from gptjax.models.mixers.attention import BOTH_WAYS
 from gptjax.models.mixers.mixer import TokenInfo
 from gptjax.models.norms import Norm
 from gptjax.models.parameters import activation_type, init_stacked
+from gptjax.models.product import product
 
 Params = Any  # nested dict of float32 arrays
 
@@ -163,7 +164,7 @@ def encode_images(
     size, patch, channels = config.image_size, config.patch_size, config.channels
     x_BPL = cut_patches(images_BYXC, size=size, patch=patch, channels=channels)
     x_BPL = x_BPL.astype(activation_type(blocks))
-    x_BPW = ops.linear(x_BPL, params["patch"], params.get("patch_bias"))
+    x_BPW = product(x_BPL, params["patch"], params.get("patch_bias"))
     class_W = params["class_token"].astype(x_BPW.dtype)
     class_B1W = jnp.broadcast_to(class_W, (x_BPW.shape[0], 1, config.width))
     x_BTW = jnp.concatenate([class_B1W, x_BPW], axis=1) + params["positions"].astype(x_BPW.dtype)
@@ -188,7 +189,7 @@ def pool_images(config: VisionConfig, params: Params, images_BYXC: jax.Array) ->
     x_BW = encode_images(config, params, images_BYXC)[:, 0]
     if not config.pooler:
         return x_BW
-    return jnp.tanh(ops.linear(x_BW, params["pooler"], params["pooler_bias"]))
+    return jnp.tanh(product(x_BW, params["pooler"], params["pooler_bias"]))
 
 
 def classify_images(config: VisionConfig, params: Params, images_BYXC: jax.Array) -> jax.Array:
@@ -200,7 +201,7 @@ def classify_images(config: VisionConfig, params: Params, images_BYXC: jax.Array
     if not config.num_classes:
         raise UserError("num_classes=0 leaves the vision transformer without a head; set it")
     x_BTW = encode_images(config, params, images_BYXC)
-    return ops.linear(x_BTW[:, 0], params["head"], params["head_bias"], dtype=jnp.float32)
+    return product(x_BTW[:, 0], params["head"], params["head_bias"], dtype=jnp.float32)
 
 
 def _norm(blocks: ModelConfig, params: Params, x_BTW: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Does an ability appear at a size, or grow smoothly? A threshold has to earn its name.
+"""Emergence test: whether an ability appears at a size or grows smoothly, by comparing two forms.
 
 The sigmoid in ln N is never read alone: its smooth rival is fitted to the same runs by the same
 rule, and the two are compared by the small-sample Akaike criterion (Hurvich and Tsai 1989), which

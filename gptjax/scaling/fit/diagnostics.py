@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from gptjax.errors import UserError
-from gptjax.scaling.config import PARAMS_CONVENTIONS, FitConfig
+from gptjax.scaling.config import FLOPS_CONVENTIONS, PARAMS_CONVENTIONS, FitConfig
 from gptjax.scaling.fit.fit import check_runs, fit_runs
 from gptjax.scaling.fit.holdout import hold_out, without_largest
 from gptjax.scaling.fit.result import Fit
@@ -74,7 +74,7 @@ def convention_table(table: Any, form: Form, config: FitConfig) -> list[dict[str
             resamples=min(config.resamples, RESAMPLES),
         )
         for params in known
-        for flops in (("exact", "6nd") if exact else ("6nd",))
+        for flops in (FLOPS_CONVENTIONS if exact else ("6nd",))
     ]
     return in_threads([functools.partial(_convention_row, table, form, one) for one in counted])
 

@@ -1,4 +1,4 @@
-"""Would the law have predicted the largest budgets? Refit without them and see."""
+"""Hold-out of budgets: a law refitted without the largest ones, and its error on them."""
 
 import dataclasses
 from typing import Any

@@ -16,6 +16,7 @@ from gptjax.scaling.forms import (
     mixture_of_experts,
     overtraining,
     own_files,
+    precision,
 )
 from gptjax.scaling.forms.form import Form
 
@@ -31,6 +32,7 @@ FAMILIES = (
     abilities,
     hyperparameters,
     annealing,
+    precision,
 )
 FORMS: dict[str, Form] = {form.name: form for family in FAMILIES for form in family.FORMS}
 

@@ -1,4 +1,4 @@
-"""What a law form is, and how a user writes one.
+"""The interface of a law form, for ours and for a user's.
 
 A form is an equation with named parameters over named columns. The engine needs nothing else: it
 differentiates the equation itself, chooses the starting points from the data, and keeps positive

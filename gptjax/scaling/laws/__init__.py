@@ -1,1 +1,1 @@
-"""Everything that laws.json holds, and predictions from it."""
+"""Laws as saved in laws.json, and predictions from them."""

@@ -1,4 +1,4 @@
-"""What to run next: the cells that shrink the uncertainty at a target most per FLOP.
+"""Suggested next runs: the cells that shrink the uncertainty at a target most per FLOP.
 
 V-optimal design (Atkinson, Donev and Tobias 2007, chapter 10) of the linearised law. With residual
 derivatives j a run of noise s adds j j' / s^2 to the information M; the variance of a prediction
@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 
 from gptjax.errors import UserError, nearest
+from gptjax.scaling.config import QUANTITIES
 from gptjax.scaling.fit import bootstrap, engine, optimum
 from gptjax.scaling.fit.engine import Problem
 from gptjax.scaling.fit.optimum import Cost
 from gptjax.scaling.fit.result import Fit
 from gptjax.scaling.forms.form import Form
 
-QUANTITIES = ("loss", "log_params")
 RATIOS = (2.0, 200.0)  # tokens per parameter of the candidates
 # Powers of FLOPs by which a gain is divided: pure thrift fills the list with cheap runs.
 THRIFT = (0.0, 0.3, 0.5, 0.7, 0.85, 1.0)

@@ -13,13 +13,12 @@ from typing import Any
 import numpy as np
 
 from gptjax.errors import UserError
-from gptjax.scaling.config import FitConfig
+from gptjax.scaling.config import LOSS_UNITS, FitConfig
 from gptjax.scaling.tables import curves, dialects, states, units
 from gptjax.scaling.tables.table import Table, as_table
 
 # Beyond these a unit is wrong: no model, corpus or budget on Earth is near.
 LIMITS = {"params": 1e18, "tokens": 1e21, "flops": 1e36, "loss": 1e4}
-NATS = {"nats": 1.0, "bits": float(np.log(2))}  # that one unit of a loss is
 UNIFORM = 1e-6  # relative spread under which a column counts as constant
 
 
@@ -153,7 +152,7 @@ def units_check(
 
 
 def _nats(loss: np.ndarray, unit: str) -> np.ndarray:
-    return np.log(loss) if unit == "perplexity" else loss * NATS[unit]
+    return LOSS_UNITS[unit](loss)
 
 
 def _last_points(

@@ -1,4 +1,4 @@
-"""The one table from logical axes to mesh axes, and what follows from it.
+"""Sharding rules: one table from logical axes to mesh axes, and the shardings that follow.
 
 Parameters and activations carry the names of their axes; models know nothing else. The table says
 over which mesh axis a name is cut. Order matters: the first rule whose mesh axis is still free in
@@ -26,11 +26,11 @@ from gptjax.parallel.schedules import Schedule, make_schedule
 Rules = tuple[tuple[str, str | tuple[str, ...]], ...]
 
 NOT_EXPERT = tuple(axis for axis in BATCH if axis != "expert")
-"""The axes that still cut a batch whose tokens are with their experts."""
+"""The axes that still shard a batch whose tokens are with their experts."""
 
 
 def table(config: MeshConfig) -> Rules:
-    """Logical axis → mesh axes of activations and of parameters that mesh.zero does not cut."""
+    """Logical axis → mesh axes of activations and of parameters that mesh.zero does not shard."""
     cut: list[tuple[str, str | tuple[str, ...]]] = [
         ("batch", BATCH),
         ("heads", "tensor"),
@@ -114,7 +114,7 @@ class Layout:
         return self.mesh.shape["pipe"]
 
     def schedule(self, micro_batches: int) -> Schedule:
-        """The pipeline's schedule for a batch in so many parts."""
+        """The pipeline's schedule for so many micro-batches."""
         config = self.config
         return make_schedule(config.schedule, self.stages, micro_batches, config.chunks)
 

@@ -1,0 +1,43 @@
+"""Generation: from a model folder to text, token by token from caches.
+
+>>> from gptjax import infer
+>>> infer.sampling("greedy", max_tokens=3).temperature
+0.0
+"""
+
+from gptjax.infer.answers import best_of, majority, pass_at_k
+from gptjax.infer.batching import Batcher
+from gptjax.infer.beam import BeamSearch, beam_search
+from gptjax.infer.generate import Answer, generate, stream
+from gptjax.infer.limits import Limits
+from gptjax.infer.members import Contrast, Mixture, joined, streaming
+from gptjax.infer.model import Model, load, prepare
+from gptjax.infer.settings import PRESETS, Sampling, sampling
+from gptjax.infer.speculative import Gain, best_drafts, expected_tokens, speculate
+
+__all__ = [
+    "PRESETS",
+    "Answer",
+    "Batcher",
+    "BeamSearch",
+    "Contrast",
+    "Gain",
+    "Limits",
+    "Mixture",
+    "Model",
+    "Sampling",
+    "beam_search",
+    "best_drafts",
+    "best_of",
+    "expected_tokens",
+    "generate",
+    "joined",
+    "load",
+    "majority",
+    "pass_at_k",
+    "prepare",
+    "sampling",
+    "speculate",
+    "stream",
+    "streaming",
+]

@@ -1,0 +1,69 @@
+"""Test-time compute: what several answers to one question are worth."""
+
+from collections import Counter
+from collections.abc import Callable, Hashable, Sequence
+from typing import TypeVar
+
+import numpy as np
+
+T = TypeVar("T")
+
+
+def pass_at_k(samples: int, right: int, k: int) -> float:
+    """1 − C(n − c, k)/C(n, k): the probability that one of k answers is right, without bias.
+
+    Chen et al., "Evaluating Large Language Models Trained on Code" (2021), equation 1.
+
+    Args:
+      samples: n answers that were made, at least k.
+      right: c of them.
+
+    >>> pass_at_k(5, 2, 1), pass_at_k(5, 2, 4)
+    (0.4, 1.0)
+    """
+    assert 0 <= right <= samples and 1 <= k <= samples
+    if samples - right < k:
+        return 1.0
+    terms = 1.0 - k / np.arange(samples - right + 1, samples + 1)
+    return round(float(1.0 - np.prod(terms)), 12)
+
+
+def majority(answers: Sequence[Hashable]) -> Hashable:
+    """The answer given most often, the earliest of those that are even (Wang et al., 2022).
+
+    >>> majority(["4", "5", "5", "4", "6"])
+    '4'
+    """
+    return Counter(answers).most_common(1)[0][0]
+
+
+def best_of(answers: Sequence[T], score: Callable[[T], float]) -> T:
+    """The answer with the highest score: a likelihood, or what a reward model says.
+
+    >>> best_of(["a", "abc", "xyz"], len)
+    'abc'
+    """
+    return max(answers, key=score)
+
+
+def majority_right(
+    counts: Sequence[int], truth: int, k: int, draws: int = 2000, seed: int = 0
+) -> float:
+    """Probability that the majority of k answers, drawn from n without return, is right.
+
+    Ties are right in the share of the tied.
+
+    Args:
+      counts: how often each distinct answer was given.
+      truth: the number of the right one; −1: it was never given.
+
+    >>> majority_right([3, 0], 0, 3), majority_right([1, 4], 0, 5)
+    (1.0, 0.0)
+    """
+    if truth < 0:
+        return 0.0
+    rng = np.random.default_rng(seed)
+    drawn = rng.multivariate_hypergeometric(np.asarray(counts), k, size=draws)
+    most = drawn.max(axis=1, keepdims=True)
+    ties = np.sum(drawn == most, axis=1)
+    return float(np.mean((drawn[:, truth] == most[:, 0]) / ties))

@@ -1,0 +1,317 @@
+"""Answers to prompts: whole, or as they are made."""
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gptjax import models
+from gptjax.errors import UserError
+from gptjax.infer import samplers
+from gptjax.infer.loop import Plan, State, advance, prefill
+from gptjax.infer.model import Model
+from gptjax.infer.settings import Sampling
+from gptjax.infer.text import Detokenizer
+
+Prompt = str | Sequence[int]
+
+CHUNK = 8
+"""Tokens that are made between two looks at stop strings, and in one piece of a stream."""
+SMALLEST, SLOTS = 16, 64
+"""Shortest width of a prefill, and what a cache's length is a multiple of: few programs."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """One answer.
+
+    Attributes:
+      prompt: its ids.
+      tokens: the answer's, with the one that ended it.
+      logprobs: the model's log-probability of each, before any filter.
+      top: of each place the likeliest tokens and their log-probabilities, where asked for.
+      text: of the tokens, up to a stop string; "" without a tokenizer.
+      finish: "stop" at an end of document, stop id or stop string, else "length".
+      prompt_logprobs, prompt_top: the same of the prompt's tokens from the second on, where a
+        batcher was asked to score it.
+    """
+
+    prompt: tuple[int, ...]
+    tokens: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    top: tuple[tuple[tuple[int, float], ...], ...]
+    text: str
+    finish: str
+    prompt_logprobs: tuple[float, ...] = ()
+    prompt_top: tuple[tuple[tuple[int, float], ...], ...] = ()
+
+
+def generate(
+    model: Model,
+    prompts: Sequence[Prompt],
+    sampling: Sampling | Sequence[Sampling] = Sampling(),  # noqa: B008
+    key: jax.Array | None = None,
+) -> list[Answer]:
+    """The answer to each prompt, all of them in one batch.
+
+    Args:
+      prompts: texts or token ids.
+      sampling: for all prompts, or one for each.
+      key: of everything that is drawn; key 0 by default. A row's draws depend on the key, on its
+        number and on nothing else of the batch.
+
+    Raises:
+      UserError: for an empty prompt, one that is too long, or ids that the model has not.
+    """
+    *_, answers = stream(model, prompts, sampling, key)
+    return answers
+
+
+def stream(
+    model: Model,
+    prompts: Sequence[Prompt],
+    sampling: Sampling | Sequence[Sampling] = Sampling(),  # noqa: B008
+    key: jax.Array | None = None,
+    *,
+    chunk: int = CHUNK,
+) -> Iterator[list[Answer]]:
+    """All answers as far as they are, after every few tokens; the last are those of `generate`.
+
+    While an answer grows its text leaves out what may still become a character or a stop string,
+    and its `finish` is "".
+    """
+    batch = Batch.of(model, prompts, sampling, key)
+    state = batch.start()
+    stopped = np.zeros(len(batch.requests), bool)
+    for steps in itertools.chain([0], itertools.repeat(chunk)):
+        if steps:
+            done = state.done_B | jnp.asarray(stopped)
+            state = dataclasses.replace(state, done_B=done)
+            state = advance(batch.plan, model.params, state, jnp.int32(steps))
+        answers = batch.answers(state)
+        stopped = np.array([answer.finish != "" for answer in answers])
+        yield answers
+        if stopped.all():
+            return
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Checked requests and what their programs need."""
+
+    model: Model
+    plan: Plan
+    prompts: tuple[tuple[int, ...], ...]
+    requests: tuple[Sampling, ...]
+    keys: jax.Array
+
+    @classmethod
+    def of(
+        cls,
+        model: Model,
+        prompts: Sequence[Prompt],
+        sampling: Sampling | Sequence[Sampling],
+        key: jax.Array | None,
+    ) -> "Batch":
+        """Check and encode.
+
+        Raises:
+          UserError: as `generate`.
+        """
+        if isinstance(sampling, Sampling):
+            sampling = [sampling] * len(prompts)
+        assert len(sampling) == len(prompts), "one sampling for each prompt"
+        if not prompts:
+            raise UserError("there is no prompt; give at least one")
+        ids = tuple(tuple(encoded(model, prompt)) for prompt in prompts)
+        requests = tuple(
+            fitted(model, prompt, request) for prompt, request in zip(ids, sampling, strict=True)
+        )
+        key = jax.random.key(0) if key is None else key
+        keys = keys_of(requests, key)
+        total = max(len(p) + r.max_tokens for p, r in zip(ids, requests, strict=True))
+        plan = Plan(
+            model.config,
+            samplers.names_of(requests),
+            max(request.logprobs for request in requests),
+            models.rope_length(model.config, total),
+            tuple(other.config for other in model.others),
+            model.combine,
+            model.stream,
+        )
+        return cls(model, plan, ids, requests, keys)
+
+    def start(self, *, spare: int = 0) -> State:
+        """Prompts read, and the first token of each answer made.
+
+        Args:
+          spare: tokens for which the cache has room besides.
+        """
+        requests, V = self.requests, self.model.config.vocab_size
+        limit_B = np.array([request.max_tokens for request in requests], np.int32)
+        longest = max(map(len, self.prompts))
+        total = max(len(p) + n for p, n in zip(self.prompts, limit_B, strict=True))
+        prompts_BT, counts_BT = padded(self.prompts, width_of(longest))
+        filters, spared = self.plan.filters, self.model.end_ids
+        return prefill(
+            self.plan,
+            self.model.params,
+            prompts_BT,
+            counts_BT,
+            samplers.rows_of(requests, V, filters),
+            samplers.memories_of(requests, self.prompts, V, spared, filters),
+            self.keys,
+            ends_of(self.model, requests),
+            jnp.asarray(limit_B),
+            tokens=-(-(total + spare) // SLOTS) * SLOTS,
+            most=int(-(-limit_B.max() // SLOTS) * SLOTS),
+        )
+
+    def answers(self, state: State) -> list[Answer]:
+        """The answers as far as they are."""
+        found = jax.device_get(
+            {
+                "done": state.done_B,
+                "made": state.made_B,
+                "tokens": state.tokens_BM,
+                "logprobs": state.logprobs_BM,
+                "top_ids": state.top_ids_BMt,
+                "top_logprobs": state.top_logprobs_BMt,
+            }
+        )
+        return [self._answer(row, found) for row in range(len(self.requests))]
+
+    def _answer(self, row: int, found: dict[str, Any]) -> Answer:
+        request, made = self.requests[row], int(found["made"][row])
+        return answer_of(
+            self.model,
+            self.prompts[row],
+            request,
+            found["tokens"][row, :made].tolist(),
+            found["logprobs"][row, :made].tolist(),
+            pairs(
+                found["top_ids"][row, :made, : request.logprobs],
+                found["top_logprobs"][row, :made, : request.logprobs],
+            ),
+            done=bool(found["done"][row]),
+        )
+
+
+def answer_of(
+    model: Model,
+    prompt: Sequence[int],
+    request: Sampling,
+    ids: Sequence[int],
+    logprobs: Sequence[float],
+    top: Sequence[tuple[tuple[int, float], ...]],
+    *,
+    done: bool,
+) -> Answer:
+    """The answer of these tokens, up to a stop string; `done`: there will be no more."""
+    made, ends = len(ids), (*model.end_ids, *request.stop_ids)
+    ended = bool(ids) and ids[-1] in ends
+    words = Detokenizer(model, prompt, request.stop)
+    shown = ids[:-1] if ended else ids
+    text, stopped = words.text(shown, whole=done)
+    if stopped:
+        made = words.tokens_before_stop(shown)
+    finish = "stop" if stopped or ended else "length" if done else ""
+    return Answer(
+        prompt=tuple(prompt),
+        tokens=tuple(ids[:made]),
+        logprobs=tuple(logprobs[:made]),
+        top=tuple(top[:made]),
+        text=text,
+        finish=finish,
+    )
+
+
+def pairs(ids_Mt: np.ndarray, logprobs_Mt: np.ndarray) -> tuple[tuple[tuple[int, float], ...], ...]:
+    """(id, log-probability) of the likeliest tokens at each place."""
+    both = zip(ids_Mt.tolist(), logprobs_Mt.tolist(), strict=True)
+    return tuple(tuple(zip(some, values, strict=True)) for some, values in both)
+
+
+def keys_of(requests: Sequence[Sampling], key: jax.Array) -> jax.Array:
+    """A key for each row: of its own seed, or of its number."""
+    seeds_B = jnp.asarray([request.seed for request in requests])
+    drawn_B = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(requests)))
+    own_B = jax.vmap(jax.random.key)(jnp.maximum(seeds_B, 0))
+    return jnp.where(seeds_B < 0, drawn_B, own_B)
+
+
+def encoded(model: Model, prompt: Prompt) -> list[int]:
+    """The ids of a prompt.
+
+    Raises:
+      UserError: for an empty prompt or ids out of the vocabulary.
+    """
+    ids = model.encode(prompt) if isinstance(prompt, str) else [int(i) for i in prompt]
+    if not ids:
+        raise UserError("a prompt is empty; give at least one character or token")
+    V = model.config.vocab_size
+    beyond = [i for i in ids if not 0 <= i < V]
+    if beyond:
+        raise UserError(
+            f"a prompt has the token {beyond[0]}, and {model.name} has {V}; give ids below {V}"
+        )
+    return ids
+
+
+def fitted(model: Model, prompt: Sequence[int], request: Sampling) -> Sampling:
+    """The request with no more tokens than the model's context has room for.
+
+    Raises:
+      UserError: for a prompt that fills the context, or tokens that the model has not.
+    """
+    V = model.config.vocab_size
+    for name, ids in (("stop_ids", request.stop_ids), ("logit_bias", tuple(request.logit_bias))):
+        if any(not 0 <= int(i) < V for i in ids):
+            raise UserError(f"sampling.{name}={ids} has tokens beyond the {V} of {model.name}")
+    if request.logprobs > V:
+        raise UserError(
+            f"sampling.logprobs={request.logprobs} is more than the {V} tokens of {model.name}"
+        )
+    if request.stop and model.tokenizer is None:
+        raise UserError(
+            f"sampling.stop={request.stop} needs a tokenizer, which {model.name} has not; give "
+            "sampling.stop_ids"
+        )
+    if not model.context:
+        return request
+    room = model.context - len(prompt)
+    if room < 1:
+        raise UserError(
+            f"a prompt has {len(prompt)} tokens, and the context of {model.name} is "
+            f"{model.context} with the answer; shorten it to {model.context - 1} or fewer"
+        )
+    return dataclasses.replace(request, max_tokens=min(request.max_tokens, room))
+
+
+def width_of(longest: int) -> int:
+    """The width of a prefill: a power of two, so that few programs serve all prompts.
+
+    >>> width_of(3), width_of(17)
+    (16, 32)
+    """
+    return max(SMALLEST, 1 << (longest - 1).bit_length())
+
+
+def padded(prompts: Sequence[Sequence[int]], width: int) -> tuple[jax.Array, jax.Array]:
+    """(prompts_BT padded on the right, which tokens count)."""
+    ids_BT = np.zeros((len(prompts), width), np.int32)
+    for row, prompt in enumerate(prompts):
+        ids_BT[row, : len(prompt)] = prompt
+    lengths_B1 = np.array([len(prompt) for prompt in prompts])[:, None]
+    return jnp.asarray(ids_BT), jnp.asarray(np.arange(width) < lengths_B1)
+
+
+def ends_of(model: Model, requests: Sequence[Sampling]) -> jax.Array:
+    """ids_Be that end each row's answer, −1 where a row has fewer."""
+    each = [(*model.end_ids, *request.stop_ids) for request in requests]
+    most = max(1, *map(len, each)) if each else 1
+    return jnp.asarray([[*ids, *[-1] * (most - len(ids))] for ids in each], jnp.int32)

@@ -1,0 +1,105 @@
+"""A model to generate with: config, parameters by layer, tokenizer."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gptjax import convert, models
+from gptjax.data.tokenizers import Tokenizer
+from gptjax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """What texts are generated with.
+
+    Attributes:
+      config: the decoder's.
+      params: its parameters, those of the blocks in a tuple (`models.unstacked`).
+      tokenizer: None: prompts are token ids.
+      chat: a name of `gptjax.data.chat.FORMATS`, or "".
+      name: what errors and servers call it.
+      others: further members, whose parameters follow the first one's in `params`.
+      combine: of `Plan`; None: the model is one.
+      stream: how caches forget old tokens; None: they do not.
+    """
+
+    config: models.ModelConfig
+    params: Any
+    tokenizer: Tokenizer | None = None
+    chat: str = ""
+    name: str = "model"
+    others: tuple["Model", ...] = ()
+    combine: Any = None
+    stream: models.Stream | None = None
+
+    @functools.cached_property
+    def context(self) -> int:
+        """Tokens of the longest text, prompt and answer; 0: no limit, without attention."""
+        if self.stream is not None:
+            return 0
+        own = self._own_context
+        limits = [n for n in (own, *(other.context for other in self.others)) if n]
+        return min(limits, default=0)
+
+    @property
+    def _own_context(self) -> int:
+        layers = self.config.layers_of_depth
+        attends = any(models.mixer_of(self.config, layer.mixer).attends for layer in layers)
+        return self.config.seq_len if attends or self.config.positions == "learned" else 0
+
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """Tokens that end every answer."""
+        return () if self.tokenizer is None else (self.tokenizer.end_of_document,)
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text.
+
+        Raises:
+          UserError: without a tokenizer, or for a text that it has no ids for.
+        """
+        if self.tokenizer is None:
+            raise UserError(
+                f"{self.name} has no tokenizer, so prompts cannot be text; give token ids, or put "
+                "the tokenizer's file into its folder"
+            )
+        (ids,) = self.tokenizer.encode([text.encode()])
+        return np.asarray(ids).tolist()
+
+    def decode(self, ids: Sequence[int]) -> bytes:
+        """The bytes of tokens; none without a tokenizer."""
+        return b"" if self.tokenizer is None else self.tokenizer.decode(ids)
+
+
+def load(folder: str | Path) -> Model:
+    """The model of a folder, ready to generate: ours, a run's, a checkpoint's or Hugging Face's.
+
+    Raises:
+      UserError: where the folder holds no model, or one that cannot decode.
+    """
+    found = convert.load(folder)
+    if not isinstance(found.config, models.ModelConfig):
+        raise UserError(
+            f"{folder} holds a {type(found.config).__name__}, and generation reads text alone; "
+            "give a folder with a decoder"
+        )
+    return prepare(found, name=Path(folder).expanduser().resolve().name)
+
+
+def prepare(found: convert.Model, *, name: str = "model") -> Model:
+    """A loaded model with its parameters on the device, those of each layer apart.
+
+    Raises:
+      UserError: where a layer cannot go on from a cache.
+    """
+    models.check_decodes(found.config)
+    by_layer = jax.jit(functools.partial(models.unstacked, found.config))
+    params = by_layer(jax.tree.map(jnp.asarray, found.params))
+    return Model(found.config, params, found.tokenizer, found.chat, name)

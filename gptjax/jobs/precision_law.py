@@ -1,0 +1,119 @@
+"""job=precision_law: a sweep whose cells are scored in few bits too, and the law of the cost."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table as Printed
+
+from gptjax import scaling
+from gptjax.config import Config
+from gptjax.errors import UserError
+from gptjax.files import write_json
+from gptjax.job import Job
+from gptjax.scaling.fit.holdout import Holdout, hold_out
+from gptjax.scaling.laws.fit_laws import plain
+from gptjax.scaling.tables.runs import Runs
+from gptjax.stages.sweep import run_sweep
+
+FORM = "precision_post"
+
+
+def check(config: Config) -> None:
+    """Refuse a sweep without bits, and one that measures too few of them."""
+    if len(set(config.sweep.quantize_bits)) < 2:
+        raise UserError(
+            f"sweep.quantize_bits={config.sweep.quantize_bits} gives job=precision_law nothing to "
+            "compare; give two or more, for example (8,6,4,3)"
+        )
+
+
+def main(config: Config, folder: Path) -> int:
+    """Run the sweep, then fit `quantized.csv`; started again, it does what is missing."""
+    status = run_sweep(config, folder)
+    if status != 0:
+        return status
+    path = folder / "quantized.csv"
+    if not path.exists():
+        raise UserError(
+            f"--workdir={folder} has no cell that was scored in few bits; train its cells again "
+            "with sweep.quantize_bits"
+        )
+    laws_of(config, folder, scaling.Table.read(path))
+    return 0
+
+
+def laws_of(config: Config, folder: Path, table: scaling.Table) -> None:
+    """Fit the rows that a law of positive numbers can have, write precision.json, print, draw."""
+    from gptjax.report import precision  # matplotlib is slow to import
+
+    added = table.numbers("loss")
+    kept = table.where(added > 0.0)
+    runs = scaling.prepare(kept, config.fit, ("params", "tokens", "bits"))
+    law = scaling.fit(runs, FORM, config=config.fit)
+    largest = runs.tokens / runs.params
+    held = hold_out(runs, law.form, largest < largest.max() * (1 - 1e-9), config.fit)
+    found = content(law, held, len(added) - len(kept))
+    write_json(folder / "precision.json", found)
+    rows = {name: runs.columns[name] for name in ("params", "tokens", "bits")} | {"loss": runs.loss}
+    precision.draw(folder, rows, law, config.report.formats, config.report.dpi)
+    _print(found, folder)
+
+
+def content(law: Any, held: Holdout, dropped: int) -> dict[str, Any]:
+    """The content of precision.json: plain types only."""
+    error = np.abs(np.log(held.predicted / held.heldout.loss))
+    rows = [
+        {"params": n, "tokens": d, "bits": p, "measured": y, "predicted": m, "low": lo, "high": hi}
+        for n, d, p, y, m, lo, hi in zip(
+            *_columns(held.heldout),
+            held.heldout.loss,
+            held.predicted,
+            held.low,
+            held.high,
+            strict=True,
+        )
+    ]
+    return plain(
+        {
+            "form": law.form.name,
+            "equation": law.form.equation,
+            "paper": law.form.paper,
+            "params": {
+                name: {"value": one.value, "low": one.low, "high": one.high}
+                for name, one in law.params.items()
+            },
+            "points": len(law.runs),
+            "without_added_loss": dropped,
+            "warnings": list(law.warnings),
+            "held_out": {
+                "what": "the cells with the most tokens per parameter",
+                "median_factor": float(np.exp(np.median(error))),
+                "inside": held.coverage,
+                "rows": rows,
+            },
+        }
+    )
+
+
+def _columns(runs: Runs) -> tuple[np.ndarray, ...]:
+    return runs.params, runs.tokens, runs.columns["bits"]
+
+
+def _print(found: dict[str, Any], folder: Path) -> None:
+    table = Printed(title=found["equation"])
+    for name in ("", "value", "interval"):
+        table.add_column(name)
+    for name, one in found["params"].items():
+        table.add_row(name, f"{one['value']:.4g}", f"[{one['low']:.3g}, {one['high']:.3g}]")
+    Console(width=100).print(table, markup=False)
+    held, factor = found["held_out"], found["held_out"]["median_factor"]
+    print(
+        f"{found['points']} points, {found['without_added_loss']} more where nothing was lost; "
+        f"held out, {held['what']}: predicted within a factor of {factor:.2f} (median), "
+        f"{held['inside']:.0%} inside their intervals; {folder / 'precision.json'}"
+    )
+
+
+JOB = Job(main, check=check, many_runs=True, trains=True)

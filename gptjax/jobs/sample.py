@@ -1,0 +1,162 @@
+"""job=sample: text from a model folder, streamed, with its speed."""
+
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from gptjax.config import Config
+from gptjax.data.chat import FORMATS
+from gptjax.engines.devices import start_backend
+from gptjax.errors import UserError
+from gptjax.fields import section, setting
+from gptjax.files import write_atomic
+from gptjax.infer.settings import PRESETS, Sampling, SamplingConfig
+from gptjax.job import Job
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The model, the prompts and the answers of job=sample."""
+
+    model: str = setting(
+        "",
+        "folder of a model: ours, a run's, Hugging Face's, or a sweep's for its best cell; empty: "
+        "a small model of the config's own sections is trained first",
+    )
+    prompt: str = setting("", "the text to go on from; empty: the start of a document")
+    prompts: str = setting(
+        "", "file of prompts: a text in each line, or .jsonl with prompt, messages or tokens"
+    )
+    chat: str = setting("", "format of messages; empty: the model's own", choices=("", *FORMATS))
+    answers: int = setting(1, "answers to each prompt", minimum=1)
+    output: str = setting("", ".jsonl file for answers, tokens and log-probabilities")
+    batch: int = setting(8, "prompts that are answered together", minimum=1)
+    preset: str = setting(
+        "", "named settings in place of the defaults below", choices=("", *PRESETS)
+    )
+    sampling: SamplingConfig = section(SamplingConfig, "how an answer is made")
+
+
+def check(config: Config) -> None:
+    """Refuse two sources of prompts, and an output that cannot be written."""
+    asked: Settings = config.own["sample"]
+    if asked.prompt and asked.prompts:
+        raise UserError(
+            f"sample.prompt={asked.prompt!r} and sample.prompts={asked.prompts} are both given; "
+            "leave one out"
+        )
+    if asked.prompts and not Path(asked.prompts).expanduser().is_file():
+        raise UserError(f"sample.prompts={asked.prompts} is no file; give a file of prompts")
+    if asked.output and not Path(asked.output).expanduser().absolute().parent.is_dir():
+        raise UserError(
+            f"sample.output={asked.output} is in no folder; make the folder or give another file"
+        )
+
+
+def main(config: Config, folder: Path) -> int:
+    """Print the answers as they are made, and tokens per second at the end."""
+    from gptjax.stages import model_to_sample
+
+    asked: Settings = config.own["sample"]
+    start_backend(config)
+    model = model_to_sample.find(config, asked.model, folder)
+    questions = _questions(asked, model)
+    request, done = _request(asked), []
+    started, tokens = time.perf_counter(), 0
+    for first in range(0, len(questions), asked.batch):
+        some = questions[first : first + asked.batch]
+        answers = _answer(model, some, request, first)
+        done += [_row(one.said, answer, model) for one, answer in zip(some, answers, strict=True)]
+        tokens += sum(len(answer.tokens) for answer in answers)
+    seconds = time.perf_counter() - started
+    if asked.output:
+        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in done)
+        write_atomic(Path(asked.output).expanduser(), "".join(lines))
+    print(
+        f"{tokens:,} tokens in {seconds:.1f} s, {tokens / seconds:.1f} tokens per second with "
+        "compiling",
+        file=sys.stderr,
+    )
+    return 0
+
+
+def _questions(asked: Settings, model: Any) -> list[Any]:
+    """Prompts in their order, each as often as it is answered."""
+    from gptjax.infer.prompts import Asked, read_prompts
+
+    if asked.prompts:
+        found = read_prompts(Path(asked.prompts).expanduser(), model, asked.chat)
+    elif asked.prompt:
+        found = [Asked(asked.prompt, {"prompt": asked.prompt})]
+    elif model.end_ids:
+        found = [Asked(model.end_ids, {"prompt": ""})]
+    else:
+        raise UserError(
+            f"sample.prompt='' begins a document, and {model.name} has no tokenizer that says "
+            "how; give sample.prompts with tokens"
+        )
+    return [one for one in found for _ in range(asked.answers)]
+
+
+def _request(asked: Settings) -> Sampling:
+    """The settings, a preset's where they are at their defaults."""
+    plain = SamplingConfig()
+    given = {k: v for k, v in vars(asked.sampling).items() if v != getattr(plain, k)}
+    return Sampling(**{**PRESETS.get(asked.preset, {}), **given})
+
+
+def _answer(model: Any, some: Sequence[Any], request: Sampling, first: int) -> list[Any]:
+    """The answers of one batch; a single one streams."""
+    import jax
+
+    from gptjax import infer
+
+    seed = max(request.seed, 0)
+    key = jax.random.fold_in(jax.random.key(seed), first)
+    request = dataclasses.replace(request, seed=-1)
+    prompts = [one.prompt for one in some]
+    if len(some) > 1:
+        answers = infer.generate(model, prompts, request, key)
+        for one, answer in zip(some, answers, strict=True):
+            print(f"--- {_shown(one.said)}\n{_words(model, answer)}", flush=True)
+        return answers
+    shown, answers = 0, []
+    print(_shown(some[0].said), end="", flush=True)
+    for answers in infer.stream(model, prompts, request, key):
+        text = _words(model, answers[0])
+        print(text[shown:], end="", flush=True)
+        shown = len(text)
+    print(flush=True)
+    return answers
+
+
+def _words(model: Any, answer: Any) -> str:
+    return answer.text if model.tokenizer else " ".join(map(str, answer.tokens))
+
+
+def _shown(said: dict[str, Any]) -> str:
+    """The prompt as it stands before its answer."""
+    if "messages" in said:
+        return f"{said['messages'][-1]['content']}\n"
+    return said.get("prompt") or ""
+
+
+def _row(said: dict[str, Any], answer: Any, model: Any) -> dict[str, Any]:
+    """A line of the output."""
+    row = {
+        **said,
+        "text": answer.text,
+        "tokens": list(answer.tokens),
+        "logprobs": [round(x, 6) for x in answer.logprobs],
+        "finish": answer.finish,
+    }
+    if any(answer.top):
+        row["top"] = [[[i, round(x, 6)] for i, x in place] for place in answer.top]
+    return row
+
+
+JOB = Job(main, Settings, check, one_run=True, trains=True)

@@ -1,0 +1,110 @@
+"""job=serve from the command line: a process that SIGTERM ends after its answers, and mistakes."""
+
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from gptjax import models
+from gptjax.convert import own_folder
+from gptjax.convert.own_folder import KeptTokenizer
+from gptjax.data import DataConfig
+from gptjax.main import main
+
+CONFIG = models.ModelConfig(
+    vocab_size=257, depth=1, width=8, num_heads=2, seq_len=1024, init_scale=0.5
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    place = tmp_path_factory.mktemp("serve") / "tiny"
+    params = models.init(CONFIG, jax.random.key(0))
+    own_folder.save_model(place, CONFIG, params, KeptTokenizer(DataConfig(tokenizer="bytes")))
+    return place
+
+
+def flags(folder, *given):
+    own = [f"--config.serve.{flag}" for flag in (f"model={folder}", *given)]
+    return ["gptjax", "--config=experiments/serve.py", *own]
+
+
+def test_a_process_serves_and_ends_after_its_answers(folder, tmp_path):
+    """SIGTERM amid an answer: the answer is finished, the next request is refused, status 0."""
+    (tmp_path / "key").write_text("secret\n")
+    given = ["port=0", "slots=2", f"token_file={tmp_path}/key", "warm=false", "name=small"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gptjax.main", *flags(folder, *given)[1:]],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    )
+    try:
+        said = process.stdout.readline() + process.stdout.readline()
+        assert "small: 2 slots of 1,024 tokens, " in said
+        port = int(re.search(r"http://127.0.0.1:(\d+)/", said)[1])
+        body = {"prompt": "x", "max_tokens": 900, "stream": True, "logit_bias": {"256": -100}}
+        reply = post(port, body)
+        assert reply.readline().startswith(b"data: ")
+        process.send_signal(signal.SIGTERM)
+        rest = reply.read()
+        assert rest.endswith(b"data: [DONE]\n\n") and b'"finish_reason": "length"' in rest
+        assert process.wait(60) == 0 and process.stdout.read() == "stopped\n"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def post(port, body):
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+    headers = {"Authorization": "Bearer secret", "Content-Type": "application/json"}
+    connection.request("POST", "/v1/completions", json.dumps(body), headers)
+    return connection.getresponse()
+
+
+def test_a_port_in_use_is_told(folder, capfd):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        assert main(flags(folder, f"port={port}")) == 2
+    err = capfd.readouterr().err
+    assert f"serve.port={port} is in use on 127.0.0.1" in err and err.count("\n") == 1
+
+
+def test_a_folder_without_tokenizer_is_told(tmp_path, capfd):
+    own_folder.save_model(tmp_path / "bare", CONFIG, models.init(CONFIG, jax.random.key(0)))
+    assert main(flags(tmp_path / "bare", "port=0")) == 2
+    assert "has no tokenizer, so texts cannot be served" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "given, words",
+    [
+        (["model="], "serve.model='' names no folder"),
+        (["token_file=nowhere"], "serve.token_file=nowhere cannot be read"),
+        (["host=no.such.host.invalid"], "cannot listen on serve.host=no.such.host.invalid"),
+        (["length=4096", "port=0"], "slots of 4096 tokens are longer than the context of tiny"),
+        (["slots=0"], "serve.slots=0 must be at least 1"),
+    ],
+)
+def test_mistakes_are_told(folder, given, words, capfd):
+    assert main(flags(folder, *given)) == 2
+    err = capfd.readouterr().err
+    assert words in err and err.count("\n") == 1
+
+
+def test_a_missing_extra_is_named(folder, capfd, monkeypatch):
+    import importlib.util
+
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "uvicorn" else find(name)
+    )
+    assert main(flags(folder)) == 2
+    assert "pip install 'gptjax[serve]'" in capfd.readouterr().err
