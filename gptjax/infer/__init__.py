@@ -12,12 +12,14 @@ from gptjax.infer.generate import Answer, generate, stream
 from gptjax.infer.limits import Limits
 from gptjax.infer.members import Contrast, Mixture, joined, streaming
 from gptjax.infer.model import Model, load, prepare
+from gptjax.infer.pplm import Bag, Steering, steer
 from gptjax.infer.settings import PRESETS, Sampling, sampling
 from gptjax.infer.speculative import Gain, best_drafts, expected_tokens, speculate
 
 __all__ = [
     "PRESETS",
     "Answer",
+    "Bag",
     "Batcher",
     "BeamSearch",
     "Contrast",
@@ -26,6 +28,7 @@ __all__ = [
     "Mixture",
     "Model",
     "Sampling",
+    "Steering",
     "beam_search",
     "best_drafts",
     "best_of",
@@ -38,6 +41,7 @@ __all__ = [
     "prepare",
     "sampling",
     "speculate",
+    "steer",
     "stream",
     "streaming",
 ]
