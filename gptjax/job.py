@@ -25,6 +25,7 @@ JOBS: dict[str, str] = {
     "convert": "gptjax.jobs.convert",
     "sample": "gptjax.jobs.sample",
     "quantize": "gptjax.jobs.quantize",
+    "ensemble": "gptjax.jobs.ensemble",
     "compile": "gptjax.jobs.compile",
     "plan_mesh": "gptjax.jobs.plan_mesh",
     "tune": "gptjax.jobs.tune",

@@ -51,6 +51,7 @@ from gptjax.ops.lsh_attention import (
     lsh_cached_attention,
 )
 from gptjax.ops.masked_attention import alibi_slopes, masked_attention
+from gptjax.ops.mixture_heads import gaussian_mixture, mixture_of_softmaxes
 from gptjax.ops.normal_float import (
     dequantize_absmax,
     dequantize_nf4,
@@ -127,6 +128,7 @@ __all__ = [
     "fixed_attention",
     "from_codes",
     "gated",
+    "gaussian_mixture",
     "gelu",
     "gelu_tanh",
     "hash_rotations",
@@ -145,6 +147,7 @@ __all__ = [
     "lsh_cached_attention",
     "masked_attention",
     "mix_experts",
+    "mixture_of_softmaxes",
     "orthogonal_features",
     "pack_codes",
     "padded_inputs",

@@ -381,6 +381,7 @@ ELSEWHERE = {
     ("mesh", "schedule"): "eight devices: tests/parallel/on_eight_devices.py",
     ("mesh", "context"): "eight devices: tests/parallel/on_eight_devices.py",
     ("mesh", "sequence_parallel"): "eight devices: tests/parallel/on_eight_devices.py",
+    ("ensemble", "combination"): "tests/jobs/test_ensemble.py",
     ("quantize", "method"): "tests/jobs/test_quantize.py",
     ("quantize", "scales"): "tests/jobs/test_quantize.py",
     ("quantize", "activations"): "tests/jobs/test_quantize.py",
