@@ -12,7 +12,9 @@ import pytest
 
 from gptjax import scaling
 from gptjax.scaling.approaches.mixture import akaike_weights, mix, mixed
-from gptjax.scaling.fit.misfit import lack_of_fit
+from gptjax.scaling.fit.misfit import lack_of_fit, undetected
+from gptjax.scaling.laws import verdict
+from gptjax.scaling.laws.saved import Laws
 
 FAR = (10.0, 30.0, 100.0)
 TABLES = 12
@@ -131,3 +133,31 @@ def test_forms_without_a_finite_forecast_give_no_number():
     entry = mixed([nothing, known], (0.9, 0.1), 0.95, 1e9)
     assert entry["loss"] == pytest.approx(2.0)
     assert 1.5 <= entry["loss_low"] < 1.6 and 2.4 < entry["loss_high"] <= 2.5
+
+
+def test_what_the_tests_would_miss_grows_with_noise_and_distance():
+    config = scaling.FitConfig(resamples=0, starts=4, loss_kind="squares_log")
+    quiet, noisy = (
+        scaling.fit(table(chinchilla, 0, noise), config=config) for noise in (0.0003, 0.003)
+    )
+    shares = [undetected(noisy, flops) for flops in (1e20, 1e21, 1e22)]
+    assert 0 < shares[0] < shares[1] < shares[2] < 0.05
+    assert undetected(quiet, 1e21) == pytest.approx(shares[1] / 10, rel=0.1)
+
+
+def test_the_limit_of_the_tests_is_a_note():
+    missed = {"flops": 1e21, "relative": 0.021}
+    entry = {"lack_of_fit": {"p": 0.5, "found": False, "undetected": missed}}
+    laws = Laws(laws={"chinchilla_parametric": entry})
+    assert any("by up to 2.1%" in line for line in verdict.notes(laws))
+    entry["lack_of_fit"]["found"] = True
+    assert not any("by up to" in line for line in verdict.notes(laws))
+
+
+def test_structure_in_the_residuals_widens_the_mixture():
+    known = {name: (2.0, np.linspace(1.5, 2.5, 101)) for name in ("params", "tokens", "loss")}
+    plain, wide = (mixed([known], (1.0,), 0.95, 1e9, widening) for widening in (1.0, 2.0))
+    ratio = np.log(wide["loss_high"] / wide["loss"]) / np.log(plain["loss_high"] / plain["loss"])
+    assert ratio == pytest.approx(2.0)
+    law = scaling.fit(table(kaplan, 0), resamples=0, starts=4)
+    assert lack_of_fit(law).widening == 3.0

@@ -61,6 +61,14 @@ class Problem:
         """Mean log of every column that has one."""
         return {c: float(np.mean(np.log(self.columns[c]))) for c in self.form.centred}
 
+    def over(
+        self, columns: dict[str, np.ndarray], loss: np.ndarray, weights: np.ndarray
+    ) -> "Problem":
+        """The same form and coordinates over other rows."""
+        other = dataclasses.replace(self, columns=columns, loss=loss, weights=weights)
+        other.__dict__["centres"] = self.centres
+        return other
+
     @property
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """Limits of the fitted coordinates, (p,) each."""

@@ -168,14 +168,8 @@ def _sample(problem: Problem, seed: int) -> Problem:
     if rows <= SAMPLE:
         return problem
     keep = np.sort(np.random.default_rng([seed, 7]).choice(rows, SAMPLE, replace=False))
-    few = dataclasses.replace(
-        problem,
-        columns={name: column[keep] for name, column in problem.columns.items()},
-        loss=problem.loss[keep],
-        weights=problem.weights[keep],
-    )
-    few.__dict__["centres"] = problem.centres  # one meaning of the coordinates
-    return few
+    columns = {name: column[keep] for name, column in problem.columns.items()}
+    return problem.over(columns, problem.loss[keep], problem.weights[keep])
 
 
 def around(theta: np.ndarray, config: FitConfig) -> np.ndarray:

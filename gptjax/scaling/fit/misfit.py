@@ -11,7 +11,7 @@ import dataclasses
 import numpy as np
 from scipy.special import fdtrc
 
-from gptjax.scaling.fit import engine
+from gptjax.scaling.fit import engine, optimum
 from gptjax.scaling.fit.result import Fit
 
 LEVEL = 0.04  # of both tests together: fewer than one false alarm in twenty
@@ -60,6 +60,40 @@ def lack_of_fit(law: Fit) -> Misfit:
     return Misfit(structure, _repeats(law, residual, matrix), ratio)
 
 
+def undetected(law: Fit, flops: float) -> float:
+    """Relative change of the best loss at a budget by a bend that the tests would not find.
+
+    The bend is the quadratic in ln N and ln D whose effect at the budget is two standard errors,
+    beside the form refitted with it: what these runs leave open about another curvature. NaN where
+    the form has no optimum or the runs leave the bend open altogether.
+    """
+    if not law.form.splits_compute:
+        return float("nan")
+    residual, matrix = engine.jacobian(law.problem, law.theta)
+    best = optimum.best_params(law.form, law.values, flops, law.cost)
+    place = {"params": best, "tokens": law.cost.tokens(flops, best)}
+    inputs = {**place, "flops": law.cost.flops(place["params"], place["tokens"])}
+    loss = np.ravel(engine.predict(law.form, law.values, inputs))
+    there = engine.jacobian(law.problem.over(inputs, loss, np.ones(1)), law.theta)[1][0]
+    logs = [np.log(law.runs.params), np.log(law.runs.tokens)]
+    bends = _bends(*(x - x.mean() for x in logs))
+    target = [np.log(place[n]) - x.mean() for n, x in zip(place, logs, strict=True)]
+    root = np.sqrt(law.problem.weights)
+    moved = np.linalg.lstsq(root[:, None] * matrix, root[:, None] * bends, rcond=1e-10)[0]
+    left = root[:, None] * (bends - matrix @ moved)
+    effect = _bends(*target)[0] - there @ moved
+    freedom = max(len(residual) - matrix.shape[1] - bends.shape[1], 1)
+    scatter = np.sqrt(np.sum(law.problem.weights * residual**2) / freedom)
+    inverse = np.linalg.pinv(left.T @ left, rcond=1e-12)
+    shift = 2 * scatter * np.sqrt(effect @ inverse @ effect)
+    return float(shift if law.problem.logarithmic else shift / loss[0])
+
+
+def _bends(size: np.ndarray, data: np.ndarray) -> np.ndarray:
+    """Quadratic terms of centred ln N and ln D, (n, 3)."""
+    return np.stack([size**2, size * data, data**2], axis=1)
+
+
 def _basis(matrix: np.ndarray) -> np.ndarray:
     """Orthonormal columns that span those of `matrix`."""
     norms = np.maximum(np.linalg.norm(matrix, axis=0), 1e-300)
@@ -74,7 +108,7 @@ def _structure(
     if not {"params", "tokens"} <= set(law.form.columns):
         return float("nan"), 1.0
     size, data = (np.log(x) - np.mean(np.log(x)) for x in (law.runs.params, law.runs.tokens))
-    extra = root[:, None] * np.stack([size**2, size * data, data**2], axis=1)
+    extra = root[:, None] * _bends(size, data)
     known = _basis(matrix)
     own = np.linalg.norm(extra, axis=0)
     extra = extra - known @ (known.T @ extra)

@@ -11,7 +11,7 @@ from gptjax.scaling.approaches.isoflop import IsoFlop, Valley
 from gptjax.scaling.approaches.mixture import Mixture
 from gptjax.scaling.fit import bootstrap, engine, optimum
 from gptjax.scaling.fit.lines import PowerLine
-from gptjax.scaling.fit.misfit import lack_of_fit
+from gptjax.scaling.fit.misfit import lack_of_fit, undetected
 from gptjax.scaling.fit.result import Fit
 from gptjax.scaling.tables.runs import Runs, seed_noise
 
@@ -63,17 +63,18 @@ def _(result: Fit, table: Runs, flops: np.ndarray) -> dict[str, Any]:
         "doubts": list(result.warnings),
     }
     if "chinchilla" in form.name:
-        entry["lack_of_fit"] = misfit(result)
+        entry["lack_of_fit"] = misfit(result, float(flops.max()))
     if form.splits_compute:
         entry["optimum"] = {"flops": flops, **optimum_lines(result, flops)}
         entry["surface"] = surface(result, table, flops)
     return entry
 
 
-def misfit(result: Fit) -> dict[str, Any]:
-    """The lack-of-fit tests of a fit."""
+def misfit(result: Fit, flops: float) -> dict[str, Any]:
+    """The lack-of-fit tests of a fit, and what they would not find at a budget."""
     found = lack_of_fit(result)
-    return {"p": found.p, "found": found.found, **dataclasses.asdict(found)}
+    missed = {"flops": flops, "relative": undetected(result, flops)}
+    return {"p": found.p, "found": found.found, **dataclasses.asdict(found), "undetected": missed}
 
 
 def coordinates(result: Fit) -> dict[str, Any]:

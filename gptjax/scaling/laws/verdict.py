@@ -14,6 +14,7 @@ from gptjax.scaling.laws.saved import Laws
 WITHIN = 0.02  # relative error of a hold-out that counts as held
 FAR = 2.0  # a prediction this many times farther, in log FLOPs, than a hold-out is a doubt
 EASY = 3.2  # the factor in FLOPs that is believed without a hold-out
+SEEN = 0.005  # of the loss: an undetected bend of less is not worth a note
 SHOWN = 4  # names in a list
 
 LABELS = {
@@ -62,7 +63,14 @@ def notes(laws: Laws) -> list[str]:
     """Every other sentence: doubts beyond the first, valleys, mixtures, left-out runs, warnings."""
     doubts = list((laws.verdict or {}).get("doubts") or [])
     far = [beyond(laws, _real(row.get("flops"))) for row in laws.prediction[:1]]
-    found = [*doubts[1:], *far, *_valleys(laws), *_mixed(laws), *_left_out(laws)]
+    found = [
+        *doubts[1:],
+        *far,
+        *_undetected(laws),
+        *_valleys(laws),
+        *_mixed(laws),
+        *_left_out(laws),
+    ]
     found = [line for line in dict.fromkeys(found) if line and line not in doubts[:1]]
     return found + [line for line in laws.warnings if line not in found]
 
@@ -105,6 +113,19 @@ def _misfit(laws: Laws) -> list[str]:
     return [
         f"the form chinchilla does not describe these runs: its residuals have structure that "
         f"noise has not (p = {p:.1g}); {rest}."
+    ]
+
+
+def _undetected(laws: Laws) -> list[str]:
+    """How wrong a form may be that the tests pass."""
+    found = laws.law("chinchilla_parametric").get("lack_of_fit") or {}
+    missed = found.get("undetected") or {}
+    share = _real(missed.get("relative"))
+    if found.get("found") or not share > SEEN:
+        return []
+    return [
+        f"the tests of the form have their limit: a bend in ln N and ln D that these runs cannot "
+        f"show would move the loss at {_real(missed.get('flops')):.3g} FLOPs by up to {share:.1%}"
     ]
 
 
