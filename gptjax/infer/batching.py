@@ -19,6 +19,8 @@ import numpy as np
 from gptjax import models
 from gptjax.errors import UserError
 from gptjax.infer import loop, samplers, schedule
+from gptjax.infer.constraints import Constraints, constraint_of
+from gptjax.infer.constraints import check as check_constraint
 from gptjax.infer.generate import (
     Answer,
     Prompt,
@@ -110,6 +112,7 @@ class Batcher:
         self.growing: dict[int, _Growing] = {}
         self.reading: _Reading | None = None
         self.read_tokens = self.shared_tokens = 0
+        self.constraints = Constraints.free(limits.slots, model.config.vocab_size)
         self._last = -1
         self._state = self._allocate()
 
@@ -118,7 +121,8 @@ class Batcher:
         request = self._request([0], Sampling(max_tokens=1), 0)
         cache = _empty_cache(self.model.config, self.length)
         _, x_B1D, cache = self._piece(cache, request.prompt, fresh=True)
-        state = _repeated(self._first_of(request, cache, x_B1D), self.limits.slots)
+        one = self._first_of(request, cache, x_B1D, self.constraints.allowed_BV[0])
+        state = _repeated(one, self.limits.slots)
         return dataclasses.replace(state, done_B=jnp.ones(self.limits.slots, bool))
 
     @property
@@ -159,6 +163,7 @@ class Batcher:
             raise UserError(
                 f"sampling.stop_ids has {len(sampling.stop_ids)} tokens; give {STOP_IDS} or fewer"
             )
+        check_constraint(self.model, sampling)
         return ids, fitted(self.model, ids, sampling)
 
     def submit(
@@ -195,6 +200,9 @@ class Batcher:
         """Forget a request; its slot is free at once. Nothing where it has ended."""
         if number not in self.requests:
             return
+        for slot, one in enumerate(self.schedule.slots):
+            if one.request == number:
+                self.constraints.put(slot, None)
         self.schedule = schedule.left(self.schedule, number)
         if self.reading and self.reading.number == number:
             self.reading = None
@@ -296,8 +304,12 @@ class Batcher:
 
     def _enter(self, reading: _Reading, x_B1D: jax.Array) -> None:
         """Put the prompt's cache and the first token of its answer into the slot."""
-        request = self.requests[reading.number]
-        one = self._first_of(request, reading.cache, x_B1D)
+        request, slot = self.requests[reading.number], reading.slot
+        self.constraints.put(slot, constraint_of(self.model, request.sampling))
+        allowed_V = self.constraints.allowed_BV[slot]
+        one = self._first_of(request, reading.cache, x_B1D, allowed_V)
+        if self.constraints.rows[slot]:
+            self.constraints.consume(slot, [int(one.token_B[0])])
         self._state = _put(self._state, jnp.int32(reading.slot), one)
         if self.shares:
             self.schedule = schedule.filled(
@@ -305,9 +317,12 @@ class Batcher:
             )
         self.reading = None
 
-    def _first_of(self, request: Request, cache: Cache, x_B1D: jax.Array) -> State:
+    def _first_of(
+        self, request: Request, cache: Cache, x_B1D: jax.Array, allowed_V: np.ndarray
+    ) -> State:
         """The state of one row with the first token of its answer."""
         V, filters, asked = self.model.config.vocab_size, self.plan.filters, [request.sampling]
+        rows = samplers.rows_of(asked, V, filters) | samplers.asked_of(asked, filters)
         ends = [*self.model.end_ids, *request.sampling.stop_ids]
         ends += [-1] * (len(self.model.end_ids) + STOP_IDS - len(ends))
         return _first(
@@ -315,7 +330,7 @@ class Batcher:
             self.model.params,
             cache,
             x_B1D,
-            samplers.rows_of(asked, V, filters) | samplers.asked_of(asked, filters),
+            rows | {"allowed": jnp.asarray(allowed_V[None])},
             samplers.memories_of(asked, [request.prompt], V, self.model.end_ids, filters),
             request.key[None],
             jnp.asarray([ends], jnp.int32),
@@ -335,8 +350,14 @@ class Batcher:
             return
         idle_B = np.ones(self.limits.slots, bool)
         idle_B[list(active)] = False
+        steps = 1 if self.constraints else self.limits.steps
+        rows = self.constraints.into(self._state.rows)
         self._state = _advance(
-            self.plan, self.model.params, self._state, jnp.asarray(idle_B), self.limits.steps
+            self.plan,
+            self.model.params,
+            dataclasses.replace(self._state, rows=rows),
+            jnp.asarray(idle_B),
+            steps,
         )
 
     def _news(self) -> dict[int, Answer]:
@@ -349,6 +370,7 @@ class Batcher:
         for slot, number in active.items():
             request, growing = self.requests[number], self.growing[number]
             done = self._grow(growing, request, slot, found)
+            self.constraints.consume(slot, growing.ids)
             news[number] = self._answer(request, growing, done=done)
             if news[number].finish:
                 self.cancel(number)

@@ -12,6 +12,7 @@ import numpy as np
 from gptjax import models
 from gptjax.errors import UserError
 from gptjax.infer import samplers
+from gptjax.infer.constraints import Constraints
 from gptjax.infer.loop import Plan, State, advance, prefill
 from gptjax.infer.model import Model
 from gptjax.infer.settings import Sampling
@@ -87,12 +88,16 @@ def stream(
     batch = Batch.of(model, prompts, sampling, key)
     state = batch.start()
     stopped = np.zeros(len(batch.requests), bool)
+    chunk = 1 if batch.constraints else chunk
     for steps in itertools.chain([0], itertools.repeat(chunk)):
         if steps:
             done = state.done_B | jnp.asarray(stopped)
-            state = dataclasses.replace(state, done_B=done)
+            rows = batch.constraints.into(state.rows)
+            state = dataclasses.replace(state, done_B=done, rows=rows)
             state = advance(batch.plan, model.params, state, jnp.int32(steps))
         answers = batch.answers(state)
+        for row, answer in enumerate(answers):
+            batch.constraints.consume(row, answer.tokens)
         stopped = np.array([answer.finish != "" for answer in answers])
         yield answers
         if stopped.all():
@@ -108,6 +113,7 @@ class Batch:
     prompts: tuple[tuple[int, ...], ...]
     requests: tuple[Sampling, ...]
     keys: jax.Array
+    constraints: Constraints
 
     @classmethod
     def of(
@@ -143,7 +149,7 @@ class Batch:
             model.combine,
             model.stream,
         )
-        return cls(model, plan, ids, requests, keys)
+        return cls(model, plan, ids, requests, keys, Constraints.of(model, requests))
 
     def start(self, *, spare: int = 0) -> State:
         """Prompts read, and the first token of each answer made.
@@ -162,7 +168,7 @@ class Batch:
             self.model.params,
             prompts_BT,
             counts_BT,
-            samplers.rows_of(requests, V, filters),
+            self.constraints.into(samplers.rows_of(requests, V, filters)),
             samplers.memories_of(requests, self.prompts, V, spared, filters),
             self.keys,
             ends_of(self.model, requests),

@@ -71,6 +71,14 @@ def conversation(model: Model, messages: Any, chat: str = "") -> list[int]:
     return encode_chat(model.tokenizer, messages, form, prompt=True).ids.tolist()  # type: ignore[arg-type]
 
 
+def turn_ends(model: Model, chat: str = "") -> tuple[int, ...]:
+    """The special tokens that end the assistant's message in the model's chat format."""
+    form = FORMATS[chat or model.chat]
+    added = getattr(model.tokenizer, "added", {})
+    names = [name for name in form.special if name in form.assistant[1]]
+    return tuple(dict.fromkeys(added[name] for name in names if name in added))
+
+
 def _of_json(place: str, line: str, model: Model, chat: str) -> Asked:
     try:
         said = json.loads(line)

@@ -183,6 +183,15 @@ def _only(logits_BV: jax.Array, stays: jax.Array) -> jax.Array:
     return jnp.where(stays, logits_BV, -jnp.inf)
 
 
+def _allowed(logits_BV: jax.Array, rows: Rows, memories: Memories) -> jax.Array:
+    return _only(logits_BV, rows["allowed"])
+
+
+def _allowed_rows(requests: Sequence[Sampling], vocabulary: int) -> Rows:
+    """All tokens; who runs the loop says after each token what may come next (`Constraints`)."""
+    return {"allowed": jnp.ones((len(requests), vocabulary), bool)}
+
+
 def _bias(logits_BV: jax.Array, rows: Rows, memories: Memories) -> jax.Array:
     return logits_BV + rows["logit_bias"]
 
@@ -272,6 +281,7 @@ MEMORIES: dict[str, Memory] = {"counts": Memory(_start_counts, _update_counts)}
 """What filters remember; another package adds its own."""
 
 FILTERS: dict[str, Filter] = {
+    "allowed": Filter(_allowed, lambda r: bool(r.regex or r.json_schema), rows=_allowed_rows),
     "logit_bias": Filter(_bias, lambda r: bool(r.logit_bias), rows=_bias_rows),
     "repetition_penalty": Filter(_repetition, lambda r: r.repetition_penalty != 1.0, "counts"),
     "count_power": Filter(_count_power, lambda r: r.count_power != 0.0, "counts"),

@@ -62,6 +62,12 @@ class SamplingConfig:
         minimum=0,
         maximum=100,
     )
+    regex: str = setting(
+        "", "the answer matches this regular expression as a whole (needs gptjax[constrained])"
+    )
+    json_schema: str = setting(
+        "", "the answer is JSON of this schema, given as text (needs gptjax[constrained])"
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -210,6 +210,15 @@ def test_forged_markers_stay_text(client):
     assert reply.usage.prompt_tokens - plain.usage.prompt_tokens == len(forged) - len("hi")
 
 
+def test_the_formats_own_token_ends_a_message(client):
+    reply = client.chat.completions.create(
+        model="tiny", messages=HELLO, max_tokens=9, logit_bias={"258": 100}
+    )
+    (choice,) = reply.choices
+    assert (choice.message.content, choice.finish_reason) == ("", "stop")
+    assert reply.usage.completion_tokens == 1
+
+
 def test_a_bias_decides(client):
     reply = client.completions.create(
         model="tiny", prompt="x", max_tokens=4, logit_bias={"65": 100}, temperature=0
@@ -219,6 +228,24 @@ def test_a_bias_decides(client):
         model="tiny", prompt="x", max_tokens=9, logit_bias={"65": 100}, stop=["AAA"]
     )
     assert stopped.choices[0].text == "" and stopped.choices[0].finish_reason == "stop"
+
+
+def test_response_formats(client):
+    pytest.importorskip("llguidance")
+    settings = {"model": "tiny", "messages": HELLO, "max_tokens": 40, "seed": 4}
+    schema = {
+        "type": "object",
+        "properties": {"ok": {"type": "boolean"}},
+        "required": ["ok"],
+        "additionalProperties": False,
+    }
+    asked = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema, "strict": True}}
+    reply = client.chat.completions.create(**settings, response_format=asked)
+    assert isinstance(json.loads(reply.choices[0].message.content)["ok"], bool)
+    assert reply.choices[0].finish_reason == "stop"
+    asked = {"type": "regex", "regex": "[0-9]{3}"}
+    reply = client.chat.completions.create(**settings, response_format=asked)
+    assert len(reply.choices[0].message.content) == 3 and reply.choices[0].message.content.isdigit()
 
 
 @pytest.mark.parametrize(
@@ -248,6 +275,13 @@ def test_a_bias_decides(client):
         ("chat/completions", {"messages": [{"role": "judge", "content": "x"}]}, 400, "judge"),
         ("chat/completions", {"messages": [{"role": "user"}]}, 400, "must be text"),
         ("chat/completions", {"messages": HELLO, "tools": [{}]}, 400, "tools are not offered"),
+        (
+            "chat/completions",
+            {"messages": HELLO, "response_format": {"type": "regex", "regex": "("}},
+            400,
+            "regex is not offered",
+        ),
+        ("completions", {"prompt": "x", "response_format": {"type": "xml"}}, 400, "no type that"),
         ("embeddings", {}, 404, "/v1/embeddings is not here"),
     ],
 )

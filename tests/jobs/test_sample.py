@@ -38,6 +38,17 @@ def test_a_prompt_streams_and_its_speed_is_told(model, tmp_path, capfd):
     assert not (tmp_path / "work").exists()
 
 
+def test_an_answer_matches_an_expression(model, tmp_path, capfd):
+    pytest.importorskip("llguidance")
+    flags = ["prompt=x", "sampling.regex=[0-9]{4}", "sampling.max_tokens=9"]
+    assert sample(model, *flags, tmp_path=tmp_path) == 0
+    out, _ = capfd.readouterr()
+    assert len(out.strip()) == 5 and out.strip()[1:].isdigit()
+    flags[1] = "sampling.regex=a("
+    assert sample(model, *flags, tmp_path=tmp_path) == 2
+    assert "sampling.regex is not offered: unclosed group" in capfd.readouterr().err
+
+
 def test_a_file_of_prompts_becomes_jsonl(model, tmp_path, capfd):
     (tmp_path / "in.jsonl").write_text('{"prompt": "a", "id": 7}\n\n{"tokens": [104, 105]}\n')
     flags = [f"prompts={tmp_path}/in.jsonl", f"output={tmp_path}/out.jsonl", "answers=2"]

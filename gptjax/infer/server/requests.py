@@ -7,7 +7,7 @@ from typing import Any
 
 from gptjax.errors import UserError, nearest
 from gptjax.infer.model import Model
-from gptjax.infer.prompts import conversation
+from gptjax.infer.prompts import conversation, turn_ends
 from gptjax.infer.settings import Sampling, sampling
 
 IGNORED = ("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key")
@@ -122,7 +122,7 @@ def chat(body: Mapping[str, Any], model: Model, room: int) -> Asked:
     logprobs = _whole(body, "top_logprobs", 0, 0, 20) if _truth(body, "logprobs") else None
     return Asked(
         (ids,),
-        _settings(body, most, logprobs or 0),
+        dataclasses.replace(_settings(body, most, logprobs or 0), stop_ids=turn_ends(model)),
         n=_whole(body, "n", 1, 1, CHOICES),
         logprobs=logprobs,
         **_streaming(body),
@@ -131,7 +131,7 @@ def chat(body: Mapping[str, Any], model: Model, room: int) -> Asked:
 
 COMMON = (
     *("model", "n", "stop", "seed", "stream", "stream_options", "logit_bias", "temperature"),
-    *("top_p", "presence_penalty", "frequency_penalty", *OURS, *IGNORED),
+    *("response_format", "top_p", "presence_penalty", "frequency_penalty", *OURS, *IGNORED),
 )
 
 
@@ -146,6 +146,7 @@ def _settings(body: Mapping[str, Any], most: int, logprobs: int) -> Sampling:
     _number(body, "temperature", 0.0, 2.0)
     if body.get("seed") is not None:
         given["seed"] = _whole(body, "seed", 0, -(2**63), 2**63 - 1) % 2**63
+    given |= _response_format(body.get("response_format"))
     stops = body.get("stop")
     if stops is not None:
         given["stop"] = (stops,) if isinstance(stops, str) else tuple(_list(body, "stop"))
@@ -160,6 +161,46 @@ def _settings(body: Mapping[str, Any], most: int, logprobs: int) -> Sampling:
         ),
     )
     return dataclasses.replace(asked, max_tokens=most)
+
+
+def _json_schema(given: Mapping[str, Any]) -> dict[str, str]:
+    inside = given.get("json_schema")
+    schema = inside.get("schema") if isinstance(inside, dict) else None
+    if not isinstance(schema, dict):
+        raise BadRequest(
+            'response_format must be {"type": "json_schema", "json_schema": {"schema": {…}}}',
+            "response_format",
+        )
+    return {"json_schema": json.dumps(schema)}
+
+
+def _regex(given: Mapping[str, Any]) -> dict[str, str]:
+    if not isinstance(given.get("regex"), str) or not given["regex"]:
+        raise BadRequest(
+            'response_format must be {"type": "regex", "regex": "…"}', "response_format"
+        )
+    return {"regex": given["regex"]}
+
+
+RESPONSE_FORMATS: dict[str, Callable[[Mapping[str, Any]], dict[str, str]]] = {
+    "text": lambda given: {},
+    "json_object": lambda given: {"json_schema": '{"type": "object"}'},
+    "json_schema": _json_schema,
+    "regex": _regex,
+}
+"""Types of response_format; the last is ours."""
+
+
+def _response_format(given: Any) -> dict[str, str]:
+    if given is None:
+        return {}
+    kind = given.get("type") if isinstance(given, dict) else given
+    if not isinstance(kind, str) or kind not in RESPONSE_FORMATS or not isinstance(given, dict):
+        raise BadRequest(
+            f"response_format has no type that is offered; {nearest(kind, RESPONSE_FORMATS)}",
+            "response_format",
+        )
+    return RESPONSE_FORMATS[kind](given)
 
 
 def _bias(body: Mapping[str, Any]) -> dict[int, float]:
