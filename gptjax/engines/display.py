@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -126,4 +127,5 @@ class Display:
                 f"{state['learning_rate']:.2g}",
                 f"{1e3 * state['seconds_per_step']:.2f}",
             )
-        return Group(head, ProgressBar(total=1.0, completed=done / self._total, width=60), table)
+        bar = ProgressBar(total=1.0, completed=done / self._total, width=60)
+        return Group(head, Padding(bar, 0), table)  # a bar alone does not end its line

@@ -15,6 +15,27 @@ from gptjax.engines import cores
 from gptjax.report.numbers import duration_text
 from gptjax.sweeps import Cell, timing
 
+FULL_WIDTH = 130
+"""Characters of a line where the output is no terminal: every column has room."""
+
+COLUMNS = (
+    "budget",
+    "width",
+    "depth",
+    "params",
+    "no embed",
+    "+ head",
+    "tokens",
+    "batch",
+    "steps",
+    "lr",
+    "FLOPs",
+    "6ND",
+    "seconds",
+)
+LEFT_OUT = ("6ND", "+ head", "no embed", "depth", "batch", "steps", "lr", "budget", "width")
+"""Columns that a narrow terminal has no room for, the first to go first."""
+
 LANE_SHOWN = 12
 """Bundles of a worker that a plan names."""
 
@@ -27,27 +48,8 @@ def print_plan(config: Config, cells: Sequence[Cell]) -> float:
     lanes = timing.schedule(bundles, reference, workers)
     total = max(lane.finish for lane in lanes)
     seconds = timing.predicted_by_cell(bundles, reference)
-    table = Table(title=f"Plan: {len(cells)} cells", title_justify="left", header_style="bold")
-    for name in (
-        "budget",
-        "width",
-        "depth",
-        "params",
-        "no embed",
-        "+ head",
-        "tokens",
-        "batch",
-        "steps",
-        "lr",
-        "FLOPs",
-        "6ND",
-        "seconds",
-    ):
-        table.add_column(name, justify="right", no_wrap=True)
-    for cell in cells:
-        table.add_row(*_row(cell, seconds[cell.id]))
-    console = Console(width=None if sys.stdout.isatty() else 130)
-    console.print(table)
+    console = Console(width=None if sys.stdout.isatty() else FULL_WIDTH)
+    _print_table(console, [_row(cell, seconds[cell.id]) for cell in cells])
     flops, trained = sum(cell.flops for cell in cells), sum(b.total_flops for b in bundles)
     shared = f", {trained:.3g} of them trained (lengths share trunks)" if trained < flops else ""
     widest = max((len(bundle.cells) for bundle in bundles if bundle.stacked), default=0)
@@ -66,6 +68,38 @@ def print_plan(config: Config, cells: Sequence[Cell]) -> float:
     if config.machine.flops_per_s:
         console.print(_elsewhere(config, cells), highlight=False)
     return total
+
+
+def _print_table(console: Console, rows: Sequence[tuple[str, ...]]) -> None:
+    """The columns that fit, whole, and the names of the others."""
+    shown = shown_columns(rows, console.width)
+    table = Table(title=f"Plan: {len(rows)} cells", title_justify="left", header_style="bold")
+    for name in shown:
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        cells = dict(zip(COLUMNS, row, strict=True))
+        table.add_row(*(cells[name] for name in shown))
+    console.print(table)
+    hidden = [name for name in COLUMNS if name not in shown]
+    if hidden:
+        console.print(
+            f"without {', '.join(hidden)}, which {console.width} columns have no room for; "
+            "add > plan.txt to the command for a file with all of them",
+            highlight=False,
+        )
+
+
+def shown_columns(rows: Sequence[tuple[str, ...]], width: int) -> list[str]:
+    """The names of the columns that fit in so many characters, beside their frame."""
+    wide = {
+        name: max(map(len, (name, *column))) + 3
+        for name, column in zip(COLUMNS, zip(*rows, strict=True), strict=True)
+    }
+    for name in LEFT_OUT:
+        if sum(wide.values()) + 1 <= width:
+            break
+        del wide[name]
+    return list(wide)
 
 
 def _lane(lane: timing.Lane) -> str:
