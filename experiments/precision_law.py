@@ -6,7 +6,8 @@ Sizes on a grid of token budgets, python-stdlib by bytes. When a cell is trained
 rounded to 8, 6, 4 and 3 bits in groups of 16 and scored on the same held-out text. To the added
 losses the law of Kumar et al. (2024), C D^gamma_D N^-gamma_N exp(-P / gamma_P), is fitted, with
 intervals that resample cells, and the cells with the most tokens per parameter are predicted from
-the others. No download, no accelerator; docs/quantization.md has the figure and the numbers.
+the others. No download, no accelerator. The whole grid was not timed; docs/quantization.md has what
+nine short cells of it gave.
 """
 
 from ml_collections import ConfigDict
