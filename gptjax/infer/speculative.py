@@ -126,6 +126,11 @@ def _check(batch: Batch, draft: Model | None, drafts: int) -> None:
             f"{draft.name} has {draft.config.vocab_size} tokens and {batch.model.name} "
             f"{batch.model.config.vocab_size}; a draft must have the same vocabulary"
         )
+    if batch.constraints:
+        raise UserError(
+            "sampling.regex and sampling.json_schema are followed token by token, and speculative "
+            "decoding checks several at once; leave them out, or decode without drafts"
+        )
     remember = [name for name in batch.plan.filters if samplers.FILTERS[name].memory]
     if remember:
         raise UserError(

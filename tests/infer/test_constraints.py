@@ -224,3 +224,8 @@ def test_a_missing_extra_is_named(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=re.escape("pip install 'gptjax[constrained]'")):
         infer.generate(model(), ["x"], infer.sampling(regex="a"))
+
+
+def test_drafts_are_refused():
+    with pytest.raises(UserError, match="are followed token by token"):
+        infer.speculate(model(), ["x"], asked("[0-9]{3}"))
