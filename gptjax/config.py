@@ -144,6 +144,7 @@ def hint(name: str, known: Iterable[str]) -> str:
 def to_mapping(config: Config) -> dict[str, Any]:
     """The plain mapping that `make_config` reads back."""
     values = dataclasses.asdict(config)
+    values.pop("experiment_file")  # of the command, no setting
     return {**values.pop("general"), **values.pop("own"), **values}
 
 

@@ -82,7 +82,10 @@ def _is_part_of_run(place: Path) -> bool:
 
 def _is_huggingface(place: Path) -> bool:
     path = place / "config.json"
-    return path.exists() and "model_type" in (read_json(path) or {})
+    if not path.exists():
+        return False
+    said = read_json(path)
+    return isinstance(said, dict) and "model_type" in said
 
 
 def _own(place: Path, shardings: Any) -> Model:

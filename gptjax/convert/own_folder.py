@@ -239,6 +239,11 @@ def read_params(folder: Path, said: Description) -> Any:
 
 def _config(cls: type, fields: Mapping[str, Any], section: str) -> Any:
     """The dataclass that was written, with those in its fields."""
+    if not isinstance(fields, Mapping):
+        raise UserError(
+            f"{CONFIG} has {section}={fields!r}, where a group of settings is; convert or train "
+            "the model again"
+        )
     parts = {
         name: _config(hint, fields[name], f"{section}.{name}")
         for name, hint in typing.get_type_hints(cls).items()

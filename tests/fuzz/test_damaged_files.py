@@ -170,6 +170,12 @@ def test_some_damaged_files(kind, good, tmp_path, monkeypatch):
     check(kind, range(25), good, tmp_path)
 
 
+@pytest.mark.parametrize(("kind", "seed"), [("theirs", 104), ("theirs", 259), ("ours", 107)])
+def test_files_that_ended_in_a_traceback_once(kind, seed, good, tmp_path):
+    """A config.json that is a number, and a number in the place of a group of settings."""
+    check(kind, range(seed, seed + 1), good, tmp_path)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("part", range(5))
 @pytest.mark.parametrize("kind", KINDS)
