@@ -138,7 +138,8 @@ def test_cached_equals_full(name):
 def test_cached_equals_full_for_every_family(name):
     """The tiny models of every family that is converted, every parameter of size one."""
     config = tiny.MODELS[name][1]
-    check(config, tiny.parameters(config), width=5, lengths=(5, 3), total=12)
+    params = jax.tree.map(jnp.asarray, tiny.parameters(config))
+    check(config, params, width=5, lengths=(5, 3), total=12)
 
 
 MORE = {"blocksparse", "longformer", "fixed", "linformer"}
