@@ -156,7 +156,12 @@ def _huber(residual: Any, delta: Any) -> Any:
     return jnp.where(size <= delta, 0.5 * residual**2, delta * (size - 0.5 * delta))
 
 
-@functools.partial(jax.jit, static_argnames=("form", "logarithmic"))
+OPTIMISED = {"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False}
+"""XLA's defaults, whatever XLA_FLAGS say: these programs run thousands of times, and without
+optimisation, as the tests compile everything else, a fit takes twice the processor time."""
+
+
+@functools.partial(jax.jit, static_argnames=("form", "logarithmic"), compiler_options=OPTIMISED)
 def _derivatives(
     form: Form, logarithmic: bool, theta: Any, delta: Any, data: Any, target: Any, weights: Any
 ) -> Any:
@@ -358,7 +363,7 @@ def jacobian(problem: Problem, theta: np.ndarray) -> tuple[np.ndarray, np.ndarra
         return residual, matrix
 
 
-@functools.partial(jax.jit, static_argnames=("form", "logarithmic"))
+@functools.partial(jax.jit, static_argnames=("form", "logarithmic"), compiler_options=OPTIMISED)
 def _jacobian(form: Form, logarithmic: bool, theta: Any, data: Any, target: Any):
     def residual_of(theta):
         return _residuals(form, logarithmic, theta, data, target)
