@@ -78,3 +78,11 @@ def test_the_files_that_the_architecture_names_exist():
     roots = (REPO / "gptjax", REPO)
     assert {"train/step.py", "sweeps/records.py"} <= named
     assert [name for name in named if not any((root / name).is_file() for root in roots)] == []
+
+
+def test_flags_in_sentences_are_settings():
+    """A repair that names a flag names one that there is."""
+    sources = "\n".join(path.read_text() for path in (REPO / "gptjax").rglob("*.py"))
+    named = set(re.findall(r"--([a-z]+\.[a-z0-9_.]*[a-z0-9_])=", sources))
+    known = {f"config.{name}" for name in setting_types()}
+    assert sorted(named - known) == []

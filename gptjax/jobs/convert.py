@@ -21,7 +21,7 @@ def check(config: Config) -> None:
     """Refuse a conversion from or to nowhere."""
     if not config.own["convert"].folder:
         raise UserError(
-            "convert.folder='' names no folder; give --settings.folder=DIR with the "
+            "convert.folder='' names no folder; give --config.convert.folder=DIR with the "
             "config.json and safetensors to read, or where to write them"
         )
 
