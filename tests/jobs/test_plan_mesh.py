@@ -49,7 +49,7 @@ def test_what_fits_on_one_chip_gets_data_parallelism(tmp_path, capsys):
     status, found = plan(tmp_path, "train_gpt2_small", **settings)
     assert status == 0
     cut = {name: size for name, size in found["chosen"].items() if size != 1}
-    assert cut == {"data": 4, "remat": "none"}
+    assert cut == {"data": 4, "remat": "dots"}  # scores of all layers do not fit
     first = found["candidates"][0]
     params = 124_439_808
     assert first["held"]["params"] == 4 * params
