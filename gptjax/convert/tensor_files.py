@@ -62,7 +62,8 @@ class Stored:
         Raises:
           UserError: for another type than DTYPES, and for a number that is not finite.
         """
-        return self._finite(np.asarray(self._content(), self.dtype))
+        dtype = self.dtype  # first: the library has no words for what it cannot read
+        return self._finite(np.asarray(self._content(), dtype))
 
     def read_any(self) -> np.ndarray:
         """The same of a tensor that may hold bytes, as codes of weights are.
