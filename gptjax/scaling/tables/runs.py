@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from gptjax.errors import UserError
+from gptjax.errors import UserError, nearest
 from gptjax.scaling.config import LOSS_UNITS, FitConfig
 from gptjax.scaling.tables import curves, dialects, states, units
 from gptjax.scaling.tables.table import Table, as_table
@@ -258,13 +258,17 @@ def _stand_in(table: Table, config: FitConfig, needs: tuple[str, ...]) -> Table:
 
 
 def _tokens_of_flops(table: Table, config: FitConfig) -> tuple[Table, list[str]]:
-    """With D = C / 6N where the table has sizes and FLOPs and no tokens, and a sentence of it."""
+    """With D = C / 6N where the table has sizes and FLOPs and no tokens, and a sentence of it.
+
+    A column whose name is nearly that of tokens is left for the refusal that names it.
+    """
     if config.column_tokens or any(name in table for name in ("tokens", "D")):
         return table, []
     size = (config.column_params, f"params_{config.params_convention}", "params", "N")
     spent = (config.column_flops, "flops", "C")
     params, flops = (next((n for n in names if n in table), "") for names in (size, spent))
-    if not (params and flops):
+    mistyped = "did you mean" in nearest("tokens", table.columns)
+    if not (params and flops) or mistyped:
         return table, []
     counts = table.numbers(params) * config.unit_params
     with np.errstate(divide="ignore", invalid="ignore"):
