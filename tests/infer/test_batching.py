@@ -59,6 +59,26 @@ def test_answers_equal_the_answer_alone_bit_for_bit():
         assert alone == answer
 
 
+def test_after_warming_nothing_is_compiled_for_a_request():
+    compiled = []
+
+    def listen(name, seconds, **others):
+        if name == "/jax/core/compile/backend_compile_duration":
+            compiled.append(name)
+
+    batcher = fresh(slots=2, piece=8)
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        batcher.warm()
+        assert compiled and not batcher.busy and batcher.read_tokens == 0
+        del compiled[:]
+        (answer,) = batcher.answers([PROMPTS[0]], REQUESTS[0])
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    assert compiled == []
+    assert fresh(slots=2, piece=8).answers([PROMPTS[0]], REQUESTS[0]) == [answer]
+
+
 def test_answers_equal_those_of_generate():
     answers = fresh().answers(PROMPTS, REQUESTS)
     for prompt, request, answer in zip(PROMPTS, REQUESTS, answers, strict=True):

@@ -392,6 +392,10 @@ ELSEWHERE = {
     ("sweep", "tune"): "tests/jobs/test_tune.py",
     ("sweep", "retry_failed"): "cells that fail in real processes: tests/faults",
     ("sweep", "mixed"): "records of two versions of jax in one folder: tests/faults",
+    ("sample", "chat"): "tests/jobs/test_sample.py",
+    ("sample", "preset"): "tests/jobs/test_sample.py",
+    ("serve", "chat"): "read as sample.chat; one of them through HTTP: tests/infer/test_server.py",
+    ("serve", "warm"): "off in tests/jobs/test_serve.py, on in tests/infer/test_batching.py",
     ("train", "wandb"): "an extra; refused with a sentence where it is absent",
     ("report", "open"): "opens a browser",
 }

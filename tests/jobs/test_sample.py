@@ -1,14 +1,17 @@
 """job=sample from the command line: its faces, and each mistake in one sentence."""
 
+import dataclasses
 import json
 
 import jax
 import pytest
+import tokenizers as hf
 
-from gptjax import models
+from gptjax import infer, models
 from gptjax.convert import own_folder
 from gptjax.convert.own_folder import KeptTokenizer
-from gptjax.data import DataConfig
+from gptjax.data import DataConfig, chat
+from gptjax.data.tokenizers import bpe
 from gptjax.main import main
 
 CONFIG = models.ModelConfig(
@@ -59,6 +62,50 @@ def test_a_file_of_prompts_becomes_jsonl(model, tmp_path, capfd):
     assert rows[0]["tokens"] == rows[1]["tokens"] and rows[0]["finish"] == "length"
     assert len(rows[2]["logprobs"]) == 5 and len(rows[2]["top"][0]) == 3
     assert rows[2]["top"][4][0] == [rows[2]["tokens"][4], rows[2]["logprobs"][4]]
+
+
+@pytest.fixture(scope="module")
+def chatting(tmp_path_factory):
+    """A model whose tokenizer has the special tokens of every chat format."""
+    folder = tmp_path_factory.mktemp("chat") / "talker"
+    library = hf.Tokenizer.from_str(bpe.train([b"You said hello to them. " * 40], 270).decode())
+    names = dict.fromkeys(name for form in chat.FORMATS.values() for name in form.special)
+    library.add_special_tokens([hf.AddedToken(n, special=True, normalized=False) for n in names])
+    file = folder.parent / "tokenizer.json"
+    file.write_text(library.to_str())
+    config = dataclasses.replace(CONFIG, vocab_size=library.get_vocab_size(), seq_len=128)
+    settings = DataConfig(
+        tokenizer="bpe", tokenizer_path=str(file), end_of_document="<|endoftext|>", lossy=True
+    )
+    params = models.init(config, jax.random.key(0))
+    own_folder.save_model(folder, config, params, KeptTokenizer(settings, file))
+    return folder, library
+
+
+@pytest.mark.parametrize("form", chat.FORMATS)
+def test_a_conversation_in_every_format(form, chatting, tmp_path):
+    folder, library = chatting
+    messages = [{"role": "user", "content": "hello"}]
+    (tmp_path / "in.jsonl").write_text(json.dumps({"messages": messages}) + "\n")
+    flags = [f"prompts={tmp_path}/in.jsonl", f"output={tmp_path}/out.jsonl", f"chat={form}"]
+    flags += ["sampling.max_tokens=1", "preset=greedy"]
+    assert sample(folder, *flags, tmp_path=tmp_path) == 0
+    (row,) = map(json.loads, (tmp_path / "out.jsonl").read_text().splitlines())
+    assert row["messages"] == messages and len(row["tokens"]) == 1
+    loaded = infer.load(folder)
+    ids = chat.encode_chat(loaded.tokenizer, messages, form, prompt=True).ids.tolist()
+    (answer,) = infer.generate(loaded, [ids], infer.sampling("greedy", max_tokens=1))
+    assert row["tokens"] == list(answer.tokens)
+    assert row["logprobs"] == [round(x, 6) for x in answer.logprobs]
+    text = library.decode(ids, skip_special_tokens=False)
+    assert "hello" in text and any(name in text for name in chat.FORMATS[form].special)
+
+
+@pytest.mark.parametrize("preset", ["", *infer.PRESETS])
+def test_every_preset(preset, model, tmp_path, capfd):
+    flags = [f"preset={preset}", "prompt=ab", "sampling.max_tokens=3", "sampling.seed=1"]
+    assert sample(model, *flags, tmp_path=tmp_path) == 0
+    assert "3 tokens in " in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
