@@ -92,3 +92,9 @@ def test_links_lead_somewhere(page):
     links = re.findall(r"\]\(([^)#\s]+)", path.read_text(encoding="utf-8"))
     local = [link for link in links if not link.startswith("http")]
     assert [link for link in local if not (path.parent / link).exists()] == []
+
+
+def test_files_of_tests_have_names_of_their_own():
+    """Pytest imports them by these alone, and refuses the second of a name."""
+    names = [path.name for path in (REPO / "tests").rglob("test_*.py")]
+    assert not {name for name in names if names.count(name) > 1}

@@ -114,7 +114,7 @@ def test_a_hang_is_an_error_that_says_where(tmp_path):
         tmp_path,
         2,
         1,
-        **{"train.steps": 100_000, "train.hang_seconds": 3, "mesh.fsdp": 2, "model.depth": 1},
+        **{"train.steps": 100_000, "train.hang_seconds": 8, "mesh.fsdp": 2, "model.depth": 1},
     )
     try:
         metrics = tmp_path / "run" / "metrics.jsonl"
