@@ -19,6 +19,7 @@ JOBS: dict[str, str] = {
     "report": "gptjax.jobs.report",
     "train": "gptjax.jobs.train",
     "fit_table": "gptjax.jobs.fit_table",
+    "forecast": "gptjax.jobs.forecast",
     "predict": "gptjax.jobs.predict",
     "precision_law": "gptjax.jobs.precision_law",
     "compare": "gptjax.jobs.compare",
