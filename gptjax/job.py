@@ -22,6 +22,7 @@ JOBS: dict[str, str] = {
     "forecast": "gptjax.jobs.forecast",
     "predict": "gptjax.jobs.predict",
     "precision_law": "gptjax.jobs.precision_law",
+    "mixture_law": "gptjax.jobs.mixture_law",
     "compare": "gptjax.jobs.compare",
     "convert": "gptjax.jobs.convert",
     "sample": "gptjax.jobs.sample",
