@@ -59,7 +59,7 @@ class _Reading:
     number: int
     slot: int
     read: int
-    cache: Cache
+    cache: Any
 
 
 @dataclasses.dataclass
@@ -90,23 +90,18 @@ class Batcher:
           key: of requests without a seed; key 0 by default, each folded with its number.
 
         Raises:
-          UserError: for a length beyond the model's context, and for joined or endless models.
+          UserError: for a length beyond the model's context, and for endless models.
         """
-        if model.others or model.stream is not None:
+        if model.stream is not None:
             raise UserError(
-                f"{model.name} joins models or forgets tokens, which slots are not built for; use "
-                "infer.generate"
+                f"{model.name} forgets tokens, which slots are not built for; use infer.generate"
             )
         self.model, self.limits = model, limits
         self.length = _length(model, limits)
         self.key = jax.random.key(0) if key is None else key
-        self.plan = Plan(
-            model.config,
-            tuple(samplers.FILTERS),
-            min(limits.logprobs, model.config.vocab_size),
-            models.rope_length(model.config, self.length),
-        )
-        self.shares = models.rewinds(model.config)
+        top = min(limits.logprobs, model.config.vocab_size)
+        self.plan = Plan.of(model, self.length, tuple(samplers.FILTERS), top)
+        self.shares = all(map(models.rewinds, (model.config, *self.plan.others)))
         self.schedule = schedule.empty(limits.slots, limits.waiting)
         self.requests: dict[int, Request] = {}
         self.growing: dict[int, _Growing] = {}
@@ -119,9 +114,9 @@ class Batcher:
     def _allocate(self) -> State:
         """Empty slots, with arrays as those of a request that was read."""
         request = self._request([0], Sampling(max_tokens=1), 0)
-        cache = _empty_cache(self.model.config, self.length)
-        _, x_B1D, cache = self._piece(cache, request.prompt, fresh=True)
-        one = self._first_of(request, cache, x_B1D, self.constraints.allowed_BV[0])
+        cache = _empty_cache(self.plan, self.length)
+        _, each_B1D, cache = self._piece(cache, request.prompt, fresh=True)
+        one = self._first_of(request, cache, each_B1D, self.constraints.allowed_BV[0])
         state = _repeated(one, self.limits.slots)
         return dataclasses.replace(state, done_B=jnp.ones(self.limits.slots, bool))
 
@@ -138,7 +133,8 @@ class Batcher:
     @property
     def cache_bytes(self) -> int:
         """Bytes of all slots' caches, and of the one that is being read."""
-        held = models.held_bytes(self.model.config, self.length)
+        configs = (self.model.config, *self.plan.others)
+        held = sum(models.held_bytes(config, self.length) for config in configs)
         return held * (self.limits.slots + 1)
 
     def checked(self, prompt: Prompt, sampling: Sampling) -> tuple[tuple[int, ...], Sampling]:
@@ -258,13 +254,13 @@ class Batcher:
         reading, request = self.reading, self.requests[self.reading.number]
         prompt = request.prompt
         ids = prompt[reading.read : reading.read + self.limits.piece]
-        x_BTD, x_B1D, reading.cache = self._piece(reading.cache, ids, fresh=reading.read == 0)
+        each_BTD, each_B1D, reading.cache = self._piece(reading.cache, ids, fresh=reading.read == 0)
         if request.scores:
-            self._score(reading, request, x_BTD)
+            self._score(reading, request, each_BTD)
         reading.read += len(ids)
         self.read_tokens += len(ids)
         if reading.read == len(prompt):
-            self._enter(reading, x_B1D)
+            self._enter(reading, each_B1D)
 
     def _begin(self) -> None:
         """Give the first request that waits a slot, and copy what another slot holds of it."""
@@ -280,34 +276,34 @@ class Batcher:
         if entry.shared:
             cache = _row(self._state.cache, entry.source, entry.shared)
         else:
-            cache = _empty_cache(self.model.config, self.length)
+            cache = _empty_cache(self.plan, self.length)
         self.shared_tokens += entry.shared
         self.reading = _Reading(number, entry.slot, entry.shared, cache)
 
-    def _score(self, reading: _Reading, request: Request, x_BTD: jax.Array) -> None:
+    def _score(self, reading: _Reading, request: Request, each_BTD: Sequence[jax.Array]) -> None:
         """Keep the log-probabilities of the tokens that follow those of a piece."""
-        T, top = x_BTD.shape[1], request.sampling.logprobs
+        T, top = each_BTD[0].shape[1], request.sampling.logprobs
         after = request.prompt[reading.read + 1 :][:T]
         next_BT = np.zeros((1, T), np.int32)
         next_BT[0, : len(after)] = after
-        found = _scored(self.plan, self.model.params, x_BTD, jnp.asarray(next_BT))
+        found = _scored(self.plan, self.model.params, each_BTD, jnp.asarray(next_BT))
         logprobs_T, ids_Tt, values_Tt = (np.asarray(x)[0, : len(after)] for x in found)
         growing = self.growing[reading.number]
         growing.prompt_logprobs += logprobs_T.tolist()
         growing.prompt_top += pairs(ids_Tt[:, :top], values_Tt[:, :top])
 
     def _piece(
-        self, cache: Cache, ids: Sequence[int], *, fresh: bool
-    ) -> tuple[jax.Array, jax.Array, Cache]:
+        self, cache: Any, ids: Sequence[int], *, fresh: bool
+    ) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...], Any]:
         ids_BT, counts_BT = padded([ids], min(width_of(len(ids)), self.limits.piece))
         return _read_piece(self.plan, self.model.params, cache, ids_BT, counts_BT, fresh=fresh)
 
-    def _enter(self, reading: _Reading, x_B1D: jax.Array) -> None:
+    def _enter(self, reading: _Reading, each_B1D: Sequence[jax.Array]) -> None:
         """Put the prompt's cache and the first token of its answer into the slot."""
         request, slot = self.requests[reading.number], reading.slot
         self.constraints.put(slot, constraint_of(self.model, request.sampling))
         allowed_V = self.constraints.allowed_BV[slot]
-        one = self._first_of(request, reading.cache, x_B1D, allowed_V)
+        one = self._first_of(request, reading.cache, each_B1D, allowed_V)
         if self.constraints.rows[slot]:
             self.constraints.consume(slot, [int(one.token_B[0])])
         self._state = _put(self._state, jnp.int32(reading.slot), one)
@@ -318,7 +314,11 @@ class Batcher:
         self.reading = None
 
     def _first_of(
-        self, request: Request, cache: Cache, x_B1D: jax.Array, allowed_V: np.ndarray
+        self,
+        request: Request,
+        cache: Any,
+        each_B1D: Sequence[jax.Array],
+        allowed_V: np.ndarray,
     ) -> State:
         """The state of one row with the first token of its answer."""
         V, filters, asked = self.model.config.vocab_size, self.plan.filters, [request.sampling]
@@ -329,7 +329,7 @@ class Batcher:
             self.plan,
             self.model.params,
             cache,
-            x_B1D,
+            each_B1D,
             rows | {"allowed": jnp.asarray(allowed_V[None])},
             samplers.memories_of(asked, [request.prompt], V, self.model.end_ids, filters),
             request.key[None],
@@ -433,9 +433,9 @@ def _length(model: Model, limits: Limits) -> int:
     return max(2, limits.length)
 
 
-@functools.partial(jax.jit, static_argnames=("config", "tokens"))
-def _empty_cache(config: models.ModelConfig, tokens: int) -> Cache:
-    return models.init_cache(config, 1, tokens)
+@functools.partial(jax.jit, static_argnames=("plan", "tokens"))
+def _empty_cache(plan: Plan, tokens: int) -> Any:
+    return loop.empty_cache(plan, 1, tokens)
 
 
 @functools.partial(jax.jit, static_argnames="slots")
@@ -444,43 +444,47 @@ def _repeated(one: State, slots: int) -> State:
 
 
 @jax.jit
-def _row(cache: Cache, slot: jax.Array | int, tokens: jax.Array | int) -> Cache:
+def _row(cache: Any, slot: jax.Array | int, tokens: jax.Array | int) -> Any:
     """A copy of one row of a cache, told to go on after so many tokens."""
     one = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, slot, 1), cache)
-    return dataclasses.replace(one, tokens_B=jnp.full(1, tokens, jnp.int32))
+    read_B = jnp.full(1, tokens, jnp.int32)
+    return jax.tree.map(
+        lambda member: dataclasses.replace(member, tokens_B=read_B),
+        one,
+        is_leaf=lambda x: isinstance(x, Cache),
+    )
 
 
 @functools.partial(jax.jit, static_argnames=("plan", "fresh"), donate_argnames="cache")
 def _read_piece(
     plan: Plan,
     params: Any,
-    cache: Cache,
+    cache: Any,
     ids_BT: jax.Array,
     counts_BT: jax.Array,
     *,
     fresh: bool,
-) -> tuple[jax.Array, jax.Array, Cache]:
-    """(x_BTD, x_B1D after the last token that counts, the cache after the piece)."""
-    x_BTD, cache = models.decode(
-        plan.config, params, cache, ids_BT, counts_BT, fresh=fresh, length=plan.length
-    )
-    last_B = jnp.sum(counts_BT, axis=1) - 1
-    return x_BTD, jnp.take_along_axis(x_BTD, last_B[:, None, None], axis=1), cache
+) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...], Any]:
+    """(x_BTD of each member, x_B1D after the last token that counts, the cache after it all)."""
+    each_BTD, cache = loop.hidden(plan, params, cache, ids_BT, counts_BT, fresh=fresh)
+    return each_BTD, loop.at_last(each_BTD, counts_BT), cache
 
 
 @functools.partial(jax.jit, static_argnames="plan")
 def _scored(
-    plan: Plan, params: Any, x_BTD: jax.Array, next_BT: jax.Array
+    plan: Plan, params: Any, each_BTD: Sequence[jax.Array], next_BT: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """(log-probabilities of the next tokens, the likeliest ids, their log-probabilities)."""
-    log_BTV = jax.nn.log_softmax(models.logits(plan.config, params, x_BTD))
+    log_BTV = jax.nn.log_softmax(loop.logits(plan, params, each_BTD))
     values_BTt, ids_BTt = jax.lax.top_k(log_BTV, plan.top)
     return jnp.take_along_axis(log_BTV, next_BT[..., None], axis=-1)[..., 0], ids_BTt, values_BTt
 
 
 @functools.partial(jax.jit, static_argnames=("plan", "most"))
-def _first(plan: Plan, params: Any, cache: Cache, x_B1D: jax.Array, *row: Any, most: int) -> State:
-    logits_BV = models.logits(plan.config, params, x_B1D)[:, 0]
+def _first(
+    plan: Plan, params: Any, cache: Any, each_B1D: Sequence[jax.Array], *row: Any, most: int
+) -> State:
+    logits_BV = loop.logits(plan, params, each_B1D)[:, 0]
     return loop.first(plan, cache, logits_BV, *row, most=most)
 
 

@@ -13,9 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gptjax import models
 from gptjax.errors import UserError
+from gptjax.infer import loop
 from gptjax.infer.generate import SLOTS, Answer, Prompt, encoded, fitted, padded, width_of
+from gptjax.infer.loop import Plan
 from gptjax.infer.model import Model
 from gptjax.infer.settings import Sampling
 from gptjax.infer.text import Detokenizer
@@ -43,12 +44,14 @@ class BeamSearch:
       length_penalty: the power of the length that divides a score; above 0 favours long answers.
       early_stopping: end with as many complete answers as beams; else only when no beam, at its
         present length, is better than the worst of them (as `transformers` has it).
+      stop_ids: tokens that complete an answer, besides the end of document.
     """
 
     beams: int = 4
     max_tokens: int = 64
     length_penalty: float = 1.0
     early_stopping: bool = False
+    stop_ids: tuple[int, ...] = ()
 
 
 def beam_search(
@@ -64,35 +67,29 @@ def beam_search(
     if search.beams < 1:
         raise UserError(f"beams={search.beams} must be at least 1")
     ids = [encoded(model, prompt) for prompt in prompts]
-    request = Sampling(max_tokens=search.max_tokens)
+    request = Sampling(max_tokens=search.max_tokens, stop_ids=search.stop_ids)
     limits = [fitted(model, prompt, request).max_tokens for prompt in ids]
     return _Search(model, search, ids, limits).to_the_end()
 
 
-@functools.partial(jax.jit, static_argnames=("config", "tokens", "most", "length"))
-def _begin(
-    config: Any, params: Any, prompts: Any, counts: Any, *, tokens: int, most: int, length: Any
-) -> Any:
+@functools.partial(jax.jit, static_argnames=("plan", "tokens", "most"))
+def _begin(plan: Plan, params: Any, prompts: Any, counts: Any, *, tokens: int, most: int) -> Any:
     """(log-probabilities and ids of the first tokens, the cache)."""
-    cache = models.init_cache(config, prompts.shape[0], tokens)
-    x_BTD, cache = models.decode(config, params, cache, prompts, counts, fresh=True, length=length)
-    last_B = jnp.sum(counts, axis=1) - 1
-    x_B1D = jnp.take_along_axis(x_BTD, last_B[:, None, None], axis=1)
-    return _likeliest(config, params, x_B1D, most), cache
+    cache = loop.empty_cache(plan, prompts.shape[0], tokens)
+    each_BTD, cache = loop.hidden(plan, params, cache, prompts, counts, fresh=True)
+    return _likeliest(plan, params, loop.at_last(each_BTD, counts), most), cache
 
 
-@functools.partial(jax.jit, static_argnames=("config", "most", "length"), donate_argnames="cache")
-def _go_on(
-    config: Any, params: Any, cache: Any, from_B: Any, token_B: Any, *, most: int, length: Any
-) -> Any:
+@functools.partial(jax.jit, static_argnames=("plan", "most"), donate_argnames="cache")
+def _go_on(plan: Plan, params: Any, cache: Any, from_B: Any, token_B: Any, *, most: int) -> Any:
     """The same after one more token of each beam, which goes on from another one's cache."""
     cache = jax.tree.map(lambda leaf: leaf[from_B], cache)
-    x_B1D, cache = models.decode(config, params, cache, token_B[:, None], length=length)
-    return _likeliest(config, params, x_B1D, most), cache
+    each_B1D, cache = loop.hidden(plan, params, cache, token_B[:, None], None)
+    return _likeliest(plan, params, each_B1D, most), cache
 
 
-def _likeliest(config: Any, params: Any, x_B1D: jax.Array, most: int) -> tuple[Any, Any]:
-    logits_BV = models.logits(config, params, x_B1D)[:, 0]
+def _likeliest(plan: Plan, params: Any, each_B1D: Any, most: int) -> tuple[Any, Any]:
+    logits_BV = loop.logits(plan, params, each_B1D)[:, 0]
     values, ids = jax.lax.top_k(jax.nn.log_softmax(logits_BV), min(most, logits_BV.shape[-1]))
     return values, ids
 
@@ -107,18 +104,18 @@ class _Search:
         self.running = [[Beam()] for _ in prompts]
         self.complete: list[list[Beam]] = [[] for _ in prompts]
         self.done = [False] * len(prompts)
+        self.ends = (*model.end_ids, *search.stop_ids)
 
     def to_the_end(self) -> list[list[Answer]]:
         """Search until every prompt is done."""
-        K, model, config = self.search.beams, self.model, self.model.config
-        most = K * (1 + max(1, len(model.end_ids)))
+        K, model = self.search.beams, self.model
+        most = K * (1 + max(1, len(self.ends)))
         total = max(len(p) + n for p, n in zip(self.prompts, self.limits, strict=True))
-        length = models.rope_length(config, total)
+        plan = Plan.of(model, total)
         many = [prompt for prompt in self.prompts for _ in range(K)]
         ids_BT, counts_BT = padded(many, width_of(max(map(len, many))))
         slots = -(-total // SLOTS) * SLOTS
-        given = {"most": most, "length": length}
-        found, cache = _begin(config, model.params, ids_BT, counts_BT, tokens=slots, **given)
+        found, cache = _begin(plan, model.params, ids_BT, counts_BT, tokens=slots, most=most)
         for made in range(1, max(self.limits) + 1):
             values, tokens = (np.asarray(x) for x in found)
             origin = [self._step(row, values, tokens, made) for row in range(len(self.prompts))]
@@ -129,7 +126,7 @@ class _Search:
             )
             last = [b.tokens[-1] for some in self.running for b in self._filled(some)]
             found, cache = _go_on(
-                config, model.params, cache, from_B, jnp.asarray(last, jnp.int32), **given
+                plan, model.params, cache, from_B, jnp.asarray(last, jnp.int32), most=most
             )
         return [self._answers(row) for row in range(len(self.prompts))]
 
@@ -139,7 +136,7 @@ class _Search:
 
     def _step(self, row: int, values: np.ndarray, tokens: np.ndarray, made: int) -> list[int]:
         """Extend the beams of one prompt; which beam each of the next ones came from."""
-        K, penalty, ends = self.search.beams, self.search.length_penalty, self.model.end_ids
+        K, penalty, ends = self.search.beams, self.search.length_penalty, self.ends
         if self.done[row]:
             return list(range(K))
         candidates = [
@@ -176,7 +173,7 @@ class _Search:
         ranked = sorted(self.complete[row], key=lambda beam: -beam.score(penalty))
         answers = []
         for beam in ranked[: self.search.beams]:
-            ended = beam.tokens[-1] in self.model.end_ids
+            ended = beam.tokens[-1] in self.ends
             shown = beam.tokens[:-1] if ended else beam.tokens
             text, _ = Detokenizer(self.model, prompt).text(shown)
             finish = "stop" if ended else "length"

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gptjax import models
 from gptjax.errors import UserError
 from gptjax.infer import samplers
 from gptjax.infer.constraints import Constraints
@@ -140,15 +139,8 @@ class Batch:
         key = jax.random.key(0) if key is None else key
         keys = keys_of(requests, key)
         total = max(len(p) + r.max_tokens for p, r in zip(ids, requests, strict=True))
-        plan = Plan(
-            model.config,
-            samplers.names_of(requests),
-            max(request.logprobs for request in requests),
-            models.rope_length(model.config, total),
-            tuple(other.config for other in model.others),
-            model.combine,
-            model.stream,
-        )
+        top = max(request.logprobs for request in requests)
+        plan = Plan.of(model, total, samplers.names_of(requests), top)
         return cls(model, plan, ids, requests, keys, Constraints.of(model, requests))
 
     def start(self, *, spare: int = 0) -> State:

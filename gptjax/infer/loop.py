@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from gptjax import models
 from gptjax.infer import samplers
+from gptjax.infer.model import Model
 from gptjax.infer.samplers import Memories, Rows
 from gptjax.models import ModelConfig
 
@@ -30,7 +31,8 @@ class Plan:
       top: likeliest tokens that are reported beside each.
       length: of `models.rope_length`.
       others: configs of further members, whose parameters and caches follow in tuples.
-      combine: the members' logits [B, V] → the logits to choose from, hashable; None: one member.
+      combine: the members' logits [B, T, V] → the logits to choose from, hashable; None: one
+        member.
       stream: how a cache forgets (`models.Stream`); None: it does not.
     """
 
@@ -41,6 +43,19 @@ class Plan:
     others: tuple[ModelConfig, ...] = ()
     combine: Callable[[Sequence[jax.Array]], jax.Array] | None = None
     stream: models.Stream | None = None
+
+    @classmethod
+    def of(cls, model: Model, tokens: int, filters: tuple[str, ...] = (), top: int = 0) -> "Plan":
+        """The plan of a model, or of joined ones, for texts of up to so many tokens."""
+        return cls(
+            model.config,
+            filters,
+            top,
+            models.rope_length(model.config, tokens),
+            tuple(other.config for other in model.others),
+            model.combine,
+            model.stream,
+        )
 
 
 @jax.tree_util.register_dataclass
@@ -100,7 +115,7 @@ def prefill(
       most: M, the longest answer.
     """
     B = prompts_BT.shape[0]
-    cache = _empty(plan, B, tokens)
+    cache = empty_cache(plan, B, tokens)
     logits_BV, cache = _read(plan, params, cache, prompts_BT, counts_BT, fresh=True)
     return first(plan, cache, logits_BV, rows, memories, key_B, ends_Be, limit_B, most=most)
 
@@ -163,7 +178,7 @@ def _step(plan: Plan, params: Any, state: State) -> State:
     return _choose(plan, dataclasses.replace(state, cache=cache), logits_BV)
 
 
-def _empty(plan: Plan, batch: int, tokens: int) -> Any:
+def empty_cache(plan: Plan, batch: int, tokens: int) -> Any:
     """The cache of the model, or of each member."""
     each = [
         models.init_cache(config, batch, tokens, plan.stream)
@@ -172,30 +187,54 @@ def _empty(plan: Plan, batch: int, tokens: int) -> Any:
     return tuple(each) if plan.combine else each[0]
 
 
-def _read(
+def hidden(
     plan: Plan, params: Any, cache: Any, tokens_BT: Any, counts_BT: Any, *, fresh: bool = False
-) -> tuple[jax.Array, Any]:
-    """(logits_BV after the last token of each row that counts, the cache)."""
-    last_B = jnp.max(jnp.where(counts_BT, jnp.arange(tokens_BT.shape[1]), 0), axis=1)
-
-    def member(config: ModelConfig, params: Any, cache: Any) -> tuple[jax.Array, Any]:
-        x_BTD, cache = models.decode(
+) -> tuple[tuple[jax.Array, ...], Any]:
+    """(x_BTD of each member, the cache after the tokens)."""
+    found = [
+        models.decode(
             config,
-            params,
-            cache,
+            weights,
+            kept,
             tokens_BT,
             counts_BT,
             fresh=fresh,
             length=plan.length,
             stream=plan.stream,
         )
-        x_B1D = jnp.take_along_axis(x_BTD, last_B[:, None, None], axis=1)
-        return models.logits(config, params, x_B1D)[:, 0], cache
+        for config, weights, kept in zip(
+            (plan.config, *plan.others),
+            params if plan.combine else (params,),
+            cache if plan.combine else (cache,),
+            strict=True,
+        )
+    ]
+    caches = tuple(cache for _, cache in found)
+    return tuple(x_BTD for x_BTD, _ in found), caches if plan.combine else caches[0]
 
+
+def logits(plan: Plan, params: Any, each_BTD: Sequence[jax.Array]) -> jax.Array:
+    """logits_BTV from the members' x_BTD."""
     if plan.combine is None:
-        return member(plan.config, params, cache)
-    found = [member(*one) for one in zip((plan.config, *plan.others), params, cache, strict=True)]
-    return plan.combine([logits_BV for logits_BV, _ in found]), tuple(c for _, c in found)
+        return models.logits(plan.config, params, each_BTD[0])
+    configs = (plan.config, *plan.others)
+    return plan.combine(
+        [models.logits(*one) for one in zip(configs, params, each_BTD, strict=True)]
+    )
+
+
+def at_last(each_BTD: Sequence[jax.Array], counts_BT: jax.Array) -> tuple[jax.Array, ...]:
+    """The members' x_B1D of the last token of each row that counts."""
+    last_B = jnp.max(jnp.where(counts_BT, jnp.arange(counts_BT.shape[1]), 0), axis=1)
+    return tuple(jnp.take_along_axis(x_BTD, last_B[:, None, None], axis=1) for x_BTD in each_BTD)
+
+
+def _read(
+    plan: Plan, params: Any, cache: Any, tokens_BT: Any, counts_BT: Any, *, fresh: bool = False
+) -> tuple[jax.Array, Any]:
+    """(logits_BV after the last token of each row that counts, the cache)."""
+    each_BTD, cache = hidden(plan, params, cache, tokens_BT, counts_BT, fresh=fresh)
+    return logits(plan, params, at_last(each_BTD, counts_BT))[:, 0], cache
 
 
 def _choose(plan: Plan, state: State, logits_BV: jax.Array) -> State:

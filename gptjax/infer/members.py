@@ -4,7 +4,7 @@ What comes back is a `Model`: everything that samples, searches or serves takes 
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -12,7 +12,8 @@ import jax.numpy as jnp
 
 from gptjax import models
 from gptjax.errors import UserError
-from gptjax.infer.model import Model
+from gptjax.fields import setting
+from gptjax.infer.model import Model, load
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Contrast:
     temperature: float = 1.0
 
     def __call__(self, logits: Sequence[jax.Array]) -> jax.Array:
-        """Logits [B, V] from the expert's and the amateur's."""
+        """Logits [..., V] from the expert's and the amateur's."""
         expert, amateur = logits
         expert = jax.nn.log_softmax(expert)
         amateur = jax.nn.log_softmax(amateur / self.temperature)
@@ -49,10 +50,64 @@ class Mixture:
     weights: tuple[float, ...]
 
     def __call__(self, logits: Sequence[jax.Array]) -> jax.Array:
-        """Logits [B, V] from the members'."""
+        """Logits [..., V] from the members'."""
         log_w = jnp.log(jnp.asarray(self.weights) / sum(self.weights))
-        each = jnp.stack([jax.nn.log_softmax(one) for one in logits])
-        return jax.nn.logsumexp(each + log_w[:, None, None], axis=0)
+        each = [jax.nn.log_softmax(one) + log for one, log in zip(logits, log_w, strict=True)]
+        return jax.nn.logsumexp(jnp.stack(each), axis=0)
+
+
+def _mixture(asked: "MembersConfig") -> Mixture:
+    return Mixture(asked.weights or (1.0,) * (1 + len(asked.folders)))
+
+
+def _contrast(asked: "MembersConfig") -> Contrast:
+    if len(asked.folders) != 1:
+        raise UserError(
+            f"members.combine=contrast takes one amateur, and members.folders names "
+            f"{len(asked.folders)}; give one folder"
+        )
+    return Contrast(asked.alpha, asked.amateur_temperature)
+
+
+COMBINATIONS: dict[str, Callable[["MembersConfig"], Any]] = {
+    "mixture": _mixture,
+    "contrast": _contrast,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class MembersConfig:
+    """Further models that choose every token together with the first."""
+
+    folders: tuple[str, ...] = setting((), "folders of further models of the same vocabulary")
+    combine: str = setting(
+        "mixture",
+        "mixture: probabilities averaged; contrast: the first model's over those of one amateur "
+        "(Li et al. 2022)",
+        choices=COMBINATIONS,
+    )
+    weights: tuple[float, ...] = setting(
+        (), "mixture: one for each model, the first model's first; empty: equal", above=0.0
+    )
+    alpha: float = setting(
+        0.1,
+        "contrast: tokens are possible that have this share of the likeliest's probability",
+        above=0.0,
+        maximum=1.0,
+    )
+    amateur_temperature: float = setting(1.0, "contrast: divides the amateur's logits", above=0.0)
+
+
+def with_members(model: Model, asked: MembersConfig) -> Model:
+    """The model, or one model of it and the members that a config names.
+
+    Raises:
+      UserError: as `joined` and `load`, and for contrast with more than one amateur.
+    """
+    if not asked.folders:
+        return model
+    combine = COMBINATIONS[asked.combine](asked)
+    return joined([model, *map(load, asked.folders)], combine)
 
 
 def joined(members: Sequence[Model], combine: Any) -> Model:

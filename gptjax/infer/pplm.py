@@ -74,6 +74,11 @@ def steer(
     """
     if steering.alpha < 0.0:
         raise UserError(f"alpha={steering.alpha} must be at least 0")
+    if model.others or model.stream is not None:
+        raise UserError(
+            f"{model.name} joins models or forgets tokens, and PPLM moves the whole past of one; "
+            "give one model alone"
+        )
     ids = [encoded(model, prompt) for prompt in prompts]
     limit = min(fitted(model, prompt, sampling).max_tokens for prompt in ids)
     length = models.rope_length(model.config, max(map(len, ids)) + limit)

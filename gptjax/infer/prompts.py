@@ -18,10 +18,12 @@ class Asked:
     Attributes:
       prompt: text, or the ids of a conversation.
       said: what the line says, for the output.
+      ends: tokens that end its answer besides the model's: those of a turn in a conversation.
     """
 
     prompt: Prompt
     said: dict[str, Any]
+    ends: tuple[int, ...] = ()
 
 
 def read_prompts(path: Path, model: Model, chat: str = "") -> list[Asked]:
@@ -89,7 +91,8 @@ def _of_json(place: str, line: str, model: Model, chat: str) -> Asked:
     if isinstance(said, dict) and isinstance(said.get("tokens"), list):
         return Asked(said["tokens"], said)
     if isinstance(said, dict) and "messages" in said:
-        return Asked(conversation(model, said["messages"], chat), said)
+        ids = conversation(model, said["messages"], chat)
+        return Asked(ids, said, turn_ends(model, chat))
     keys = [*said] if isinstance(said, dict) else []
     hint = nearest(keys[0], ("prompt", "messages", "tokens")) if keys else "write {'prompt': …}"
     raise UserError(f"{place} has neither prompt, messages nor tokens; {hint}")

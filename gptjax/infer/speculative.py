@@ -121,6 +121,12 @@ def best_drafts(
 def _check(batch: Batch, draft: Model | None, drafts: int) -> None:
     if drafts < 1:
         raise UserError(f"drafts={drafts} must be at least 1")
+    for model in (batch.model, *([draft] if draft else [])):
+        if model.others or model.stream is not None:
+            raise UserError(
+                f"{model.name} joins models or forgets tokens, and speculative decoding goes back "
+                "in one cache of all tokens; decode without drafts"
+            )
     if draft is not None and draft.config.vocab_size != batch.model.config.vocab_size:
         raise UserError(
             f"{draft.name} has {draft.config.vocab_size} tokens and {batch.model.name} "
@@ -199,7 +205,8 @@ def _round(plan: Plan, draft: Any, drafts: int, params: Any, run: _Run) -> _Run:
         after = _settled(draft, params[1], run.draft, after, checked, kept_Bm, moved_B, plan)
     new_Bm = jnp.concatenate([tokens_Bn, tokens_Bn[:, :1]], axis=1)
     new_Bm = jnp.where(jnp.arange(drafts + 1) == count_B[:, None], last_B[:, None], new_Bm)
-    return _written(dataclasses.replace(run, draft=after), cache, new_Bm, count_B, logits_BmV)
+    run = dataclasses.replace(run, draft=after)
+    return _written(run, cache, new_Bm, count_B, logits_BmV, plan.top)
 
 
 def accept(
@@ -297,7 +304,7 @@ def _settled(
 
 
 def _written(
-    run: _Run, cache: Any, new_Bm: jax.Array, count_B: jax.Array, logits_BmV: jax.Array
+    run: _Run, cache: Any, new_Bm: jax.Array, count_B: jax.Array, logits_BmV: jax.Array, top: int
 ) -> _Run:
     """The accepted tokens and the one after them, up to an end or the limit."""
     state, m = run.state, new_Bm.shape[1]
@@ -310,6 +317,13 @@ def _written(
     place_Bm = jnp.where(step_m < made_B[:, None], state.made_B[:, None] + step_m, M)
     log_BmV = jax.nn.log_softmax(logits_BmV)
     log_Bm = jnp.take_along_axis(log_BmV, new_Bm[..., None], axis=2)[..., 0]
+    values_Bmt, ids_Bmt = jax.vmap(
+        lambda log_BV: samplers.likeliest(log_BV, state.rows, top), in_axes=1, out_axes=1
+    )(log_BmV)
+
+    def written(x: jax.Array, y: jax.Array) -> jax.Array:
+        return x.at[row_B1, place_Bm].set(y, mode="drop")
+
     last_B = jnp.take_along_axis(new_Bm, jnp.maximum(made_B - 1, 0)[:, None], axis=1)[:, 0]
     total_B = state.made_B + made_B
     ended_B = (first_B < made_B) | (total_B >= state.limit_B)
@@ -323,8 +337,10 @@ def _written(
             token_B=jnp.where(goes_on_B, last_B, state.token_B),
             done_B=state.done_B | (goes_on_B & ended_B),
             made_B=total_B,
-            tokens_BM=state.tokens_BM.at[row_B1, place_Bm].set(new_Bm, mode="drop"),
-            logprobs_BM=state.logprobs_BM.at[row_B1, place_Bm].set(log_Bm, mode="drop"),
+            tokens_BM=written(state.tokens_BM, new_Bm),
+            logprobs_BM=written(state.logprobs_BM, log_Bm),
+            top_ids_BMt=written(state.top_ids_BMt, ids_Bmt),
+            top_logprobs_BMt=written(state.top_logprobs_BMt, values_Bmt),
         ),
         text_BL=run.text_BL.at[row_B1, text_place_Bm].set(new_Bm, mode="drop"),
         length_B=run.length_B + made_B,

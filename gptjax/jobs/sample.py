@@ -14,6 +14,8 @@ from gptjax.engines.devices import start_backend
 from gptjax.errors import UserError
 from gptjax.fields import section, setting
 from gptjax.files import write_atomic
+from gptjax.infer.members import MembersConfig, streaming, with_members
+from gptjax.infer.searches import SearchConfig
 from gptjax.infer.settings import PRESETS, Sampling, SamplingConfig
 from gptjax.job import Job
 
@@ -39,6 +41,15 @@ class Settings:
         "", "named settings in place of the defaults below", choices=("", *PRESETS)
     )
     sampling: SamplingConfig = section(SamplingConfig, "how an answer is made")
+    search: SearchConfig = section(SearchConfig, "how answers are searched for")
+    members: MembersConfig = section(MembersConfig, "further models that answer with the first")
+    recent: int = setting(
+        0,
+        "text without an end: latest tokens that the cache keeps, besides the sinks; 0: all of the "
+        "context",
+        minimum=0,
+    )
+    sinks: int = setting(4, "first tokens that it keeps with them (Xiao et al. 2023)", minimum=1)
 
 
 def check(config: Config) -> None:
@@ -63,13 +74,13 @@ def main(config: Config, folder: Path) -> int:
 
     asked: Settings = config.own["sample"]
     start_backend(config)
-    model = model_to_sample.find(config, asked.model, folder)
+    model = _model(model_to_sample.find(config, asked.model, folder), asked)
     questions = _questions(asked, model)
     request, done = _request(asked), []
     started, tokens = time.perf_counter(), 0
     for first in range(0, len(questions), asked.batch):
         some = questions[first : first + asked.batch]
-        answers = _answer(model, some, request, first)
+        answers = _answer(model, some, request, first, asked.search)
         done += [_row(one.said, answer, model) for one, answer in zip(some, answers, strict=True)]
         tokens += sum(len(answer.tokens) for answer in answers)
     seconds = time.perf_counter() - started
@@ -82,6 +93,12 @@ def main(config: Config, folder: Path) -> int:
         file=sys.stderr,
     )
     return 0
+
+
+def _model(model: Any, asked: Settings) -> Any:
+    """The model with its members, and with a cache that forgets where one was asked for."""
+    model = with_members(model, asked.members)
+    return streaming(model, first=asked.sinks, last=asked.recent) if asked.recent else model
 
 
 def _questions(asked: Settings, model: Any) -> list[Any]:
@@ -109,24 +126,36 @@ def _request(asked: Settings) -> Sampling:
     return Sampling(**{**PRESETS.get(asked.preset, {}), **given})
 
 
-def _answer(model: Any, some: Sequence[Any], request: Sampling, first: int) -> list[Any]:
-    """The answers of one batch; a single one streams."""
+def _answer(
+    model: Any, some: Sequence[Any], request: Sampling, first: int, asked: SearchConfig
+) -> list[Any]:
+    """The answers of one batch; a single one streams where it is made token by token."""
     import jax
 
+    from gptjax.infer.searches import search
+
+    key = jax.random.fold_in(jax.random.key(max(request.seed, 0)), first)
+    requests = [
+        dataclasses.replace(request, seed=-1, stop_ids=(*request.stop_ids, *one.ends))
+        for one in some
+    ]
+    if len(some) == 1 and asked.kind == SearchConfig().kind:
+        return _streamed(model, some[0], requests, key)
+    answers, said = search(model, [one.prompt for one in some], requests, key, asked)
+    for one, answer in zip(some, answers, strict=True):
+        print(f"--- {_shown(one.said)}\n{_words(model, answer)}", flush=True)
+    if said:
+        print(said, file=sys.stderr)
+    return answers
+
+
+def _streamed(model: Any, one: Any, requests: Sequence[Sampling], key: Any) -> list[Any]:
+    """The answer to one prompt, printed as it is made."""
     from gptjax import infer
 
-    seed = max(request.seed, 0)
-    key = jax.random.fold_in(jax.random.key(seed), first)
-    request = dataclasses.replace(request, seed=-1)
-    prompts = [one.prompt for one in some]
-    if len(some) > 1:
-        answers = infer.generate(model, prompts, request, key)
-        for one, answer in zip(some, answers, strict=True):
-            print(f"--- {_shown(one.said)}\n{_words(model, answer)}", flush=True)
-        return answers
     shown, answers = 0, []
-    print(_shown(some[0].said), end="", flush=True)
-    for answers in infer.stream(model, prompts, request, key):
+    print(_shown(one.said), end="", flush=True)
+    for answers in infer.stream(model, [one.prompt], requests, key):
         text = _words(model, answers[0])
         print(text[shown:], end="", flush=True)
         shown = len(text)

@@ -11,8 +11,9 @@ from gptjax.config import Config, enable_compilation_cache
 from gptjax.data.chat import FORMATS
 from gptjax.engines.devices import start_backend
 from gptjax.errors import UserError
-from gptjax.fields import setting
+from gptjax.fields import section, setting
 from gptjax.infer.limits import Limits
+from gptjax.infer.members import MembersConfig, with_members
 from gptjax.job import Job
 
 EXTRA = ("starlette", "uvicorn")
@@ -35,6 +36,7 @@ class Settings(Limits):
         30.0, "seconds for answers under way after SIGTERM; the rest is refused", minimum=0.0
     )
     warm: bool = setting(True, "compile all programs before the port opens")
+    members: MembersConfig = section(MembersConfig, "further models that answer with the first")
 
 
 def check(config: Config) -> None:
@@ -89,6 +91,7 @@ def _model(asked: Settings) -> Any:
             f"serve.model={asked.model} has no tokenizer, so texts cannot be served; put the "
             "tokenizer's file into its folder"
         )
+    model = with_members(model, asked.members)
     return dataclasses.replace(model, chat=asked.chat or model.chat, name=asked.name or model.name)
 
 

@@ -59,6 +59,27 @@ def test_answers_equal_the_answer_alone_bit_for_bit():
         assert alone == answer
 
 
+def test_joined_models_are_one_to_the_slots():
+    """A mixture's answers and the scores of its prompt are those of `generate`, shared prefixes
+    too."""
+    small = dataclasses.replace(CONFIG, depth=1)
+    params = models.unstacked(small, models.init(small, jax.random.key(4)))
+    both = infer.joined([model(), infer.Model(small, params)], infer.Mixture((0.6, 0.4)))
+    batcher = Batcher(both, dataclasses.replace(LIMITS, slots=2))
+    asked = infer.sampling("greedy", max_tokens=6)
+    answers = batcher.answers([SYSTEM + "one", SYSTEM + "two!", "x"], asked)
+    assert batcher.shared_tokens == 32
+    held = sum(models.held_bytes(config, 96) for config in (CONFIG, small))
+    assert batcher.cache_bytes == 3 * held
+    for answer in answers:
+        (alone,) = infer.generate(both, [answer.prompt], asked)
+        assert answer.tokens == alone.tokens
+        np.testing.assert_allclose(answer.logprobs, alone.logprobs, atol=1e-5)
+    number = batcher.submit(answers[2].prompt + answers[2].tokens, asked, scores=True)
+    scored = drained(batcher)[number]
+    np.testing.assert_allclose(scored.prompt_logprobs, answers[2].logprobs, atol=1e-5)
+
+
 def test_after_warming_nothing_is_compiled_for_a_request():
     compiled = []
 

@@ -12,6 +12,9 @@ from gptjax.convert import own_folder
 from gptjax.convert.own_folder import KeptTokenizer
 from gptjax.data import DataConfig, chat
 from gptjax.data.tokenizers import bpe
+from gptjax.infer.members import COMBINATIONS
+from gptjax.infer.prompts import turn_ends
+from gptjax.infer.searches import SEARCHES
 from gptjax.main import main
 
 CONFIG = models.ModelConfig(
@@ -64,22 +67,25 @@ def test_a_file_of_prompts_becomes_jsonl(model, tmp_path, capfd):
     assert rows[2]["top"][4][0] == [rows[2]["tokens"][4], rows[2]["logprobs"][4]]
 
 
-@pytest.fixture(scope="module")
-def chatting(tmp_path_factory):
-    """A model whose tokenizer has the special tokens of every chat format."""
-    folder = tmp_path_factory.mktemp("chat") / "talker"
+def talker(place, change=lambda params: params):
+    """(The folder of a model whose tokenizer has all chat formats' tokens, the tokenizer)."""
+    folder, file = place / "talker", place / "tokenizer.json"
     library = hf.Tokenizer.from_str(bpe.train([b"You said hello to them. " * 40], 270).decode())
     names = dict.fromkeys(name for form in chat.FORMATS.values() for name in form.special)
     library.add_special_tokens([hf.AddedToken(n, special=True, normalized=False) for n in names])
-    file = folder.parent / "tokenizer.json"
     file.write_text(library.to_str())
     config = dataclasses.replace(CONFIG, vocab_size=library.get_vocab_size(), seq_len=128)
     settings = DataConfig(
         tokenizer="bpe", tokenizer_path=str(file), end_of_document="<|endoftext|>", lossy=True
     )
-    params = models.init(config, jax.random.key(0))
+    params = change(models.init(config, jax.random.key(0)))
     own_folder.save_model(folder, config, params, KeptTokenizer(settings, file))
     return folder, library
+
+
+@pytest.fixture(scope="module")
+def chatting(tmp_path_factory):
+    return talker(tmp_path_factory.mktemp("chat"))
 
 
 @pytest.mark.parametrize("form", chat.FORMATS)
@@ -101,11 +107,90 @@ def test_a_conversation_in_every_format(form, chatting, tmp_path):
     assert "hello" in text and any(name in text for name in chat.FORMATS[form].special)
 
 
+def test_an_answer_ends_with_its_turn(chatting, tmp_path):
+    """In every search; the model makes the end of a turn the likeliest token."""
+    folder, library = chatting
+    messages = [{"role": "user", "content": "hello"}]
+    (tmp_path / "in.jsonl").write_text(json.dumps({"messages": messages}) + "\n")
+    loaded = infer.load(folder)
+    (end,) = turn_ends(loaded, "chatml")
+    assert library.id_to_token(end) == "<|im_end|>" and end not in loaded.end_ids
+
+    def closing(params):
+        """The end of a turn is louder than other tokens, and the final norm points to it."""
+        tokens = params["embed"]["tokens"]
+        embed = params["embed"] | {"tokens": tokens.at[end].mul(9.0)}
+        norm = params["final_norm"] | {"bias": 300.0 * tokens[end]}
+        return params | {"embed": embed, "final_norm": norm}
+
+    folder, _ = talker(tmp_path, closing)
+    flags = [f"prompts={tmp_path}/in.jsonl", f"output={tmp_path}/out.jsonl", "chat=chatml"]
+    flags += ["sampling.max_tokens=9", "preset=", "sampling.seed=3"]
+    finishes = {}
+    for kind in SEARCHES:
+        assert sample(folder, *flags, f"search.kind={kind}", tmp_path=tmp_path) == 0
+        (row,) = map(json.loads, (tmp_path / "out.jsonl").read_text().splitlines())
+        finishes[kind] = (row["finish"], row["tokens"][-1])
+    assert finishes == dict.fromkeys(SEARCHES, ("stop", end))
+
+
 @pytest.mark.parametrize("preset", ["", *infer.PRESETS])
 def test_every_preset(preset, model, tmp_path, capfd):
     flags = [f"preset={preset}", "prompt=ab", "sampling.max_tokens=3", "sampling.seed=1"]
     assert sample(model, *flags, tmp_path=tmp_path) == 0
     assert "3 tokens in " in capfd.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory):
+    """Another model of the same vocabulary."""
+    folder = tmp_path_factory.mktemp("sample") / "other"
+    params = models.init(CONFIG, jax.random.key(1))
+    own_folder.save_model(folder, CONFIG, params, KeptTokenizer(DataConfig(tokenizer="bytes")))
+    return folder
+
+
+def first_row(tmp_path):
+    (row,) = map(json.loads, (tmp_path / "out.jsonl").read_text().splitlines())
+    return row
+
+
+@pytest.mark.parametrize("combine", COMBINATIONS)
+def test_members_answer_together(combine, model, other, tmp_path):
+    flags = ["prompt=ab", "sampling.max_tokens=6", "preset=greedy", f"output={tmp_path}/out.jsonl"]
+    flags += [f"members.folders={other}", f"members.combine={combine}", "members.alpha=0.3"]
+    assert sample(model, *flags, tmp_path=tmp_path) == 0
+    how = {"mixture": infer.Mixture((1.0, 1.0)), "contrast": infer.Contrast(0.3)}[combine]
+    both = infer.joined([infer.load(model), infer.load(other)], how)
+    (answer,) = infer.generate(both, ["ab"], infer.sampling("greedy", max_tokens=6))
+    assert first_row(tmp_path)["tokens"] == list(answer.tokens)
+
+
+def test_searches_are_those_of_python(model, other, tmp_path, capfd):
+    flags = ["prompt=ab", "sampling.max_tokens=6", "preset=greedy", f"output={tmp_path}/out.jsonl"]
+    loaded = infer.load(model)
+    beam = ["search.kind=beam", "search.beams=3", "search.length_penalty=0.5"]
+    assert sample(model, *flags, *beam, "search.early_stopping=True", tmp_path=tmp_path) == 0
+    ((best, *_),) = infer.beam_search(loaded, ["ab"], infer.BeamSearch(3, 6, 0.5, True))
+    assert first_row(tmp_path)["tokens"] == list(best.tokens)
+    (greedy,) = infer.generate(loaded, ["ab"], infer.sampling("greedy", max_tokens=6))
+    for draft in ("", str(other)):
+        drafts = ["search.kind=speculative", f"search.draft={draft}", "search.drafts=2"]
+        assert sample(model, *flags, *drafts, "sampling.logprobs=2", tmp_path=tmp_path) == 0
+        row = first_row(tmp_path)
+        assert row["tokens"] == list(greedy.tokens)
+        assert [place[0][0] for place in row["top"]] == row["tokens"]
+        assert "of the drafts were accepted" in capfd.readouterr().err
+
+
+def test_a_text_longer_than_the_context(tmp_path, capfd):
+    config = dataclasses.replace(CONFIG, positions="rotary")
+    params = models.init(config, jax.random.key(0))
+    kept = KeptTokenizer(DataConfig(tokenizer="bytes"))
+    own_folder.save_model(tmp_path / "turning", config, params, kept)
+    flags = ["prompt=ab", "sampling.max_tokens=50", "sinks=2", "recent=20"]
+    assert sample(tmp_path / "turning", *flags, tmp_path=tmp_path) == 0
+    assert "50 tokens in " in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -117,6 +202,12 @@ def test_every_preset(preset, model, tmp_path, capfd):
         (["prompt=" + "x" * 40], "a prompt has 40 tokens, and the context of tiny is 32"),
         (["sampling.temperature=-1"], "sample.sampling.temperature=-1.0 must be at least 0"),
         (["preset=gpt9"], "sample.preset='gpt9'"),
+        (["prompt=a", "search.kind=beam"], "sampling.temperature=0.7 is not followed by a beam"),
+        (["prompt=a", "members.folders=nowhere"], "nowhere"),
+        (
+            ["prompt=a", "members.folders=a,b", "members.combine=contrast"],
+            "takes one amateur, and members.folders names 2",
+        ),
     ],
 )
 def test_mistakes_are_told(model, flags, words, tmp_path, capfd):
