@@ -34,6 +34,9 @@ class General:
 
     job: str = setting("sweep", "the job to run", choices=job.JOBS)
     experiment: str = setting("experiment", "name; the workdir defaults to runs/<experiment>")
+    model_folder: str = setting(
+        "", "folder of the model that a job tunes: a run's, a converted one, Hugging Face's"
+    )
     distributed: bool = setting(
         False,
         "join the processes of all hosts, found by the variables of a TPU pod, SLURM or GKE, or by "

@@ -27,6 +27,7 @@ JOBS: dict[str, str] = {
     "convert": "gptjax.jobs.convert",
     "sample": "gptjax.jobs.sample",
     "quantize": "gptjax.jobs.quantize",
+    "finetune": "gptjax.jobs.finetune",
     "ensemble": "gptjax.jobs.ensemble",
     "compile": "gptjax.jobs.compile",
     "plan_mesh": "gptjax.jobs.plan_mesh",

@@ -48,11 +48,19 @@ TOKENS = "tokens.json"
 SCIENCE = ("data", "model", "optim", "train", "sweep", "compare")
 
 
-def open_workdir(config: Config, folder: Path, cells: Sequence[Cell] = ()) -> None:
+def open_workdir(
+    config: Config,
+    folder: Path,
+    cells: Sequence[Cell] = (),
+    fingerprint: str = "",
+) -> None:
     """Create the folder for this config, or check that it was made by it.
 
     Where `config.json` is damaged or gone, it is written again if the records that are there are
     those of `cells`.
+
+    Args:
+      fingerprint: of what the folder's runs are trained on; that of the config's corpus by default.
 
     Raises:
       UserError: when another config made it, or it cannot be written.
@@ -64,7 +72,7 @@ def open_workdir(config: Config, folder: Path, cells: Sequence[Cell] = ()) -> No
         print(f"{path} is damaged or gone and is written again: the records are of these settings")
         write_json(path, identity.saved(config))
     if path.exists():
-        check_same(config, folder)
+        check_same(config, folder, fingerprint)
         _adopt_version_1(folder)
     elif folder.exists() and any((folder / name).exists() for name in ("records", "runs.csv")):
         raise UserError(
@@ -73,7 +81,7 @@ def open_workdir(config: Config, folder: Path, cells: Sequence[Cell] = ()) -> No
         )
     else:
         write_json(path, identity.saved(config))
-        write_json(folder / TOKENS, {"fingerprint": load_corpus(config).fingerprint})
+        write_json(folder / TOKENS, {"fingerprint": _of_now(config, fingerprint)})
 
 
 def _holds_records_of(folder: Path, cells: Sequence[Cell]) -> bool:
@@ -89,10 +97,11 @@ def _is_mapping(path: Path) -> bool:
         return False
 
 
-def check_same(config: Config, folder: Path) -> None:
+def check_same(config: Config, folder: Path, given: str = "") -> None:
     """Refuse a folder that another config made, naming the first difference.
 
-    Files may have moved: the fingerprint of the tokens decides, and the folder takes the new place.
+    Files may have moved: the fingerprint of the tokens (`given`, or that of the config's corpus)
+    decides, and the folder takes the new place.
     """
     made_by = saved_config(folder)
     moved = []
@@ -107,11 +116,15 @@ def check_same(config: Config, folder: Path) -> None:
         moved.append(leaf)
     if moved:
         fingerprint = _fingerprint(folder)
-        if fingerprint is None or load_corpus(config).fingerprint != fingerprint:
+        if fingerprint is None or _of_now(config, given) != fingerprint:
             raise _another(folder, moved[0], made_by, config)
         places = {leaf.path[-1]: getattr(config.data, leaf.path[-1]) for leaf in moved}
         here = dataclasses.replace(made_by, data=dataclasses.replace(made_by.data, **places))
         write_json(folder / "config.json", identity.saved(here))
+
+
+def _of_now(config: Config, given: str) -> str:
+    return given or load_corpus(config).fingerprint
 
 
 def _another(folder: Path, leaf: identity.Leaf, made_by: Config, config: Config) -> UserError:

@@ -3,18 +3,15 @@
 import dataclasses
 import functools
 import importlib.util
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
-from gptjax import models, tracking
-from gptjax.config import Config, enable_compilation_cache, load_corpus, make_run, to_mapping
+from gptjax import models
+from gptjax.config import Config, enable_compilation_cache, load_corpus, make_run
 from gptjax.convert import own_folder
-from gptjax.cost.flops import training_flops_per_token
 from gptjax.cost.memory import resolve_remat
 from gptjax.data import Corpus
 from gptjax.engines import workdir
@@ -24,13 +21,12 @@ from gptjax.files import read_json, write_json
 from gptjax.job import Job
 from gptjax.models.mixers import kernels
 from gptjax.parallel import Layout, processes
+from gptjax.stages.run_log import Log, flops_per_token
 from gptjax.train import (
     EXIT_RESUMABLE,
     Diverged,
-    Evaluation,
     Hooks,
     Interrupted,
-    Progress,
     RunResult,
     RunSpec,
     Session,
@@ -39,7 +35,6 @@ from gptjax.train import (
     run,
     stop_on_signal,
 )
-from gptjax.train.loss_spikes import Rollback
 from gptjax.train.watchdog import Watchdog
 
 
@@ -109,92 +104,9 @@ def _keep(folder: Path, params: Any) -> None:
         own_folder.save_params(folder / own_folder.MODEL, whole)
 
 
-class Log:
-    """Output of a run: metrics into its file and to further writers, lines on standard output."""
-
-    def __init__(self, config: Config, folder: Path, spec: RunSpec) -> None:
-        self._spec = spec
-        self._interval = config.train.log_seconds
-        self._printed = 0.0
-        self._continued = False
-        self._file = tracking.MetricsFile(folder / "metrics.jsonl")
-        wanted = [name for name in tracking.WRITERS if getattr(config.train, name)]
-        self._writers = tracking.open_writers(wanted, folder, to_mapping(config))
-
-    def metrics(self, first: int, values: Mapping[str, np.ndarray]) -> None:
-        """Append one line a step."""
-        if not self._continued:
-            self._file.drop_after(first)  # what the continued run writes again
-            self._continued = True
-        names = list(values)
-        rows = zip(*(values[name] for name in names), strict=True)
-        for offset, row in enumerate(rows):
-            self._write(first + offset + 1, dict(zip(names, map(float, row), strict=True)))
-
-    def evaluation(self, step: int, score: Evaluation) -> None:
-        """Append the held-out score."""
-        values = {
-            "eval/loss_nats": score.loss,
-            "eval/loss_stderr": score.stderr,
-            "eval/perplexity": float(np.exp(score.loss)),
-            "eval/bits_per_byte": score.bits_per_byte,
-        }
-        self._write(step, values)
-        print(
-            f"step {step}: held-out {score.loss:.4f} ± {score.stderr:.4f} nats per token, "
-            f"{score.bits_per_byte:.4f} bits per byte",
-            flush=True,
-        )
-
-    def progress(self, progress: Progress) -> None:
-        """Print a line every `train.log_seconds`, and write the speed."""
-        tokens = self._spec.batch_size * self._spec.model.seq_len
-        per_second = tokens / progress.seconds_per_step
-        speed = {
-            "perf/tokens_per_s": per_second,
-            "perf/flops_per_s": per_second * _flops_per_token(self._spec),
-        }
-        self._write(progress.step, speed)
-        if time.monotonic() - self._printed >= self._interval or progress.step == progress.steps:
-            self._printed = time.monotonic()
-            print(
-                f"step {progress.step}/{progress.steps}: loss {progress.loss:.4f}, gradient norm "
-                f"{progress.grad_norm:.3f}, {speed['perf/tokens_per_s']:,.0f} tokens/s, "
-                f"{speed['perf/flops_per_s']:.3g} FLOP/s",
-                flush=True,
-            )
-
-    def rollback(self, rollback: Rollback) -> None:
-        """Drop the lines of the steps that are given up, and say why."""
-        self._file.drop_after(rollback.start)
-        values = {
-            "train/spike_step": float(rollback.step),
-            "train/skipped_batches": float(rollback.skipped),
-        }
-        self._write(rollback.start, values)
-        print(
-            f"step {rollback.step + 1}: the loss is {rollback.loss:.4g}, a spike; going on from "
-            f"step {rollback.start} without the next {rollback.skipped} batches",
-            flush=True,
-        )
-
-    def close(self) -> None:
-        """Close the file and the writers."""
-        for writer in (self._file, *self._writers):
-            writer.close()
-
-    def _write(self, step: int, values: dict[str, float]) -> None:
-        for writer in (self._file, *self._writers):
-            writer.write(step, values)
-
-
-def _flops_per_token(spec: RunSpec) -> float:
-    return training_flops_per_token(spec.model, spec.optim.cost)
-
-
 def _headline(spec: RunSpec, corpus: Corpus, platform: str, layout: Layout | None) -> str:
     count, model = models.count_params(spec.model), spec.model
-    flops = spec.tokens * _flops_per_token(spec)
+    flops = spec.tokens * flops_per_token(spec)
     attention = kernels.describe(model, segmented=spec.document_attention)
     gradients = f" ({spec.optim.cost:.3g} gradients a step)" if spec.optim.cost > 1.0 else ""
     updates = batch_warmup.updates(spec)
@@ -238,7 +150,7 @@ def _write_result(folder: Path, spec: RunSpec, result: RunResult, bytes_per_toke
             "bits_per_byte": result.evaluation.bits_per_byte,
             "bytes_per_token": bytes_per_token,
             "tokens": spec.tokens,
-            "flops": spec.tokens * _flops_per_token(spec),
+            "flops": spec.tokens * flops_per_token(spec),
             "params": dataclasses.asdict(count),
             "history": result.history,
             "curve": {"step": result.curve_steps, "loss": result.curve_losses},

@@ -60,7 +60,7 @@ class OptimConfig:
     multipliers: tuple[str, ...] = setting(
         (),
         "learning-rate multipliers as EXPRESSION=FACTOR over parameter paths; where several match, "
-        "their factors are multiplied",
+        "their factors are multiplied; 'EXPRESSION=FACTOR FACTOR …' has one for each layer",
     )
     clip_norm: float = setting(
         1.0, "limit of the global gradient norm (clipping); 0 = off", minimum=0.0

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from optax.contrib import MuonDimensionNumbers
 
 from gptjax.errors import UserError
@@ -40,12 +41,31 @@ def decay_mask(params: Params, no_decay: Sequence[str]) -> Params:
 
 
 def learning_rate_factors(params: Params, multipliers: Sequence[str]) -> Params:
-    """For each parameter the product of the factors whose expression its path matches."""
+    """For each parameter the product of the factors whose expression its path matches.
+
+    A number, or an array that is multiplied along the first axis, the layers.
+
+    Raises:
+      UserError: where a rule has another number of factors than a parameter layers.
+    """
     rules = parse_multipliers(multipliers)
-    return map_paths(
-        lambda path, _: math.prod(factor for rule, factor in rules if re.search(rule, path)),
-        params,
-    )
+
+    def factor_of(path: str, leaf: Any) -> Any:
+        matching = [factors for rule, factors in rules if re.search(rule, path)]
+        return math.prod(_along_layers(path, leaf, factors) for factors in matching)
+
+    return map_paths(factor_of, params)
+
+
+def _along_layers(path: str, leaf: Any, factors: tuple[float, ...]) -> Any:
+    if len(factors) == 1:
+        return factors[0]
+    if not leaf.ndim or leaf.shape[0] != len(factors):
+        raise UserError(
+            f"optim.multipliers has {len(factors)} factors for {path}, whose first axis has "
+            f"{leaf.shape[0] if leaf.ndim else 1}; give one for each layer, or one for all"
+        )
+    return np.asarray(factors, np.float32).reshape(-1, *(1,) * (leaf.ndim - 1))
 
 
 def matrix_axes(params: Params) -> Params:
@@ -57,11 +77,11 @@ def matrix_axes(params: Params) -> Params:
     return map_paths(axes, params)
 
 
-def parse_multipliers(texts: Sequence[str]) -> list[tuple[str, float]]:
-    """(expression, factor) of each EXPRESSION=FACTOR.
+def parse_multipliers(texts: Sequence[str]) -> list[tuple[str, tuple[float, ...]]]:
+    """(expression, factors) of each EXPRESSION=FACTOR or "EXPRESSION=FACTOR FACTOR …"
 
-    >>> parse_multipliers(["embed=0.5", "mlp/(up|down)$=2"])
-    [('embed', 0.5), ('mlp/(up|down)$', 2.0)]
+    >>> parse_multipliers(["embed=0.5", "mlp/(up|down)$=1 2"])
+    [('embed', (0.5,)), ('mlp/(up|down)$', (1.0, 2.0))]
 
     Raises:
       UserError: where a text has no factor, a negative one, or is no regular expression.
@@ -70,16 +90,16 @@ def parse_multipliers(texts: Sequence[str]) -> list[tuple[str, float]]:
     for text in texts:
         expression, _, factor_text = text.rpartition("=")
         try:
-            factor = float(factor_text)
+            factors = tuple(float(factor) for factor in factor_text.split())
         except ValueError:
-            factor = -1.0
-        if not expression or not 0.0 <= factor < math.inf:
+            factors = (-1.0,)
+        if not (expression and factors) or not all(0.0 <= factor < math.inf for factor in factors):
             raise UserError(
                 f"optim.multipliers has {text!r}, which is not EXPRESSION=FACTOR with a factor of "
                 "at least 0; write it like embed=0.5"
             )
         check_expressions("optim.multipliers", [expression])
-        rules.append((expression, factor))
+        rules.append((expression, factors))
     return rules
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -24,15 +25,18 @@ class Evaluation:
     Attributes:
       loss: mean negative log-likelihood, nats per scored token.
       stderr: its standard error over contiguous blocks of the held-out text.
-      bits_per_byte: the same code length per byte of text.
+      bits_per_byte: the same code length per byte of text; not a number where another objective
+        than the next token's is scored.
       excess: mean of (model − exact) nats per token where the corpus knows its exact
         log-probabilities, else None. Free of the sampling noise of the held-out text.
+      metrics: further means of the objective, by name.
     """
 
     loss: float
     stderr: float
     bits_per_byte: float
     excess: float | None = None
+    metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 def held_out_windows(corpus: Corpus, seq_len: int, batch_size: int) -> np.ndarray:

@@ -157,7 +157,7 @@ class _Run:
         options = session.options
         self.checkpoints = Checkpointer(
             directory / "checkpoints",
-            f"{identity}-{session.corpus.fingerprint}",
+            f"{identity}-{session.fingerprint}",
             keep_last=options.keep_last,
             keep_best=options.keep_best,
             keep_good=spec.rollbacks + 1 if spec.rollbacks else 0,

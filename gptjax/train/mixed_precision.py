@@ -84,10 +84,11 @@ def choose(condition: Array, yes: Any, no: Any) -> Any:
 
 
 def widen(spec: RunSpec, params: Params) -> Params:
-    """Float32 copies for one step; the parameters themselves where they are float32."""
+    """Float32 copies for one step; the parameters themselves where they are float32 or codes."""
     if spec.param_dtype == "float32":
         return params
-    return jax.tree.map(lambda p: p.astype(jnp.float32), params)
+    floats = lambda p: jnp.issubdtype(p.dtype, jnp.floating)  # noqa: E731
+    return jax.tree.map(lambda p: p.astype(jnp.float32) if floats(p) else p, params)
 
 
 def rounding_key(seed: Array, step: Array, part: Array | None) -> Array:

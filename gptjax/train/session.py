@@ -34,7 +34,8 @@ class Session:
     """A corpus, the options that do not change results, and the programs compiled for them.
 
     Attributes:
-      corpus: the tokens.
+      corpus: the tokens; not there where a session starts and scores its runs itself.
+      fingerprint: of what the runs are trained on, in the names of their checkpoints.
       options: batch of evaluation, where batches are gathered, checkpoint intervals.
       layout_of: where a run's arrays live; None means one device.
       watch: the watchdog, which is told the phases of the process.
@@ -47,7 +48,7 @@ class Session:
 
     def __init__(
         self,
-        corpus: Corpus,
+        corpus: Corpus | None,
         options: TrainConfig,
         layout_of: Callable[[RunSpec], Layout | None] = lambda spec: None,
         watch: Watchdog | None = None,
@@ -56,11 +57,12 @@ class Session:
         objective_of: Callable[[RunSpec], Objective] = next_token,
         shares_programs: bool = False,
     ) -> None:
-        self.corpus = corpus
+        self._corpus = corpus
+        self.fingerprint = "" if corpus is None else corpus.fingerprint
         self.options = options
         self.layout_of = layout_of
         self.watch = Watchdog() if watch is None else watch
-        self.feed = TokenFeed(corpus) if feed is None else feed
+        self.feed = _feed_of(corpus) if feed is None else feed
         self.objective_of = objective_of
         self.shares_programs = shares_programs and jax.default_backend() == "cpu"
         self.compile_seconds = 0.0
@@ -68,6 +70,12 @@ class Session:
         self._ahead = threading.local()
         self._arrays: Any = None
         self._windows: dict[int, Array] = {}
+
+    @property
+    def corpus(self) -> Corpus:
+        """The tokens."""
+        assert self._corpus is not None, "a session without a corpus scores its runs itself"
+        return self._corpus
 
     @property
     def on_device(self) -> bool:
@@ -256,6 +264,11 @@ class Session:
             collected.append(metrics)
         stack = jnp.stack if layout is None else np.stack
         return state, jax.tree.map(lambda *x: stack(x), *collected)
+
+
+def _feed_of(corpus: Corpus | None) -> Feed:
+    assert corpus is not None, "a session needs a corpus or a feed"
+    return TokenFeed(corpus)
 
 
 def _compiler_options() -> dict[str, int] | None:

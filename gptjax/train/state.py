@@ -101,9 +101,18 @@ class Hyper:
 
 def init_state(spec: RunSpec, key: Array) -> TrainState:
     """Initial parameters and optimizer state; a pure function of the spec and the key."""
-    params = models.init(spec.model, key)
+    return state_of(spec, models.init(spec.model, key))
+
+
+def state_of(spec: RunSpec, params: Any) -> TrainState:
+    """The state in which a run begins from parameters; integers (quantized weights) stay so."""
+
+    def stored(leaf: Array) -> Array:
+        floats = jnp.issubdtype(leaf.dtype, jnp.floating)
+        return leaf.astype(spec.param_dtype) if floats else leaf
+
     return TrainState(
-        params=jax.tree.map(lambda p: p.astype(spec.param_dtype), params),
+        params=jax.tree.map(stored, params),
         opt_state=make_optimizer(spec.optim).init(trainable(params, spec.optim.frozen)),
         step=jnp.zeros((), jnp.int32),
         curve=jnp.zeros(CURVE_ENDS.shape, jnp.float32),

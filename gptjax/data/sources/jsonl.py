@@ -3,7 +3,8 @@
 import itertools
 import json
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from gptjax.data import files
 from gptjax.data.compression import Content, contents
@@ -27,19 +28,36 @@ def jsonl(path: str, text_field: str) -> Documents:
     found = files.find(path, "jsonl", SUFFIXES)
 
     def read() -> Iterator[bytes]:
-        for content in itertools.chain.from_iterable(contents(file, SUFFIXES) for file in found):
-            offset = 0
-            where = f"data.path: {content.name!r}"
-            for number, line in enumerate(_lines(content), 1):
-                if line.strip():
-                    yield _document(line, text_field, where, number, offset)
-                offset += len(line) + 1
+        for place, record in _records(found, f'{{"{text_field}": "…"}}'):
+            yield _document(record, text_field, place)
 
     return Documents(
         stamp={"files": files.facts(found), "text_field": text_field},
         read=read,
         field=f"data.path={path!r}",
     )
+
+
+def records(path: str, example: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(file and line in words, object) of each line of JSON Lines files that holds something.
+
+    Args:
+      example: a line such as the files should have, for errors.
+
+    Raises:
+      UserError: as `jsonl` and its reading.
+    """
+    return _records(files.find(path, "jsonl", SUFFIXES), example)
+
+
+def _records(found: list[Path], example: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    for content in itertools.chain.from_iterable(contents(file, SUFFIXES) for file in found):
+        offset = 0
+        where = f"data.path: {content.name!r}"
+        for number, line in enumerate(_lines(content), 1):
+            if line.strip():
+                yield f"{where} line {number}", _record(line, where, number, offset, example)
+            offset += len(line) + 1
 
 
 def _lines(content: Content) -> Iterator[bytes]:
@@ -59,8 +77,8 @@ def _lines(content: Content) -> Iterator[bytes]:
         yield last
 
 
-def _document(line: bytes, text_field: str, where: str, number: int, offset: int) -> bytes:
-    """The text of one JSON line; `offset` is the line's first byte in the file."""
+def _record(line: bytes, where: str, number: int, offset: int, example: str) -> dict[str, Any]:
+    """The object of one JSON line; `offset` is the line's first byte in the file."""
     try:
         line.decode()
     except UnicodeDecodeError as error:
@@ -72,24 +90,29 @@ def _document(line: bytes, text_field: str, where: str, number: int, offset: int
     if not isinstance(record, dict):
         raise UserError(
             f"{where} line {number} is a JSON {type(record).__name__}, not an object; "
-            f'write lines such as {{"{text_field}": "…"}}'
+            f"write lines such as {example}"
         )
+    return record
+
+
+def _document(record: dict[str, Any], text_field: str, place: str) -> bytes:
+    """The text of one object."""
     if text_field not in record:
         raise UserError(
-            f"{where} line {number} has no field data.text_field={text_field!r}; "
+            f"{place} has no field data.text_field={text_field!r}; "
             f"{nearest(text_field, record) if record else 'it is empty'}"
         )
     value = record[text_field]
     if not isinstance(value, str):
         raise UserError(
-            f"{where} line {number} has a {type(value).__name__} in data.text_field="
+            f"{place} has a {type(value).__name__} in data.text_field="
             f"{text_field!r}; name a field that holds a string"
         )
     try:
         return value.encode()
     except UnicodeEncodeError as error:
         raise UserError(
-            f"{where} line {number} has half a surrogate pair in data.text_field={text_field!r}; "
+            f"{place} has half a surrogate pair in data.text_field={text_field!r}; "
             "mend or drop the line"
         ) from error
 
