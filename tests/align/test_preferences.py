@@ -136,7 +136,7 @@ def test_a_known_preference_is_learned(base, preferences, tmp_path, flags, metho
     assert finetune(base, preferences, tmp_path, *plain, *flags) == 0
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["accuracy"] >= 0.95
-    assert result["loss"] < result["history"][0][1]
+    assert result["loss"] <= result["history"][0][1]
     kept = sorted((tmp_path / "reference").glob("*.npy")) if method == "dpo" else []
     assert len(kept) == 4 * (method == "dpo")
     if method == "reward":
