@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from gptjax.align.lora import LoraConfig
 from gptjax.align.methods import METHODS
 from gptjax.align.preferences import DpoConfig
 from gptjax.align.reward_model import RewardConfig
@@ -28,4 +29,5 @@ class FinetuneConfig:
     )
     dpo: DpoConfig = section(DpoConfig, "direct preference optimisation")
     reward: RewardConfig = section(RewardConfig, "the reward model")
+    lora: LoraConfig = section(LoraConfig, "low-rank adapters in place of whole matrices")
     drop_long: bool = setting(False, "leave out examples that are longer than a row")

@@ -48,7 +48,7 @@ class Method:
       read: path → the examples of its kind.
       feed: (start, the encoded examples of one side) → their feed.
       objective: settings → (spec → what is minimised).
-      params: start → the parameters that a run begins with.
+      params: start → the parameters that a run begins with, adapters apart.
       ends: tokens that a row needs beside those of an example.
       report: (task, spec, parameters) → what is measured at the end, for `result.json`.
     """

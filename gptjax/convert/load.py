@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from gptjax.convert import checkpoint, own_folder, tensor_files
+from gptjax.convert import checkpoint, own_folder, peft, tensor_files
 from gptjax.convert.chat_template import format_of
 from gptjax.convert.huggingface import from_huggingface
 from gptjax.convert.own_folder import MODEL, KeptTokenizer
@@ -54,8 +54,8 @@ def load(folder: str | Path, *, shardings: Any = None) -> Model:
 
     Args:
       folder: a run of job=train (its best parameters on held-out text if it kept them, else its
-        last), `checkpoints` in it or a part of that, a folder that job=convert made, or one of
-        Hugging Face's.
+        last), `checkpoints` in it or a part of that, a folder that job=convert made, one of
+        Hugging Face's, or a PEFT adapter, which is merged into the base that it names.
       shardings: a tree like the parameters, for folders of Hugging Face's.
 
     Raises:
@@ -109,6 +109,19 @@ def _checkpoint(run: Path, place: Path) -> Model:
     return _described(said, checkpoint.read_params(place, said))
 
 
+def _adapter(place: Path, shardings: Any) -> Model:
+    """The base that an adapter names, with the adapter merged into it."""
+    base = peft.base_of(place)
+    found = load(base, shardings=shardings)
+    if found.recipe:
+        raise UserError(
+            f"{place} is an adapter of {base}, whose weights are quantized and have no room for "
+            "it; dequantize that folder with job=convert, or tune it with finetune.lora.adapter"
+        )
+    adapter = peft.read_adapter(place, found.config)
+    return dataclasses.replace(found, params=peft.merged(found.params, adapter))
+
+
 def _described(said: own_folder.Description, params: Any) -> Model:
     recipe = said.quantized.get("recipe", {})
     return Model(said.config, params, said.chat, said.tokenizer, recipe)
@@ -144,6 +157,7 @@ def _nothing(place: Path) -> str:
 
 READERS: tuple[tuple[Callable[[Path], bool], Callable[[Path, Any], Model]], ...] = (
     (_is_own, _own),
+    (peft.is_adapter, _adapter),
     (_is_run, _run),
     (_is_part_of_run, _part_of_run),
     (_is_huggingface, _huggingface),

@@ -101,7 +101,7 @@ def open_folder(folder: Path) -> dict[str, Stored]:
     """
     found: dict[str, Stored] = {}
     for name in _names(folder):
-        for tensor in _tensors(folder / name):
+        for tensor in tensors_of(folder / name):
             if tensor.name in found:
                 raise UserError(
                     f"tensor {tensor.name} is in {found[tensor.name].path} and in {tensor.path}; "
@@ -132,7 +132,12 @@ def _names(folder: Path) -> list[str]:
     return sorted(set(names.values()))
 
 
-def _tensors(path: Path) -> list[Stored]:
+def tensors_of(path: Path) -> list[Stored]:
+    """The tensors of one file; nothing but its header is read.
+
+    Raises:
+      UserError: where it is missing or damaged.
+    """
     if not path.exists():
         raise UserError(f"{path} is named by the index and does not exist; fetch it")
     try:

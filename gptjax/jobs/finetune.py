@@ -4,8 +4,11 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from gptjax import convert, models
 from gptjax.align import examples as read
+from gptjax.align import lora
 from gptjax.align.config import FinetuneConfig
 from gptjax.align.encoding import Codec
 from gptjax.align.methods import METHODS, Start
@@ -18,6 +21,7 @@ from gptjax.engines.devices import join_processes, process_index, start_backend
 from gptjax.errors import UserError
 from gptjax.files import read_json, write_json
 from gptjax.job import Job
+from gptjax.optim import trainable
 from gptjax.stages.run_log import Log
 from gptjax.stages.tuned_model import keep
 from gptjax.train import (
@@ -32,6 +36,9 @@ from gptjax.train import (
     stop_on_signal,
 )
 from gptjax.train.watchdog import Watchdog
+
+ADAPTER = "adapter"
+"""Where in the workdir a run with finetune.lora.rank keeps what it trained, in PEFT's layout."""
 
 
 def check(config: Config) -> None:
@@ -72,10 +79,13 @@ def main(config: Config, folder: Path) -> int:
         make_layout(config.mesh, start.spec)
         tokens = start.spec.batch_size * start.room
         log = Log(config, folder, start.spec, tokens) if first else None
-        report: dict[str, Any] = {}
+        report, lora_settings = {}, start.settings.lora
 
         def finish(params: Any) -> None:
-            keep(folder, model, params)
+            keep(folder, model, lora.without(params))
+            if lora_settings.rank:
+                base = str(Path(config.general.model_folder).expanduser().absolute())
+                lora.save(folder / ADAPTER, start.config, params, lora_settings, base)
             report.update(METHODS[start.settings.method].report(task, start.spec, params))
 
         hooks = Hooks(stop=stop, finished=finish)
@@ -128,7 +138,14 @@ def start_of(config: Config, model: convert.Model, folder: Path) -> Start:
         )
     how = {name: getattr(config.model, name) for name in ("compute_dtype", "remat", "dropout")}
     architecture = dataclasses.replace(model.config, **how)
-    spec = describe_run(config, architecture, mask_end_of_document=False)
+    optim = dataclasses.replace(config.optim, frozen=lora.frozen(config.optim, settings.lora))
+    tuned = dataclasses.replace(config, optim=optim)
+    spec = describe_run(tuned, architecture, mask_end_of_document=False)
+    if not settings.lora.rank and model.recipe:
+        raise UserError(
+            f"{where} is quantized, and codes of weights are not trained; set "
+            "finetune.lora.rank=16 for adapters over them"
+        )
     room = settings.row_tokens or architecture.seq_len
     return Start(architecture, model.params, settings, spec, folder, room)
 
@@ -151,8 +168,9 @@ def task_of(config: Config, model: convert.Model, start: Start) -> Task:
         method.read(config.data.path), config.data.heldout_fraction, f"data.path={config.data.path}"
     )
     train, heldout = (method.feed(start, codec.all(side)) for side in sides)
+    key = jax.random.key(start.spec.seed)
     return Task(
-        method.params(start),
+        lora.attached(start.config, method.params(start), settings.lora, key),
         train,
         heldout,
         method.objective(settings),
@@ -173,8 +191,10 @@ def _open(config: Config, folder: Path, task: Task) -> None:
 def _headline(start: Start, task: Task) -> str:
     spec, count = start.spec, models.count_params(start.config).total
     epochs = spec.steps * spec.batch_size / task.train.count
+    free = sum(leaf.size for leaf in jax.tree.leaves(trainable(task.params, spec.optim.frozen)))
     return (
-        f"{start.settings.method}: {count:,} parameters, {task.train.count:,} rows of examples and "
+        f"{start.settings.method}: {count:,} parameters, {free:,} trained, "
+        f"{task.train.count:,} rows of examples and "
         f"{task.heldout.count:,} held out, {spec.steps:,} steps of {spec.batch_size} rows "
         f"({epochs:.3g} epochs)"
     )

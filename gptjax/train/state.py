@@ -9,6 +9,7 @@ import numpy as np
 from jax import Array
 
 from gptjax import models
+from gptjax.models.quantized import is_quantized
 from gptjax.optim import make_optimizer, trainable
 from gptjax.train import gradient_noise, mixed_precision
 from gptjax.train.config import RunSpec
@@ -105,14 +106,13 @@ def init_state(spec: RunSpec, key: Array) -> TrainState:
 
 
 def state_of(spec: RunSpec, params: Any) -> TrainState:
-    """The state in which a run begins from parameters; integers (quantized weights) stay so."""
+    """The state in which a run begins from parameters; quantized ones stay as they are."""
 
-    def stored(leaf: Array) -> Array:
-        floats = jnp.issubdtype(leaf.dtype, jnp.floating)
-        return leaf.astype(spec.param_dtype) if floats else leaf
+    def stored(leaf: Any) -> Any:
+        return leaf if is_quantized(leaf) else leaf.astype(spec.param_dtype)
 
     return TrainState(
-        params=jax.tree.map(stored, params),
+        params=jax.tree.map(stored, params, is_leaf=is_quantized),
         opt_state=make_optimizer(spec.optim).init(trainable(params, spec.optim.frozen)),
         step=jnp.zeros((), jnp.int32),
         curve=jnp.zeros(CURVE_ENDS.shape, jnp.float32),

@@ -21,6 +21,21 @@ CONFIG = models.ModelConfig(
     use_bias=False,
     init_scale=0.1,
 )
+LLAMA = models.ModelConfig(
+    vocab_size=257,
+    depth=2,
+    width=16,
+    num_heads=4,
+    num_kv_heads=2,
+    mlp_width=24,
+    seq_len=32,
+    positions="rotary",
+    mlp="swiglu",
+    norm="rmsnorm",
+    use_bias=False,
+    tied_head=False,
+    init_scale=0.2,
+)
 SPEC = RunSpec(model=CONFIG, optim=OptimConfig(), batch_size=4, steps=8)
 
 

@@ -1,0 +1,169 @@
+"""Low-rank adapters: PEFT's logits and files, a base that keeps its bits, quantized bases."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from aligned import CONFIG, LLAMA, finetune
+from safetensors.numpy import load_file, save_file
+
+from gptjax import convert, data, models, quant
+from gptjax.align import lora
+from gptjax.align.lora import LoraConfig
+from gptjax.convert import peft
+from gptjax.convert.own_folder import KeptTokenizer
+from gptjax.errors import UserError
+from gptjax.models.low_rank import LowRank
+from gptjax.models.product import product
+from gptjax.optim import OptimConfig, trainable
+
+GOLDEN = json.loads((Path(__file__).parent / "peft_golden.json").read_text())
+LORA = ("--config.finetune.lora.rank=2", "--config.finetune.lora.targets=blocks/")
+
+
+def theirs(folder):
+    """PEFT's adapter as it was saved."""
+    folder.mkdir()
+    (folder / peft.CONFIG).write_text(json.dumps(GOLDEN["config"]))
+    tensors = {name: np.array(x, np.float32) for name, x in GOLDEN["tensors"].items()}
+    save_file(tensors, folder / peft.WEIGHTS)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def llama():
+    return models.init(LLAMA, jax.random.key(0))
+
+
+def logits_of(config, params, ids):
+    return jax.jit(lambda params: models.apply(config, params, ids))(params)
+
+
+def test_an_adapter_of_peft_gives_its_logits_merged_or_not_and_is_written_as_it_was(
+    llama, tmp_path
+):
+    folder = theirs(tmp_path / "theirs")
+    settings = LoraConfig(rank=2, alpha=6.0, adapter=str(folder))
+    params = lora.attached(LLAMA, llama, settings, jax.random.key(1))
+    ids = jnp.arange(3, 11)[None]
+    for found in (params, lora.without(params), peft.merged(llama, read(folder))):
+        logits = logits_of(LLAMA, found, ids)[0, :, :40]
+        np.testing.assert_allclose(logits, GOLDEN["logits"], atol=2e-4)
+    lora.save(tmp_path / "ours", LLAMA, params, settings, "somewhere")
+    ours = load_file(tmp_path / "ours" / peft.WEIGHTS)
+    assert ours.keys() == GOLDEN["tensors"].keys()
+    for name, values in ours.items():
+        np.testing.assert_array_equal(values, np.array(GOLDEN["tensors"][name], np.float32))
+    said = json.loads((tmp_path / "ours" / peft.CONFIG).read_text())
+    for name in ("peft_type", "r", "lora_alpha", "bias", "use_rslora"):
+        assert said[name] == GOLDEN["config"].get(name, said[name])
+    assert set(said["target_modules"]) == set(GOLDEN["config"]["target_modules"])
+
+
+def read(folder):
+    return peft.read_adapter(folder, LLAMA)
+
+
+def test_nothing_is_added_at_the_start_and_only_thin_matrices_are_trained(llama):
+    settings = LoraConfig(rank=3, targets=("blocks/",))
+    params = lora.attached(LLAMA, llama, settings, jax.random.key(1))
+    ids = jnp.arange(3, 11)[None]
+    np.testing.assert_array_equal(logits_of(LLAMA, params, ids), logits_of(LLAMA, llama, ids))
+    free = trainable(params, lora.frozen(OptimConfig(), settings))
+    sizes = sum(leaf.size for leaf in jax.tree.leaves(free))
+    inside = [m for m in quant.matrices(LLAMA) if m.layered]
+    assert len(inside) == 14
+    assert sizes == sum(3 * (np.prod(m.inputs) + np.prod(m.outputs)) for m in inside)
+
+
+@pytest.mark.parametrize("shape", [(4, 2, 3), (2, 4, 3)])
+def test_a_product_is_that_of_the_sum(shape):
+    key = iter(jax.random.split(jax.random.key(0), 4))
+    base, x = (jax.random.normal(next(key), size) for size in (shape, (5, *shape[:-1])))
+    inputs = 2 if shape[0] == 2 else 1
+    x = x if inputs == 2 else x[..., 0]
+    I = int(np.prod(shape[:inputs]))
+    a, b = jax.random.normal(next(key), (I, 2)), jax.random.normal(next(key), (2, 24 // I))
+    leaf = LowRank(base, a, b, 0.7)
+    whole = base + 0.7 * (a @ b).reshape(shape)
+    np.testing.assert_allclose(
+        product(x, leaf, inputs=inputs),
+        product(x, whole, inputs=inputs),
+        rtol=1e-5,
+        atol=1e-6,
+    )
+
+
+def test_a_run_trains_adapters_that_merge_into_its_model(base, pairs, tmp_path):
+    flags = (*LORA, "--config.train.param_dtype=bfloat16")
+    assert finetune(base, pairs, tmp_path / "run", *LORA) == 0
+    run, before = convert.load(tmp_path / "run"), convert.load(base)
+    adapter = peft.read_adapter(tmp_path / "run" / "adapter", CONFIG)
+    assert adapter.base == str(base) and len(adapter.matrices) == 6
+    merged = convert.load(tmp_path / "run" / "adapter")
+    for path in ("attention", "mlp"):
+        for name, leaf in merged.params["blocks"][path].items():
+            np.testing.assert_allclose(leaf, run.params["blocks"][path][name], atol=1e-6)
+            assert np.any(leaf != before.params["blocks"][path][name])
+    np.testing.assert_array_equal(run.params["embed"]["tokens"], before.params["embed"]["tokens"])
+    more = (*flags, f"--config.finetune.lora.adapter={tmp_path / 'run' / 'adapter'}")
+    assert finetune(base, pairs, tmp_path / "more", *more, "--config.train.steps=1") == 0
+
+
+def test_a_quantized_base_keeps_its_bits_under_its_adapters(base, pairs, tmp_path):
+    """QLoRA: NF4 with double quantization below, gradients through the dequantised base."""
+    plain = convert.load(base)
+    settings = quant.QuantizeConfig(method="nf4", bits=4)
+    bits = quant.uniform_bits(CONFIG, settings)
+    made = quant.quantize(CONFIG, jax.tree.map(jnp.asarray, plain.params), settings, bits)
+    kept = KeptTokenizer(data.DataConfig())
+    convert.save_model(tmp_path / "nf4", CONFIG, made.params, kept, "", {"method": "nf4"})
+    before = load_bytes(tmp_path / "nf4")
+    assert finetune(tmp_path / "nf4", pairs, tmp_path / "run", *LORA) == 0
+    assert load_bytes(tmp_path / "nf4") == before
+    adapter = peft.read_adapter(tmp_path / "run" / "adapter", CONFIG)
+    whole = peft.merged(quant.dequantized(made.params), adapter)
+    run = convert.load(tmp_path / "run")
+    for a, b in zip(jax.tree.leaves(run.params), jax.tree.leaves(whole), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+    with pytest.raises(UserError, match="have no room"):
+        convert.load(tmp_path / "run" / "adapter")
+
+
+def load_bytes(folder):
+    return [path.read_bytes() for path in sorted(folder.iterdir())]
+
+
+def test_a_quantized_base_is_not_trained_itself(base, pairs, tmp_path, capsys):
+    flags = ("--config.quantize.method=nf4",)
+    model = convert.load(base)
+    settings = quant.QuantizeConfig(method="nf4", bits=4)
+    params = jax.tree.map(jnp.asarray, model.params)
+    made = quant.quantize(CONFIG, params, settings, quant.uniform_bits(CONFIG, settings))
+    convert.save_model(tmp_path / "q", CONFIG, made.params, model.kept, "", {"method": "nf4"})
+    assert finetune(tmp_path / "q", pairs, tmp_path / "run", *flags) == 2
+    assert "set finetune.lora.rank=16" in capsys.readouterr().err
+
+
+def test_wrong_adapters_are_refused_in_a_sentence(llama, tmp_path):
+    folder = theirs(tmp_path / "theirs")
+    with pytest.raises(UserError, match="another base"):
+        peft.read_adapter(folder, dataclasses.replace(LLAMA, mlp_width=32))
+    with pytest.raises(UserError, match="layers of blocks"):
+        peft.read_adapter(folder, dataclasses.replace(LLAMA, depth=3))
+    with pytest.raises(UserError, match="has rank 2 and alpha 6"):
+        lora.attached(LLAMA, llama, LoraConfig(rank=4, adapter=str(folder)), jax.random.key(0))
+    with pytest.raises(UserError, match="its matrices are"):
+        lora.attached(LLAMA, llama, LoraConfig(rank=4, targets=("q_proj",)), jax.random.key(0))
+    with pytest.raises(UserError, match="no folder here"):
+        convert.load(folder)
+    shutil.copytree(folder, tmp_path / "dora")
+    said = GOLDEN["config"] | {"use_dora": True}
+    (tmp_path / "dora" / peft.CONFIG).write_text(json.dumps(said))
+    with pytest.raises(UserError, match="use_dora"):
+        peft.read_adapter(tmp_path / "dora", LLAMA)
