@@ -3,9 +3,9 @@
     python -m gptjax.main --config=experiments/lora.py --config.model_folder=DIR \\
         --config.data.path=pairs.jsonl --workdir=runs/adapter
 
-The workdir gets `adapter/`, which PEFT loads, and `model/` with the adapter merged. With a folder
-of `experiments/quantize.py` (`--config.quantize.method=nf4`) as DIR this is QLoRA: the base stays in
-four bits. `--config.train.param_dtype=bfloat16` stores the adapters in 16 bits.
+The workdir gets `adapter/`, which PEFT loads, and `model/` with the adapter merged. Where DIR was
+made by `experiments/quantize.py` with `--config.quantize.method=nf4` this is QLoRA: the base stays
+in four bits. `--config.train.param_dtype=bfloat16` stores the adapters in 16 bits.
 docs/alignment.md has what was measured.
 """
 
