@@ -40,20 +40,18 @@ def work(
     claims = Claims(workdir, stale_seconds=options.claim_seconds)
     status = Status(workdir, options.name)
     ahead = _Ahead(session)
-    turns, compiled = timing.Turns(bundles), set[int]()
+    open_ones = OpenBundles(workdir, bundles, claims)
     try:
         while True:
-            left = [bundle for bundle in bundles if records.open_cells(workdir, bundle.cells)]
-            free = turns.order([one for one in left if claims.free(one.name)], compiled)
-            taken = next((bundle for bundle in free if claims.take(bundle.name)), None)
+            taken = open_ones.take()
             if taken is not None:
-                compiled |= turns.programs(taken)
-                later = (one for one in free if one is not taken and claims.free(one.name))
-                if options.compile_ahead and (following := next(later, None)) is not None:
+                if options.compile_ahead and (following := open_ones.following()) is not None:
                     ahead.compile(following)
+                open_ones.compile(taken)
                 with claims.holding(taken.name):
                     _train(ClaimedBundle(workdir, taken, session, options, status, stop, claims))
-            elif not left or not options.wait_for_others or stop():
+                open_ones.put_back(taken)
+            elif not open_ones.left or not options.wait_for_others or stop():
                 return
             else:
                 status.clear()
@@ -61,6 +59,62 @@ def work(
     finally:
         status.clear()
         ahead.close()
+
+
+class OpenBundles:
+    """The bundles that this worker has not seen done, in the order of `timing.Turns`.
+
+    One that was seen done is never looked at again, and what is behind the bundle that is taken is
+    not looked at: a look costs what others hold, and not what there is.
+    """
+
+    def __init__(self, workdir: Path, bundles: Sequence[Bundle], claims: Claims) -> None:
+        self._workdir, self._claims = workdir, claims
+        self.left = {bundle.name: bundle for bundle in bundles}
+        self._queue = timing.Queue(timing.Turns(bundles), bundles, self.left)
+        self.compile, self.put_back = self._queue.compile, self._queue.put_back
+
+    def take(self) -> Bundle | None:
+        """Claim the first in turn; it is not left until it is put back."""
+        return self._first(lambda bundle: self._claims.take(bundle.name), keep=False)
+
+    def following(self) -> Bundle | None:
+        """The first in turn, which stays left."""
+        return self._first(lambda bundle: True, keep=True)
+
+    def _first(self, usable: Callable[[Bundle], bool], *, keep: bool) -> Bundle | None:
+        """The first in turn among those that are open and free."""
+        held: list[Bundle] = []
+        try:
+            while (one := self._next_free(held)) is not None:
+                if usable(one):
+                    return one if keep else self.left.pop(one.name)
+                held.append(self.left.pop(one.name))
+        finally:
+            for bundle in held:
+                self._queue.put_back(bundle)
+        return None
+
+    def _next_free(self, held: list[Bundle]) -> Bundle | None:
+        """The first in turn, once it and the longest, by which turns are judged, are free."""
+        free = set[str]()
+        while (longest := self._queue.longest()) is not None:
+            first = self._queue.next() or longest
+            unseen = [one for one in (longest, first) if one.name not in free]
+            if not unseen:
+                return first
+            if self._is_free(unseen[0], held):
+                free.add(unseen[0].name)
+        return None
+
+    def _is_free(self, bundle: Bundle, held: list[Bundle]) -> bool:
+        """Whether a bundle can be taken; one that cannot is left no more, for now or for ever."""
+        if records.open_cells(self._workdir, bundle.cells):
+            if self._claims.free(bundle.name):
+                return True
+            held.append(bundle)
+        del self.left[bundle.name]
+        return False
 
 
 def _train(taken: ClaimedBundle) -> None:
@@ -129,16 +183,20 @@ def work_on_devices(
     made = functools.cache(sessions)
     sizes = sorted({size_of(bundle) for bundle in bundles}, reverse=True) or [1]
     while True:
+        bundles = [one for one in bundles if records.open_cells(workdir, one.cells)]
         for size in sizes:
             part = [bundle for bundle in bundles if size_of(bundle) == size]
             groups = [tuple(devices[i : i + size]) for i in range(0, len(devices) - size + 1, size)]
             waits = options.wait_for_others and size == sizes[-1]
             mine = dataclasses.replace(options, wait_for_others=waits)
             _work_on_groups(workdir, part, made, mine, stop, groups)
-        open_ones = any(records.open_cells(workdir, bundle.cells) for bundle in bundles)
-        if not open_ones or not options.wait_for_others or stop():
+        if not _any_open(workdir, bundles) or not options.wait_for_others or stop():
             return
         time.sleep(POLL_SECONDS)  # others hold what is left
+
+
+def _any_open(workdir: Path, bundles: Sequence[Bundle]) -> bool:
+    return any(records.open_cells(workdir, bundle.cells) for bundle in bundles)
 
 
 def _work_on_groups(

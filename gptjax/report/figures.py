@@ -5,6 +5,7 @@ points, fits are lines, intervals are bands. An empty section draws what is left
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.artist import Artist
@@ -15,7 +16,19 @@ from matplotlib.patches import Patch
 from gptjax.report import style
 from gptjax.report.numbers import exact_text, fixed_text, interval_text, power_text
 from gptjax.report.style import ACCENT, INK, MUTED, PAPER, SECOND
-from gptjax.report.view import APPROACHES, Json, Run, Scene, number, part, real, series
+from gptjax.report.view import (
+    ANSWERING,
+    APPROACHES,
+    DRAWN_CURVES,
+    Json,
+    Run,
+    Scene,
+    number,
+    part,
+    real,
+    series,
+    spread,
+)
 
 Curves = Mapping[str, tuple[np.ndarray, np.ndarray]]
 
@@ -32,7 +45,7 @@ def draw_curves(ax: Axes, scene: Scene, curves: Curves, envelope: Json) -> None:
     """
     colours = style.palette(len(scene.budgets))
     gids, runs = scene.gids, scene.by_cell
-    for cell, (flops, loss) in curves.items():
+    for cell, (flops, loss) in spread(list(curves.items()), DRAWN_CURVES):
         colour = colours[runs[cell].shade] if cell in runs else MUTED
         ax.plot(flops, loss, color=colour, lw=0.8, alpha=0.7, gid=gids.get(cell))
     edge = part(envelope, "curve_points")
@@ -71,9 +84,19 @@ def draw_isoflop(ax: Axes, scene: Scene, isoflop: Json) -> None:
         if used and lowest:
             minima.append((number(lowest, "params"), number(lowest, "loss"), colour))
     valley_cells = _valley_cells(isoflop)
-    for run in scene.runs:
-        filled = run.used and (not valley_cells or valley_cells.get(run.cell, False))
-        _point(ax, scene, run, run.params, run.loss, filled=filled)
+    _points(
+        ax,
+        scene,
+        [
+            (
+                run,
+                run.params,
+                run.loss,
+                bool(run.used and valley_cells.get(run.cell, not valley_cells)),
+            )
+            for run in scene.drawn
+        ],
+    )
     if minima:
         xs, ys = [m[0].value for m in minima], [m[1].value for m in minima]
         ax.plot(xs, ys, color=INK, lw=0.8, zorder=4)
@@ -148,8 +171,8 @@ def draw_contours(ax: Axes, scene: Scene, parametric: Json) -> None:
         ax.set_xlim(flops.min(), flops.max())
         ax.set_ylim(params[shown].min(), params[shown].max())
     ax.plot(series(line, "flops"), series(line, "params"), color=ACCENT, lw=2.0, zorder=4)
-    for run in scene.runs:
-        _point(ax, scene, run, run.flops, run.params, filled=run.used, clip=False)
+    points = [(run, run.flops, run.params, run.used) for run in scene.drawn]
+    _points(ax, scene, points, clip=False)
     ax.grid(False)
     ax.set_xlabel("training compute C (FLOPs)")
     ax.set_ylabel(scene.params_label)
@@ -166,12 +189,14 @@ def draw_residuals(ax: Axes, scene: Scene, parametric: Json, noise: float) -> No
       parametric: `laws.chinchilla_parametric`, for `residuals`.
       noise: standard deviation of log loss between seeds, drawn as a band; NaN where unknown.
     """
-    runs = scene.by_cell
+    runs = {run.cell: run for run in scene.drawn}
+    points = []
     for row in parametric.get("residuals") or []:
         run = runs.get(str(row.get("cell")))
         if run is not None and np.isfinite(real(row.get("log_residual"))):
             value = 100 * np.expm1(real(row.get("log_residual")))
-            _point(ax, scene, run, run.flops, value, filled=run.used)
+            points.append((run, run.flops, value, run.used))
+    _points(ax, scene, points)
     ax.axhline(0, color=ACCENT, lw=1.4, zorder=2)
     extra: list[Artist] = [Line2D([], [], color=ACCENT, lw=1.4, label="the law")]
     if noise > 0:
@@ -214,7 +239,7 @@ def _holdout_valleys(ax: Axes, scene: Scene, groups: Mapping[float, list[Json]])
         colour = colours[scene.shade(budget)]
         ax.fill_between(params, low, high, color=ACCENT, alpha=0.16, lw=0)
         ax.plot(params, predicted, color=ACCENT, lw=1.5)
-        for row in group:
+        for row in spread(group, ANSWERING):
             _held_out_point(ax, scene, row, real(row["params"]), colour)
     ax.set_xlabel(scene.params_label)
     ax.set_ylabel("held-out loss (nats per token)")
@@ -232,7 +257,7 @@ def _holdout_diagonal(ax: Axes, scene: Scene, groups: Mapping[float, list[Json]]
         line = np.geomspace(ends.min() * 0.98, ends.max() * 1.02, 20)
         ax.fill_between(line, line * 0.98, line * 1.02, color=ACCENT, alpha=0.14, lw=0)
         ax.plot(line, line, color=ACCENT, lw=1.2)
-    for row in rows:
+    for row in spread(rows, ANSWERING):
         measured = real(row["loss"])
         ax.vlines(measured, real(row.get("low")), real(row.get("high")), color=MUTED, lw=0.9)
         budget = real(row.get("budget"))
@@ -285,25 +310,37 @@ def _valley_cells(isoflop: Json) -> dict[str, bool]:
     }
 
 
-def _point(
-    ax: Axes, scene: Scene, run: Run, x: float, y: float, *, filled: bool, clip: bool = True
-) -> None:
-    """One run; hollow where the fit left it out."""
-    colour = style.palette(len(scene.budgets))[run.shade]
+Point = tuple[Run, float, float, bool]
+"""A run, where it is drawn, and whether it is filled: hollow where the fit left it out."""
+
+
+def _points(ax: Axes, scene: Scene, points: Sequence[Point], *, clip: bool = True) -> None:
+    """Runs as points; each by itself where it answers to the pointer, else by colour."""
+    if len(scene.runs) <= ANSWERING:
+        for run, x, y, filled in points:
+            style_of = _marker(scene, run.shade, filled)
+            ax.plot([x], [y], **style_of, gid=scene.gids.get(run.cell), clip_on=clip)
+        return
+    groups: dict[tuple[int, bool], list[tuple[float, float]]] = {}
+    for run, x, y, filled in points:
+        groups.setdefault((run.shade, bool(filled)), []).append((x, y))
+    for (shade, filled), places in groups.items():
+        ax.plot(*zip(*places, strict=True), **_marker(scene, shade, filled), clip_on=clip)
+
+
+def _marker(scene: Scene, shade: int, filled: bool) -> dict[str, Any]:
+    colour = style.palette(len(scene.budgets))[shade]
     face, edge, width = (colour, PAPER, 0.5) if filled else (PAPER, colour, 1.0)
     size = 4.3 if len(scene.runs) <= 120 else 3.2
-    ax.plot(
-        [x],
-        [y],
-        "o",
-        ms=size,
-        mfc=face,
-        mec=edge,
-        mew=width,
-        zorder=5,
-        gid=scene.gids.get(run.cell),
-        clip_on=clip,
-    )
+    return {
+        "ls": "",
+        "marker": "o",
+        "ms": size,
+        "mfc": face,
+        "mec": edge,
+        "mew": width,
+        "zorder": 5,
+    }
 
 
 def _interval_bar(ax: Axes, x, y: float) -> None:

@@ -7,7 +7,15 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from gptjax.report import figures, words
-from gptjax.report.view import Scene, curves_by_cell, headline, part, real
+from gptjax.report.view import (
+    DRAWN,
+    DRAWN_CURVES,
+    Scene,
+    curves_by_cell,
+    headline,
+    part,
+    real,
+)
 from gptjax.scaling.laws.saved import Laws
 
 CAPTIONS = {
@@ -44,10 +52,13 @@ def choose_plots(
     lines = curves_by_cell(curves, curve_points)
     noise = real(laws.data.get("seed_noise"))
     plots: list[Plot] = []
+    counts = dict.fromkeys(("isoflop", "contours", "residuals"), (len(scene.runs), DRAWN))
+    counts["curves"] = (len(lines), DRAWN_CURVES)
 
     def offer(name: str, possible: object, claim: str, draw: Callable[[Axes], None]) -> None:
         if possible:
             caption = words.optimum_others(laws) * (name == "optimum") + CAPTIONS[name]
+            caption += words.drawn(*counts.get(name, (0, 0)))
             plots.append(Plot(name, claim, caption, draw))
 
     offer(

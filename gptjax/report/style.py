@@ -6,6 +6,7 @@ the page's inline SVG they become CSS variables, so that one drawing serves a li
 """
 
 import contextlib
+import functools
 import io
 import math
 from collections.abc import Sequence
@@ -98,6 +99,7 @@ class Palette:
         return self.light[index]
 
 
+@functools.cache
 def palette(count: int) -> Palette:
     """Colours for `count` budgets, from the smallest to the largest; one at least."""
     count = max(count, 1)

@@ -44,6 +44,7 @@ def _round_paths(svg: str) -> str:
         text = re.sub(r"-?\d+\.\d{3,}", lambda m: f"{float(m[0]):.2f}", match[0])
         return " ".join(text.split())
 
+    svg = re.sub(r"<use [^>]*>", shorten, svg)
     return re.sub(r' d="[^"]*"', lambda m: " " + shorten(m), svg)
 
 

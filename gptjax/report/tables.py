@@ -1,7 +1,8 @@
 """The tables of the page, as HTML, and of the terminal, as text."""
 
+import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -195,6 +196,7 @@ def timing_table(facts: Json) -> str:
         whole = sum(real(value) for value in seconds.values())
         return [escape(name), count, *texts, duration_text(whole), percent_text(whole / total)]
 
+    rows = _costliest(rows, phases)
     body = [cells(str(r["name"]), str(r["cells"] or ""), r["seconds"]) for r in rows]
     body.append(cells("all", "", sums))
     shares = [percent_text(sums[phase] / total) for phase in phases]
@@ -203,11 +205,44 @@ def timing_table(facts: Json) -> str:
     return table("Where the time went", head, body)
 
 
+def _costliest(rows: list[Json], phases: Sequence[str]) -> list[Json]:
+    """The first `BUNDLES` rows, which are the costliest, and the others as one."""
+    if len(rows) <= BUNDLES + 1:
+        return rows
+    rest, idle = rows[BUNDLES:-1], rows[-1]
+    others = {
+        "name": f"{len(rest):,} others",
+        "cells": sum(int(row["cells"] or 0) for row in rest),
+        "seconds": {
+            phase: sum(real(row["seconds"].get(phase, 0.0)) for row in rest)
+            for phase in phases
+            if any(phase in row["seconds"] for row in rest)
+        },
+    }
+    return [*rows[:BUNDLES], others, idle]
+
+
+BUNDLES = 30
+"""Most bundles whose time is shown one by one."""
+
+LEFT_OUT = 200
+"""Most runs whose reason is shown; all are in laws.json."""
+
+PAGE = 200
+"""Runs on one page of their table."""
+
+LISTED = 2000
+"""Most runs that the table can be paged through."""
+
+
 def left_out_table(laws: Laws) -> str:
     rows = [
         [f"<code>{escape(str(row.get('cell')))}</code>", escape(str(row.get("reason") or ""))]
-        for row in laws.left_out
+        for row in laws.left_out[:LEFT_OUT]
     ]
+    if len(laws.left_out) > LEFT_OUT:
+        more = f"{len(laws.left_out) - LEFT_OUT:,} more"
+        rows.append([more, "see <code>laws.json</code>"])
     for valley in laws.law("isoflop").get("valleys") or []:
         if not valley.get("used"):
             name = f"valley at {power_text(real(valley.get('budget')))} FLOPs"
@@ -257,9 +292,23 @@ def runs_table(
         f"<th{' class=text' if i < 2 else ''}><button>{name}</button></th>"
         for i, name in enumerate(names)
     )
-    body = "".join(_run_row(row, shown, scene, residuals) for row in rows)
+    cells = [_run_cells(row, shown, scene, residuals) for row in rows[:LISTED]]
+    body = "".join(map(_run_row, cells[:PAGE]))
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-    return (table if rows else ""), ", ".join(same)
+    return (_pages(cells, len(rows)) + table if rows else ""), ", ".join(same)
+
+
+def _pages(cells: Sequence[list], count: int) -> str:
+    """What the page needs to show the other rows of a long table; nothing for a short one."""
+    if count <= PAGE:
+        return ""
+    listed = f" The table has the first {LISTED:,}." if count > LISTED else ""
+    data = json.dumps(cells, ensure_ascii=False, separators=(",", ":")).replace("</", "<\\/")
+    return (
+        f'<p class="note" id="pages" data-size="{PAGE}"><span>rows 1–{PAGE} of {count:,}</span>'
+        f"{listed} All are in <code>runs.csv</code>.</p>"
+        f'<script type="application/json" id="all-runs">{data}</script>'
+    )
 
 
 def _split_columns(rows: Sequence[Json]) -> tuple[list[str], list[str]]:
@@ -278,26 +327,36 @@ def _split_columns(rows: Sequence[Json]) -> tuple[list[str], list[str]]:
 _SETTINGS = frozenset(("depth", "width", "batch_size", "steps", "learning_rate", "seed"))
 
 
-def _run_row(row: Json, shown: Sequence[str], scene: Scene, residuals: Mapping[str, float]) -> str:
+def _run_cells(
+    row: Json, shown: Sequence[str], scene: Scene, residuals: Mapping[str, float]
+) -> list[Any]:
+    """Name, colour, whether it failed, status, reason; then of each number key and text."""
     cell = str(row.get("cell"))
     run = scene.by_cell.get(cell)
     failed = str(row.get("status") or "done") != "done"
     status = "failed" if failed else "in the fit" if run and run.used else "left out"
-    reason = escape(str(row.get("reason") or "")) if failed else ""
-    colour = f"var(--b{run.shade})" if run else "var(--grid)"
-    swatch = f'<i class="swatch" style="background:{colour}"></i>'
-    cells = [
-        f"<td>{swatch}<code>{escape(cell)}</code></td>",
-        f'<td class="text" title="{reason}">{status}</td>',
-    ]
-    for key in shown:
-        cells.append(_number_cell(real(row.get(key)), _RUN_COLUMNS[key][1]))
+    reason = str(row.get("reason") or "") if failed else ""
+    numbers = [_keyed(real(row.get(key)), _RUN_COLUMNS[key][1]) for key in shown]
     if residuals:
-        cells.append(_number_cell(residuals.get(cell, math.nan), percent_text))
-    kind = ' class="failed"' if failed else ""
-    return f'<tr{kind} data-cell="{escape(cell)}">{"".join(cells)}</tr>'
+        numbers.append(_keyed(residuals.get(cell, math.nan), percent_text))
+    colour = f"b{run.shade}" if run else "grid"
+    return [cell, colour, int(failed), status, reason, *(text for pair in numbers for text in pair)]
 
 
-def _number_cell(value: float, text) -> str:
+def _keyed(value: float, text: Callable[[float], str]) -> tuple[str, str]:
+    """What a number is sorted by, and how it is written."""
     key = f"{value:.10g}" if math.isfinite(value) else ""
-    return f'<td data-v="{key}">{text(value) if key else "–"}</td>'
+    return key, text(value) if key else "–"
+
+
+def _run_row(cells: Sequence[Any]) -> str:
+    cell, colour, failed, status, reason, *numbers = cells
+    swatch = f'<i class="swatch" style="background:var(--{colour})"></i>'
+    parts = [
+        f"<td>{swatch}<code>{escape(cell)}</code></td>",
+        f'<td class="text" title="{escape(reason)}">{status}</td>',
+    ]
+    pairs = zip(numbers[::2], numbers[1::2], strict=True)
+    parts += [f'<td data-v="{key}">{text}</td>' for key, text in pairs]
+    kind = ' class="failed"' if failed else ""
+    return f'<tr{kind} data-cell="{escape(cell)}">{"".join(parts)}</tr>'

@@ -4,6 +4,7 @@ Anything may be missing: an absent interval is NaN, an absent section is empty, 
 a failed run or a refused fit still gets its page.
 """
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -72,6 +73,23 @@ def part(section: Json | None, *path: str) -> Json:
     return section or {}
 
 
+ANSWERING = 500
+"""Runs up to which each point of a figure answers when it is pointed at."""
+
+DRAWN = 1000
+"""Most runs that a figure shows as points."""
+
+DRAWN_CURVES = 200
+"""Most training curves that a figure shows."""
+
+
+def spread(items: Sequence[Any], most: int) -> Sequence[Any]:
+    """All, or so many at even distances, the first and the last among them."""
+    if len(items) <= most:
+        return items
+    return [items[i] for i in np.unique(np.linspace(0, len(items) - 1, most).round().astype(int))]
+
+
 @dataclass(frozen=True)
 class Run:
     """One run to draw: its numbers, its colour and the text shown when it is pointed at."""
@@ -97,14 +115,21 @@ class Scene:
     params_label: str = "parameters N"
     budget_label: str = "budget (FLOPs)"
 
-    @property
+    @functools.cached_property
     def gids(self) -> dict[str, str]:
-        """Cell to the identifier of its artists in a figure."""
+        """Cell to the identifier of its artists in a figure; none where there are too many."""
+        if len(self.runs) > ANSWERING:
+            return {}
         return {run.cell: f"r{i}" for i, run in enumerate(self.runs)}
 
-    @property
+    @functools.cached_property
     def by_cell(self) -> dict[str, Run]:
         return {run.cell: run for run in self.runs}
+
+    @property
+    def drawn(self) -> tuple[Run, ...]:
+        """The runs that figures show: all, or `DRAWN` of them spread evenly over the plan."""
+        return tuple(spread(self.runs, DRAWN))
 
     def shade(self, budget: float) -> int:
         """Index of the palette colour of the budget nearest to `budget`."""
@@ -204,14 +229,17 @@ def curves_by_cell(
     """(flops, loss) of each run's training curve, thinned to `most` points even in log FLOPs."""
     if not curves or any(name not in curves for name in ("cell", "flops", "loss")):
         return {}
-    cells = np.asarray([str(cell) for cell in curves["cell"]])
     flops, loss = (np.array([real(v) for v in curves[name]]) for name in ("flops", "loss"))
+    rows: dict[str, list[int]] = {}
+    for row, cell in enumerate(curves["cell"]):
+        rows.setdefault(str(cell), []).append(row)
+    usable = np.isfinite(loss) & (loss > 0) & (flops > 0)
     found = {}
-    for cell in dict.fromkeys(cells.tolist()):
-        chosen = (cells == cell) & np.isfinite(loss) & (loss > 0) & (flops > 0)
-        if np.count_nonzero(chosen) > 1:
-            order = np.argsort(flops[chosen], kind="stable")
-            found[cell] = _thin(flops[chosen][order], loss[chosen][order], most)
+    for cell, mine in rows.items():
+        chosen = np.array(mine)[usable[mine]]
+        if len(chosen) > 1:
+            chosen = chosen[np.argsort(flops[chosen], kind="stable")]
+            found[cell] = _thin(flops[chosen], loss[chosen], most)
     return found
 
 

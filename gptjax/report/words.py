@@ -107,6 +107,13 @@ def settings(laws: Laws) -> list[str]:
     return [sentence for sentence in found if sentence]
 
 
+def drawn(count: int, most: int) -> str:
+    """What a figure says that shows a part of its runs or curves."""
+    if count <= most:
+        return ""
+    return f" {most:,} of {count:,} are drawn, at even distances in the plan."
+
+
 def curves_claim(laws: Laws, curves: int) -> str:
     edge = part(laws.law("envelope"), "curve_points")
     loss, flops = series(edge, "loss"), series(edge, "flops")

@@ -38,7 +38,7 @@ def fit_and_report(
     if not done:
         raise UserError(f"--workdir={folder} has no finished run to fit; run job=sweep first")
     _check_environments(config, folder, done)
-    sweeps.write_tables(folder, cells)
+    sweeps.write_tables(folder, cells, found)
     stamp_path, stamp = folder / "fit.json", _inputs(config, folder)
     made = (stamp_path, folder / "laws.json", folder / "report.html")
     if reuse and all(path.exists() for path in made) and _is_of(read_json(stamp_path), stamp):

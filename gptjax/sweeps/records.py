@@ -322,9 +322,11 @@ def open_cells(workdir: Path, cells: Iterable[Cell]) -> list[Cell]:
     return [cell for cell in cells if not has_record(workdir, cell)]
 
 
-def write_tables(workdir: Path, cells: Sequence[Cell]) -> None:
-    """Collect `runs.csv`, `curves.csv` and `timing.csv` from the records."""
-    records = read_records(workdir, cells)
+def write_tables(
+    workdir: Path, cells: Sequence[Cell], found: Sequence[dict[str, Any]] | None = None
+) -> None:
+    """Collect `runs.csv`, `curves.csv` and `timing.csv` from the records, or those `found`."""
+    records = read_records(workdir, cells) if found is None else found
     write_atomic(workdir / "runs.csv", _csv(RUN_COLUMNS, records))
     write_atomic(workdir / "curves.csv", _csv(CURVE_COLUMNS, _curve_rows(records)))
     small = list(_quantized_rows(records))

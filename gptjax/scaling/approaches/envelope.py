@@ -100,7 +100,10 @@ def _grid(curves: Any, runs: Runs) -> tuple[list[str], np.ndarray, np.ndarray, n
     good = np.all([np.isfinite(v) & (v > 0) for v in columns.values()], axis=0)
     known = set(runs.cell)
     names = [name for name in dict.fromkeys(cells) if name in known]
-    parts = {name: np.flatnonzero((cells == name) & good) for name in names}
+    rows_of: dict[str, list[int]] = {}
+    for row in np.flatnonzero(good):
+        rows_of.setdefault(cells[row], []).append(int(row))
+    parts = {name: np.array(rows_of.get(name, []), int) for name in names}
     names = [name for name in names if len(parts[name]) >= 4]
     if len(names) < SIZES:
         raise UserError(f"an envelope needs curves of {SIZES} runs and the table has {len(names)}")
@@ -133,12 +136,12 @@ def _winners(
     losses: np.ndarray, params: np.ndarray, present: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """The lowest curve at each budget, and where it is a contest of inner sizes."""
+    order = np.argsort(params, kind="stable")
+    sizes, starts = np.unique(params[order], return_index=True)
     losses = np.where(present[:, None], losses, np.inf)
     best = np.argmin(losses, axis=0)
-    reach = np.isfinite(losses)
-    smallest = np.min(np.where(reach, params[:, None], np.inf), axis=0)
-    largest = np.max(np.where(reach, params[:, None], -np.inf), axis=0)
-    sizes = np.unique(params)
-    contestants = sum((reach & (params == size)[:, None]).any(0).astype(int) for size in sizes)
+    reached = np.logical_or.reduceat(np.isfinite(losses)[order], starts, axis=0)  # (sizes, F)
+    smallest = np.where(reached.any(0), sizes[np.argmax(reached, axis=0)], np.inf)
+    largest = np.where(reached.any(0), sizes[::-1][np.argmax(reached[::-1], axis=0)], -np.inf)
     inner = (params[best] > smallest) & (params[best] < largest)
-    return best, inner & (contestants >= SIZES)
+    return best, inner & (reached.sum(0) >= SIZES)

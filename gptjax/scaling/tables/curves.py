@@ -26,7 +26,10 @@ def curve_column(table: Table, params: str, tokens: str) -> tuple[str, bool]:
         if len(names) == len(label) or len(names) < 2:
             continue
         size, data = table.numbers(params), table.numbers(tokens)
-        alike = all(np.ptp(size[which == i]) == 0 for i in range(len(names)))
+        order = np.argsort(which, kind="stable")
+        starts = np.searchsorted(which[order], np.arange(len(names)))
+        ends = (end.reduceat(size[order], starts) for end in (np.minimum, np.maximum))
+        alike = bool(np.all(np.equal(*ends)))
         apart = len(np.unique(np.stack([which, data]), axis=1).T) == len(label)
         if not alike or not apart:
             continue

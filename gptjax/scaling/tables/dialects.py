@@ -6,10 +6,13 @@ cells, and a file whose numbers can be read in two ways is refused instead of gu
 
 import csv
 import dataclasses
-import io
+import itertools
 import math
 import pathlib
 import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
 from gptjax.errors import UserError
 
@@ -21,45 +24,108 @@ SUFFIXES = {"k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
 _GROUPED = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?([eE][+-]?\d+)?")
 _DOTTED = re.compile(r"[+-]?\d{1,3}(\.\d{3})+(,\d+)?")
 _COMMA = re.compile(r"[+-]?\d*,\d+([eE][+-]?\d+)?")
+_QUOTED = re.compile(r'"[^"]*"')
 _SUFFIXED = re.compile(r"([+-]?\d+(?:\.\d+)?) ?([kKMBGT])")
+
+
+Row = TypeVar("Row")
+
+PART = 4096
+"""Rows of a file that are held as text at one time."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Sheet:
-    """The cells of a file, with the row number that a spreadsheet shows for each line of cells."""
+    """A file that can be read in parts, as often as is needed.
+
+    Attributes:
+      header: names of the columns.
+      rows: for each line of cells the row number that a spreadsheet shows.
+    """
 
     header: list[str]
-    body: list[list[str]]
     rows: list[int]
+    _lines: Callable[[], Iterator[tuple[int, list[str]]]]
+    _plain: Callable[[str], str]
+
+    def parts(self) -> Iterator[dict[str, list[str]]]:
+        """The columns of `PART` rows at a time, cells with decimal points and no thousands."""
+        lines = (row for _, row in itertools.islice(self._lines(), 1, None))
+        for part in in_parts(lines):
+            columns = zip(*part, strict=True)
+            yield {
+                name: list(map(self._plain, cells))
+                for name, cells in zip(self.header, columns, strict=True)
+            }
+
+
+def in_parts(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    """Rows in lists of `PART`."""
+    iterator = iter(rows)
+    while part := list(itertools.islice(iterator, PART)):
+        yield part
 
 
 def read_csv(path: pathlib.Path) -> Sheet:
-    """The cells of a CSV file in whatever dialect it is written.
+    """A CSV file in whatever dialect it is written; its cells are read when they are asked for.
 
     Raises:
       UserError: for a file that is no text, has no rows, is ragged, or whose numbers are ambiguous.
     """
     try:
-        text = _decode(path, path.read_bytes())
-        separator, text = _separator(text)
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
-        numbered = [(i, row) for i, row in enumerate(reader, start=1) if any(map(str.strip, row))]
+        encoding = _encoding(path)
+        separator, skip = _separator(path, encoding)
+        lines = _Lines(path, encoding, separator, skip)
+        first = next(iter(lines()), None)
+        header = [name.strip() for name in first[1]] if first else []
+        rows, evidence = [], _Evidence()
+        for number, row in itertools.islice(lines(), 1, None):
+            if len(row) != len(header):
+                raise UserError(
+                    f"table={path} line {number} has {len(row)} cells where the header has "
+                    f"{len(header)}; the separator was taken to be {separator!r}: check its commas"
+                )
+            rows.append(number)
+            evidence.add(row)
+    except UnicodeDecodeError:
+        raise _no_text(path) from None
     except (OSError, csv.Error) as error:
         raise UserError(f"table={path} cannot be read ({reason_of(error)})") from None
-    if len(numbered) < 2:
+    if not rows:
         raise UserError(f"table={path} has no rows; give a header line and a line for each run")
-    header = [name.strip() for name in numbered[0][1]]
-    twice = sorted({name for name in header if header.count(name) > 1})
+    twice = sorted(name for name, count in Counter(header).items() if count > 1)
     if twice:
         raise UserError(f"table={path} has two columns named {twice[0]}; rename one")
-    for number, row in numbered[1:]:
-        if len(row) != len(header):
-            raise UserError(
-                f"table={path} line {number} has {len(row)} cells where the header has "
-                f"{len(header)}; the separator was taken to be {separator!r}: check its commas"
-            )
-    body = _plain_numbers(path, [row for _, row in numbered[1:]])
-    return Sheet(header, body, [number for number, _ in numbered[1:]])
+    return Sheet(header, rows, lines, evidence.change(path))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Lines:
+    """The numbered lines of cells of a file, blank ones left away."""
+
+    path: pathlib.Path
+    encoding: str
+    separator: str
+    skip: bool
+
+    def __call__(self) -> Iterator[tuple[int, list[str]]]:
+        with self.path.open(encoding=self.encoding, newline="") as file:
+            if self.skip:
+                file.readline()
+            reader = csv.reader(self._checked(file), delimiter=self.separator)
+            for number, row in enumerate(reader, start=1):
+                if any(map(str.strip, row)):
+                    yield number, row
+
+    def _checked(self, lines: Iterable[str]) -> Iterator[str]:
+        for line in lines:
+            if "\0" in line:
+                raise _no_text(self.path)
+            yield line
+
+
+def _no_text(path: pathlib.Path) -> UserError:
+    return UserError(f"table={path} is not UTF-8 text; save it as CSV in UTF-8")
 
 
 def number(cell: str, *, suffixes: bool = False) -> float | None:
@@ -83,48 +149,57 @@ def reason_of(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error).splitlines()[0]
 
 
-def _decode(path: pathlib.Path, content: bytes) -> str:
-    """Text by its byte-order mark; without one UTF-8, or UTF-16 where every other byte is zero."""
-    encoding = next((name for mark, name in MARKS if content.startswith(mark)), "utf-8")
-    if encoding == "utf-8" and b"\0" in content[:64]:
-        encoding = "utf-16-be" if content[:1] == b"\0" else "utf-16-le"
-    try:
-        text = content.decode(encoding)
-    except UnicodeDecodeError:
-        text = "\0"
-    if "\0" in text:
-        raise UserError(f"table={path} is not UTF-8 text; save it as CSV in UTF-8")
-    return text
+def _encoding(path: pathlib.Path) -> str:
+    """By its byte-order mark; without one UTF-8, or UTF-16 where every other byte is zero."""
+    with path.open("rb") as file:
+        start = file.read(64)
+    encoding = next((name for mark, name in MARKS if start.startswith(mark)), "utf-8")
+    if encoding == "utf-8" and b"\0" in start:
+        return "utf-16-be" if start[:1] == b"\0" else "utf-16-le"
+    return encoding
 
 
-def _separator(text: str) -> tuple[str, str]:
-    """The separator that gives the header most cells, and the text without a `sep=` line."""
-    first, _, rest = text.partition("\n")
-    named = re.fullmatch(r"\"?sep=(.)\"?\r?", first)
-    if named:
-        return named[1], rest
-    header = next((line for line in text.splitlines() if line.strip()), "")
-    counts = [len(next(csv.reader([header], delimiter=mark), [])) for mark in SEPARATORS]
-    return SEPARATORS[counts.index(max(counts))], text
+def _separator(path: pathlib.Path, encoding: str) -> tuple[str, bool]:
+    """The separator that gives the header most cells, and whether a `sep=` line names it."""
+    with path.open(encoding=encoding, newline="") as file:
+        first = file.readline()
+        named = re.fullmatch(r"\"?sep=(.)\"?\r?\n?", first)
+        if named:
+            return named[1], True
+        header = first if first.strip() else next((line for line in file if line.strip()), "")
+    unquoted = _QUOTED.sub("", header)
+    counts = [unquoted.count(mark) for mark in SEPARATORS]
+    return SEPARATORS[counts.index(max(counts))], False
 
 
-def _plain_numbers(path: pathlib.Path, body: list[list[str]]) -> list[list[str]]:
-    """The cells with decimal points and without thousands, whatever the locale wrote."""
-    cells = [cell.strip() for row in body for cell in row if "," in cell]
-    numeric = [c for c in cells if _GROUPED.fullmatch(c) or _COMMA.fullmatch(c)]
-    numeric += [c for c in cells if _DOTTED.fullmatch(c)]
-    if not numeric:
-        return body
-    decimal = any(_COMMA.fullmatch(c) and not _GROUPED.fullmatch(c) for c in numeric)
-    decimal = decimal or any(_DOTTED.fullmatch(c) and "," in c for c in numeric)
-    grouped = any("." in c or c.count(",") > 1 for c in numeric if _GROUPED.fullmatch(c))
-    if decimal == grouped:
-        raise UserError(
-            f"table={path} has numbers like {numeric[0]!r}, where the comma may mark decimals or "
-            "thousands; write numbers with a decimal point and no thousands separator"
-        )
-    change = _from_decimal_comma if decimal else _without_thousands
-    return [[change(cell) for cell in row] for row in body]
+class _Evidence:
+    """What the cells of a whole file say of its decimal commas and thousands."""
+
+    def __init__(self) -> None:
+        self.first = ""
+        self.decimal = self.grouped = False
+
+    def add(self, row: list[str]) -> None:
+        """Look at the cells of a row that have a comma."""
+        for cell in (cell.strip() for cell in row if "," in cell):
+            grouped, dotted = _GROUPED.fullmatch(cell), _DOTTED.fullmatch(cell)
+            comma = _COMMA.fullmatch(cell)
+            if not (grouped or comma or dotted):
+                continue
+            self.first = self.first or cell
+            self.decimal |= bool((comma and not grouped) or dotted)
+            self.grouped |= bool(grouped and ("." in cell or cell.count(",") > 1))
+
+    def change(self, path: pathlib.Path) -> Callable[[str], str]:
+        """How a cell gets decimal points and no thousands; raises UserError when it is unclear."""
+        if not self.first:
+            return str
+        if self.decimal == self.grouped:
+            raise UserError(
+                f"table={path} has numbers like {self.first!r}, where the comma may mark decimals "
+                "or thousands; write numbers with a decimal point and no thousands separator"
+            )
+        return _from_decimal_comma if self.decimal else _without_thousands
 
 
 def _from_decimal_comma(cell: str) -> str:

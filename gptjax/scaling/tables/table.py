@@ -5,7 +5,7 @@ import dataclasses
 import json
 import math
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -58,32 +58,24 @@ class Table:
     def from_csv(cls, path: str | pathlib.Path) -> "Table":
         """From a CSV file with a header line, in any dialect; raises UserError otherwise."""
         sheet = dialects.read_csv(pathlib.Path(path))
-        columns = {n: _column([r[i] for r in sheet.body]) for i, n in enumerate(sheet.header)}
-        return cls(columns, str(path), np.array(sheet.rows))
+        return cls(_collect(sheet.parts), str(path), np.array(sheet.rows))
 
     @classmethod
     def from_json_lines(cls, path: str | pathlib.Path) -> "Table":
         """From one JSON object a line, nested objects as `outer.inner`."""
-        rows, places = [], []
-        try:
-            lines = pathlib.Path(path).read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"table={path} cannot be read ({reason_of(error)})") from None
-        for place, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError:
-                row = None
-            if not isinstance(row, dict):
-                raise UserError(f"table={path} line {place} is no JSON object; give one a line")
-            rows.append(_flat(row))
-            places.append(place)
-        if not rows:
+        places: list[int] = []
+
+        def parts() -> Iterator[dict[str, list[Any]]]:
+            places.clear()
+            for part in dialects.in_parts(_json_rows(pathlib.Path(path))):
+                places.extend(place for place, _ in part)
+                names = dict.fromkeys(key for _, row in part for key in row)
+                yield {name: [row.get(name) for _, row in part] for name in names}
+
+        columns = _collect(parts)
+        if not places:
             raise UserError(f"table={path} has no rows; give one JSON object for each run")
-        table = cls.from_records(rows, str(path))
-        return dataclasses.replace(table, rows=np.array(places))
+        return cls(columns, str(path), np.array(places))
 
     @classmethod
     def from_parquet(cls, path: str | pathlib.Path) -> "Table":
@@ -94,13 +86,19 @@ class Table:
             raise UserError(
                 f"table={path} is Parquet, which needs pyarrow; pip install pyarrow, or give a CSV"
             ) from None
+
+        def parts() -> Iterator[dict[str, list[Any]]]:
+            with parquet.ParquetFile(path) as file:
+                yield {name: [] for name in file.schema_arrow.names}
+                for batch in file.iter_batches(batch_size=dialects.PART):
+                    yield batch.to_pydict()
+
         try:
-            content = parquet.read_table(path).to_pydict()
+            return cls(_collect(parts), str(path))
         except Exception as error:
             raise UserError(
                 f"table={path} cannot be read as Parquet ({reason_of(error)})"
             ) from None
-        return cls({k: _column(v) for k, v in content.items()}, str(path))
 
     @classmethod
     def read(cls, path: str | pathlib.Path) -> "Table":
@@ -184,12 +182,81 @@ def as_table(table: Table | Mapping[str, Any] | Sequence[Mapping[str, Any]] | st
     return Table.from_records(table)
 
 
+def _json_rows(path: pathlib.Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The objects of a file of JSON lines, with the numbers of their lines."""
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            for place, line in enumerate(file, start=1):
+                if line.strip():
+                    yield place, _json_row(path, place, line)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"table={path} cannot be read ({reason_of(error)})") from None
+
+
+def _json_row(path: pathlib.Path, place: int, line: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        row = None
+    if not isinstance(row, dict):
+        raise UserError(f"table={path} line {place} is no JSON object; give one a line")
+    return _flat(row)
+
+
+Parts = Callable[[], Iterator[Mapping[str, Sequence[Any]]]]
+"""Reads a table from its beginning, as columns of some thousand rows at a time."""
+
+
+def _collect(parts: Parts) -> dict[str, np.ndarray]:
+    """The columns of a table that is held as text in parts only.
+
+    What turns out to be text somewhere is read again: its numbers were kept as numbers.
+    """
+    numbers: dict[str, list[np.ndarray] | None] = {}  # None: text
+    count = 0
+    for part in parts():
+        for name in part:
+            numbers.setdefault(name, [np.full(count, np.nan)])
+        length = len(next(iter(part.values()), ()))
+        for name, found in numbers.items():
+            if found is None:
+                continue
+            values = [_number(value) for value in part.get(name, [None] * length)]
+            numbers[name] = None if None in values else [*found, np.array(values, np.float64)]
+        count += length
+    text = _text_columns(parts, [name for name, found in numbers.items() if found is None])
+    return {
+        name: text[name] if found is None else np.concatenate(found)
+        for name, found in numbers.items()
+    }
+
+
+def _text_columns(parts: Parts, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Some columns as they are written; equal cells are one object."""
+    cells: dict[str, list[Any]] = {name: [] for name in names}
+    same: dict[Any, Any] = {}
+    for part in parts() if names else ():
+        length = len(next(iter(part.values()), ()))
+        for name in names:
+            found = ["" if value is None else value for value in part.get(name, [""] * length)]
+            cells[name] += [
+                same.setdefault(value, value) if isinstance(value, str) else value
+                for value in found
+            ]
+    return {name: _objects(values) for name, values in cells.items()}
+
+
+def _objects(values: Sequence[Any]) -> np.ndarray:
+    """An array of one object a row, also where objects are lists of one length."""
+    return np.fromiter(values, dtype=object, count=len(values))
+
+
 def _column(values: Iterable[Any]) -> np.ndarray:
     cells = list(values)
     numbers = [_number(value) for value in cells]
     if all(number is not None for number in numbers):
         return np.array(numbers, dtype=np.float64)
-    return np.array(["" if cell is None else cell for cell in cells], dtype=object)
+    return _objects(["" if cell is None else cell for cell in cells])
 
 
 def _number(value: Any, *, suffixes: bool = False) -> float | None:
