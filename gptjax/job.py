@@ -26,6 +26,7 @@ JOBS: dict[str, str] = {
     "compare": "gptjax.jobs.compare",
     "convert": "gptjax.jobs.convert",
     "sample": "gptjax.jobs.sample",
+    "evaluate": "gptjax.jobs.evaluate",
     "quantize": "gptjax.jobs.quantize",
     "finetune": "gptjax.jobs.finetune",
     "ensemble": "gptjax.jobs.ensemble",

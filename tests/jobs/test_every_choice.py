@@ -386,6 +386,7 @@ ELSEWHERE = {
     ("finetune", "packing"): "tests/align/test_finetune.py",
     ("finetune", "drop_long"): "tests/align/test_finetune.py",
     ("ensemble", "combination"): "tests/jobs/test_ensemble.py",
+    ("evaluate", "style"): "tests/jobs/test_evaluate.py",
     ("quantize", "method"): "tests/jobs/test_quantize.py",
     ("quantize", "scales"): "tests/jobs/test_quantize.py",
     ("quantize", "activations"): "tests/jobs/test_quantize.py",

@@ -1,0 +1,188 @@
+"""Tasks by name: how each scores a model. A new one is an entry of TASKS, or a file of items."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from gptjax.data.sources.stdlib import stdlib
+from gptjax.data.sources.zipf_facts import ZipfFactsConfig
+from gptjax.data.split import digest, is_heldout
+from gptjax.errors import UserError, nearest
+from gptjax.evals import choices
+from gptjax.evals.config import EvalConfig
+from gptjax.evals.memorization import memorization
+from gptjax.evals.needle import needle
+from gptjax.evals.perplexity import Document, perplexity
+from gptjax.evals.result import Result
+from gptjax.evals.tasks import items
+from gptjax.evals.tasks.files import read_items, read_rows
+from gptjax.infer.model import Model
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A way to score a model.
+
+    Attributes:
+      run: (model, settings, shots) → its scores.
+      shots: whether solved examples make a difference.
+      about: what it asks.
+    """
+
+    run: Callable[[Model, EvalConfig, int], Result]
+    about: str
+    shots: bool = False
+
+
+def choice_task(
+    name: str, make: Callable[[int, int], list[choices.Item]], about: str, style: str
+) -> Task:
+    """A task of multiple choice whose items are made by rule."""
+
+    def run(model: Model, settings: EvalConfig, shots: int) -> Result:
+        made = make(settings.count, settings.seed)
+        return _choices(model, settings, name, made, style, shots)
+
+    return Task(run, about, shots=True)
+
+
+def file_task(path: Path) -> Task:
+    """The items of a file, read when the task is named."""
+    found, style = read_items(path)
+    choices.check(found, str(path))
+
+    def run(model: Model, settings: EvalConfig, shots: int) -> Result:
+        return _choices(model, settings, path.stem, found, style, shots)
+
+    return Task(run, f"items of {path}", shots=True)
+
+
+def _choices(
+    model: Model,
+    settings: EvalConfig,
+    name: str,
+    made: list[choices.Item],
+    style: str,
+    shots: int,
+) -> Result:
+    kept = made[: settings.limit or None]
+    style = style if settings.style == "auto" else settings.style
+    return choices.evaluate(
+        model, kept, task=name, shots=shots, style=style, tokens=settings.batch_tokens
+    )
+
+
+def _perplexity(model: Model, settings: EvalConfig, shots: int) -> Result:
+    documents = documents_of(settings)[: settings.limit or None]
+    return perplexity(model, documents, stride=settings.stride, tokens=settings.batch_tokens)
+
+
+def _needle(model: Model, settings: EvalConfig, shots: int) -> Result:
+    text = "\n".join(document.text for document in documents_of(settings)[:8])[:200_000]
+    return needle(
+        model,
+        text,
+        lengths=settings.lengths,
+        depths=settings.depths,
+        repeats=settings.repeats,
+        seed=settings.seed,
+        tokens=settings.batch_tokens,
+    )
+
+
+def _memorization(model: Model, settings: EvalConfig, shots: int) -> Result:
+    texts = [document.text for document in documents_of(settings)][: settings.limit or None]
+    return memorization(
+        model,
+        texts,
+        prefix=settings.prefix,
+        length=settings.length,
+        seed=settings.seed,
+        tokens=settings.batch_tokens,
+    )
+
+
+def documents_of(settings: EvalConfig) -> list[Document]:
+    """The texts of an evaluation with their domains.
+
+    Raises:
+      UserError: for a file that cannot be read, or a line without a text.
+    """
+    if not settings.texts:
+        held = sorted(d.decode() for d in stdlib().read() if is_heldout(digest(d), items.HELDOUT))
+        return [Document(text, "python-stdlib", f"file {i}") for i, text in enumerate(held)]
+    found: list[Document] = []
+    for name in settings.texts:
+        path = Path(name).expanduser()
+        if not path.is_file():
+            raise UserError(f"evaluate.texts={name} is no file; give .jsonl or plain text")
+        if path.suffix == ".jsonl":
+            found += [_document(row, path, n) for n, row in enumerate(read_rows(path), 1)]
+        else:
+            found.append(Document(_text(path), path.stem, path.name))
+    return found
+
+
+def _document(row: dict[str, Any], path: Path, number: int) -> Document:
+    if not isinstance(row.get("text"), str):
+        raise UserError(f"{path} line {number} has no text; give text and, if you like, domain")
+    domain = str(row.get("domain") or row.get("source") or path.stem)
+    return Document(row["text"], domain, f"{path.stem} {number}")
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"evaluate.texts={path} is no UTF-8 text ({type(error).__name__})"
+        ) from None
+
+
+TASKS: dict[str, Task] = {
+    "perplexity": Task(_perplexity, "nats per token and bits per byte, by domain"),
+    "needle": Task(_needle, "a fact hidden in a text, by depth and length"),
+    "memorization": Task(_memorization, "continuations given word for word"),
+    "arithmetic": choice_task("arithmetic", items.arithmetic, "sums", "continuation"),
+    "copying": choice_task("copying", items.copying, "a sequence again", "continuation"),
+    "agreement": choice_task("agreement", items.agreement, "verb and subject", "continuation"),
+    "completion": choice_task("completion", items.completion, "the next line of code", "joined"),
+    "facts": choice_task(
+        "facts", items.facts_of(ZipfFactsConfig()), "attributes of zipf-facts", "joined"
+    ),
+}
+
+
+def register(name: str, task: Task) -> None:
+    """Let `evaluate.tasks` and `sweep.tasks` name another task."""
+    TASKS[name] = task
+
+
+def find(name: str) -> Task:
+    """The task of a name, or of a file.
+
+    Raises:
+      UserError: for an unknown name, or a file that cannot be read.
+    """
+    if name in TASKS:
+        return TASKS[name]
+    if "/" in name or Path(name).suffix in (".jsonl", ".yaml", ".yml"):
+        return file_task(Path(name).expanduser())
+    raise UserError(f"evaluate.tasks={name} is no task; {nearest(name, TASKS)}")
+
+
+def evaluate(model: Model, settings: EvalConfig, tasks: Sequence[str] = ()) -> list[Result]:
+    """The scores of a model on the tasks of the settings, with each number of shots.
+
+    Raises:
+      UserError: where a task is unknown or cannot be scored.
+    """
+    found = {name: find(name) for name in tasks or settings.tasks}
+    made = []
+    for task in found.values():
+        for shots in settings.shots if task.shots else (0,):
+            result = task.run(model, settings, shots)
+            suffix = f"@{shots}" if task.shots and len(settings.shots) > 1 else ""
+            made.append(dataclasses.replace(result, task=result.task + suffix))
+    return made

@@ -1,0 +1,134 @@
+"""job=evaluate: scores of a model on texts and tasks, with error bars, beside a second model's."""
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from gptjax.config import Config, enable_compilation_cache
+from gptjax.engines.devices import start_backend
+from gptjax.errors import UserError
+from gptjax.evals.config import EvalConfig
+from gptjax.files import write_json
+from gptjax.job import Job
+
+
+def check(config: Config) -> None:
+    """Refuse unknown tasks and files that are not there."""
+    from gptjax.evals import tasks
+
+    asked: EvalConfig = config.own["evaluate"]
+    if not asked.tasks or not asked.shots:
+        raise UserError(f"evaluate.tasks={asked.tasks} with shots={asked.shots} asks for nothing")
+    for name in asked.tasks:
+        tasks.find(name)
+    if asked.texts:
+        tasks.documents_of(asked)
+
+
+def main(config: Config, folder: Path) -> int:
+    """Write scores.json, figures and report.html; print the table."""
+    from gptjax import evals, infer
+    from gptjax.report import scores as page  # matplotlib is slow to import
+    from gptjax.stages import model_to_sample
+
+    asked: EvalConfig = config.own["evaluate"]
+    start_backend(config)
+    enable_compilation_cache(config)
+    model = model_to_sample.find(config, asked.model, folder)
+    results = evals.evaluate(model, asked)
+    content: dict[str, Any] = {"model": model.name, "tasks": [described(r) for r in results]}
+    if asked.against:
+        other = infer.load(asked.against)
+        content["against"] = {"model": other.name, "differences": []}
+        for mine, theirs in zip(results, evals.evaluate(other, asked), strict=True):
+            content["against"]["differences"].append(difference(mine, theirs))
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "scores.json", content)
+    page.build(folder, content, config.report.formats, config.report.dpi)
+    _print(content, folder)
+    return 0
+
+
+def described(result: Any) -> dict[str, Any]:
+    """A task's part of scores.json: plain types, NaN as None, calibration where choices are."""
+    from gptjax import evals
+
+    found = plain(dataclasses.asdict(result))
+    rows = result.items
+    if rows and "probabilities" in rows[0]:
+        chances = [row["probabilities"] for row in rows]
+        answers = [row["answer"] for row in rows]
+        logs = [row["logprobs"] for row in rows]
+        t = evals.fit_temperature(logs, answers)
+        after = evals.calibration(evals.tempered(logs, t), answers)
+        found["calibration"] = plain(dataclasses.asdict(evals.calibration(chances, answers)))
+        found["calibration"] |= {"temperature": t, "ece_tempered": after.ece}
+    return found
+
+
+def difference(mine: Any, theirs: Any) -> dict[str, Any]:
+    """The paired difference of a task's headline between two models, first minus second."""
+    from gptjax import evals
+
+    value = PAIRED[mine.headline]
+    first, second = ([value(row) for row in one.items] for one in (mine, theirs))
+    if len(first) != len(second):
+        return {"task": mine.task, "reason": "their contexts hold different items"}
+    documents = [row.get("document") or str(i) for i, row in enumerate(mine.items)]
+    made = plain(dataclasses.asdict(evals.paired(first, second, documents)))
+    return {"task": mine.task, "metric": mine.headline, **made}
+
+
+PAIRED: dict[str, Any] = {
+    "acc": lambda row: float(row["pick"] == row["answer"]),
+    "nats_per_token": lambda row: row["nats"] / row["tokens"],
+    "retrieved": lambda row: row["right"],
+    "extracted": lambda row: row["extracted"],
+}
+"""What an item gives to the paired difference of each headline."""
+
+
+def plain(value: Any) -> Any:
+    """The value as JSON has it, NaN as None."""
+    if isinstance(value, dict):
+        return {str(key): plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(inner) for inner in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value
+
+
+def _print(content: dict[str, Any], folder: Path) -> None:
+    table = Table(title=f"{content['model']}")
+    for name in ("task", "metric", "value", "± by item", "± by document", "guess", "items"):
+        table.add_column(name)
+    for task in content["tasks"]:
+        for name, one in task["metrics"].items():
+            if "/" not in name:
+                guess = task["baselines"].get("chance") if name.startswith("acc") else None
+                numbers = [one["value"], one["stderr"], one["stderr_by_document"], guess]
+                table.add_row(task["task"], name, *map(_number, numbers), str(one["count"]))
+    console = Console(width=120)
+    console.print(table, markup=False)
+    for task in content["tasks"]:
+        for note in task["notes"]:
+            console.print(f"{task['task']}: {note}", markup=False)
+    for one in content.get("against", {}).get("differences", []):
+        if "reason" in one:
+            console.print(f"{one['task']}: no difference, since {one['reason']}", markup=False)
+        else:
+            ends = f"[{_number(one['low'])}, {_number(one['high'])}]"
+            console.print(f"{one['task']}: {one['metric']} differs by {one['value']:.4f} {ends}")
+    console.print(str(folder / "scores.json"), highlight=False)
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"
+
+
+JOB = Job(main, EvalConfig, check, trains=True)

@@ -1,0 +1,191 @@
+"""The scoring function: the forward pass's numbers for any batch and order; what is refused."""
+
+import numpy as np
+import pytest
+from tiny import CONFIG, by_whole_pass, model
+
+from gptjax.errors import UserError
+from gptjax.evals import Document, choices, perplexity, statistics, text
+from gptjax.evals.score import Request, score
+
+TOLERANCE = 2e-5
+"""Nats of a token, between batches of other shapes: float32's rounding."""
+
+
+def requests(seed=0, count=24):
+    """Items of one to four continuations, contexts of 1 to 40 tokens."""
+    rng, made = np.random.default_rng(seed), []
+    while len(made) < count:
+        context = tuple(rng.integers(0, 257, rng.integers(1, 33)).tolist())
+        for _ in range(rng.integers(1, 5)):
+            made.append(Request(context, tuple(rng.integers(0, 257, rng.integers(1, 5)).tolist())))
+    return made
+
+
+def test_scores_are_those_of_the_forward_pass():
+    asked = requests()
+    for request, found in zip(asked, score(model(), asked), strict=True):
+        expected = by_whole_pass(request.context, request.tokens)
+        np.testing.assert_allclose(found.logprobs, expected, atol=TOLERANCE)
+        assert found.total == pytest.approx(float(expected.sum()), abs=1e-4)
+
+
+def test_the_greedy_mark_is_that_of_the_argmax():
+    context = (1, 2, 3)
+    values = score(model(), [Request(context, (token,)) for token in range(257)])
+    best = max(range(257), key=lambda token: values[token].total)
+    assert [token for token in range(257) if values[token].greedy] == [best]
+    assert np.exp([one.total for one in values]).sum() == pytest.approx(1.0, abs=1e-4)
+
+
+def test_order_changes_no_bit_and_batches_no_more_than_rounding():
+    asked = requests(1)
+    plain = score(model(), asked)
+    order = np.random.default_rng(2).permutation(len(asked))
+    shuffled = score(model(), [asked[i] for i in order])
+    for place, i in enumerate(order):
+        np.testing.assert_array_equal(shuffled[place].logprobs, plain[i].logprobs)
+    for tokens, share in ((64, True), (700, False)):
+        others = score(model(), asked, tokens=tokens, share=share)
+        for one, other in zip(plain, others, strict=True):
+            np.testing.assert_allclose(one.logprobs, other.logprobs, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    ("request_", "words"),
+    [
+        (Request((), (1,)), "no context"),
+        (Request((1,), ()), "no tokens"),
+        (Request((1,), (300,)), "beyond the 257"),
+        (Request((1,) * 65, (2,)), "has 65 tokens, and the context of tiny is 64; shorten it"),
+    ],
+)
+def test_what_cannot_be_scored_is_refused(request_, words):
+    with pytest.raises(UserError, match=words):
+        score(model(), [request_])
+
+
+class Pairs:
+    """Two characters make a token where they can, from the left: a token may cross a seam."""
+
+    end_of_document = 256
+
+    def encode(self, documents):
+        for document in documents:
+            yield np.array([document[i] for i in range(0, len(document), 2)])
+
+    def decode(self, ids):
+        raise NotImplementedError
+
+
+def test_a_token_across_the_seam_leaves_no_continuation_empty():
+    import dataclasses
+
+    odd = dataclasses.replace(model(), tokenizer=Pairs())
+    request = text.request_of(odd, "abc", "d")
+    assert len(request.tokens) == 1 and request.context == (ord("a"),)
+    assert text.request_of(model(), "ab ", "c") == Request((97, 98), (32, 99))
+    assert text.request_of(model(), "", "c") == Request((256,), (99,))
+    with pytest.raises(UserError, match="empty"):
+        text.request_of(model(), "ab", "")
+
+
+@pytest.mark.parametrize("stride", [1, 3, 7, 0])
+def test_windows_score_every_token_once_with_the_longest_context(stride):
+    ids = list(range(1, 31))
+    made = list(text.windows(ids, 0, 7, stride))
+    assert [token for request in made for token in request.tokens] == ids
+    assert all(request.inputs <= 7 for request in made)
+    assert all(request.inputs == 7 for request in made[1:])
+    for request in made[1:]:
+        start = request.tokens[0] - 1
+        assert request.context == tuple(ids[start - len(request.context) : start])
+
+
+def test_perplexity_by_hand_and_by_domain():
+    documents = [
+        Document("abcdefgh" * 12, "letters", "a"),
+        Document("0123", "digits", "b"),
+        Document("99", "digits", "c"),
+    ]
+    found = perplexity(model(), documents)
+    nats = [-sum(by_whole_pass((256,), list(d.text.encode()))) for d in documents[1:]]
+    assert found.items[1]["nats"] == pytest.approx(nats[0], abs=1e-4)
+    assert found.by["digits"].value == pytest.approx(sum(nats) / 6, abs=1e-4)
+    whole = sum(item["nats"] for item in found.items) / sum(item["tokens"] for item in found.items)
+    assert found.score.value == pytest.approx(whole)
+    assert found.items[0]["tokens"] == found.items[0]["bytes"] == 96
+    bits = sum(nats) / 6 / np.log(2)
+    assert found.metrics["digits/bits_per_byte"].value == pytest.approx(bits, abs=1e-4)
+    with pytest.raises(UserError, match="no text"):
+        perplexity(model(), [Document("")])
+
+
+def test_errors_by_hand():
+    made = statistics.mean([1, 1, 0, 0], ["a", "a", "b", "b"])
+    assert (made.value, made.count) == (0.5, 4)
+    assert made.stderr == pytest.approx(np.std([1, 1, 0, 0], ddof=1) / 2)
+    assert made.stderr_by_document == pytest.approx(np.sqrt(2 * 2) / 4)
+    value, error = statistics.ratio([2.0, 6.0], [1.0, 2.0], range(2))
+    assert value == pytest.approx(8 / 3)
+    assert error == pytest.approx(np.sqrt(2 * 2 * (2 / 3) ** 2) / 3)
+    both = statistics.paired([1, 1, 0, 1], [0, 1, 0, 0])
+    assert both.value == 0.5 and both.low == pytest.approx(0.5 - 1.96 * both.stderr)
+
+
+ITEMS = [
+    choices.Item("2 + 2 =", ("4", "5", "22"), 0, "easy", "a"),
+    choices.Item("The sky is", ("blue", "green"), 0, "hard", "a"),
+    choices.Item("xyxyx", ("y", "xx"), 1, "hard", "b"),
+]
+
+
+@pytest.mark.parametrize("style", choices.STYLES)
+@pytest.mark.parametrize("shots", [0, 1])
+def test_choices_are_scored_by_both_normalisations(style, shots):
+    found = choices.evaluate(model(), ITEMS, task="toy", style=style, shots=shots)
+    assert len(found.items) + found.skipped == 3
+    for row in found.items:
+        item = next(item for item in ITEMS if item.question == row["question"])
+        context, texts = choices.STYLES[style](item)
+        if shots:
+            other = next(one for one in ITEMS if one != item)
+            before, answers = choices.STYLES[style](other)
+            context = before + answers[other.answer] + "\n\n" + context
+        totals = [by_whole_pass(context.encode(), t.encode()).sum() for t in texts]
+        np.testing.assert_allclose(row["logprobs"], totals, atol=1e-4)
+        lengths = [1 if style == "letter" else len(c) for c in item.choices]
+        assert row["pick"] == int(np.argmax(totals))
+        assert row["pick_norm"] == int(np.argmax(np.array(totals) / lengths))
+        assert sum(row["probabilities"]) == pytest.approx(1.0)
+    right = [row["pick"] == row["answer"] for row in found.items]
+    assert found.score.value == pytest.approx(np.mean(right))
+    if not found.skipped:
+        assert found.baselines == {"chance": pytest.approx(4 / 9), "majority": pytest.approx(2 / 3)}
+        assert set(found.by) == {"easy", "hard"}
+
+
+@pytest.mark.parametrize(
+    ("items", "words"),
+    [
+        ([], "has no items"),
+        ([choices.Item("q", ("a",), 0)], "give two or more"),
+        ([choices.Item("q", ("a", ""), 0)], "none of them empty"),
+        ([choices.Item("q", ("a", "b"), 2)], "has the answer 2, which is not among its 2"),
+        ([choices.Item("q" * 70, ("a", "b"), 1)], "no item that the context of tiny"),
+    ],
+)
+def test_wrong_items_are_one_sentence(items, words):
+    with pytest.raises(UserError, match=words):
+        choices.evaluate(model(), items, task="toy")
+
+
+def test_items_longer_than_the_context_are_counted():
+    found = choices.evaluate(model(), [*ITEMS, choices.Item("q" * 70, ("a", "b"), 1)], task="toy")
+    assert found.skipped == 1 and "1 items are longer" in found.notes[0]
+    with pytest.raises(UserError, match=r"evaluate\.shots=5 needs as many other items"):
+        choices.evaluate(model(), ITEMS, task="toy", shots=5)
+
+
+def test_the_config_of_the_tests_reads_both_ways():
+    assert CONFIG.seq_len == model().context == 64

@@ -1,0 +1,80 @@
+"""job=evaluate through `main`: scores.json, the page, a second model, styles, and refusals."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from gptjax import convert, data, models
+from gptjax.main import main
+
+EXPERIMENT = Path(__file__).parents[2] / "experiments" / "evaluate.py"
+CONFIG = models.ModelConfig(vocab_size=257, depth=1, width=16, num_heads=2, seq_len=64)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    place = tmp_path_factory.mktemp("evaluate")
+    tokenizer = convert.own_folder.KeptTokenizer(data.DataConfig())
+    for name in "ab":
+        params = models.init(CONFIG, jax.random.key(ord(name)))
+        params = jax.tree.map(lambda x: np.asarray(x, np.float32), params)
+        convert.save_model(place / name, CONFIG, params, tokenizer)
+    rows = [
+        {"question": f"{n} + 1 =", "choices": [str(n), str(n + 1)], "answer": 1, "domain": "one"}
+        for n in range(6)
+    ]
+    (place / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    texts = [
+        {"text": f"{n} some words of a text {n}", "domain": ["even", "odd"][n % 2]}
+        for n in range(4)
+    ]
+    (place / "texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in texts))
+    return place
+
+
+def command(place, workdir, **settings):
+    plain = {"model": place / "a", "texts": place / "texts.jsonl", "batch_tokens": 128}
+    flags = [f"--config.evaluate.{name}={value}" for name, value in (plain | settings).items()]
+    flags += ["--config.report.formats=png", "--config.report.dpi=50"]
+    return main(["gptjax", f"--config={EXPERIMENT}", f"--workdir={workdir}", *flags])
+
+
+def test_scores_items_and_differences_are_written(place, tmp_path, capsys):
+    tasks = f"perplexity,needle,memorization,{place / 'sums.jsonl'}"
+    more = {"prefix": 8, "length": 4, "repeats": 1, "lengths": "48", "depths": "0.0,1.0"}
+    assert command(place, tmp_path, tasks=tasks, against=place / "b", shots="0,1", **more) == 0
+    made = json.loads((tmp_path / "scores.json").read_text())
+    names = [task["task"] for task in made["tasks"]]
+    assert names == ["perplexity", "needle", "memorization", "sums@0", "sums@1"]
+    loss, _, _, sums, _ = made["tasks"]
+    assert list(loss["by"]) == ["even", "odd"] and len(loss["items"]) == 4
+    assert len(sums["items"]) == 6 and sums["baselines"] == {"chance": 0.5, "majority": 1.0}
+    assert sums["calibration"]["temperature"] > 0
+    first = made["against"]["differences"][0]
+    assert first["low"] <= first["value"] <= first["high"]
+    assert "<svg" in (tmp_path / "report.html").read_text()
+    assert len(list((tmp_path / "figures").glob("*.png"))) == 5
+    assert "acc_norm" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("style", ["letter", "joined", "continuation"])
+def test_each_style_scores(place, tmp_path, style):
+    assert command(place, tmp_path, tasks=place / "sums.jsonl", style=style) == 0
+    (task,) = json.loads((tmp_path / "scores.json").read_text())["tasks"]
+    assert len(task["items"]) == 6
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"tasks": "perplexty"}, "did you mean perplexity"),
+        ({"texts": "/there/is/none"}, "is no file"),
+        ({"model": "/there/is/none"}, "is no folder"),
+    ],
+)
+def test_wrong_settings_are_one_sentence(place, tmp_path, capsys, settings, words):
+    assert command(place, tmp_path, **settings) == 2
+    assert words in capsys.readouterr().err
