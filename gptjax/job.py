@@ -27,6 +27,8 @@ JOBS: dict[str, str] = {
     "convert": "gptjax.jobs.convert",
     "sample": "gptjax.jobs.sample",
     "evaluate": "gptjax.jobs.evaluate",
+    "compress": "gptjax.jobs.compress",
+    "decompress": "gptjax.jobs.decompress",
     "quantize": "gptjax.jobs.quantize",
     "finetune": "gptjax.jobs.finetune",
     "ensemble": "gptjax.jobs.ensemble",

@@ -34,6 +34,9 @@ def perplexity(
 ) -> Result:
     """Loss of each document, of each domain and of all, each token counted once.
 
+    With it come the information that the past gives about the next token, H(X_t) − H(X_t|X_<t) in
+    nats, and the code length of all texts, Σ −log2 p.
+
     Args:
       stride: tokens that each window after the first scores; 0: the model's context, so that
         windows hardly overlap.
@@ -55,10 +58,24 @@ def perplexity(
     for number, one in zip(owner, score(model, requests, tokens=tokens), strict=True):
         nats[number] -= one.total
         counts[number] += len(one.logprobs)
-    return _result(task, texts, nats, counts)
+    seen = np.bincount([token for request in requests for token in request.tokens])
+    return _result(task, texts, nats, counts, unigram_entropy(seen))
 
 
-def _result(task: str, texts: Sequence[Document], nats: np.ndarray, counts: np.ndarray) -> Result:
+def unigram_entropy(counts_V: np.ndarray) -> float:
+    """H(X) in nats from counts of tokens, with Miller and Madow's correction (seen − 1) / 2n.
+
+    >>> round(unigram_entropy(np.array([500, 500])) - math.log(2), 6)
+    0.0005
+    """
+    kept = counts_V[counts_V > 0].astype(np.float64)
+    p = kept / kept.sum()
+    return float(-np.sum(p * np.log(p)) + (len(kept) - 1) / (2 * kept.sum()))
+
+
+def _result(
+    task: str, texts: Sequence[Document], nats: np.ndarray, counts: np.ndarray, entropy: float
+) -> Result:
     size = np.array([len(document.text.encode()) for document in texts])
     items: list[dict[str, Any]] = [
         {
@@ -85,6 +102,10 @@ def _result(task: str, texts: Sequence[Document], nats: np.ndarray, counts: np.n
             math.exp(min(loss.value, 700.0)) * loss.stderr_by_document,
             loss.count,
         ),
+        "mutual_information": Mean(
+            entropy - loss.value, loss.stderr, loss.stderr_by_document, loss.count
+        ),
+        "code_length_bits": Mean(float(nats.sum() / math.log(2)), math.nan, math.nan, loss.count),
     }
     bits = {
         f"{domain}/bits_per_byte": _mean(

@@ -1,0 +1,127 @@
+"""lm-evaluation-harness on local tasks: its numbers for our model and for its own of that folder.
+
+Needs lm-eval, torch and transformers, and is skipped without them.
+"""
+
+import json
+
+import numpy as np
+import pytest
+
+lm_eval = pytest.importorskip("lm_eval")
+transformers = pytest.importorskip("transformers")
+torch = pytest.importorskip("torch")
+
+from gptjax import evals, infer  # noqa: E402
+from gptjax.evals import Document  # noqa: E402
+from gptjax.evals import lm_eval as adapter  # noqa: E402
+from gptjax.evals.tasks import items  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A random GPT-2 with a BPE of its own, trained on a few sentences."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    place = tmp_path_factory.mktemp("gpt2")
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=["<|endoftext|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
+    bpe.train_from_iterator(["The keys near the door are 12 + 30 = 42"] * 50, trainer)
+    fast = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=bpe, eos_token="<|endoftext|>", bos_token="<|endoftext|>"
+    )
+    fast.save_pretrained(place)
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(
+        vocab_size=len(fast),
+        n_positions=96,
+        n_embd=32,
+        n_layer=2,
+        n_head=2,
+        bos_token_id=0,
+        eos_token_id=0,
+        initializer_range=0.2,
+    )
+    transformers.GPT2LMHeadModel(config).save_pretrained(place)
+    return place
+
+
+@pytest.fixture(scope="module")
+def harness(folder, tmp_path_factory):
+    """Samples of both models on a task of choices and one of texts."""
+    place = tmp_path_factory.mktemp("tasks")
+    made = [*items.arithmetic(20), *items.agreement(20)]
+    rows = [{"question": i.question, "choices": list(i.choices), "answer": i.answer} for i in made]
+    texts = [{"text": "The keys near the door are 42. " * n} for n in (1, 5, 12)]
+    for name, some in (("own", rows), ("texts", texts)):
+        path = place / f"{name}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in some))
+    files = "dataset_path: json\ndataset_kwargs:\n  data_files:\n    test: {}\ntest_split: test\n"
+    (place / "own.yaml").write_text(
+        "task: own\noutput_type: multiple_choice\n"
+        + files.format(place / "own.jsonl")
+        + "doc_to_text: '{{question}}'\ndoc_to_choice: '{{choices}}'\ndoc_to_target: answer\n"
+        "metric_list:\n  - metric: acc\n  - metric: acc_norm\n"
+    )
+    (place / "texts.yaml").write_text(
+        "task: texts\noutput_type: loglikelihood_rolling\n"
+        + files.format(place / "texts.jsonl")
+        + "doc_to_text: ''\ndoc_to_target: '{{text}}'\nmetric_list:\n  - metric: bits_per_byte\n"
+    )
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
+
+    manager = TaskManager(include_path=str(place), include_defaults=False)
+    found = {}
+    for name, model in (
+        ("ours", adapter.Registered(folder=str(folder))),
+        ("theirs", HFLM(pretrained=str(folder), device="cpu", dtype="float32", batch_size=4)),
+    ):
+        found[name] = lm_eval.simple_evaluate(
+            model, tasks=["own", "texts"], task_manager=manager, log_samples=True, bootstrap_iters=1
+        )
+    return made, texts, found, place
+
+
+def test_choices_agree_item_by_item(folder, harness):
+    made, _, found, place = harness
+    model = infer.load(folder)
+    (own,) = evals.evaluate(model, evals.EvalConfig(tasks=(str(place / "own.yaml"),)))
+    for name in ("ours", "theirs"):
+        samples = sorted(found[name]["samples"]["own"], key=lambda one: one["doc_id"])
+        assert len(samples) == len(made) == len(own.items)
+        for row, sample in zip(own.items, samples, strict=True):
+            totals = [float(one[0]) for one in sample["filtered_resps"]]
+            np.testing.assert_allclose(row["logprobs"], totals, atol=2e-3)
+            assert float(row["pick"] == row["answer"]) == sample["acc"]
+            assert float(row["pick_norm"] == row["answer"]) == sample["acc_norm"]
+        scores = found[name]["results"]["own"]
+        for key in ("acc", "acc_norm"):
+            assert own.metrics[key].value == pytest.approx(scores[f"{key},none"])
+            assert own.metrics[key].stderr == pytest.approx(scores[f"{key}_stderr,none"], rel=1e-6)
+
+
+def test_rolling_likelihoods_agree(folder, harness):
+    _, texts, found, _ = harness
+    own = evals.perplexity(infer.load(folder), [Document(one["text"]) for one in texts])
+    for name in ("ours", "theirs"):
+        score = found[name]["results"]["texts"]["bits_per_byte,none"]
+        assert own.metrics["bits_per_byte"].value == pytest.approx(score, rel=2e-5)
+
+
+def test_generation_stops_where_it_is_told(folder):
+    class Instance:
+        args = ("The keys", {"until": ["zz"], "max_gen_toks": 5})
+
+    model = adapter.Registered(folder=str(folder))
+    (text,) = model.generate_until([Instance()])
+    (answer,) = infer.generate(
+        infer.load(folder), ["The keys"], infer.sampling("greedy", max_tokens=5)
+    )
+    assert text == answer.text
