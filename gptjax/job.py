@@ -21,6 +21,7 @@ JOBS: dict[str, str] = {
     "fit_table": "gptjax.jobs.fit_table",
     "forecast": "gptjax.jobs.forecast",
     "predict": "gptjax.jobs.predict",
+    "task_ladder": "gptjax.jobs.task_ladder",
     "precision_law": "gptjax.jobs.precision_law",
     "mixture_law": "gptjax.jobs.mixture_law",
     "compare": "gptjax.jobs.compare",

@@ -38,7 +38,7 @@ def make_cells(config: Config, corpus: Corpus) -> list[Cell]:
 def make_bundles(config: Config, cells: Sequence[Cell]) -> list[Bundle]:
     """The cells as workers take them."""
     stack = config.sweep.stack or (1 if only_cpu(config) else STACK_ON_ACCELERATORS)
-    if config.sweep.quantize_bits:
+    if config.sweep.quantize_bits or config.sweep.tasks:
         stack = 1  # the weights of a stack's members are not handed out
     return sweeps.make_bundles(dataclasses.replace(config.sweep, stack=stack), config.train, cells)
 

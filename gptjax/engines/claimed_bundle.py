@@ -55,7 +55,8 @@ class WorkerOptions:
       claim_seconds: see Claims.
       compile_ahead: compile the programs of the bundle that comes next, in a thread, while one
         trains. On a CPU the core that compiles is a core that does not train.
-      score: (session, run, parameters) → losses by bits, of a cell that was trained by itself.
+      score: (session, run, parameters) → what the record of a cell keeps besides, for a cell that
+        was trained by itself.
       wait_for_others: stay until the bundles that others hold are done, to take over if they die.
     """
 
@@ -63,7 +64,7 @@ class WorkerOptions:
     attempts: int
     claim_seconds: float
     compile_ahead: bool = False
-    score: Callable[[Session, RunSpec, Any], dict[str, float]] | None = None
+    score: Callable[[Session, RunSpec, Any], dict[str, dict[str, float]]] | None = None
     wait_for_others: bool = True
 
 
@@ -120,7 +121,8 @@ class ClaimedBundle:
         self._claims, self._token = claims, claims.token(bundle.name)
         self._trunk_folder = self._own(bundle.name)
         self._state: TrainState | None = None
-        self._scores: dict[str, dict[str, float]] = {}
+        self._scores: dict[str, dict[str, dict[str, float]]] = {}
+        self._score_seconds: dict[str, float] = {}
         self._grown: dict[str, tuple[int, dict[str, float]]] = {}  # updates and seconds of a trunk
 
     def train(self) -> None:
@@ -164,7 +166,8 @@ class ClaimedBundle:
             entropy=self._session.corpus.entropy_nats,
             worker=self._options.name,
             bundle=self._bundle.name,
-            quantized=self._scores.get(cell.id),
+            scored=self._scores.get(cell.id),
+            score_seconds=self._score_seconds.get(cell.id, 0.0),
         )
 
     def _train_stack(self) -> None:
@@ -285,7 +288,9 @@ class ClaimedBundle:
 
     def _score(self, cell: Cell, params: Any) -> None:
         assert self._options.score is not None
+        started = time.monotonic()
         self._scores[cell.id] = self._options.score(self._session, cell.run, params)
+        self._score_seconds[cell.id] = time.monotonic() - started
 
     def _folder(self, cell: Cell) -> Path:
         # Beside the trunk's folder, which has the bundle's name.

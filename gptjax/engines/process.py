@@ -64,7 +64,7 @@ def train(
     import jax
 
     from gptjax.engines import worker
-    from gptjax.engines.quantized_scores import scorer
+    from gptjax.engines.cell_scores import scorer
     from gptjax.errors import UserError
     from gptjax.sweeps import session_on, sizes_of
     from gptjax.train import EXIT_RESUMABLE, Interrupted

@@ -93,8 +93,13 @@ def load(folder: str | Path) -> Model:
     return prepare(found, name=Path(folder).expanduser().resolve().name)
 
 
-def prepare(found: convert.Model, *, name: str = "model") -> Model:
+def prepare(
+    found: convert.Model, *, name: str = "model", tokenizer: Tokenizer | None = None
+) -> Model:
     """A loaded model with its parameters on the device, those of each layer apart.
+
+    Args:
+      tokenizer: in the place of the folder's.
 
     Raises:
       UserError: where a layer cannot go on from a cache.
@@ -102,4 +107,4 @@ def prepare(found: convert.Model, *, name: str = "model") -> Model:
     models.check_decodes(found.config)
     by_layer = jax.jit(functools.partial(models.unstacked, found.config))
     params = by_layer(jax.tree.map(jnp.asarray, found.params))
-    return Model(found.config, params, found.tokenizer, found.chat, name)
+    return Model(found.config, params, tokenizer or found.tokenizer, found.chat, name)

@@ -32,6 +32,7 @@ def check(config: Config) -> None:
 def main(config: Config, folder: Path) -> int:
     """Write scores.json, figures and report.html; print the table."""
     from gptjax import evals, infer
+    from gptjax.evals.tasks import with_facts
     from gptjax.report import scores as page  # matplotlib is slow to import
     from gptjax.stages import model_to_sample
 
@@ -39,12 +40,13 @@ def main(config: Config, folder: Path) -> int:
     start_backend(config)
     enable_compilation_cache(config)
     model = model_to_sample.find(config, asked.model, folder)
-    results = evals.evaluate(model, asked)
+    known = with_facts(config.data)
+    results = evals.evaluate(model, asked, known=known)
     content: dict[str, Any] = {"model": model.name, "tasks": [described(r) for r in results]}
     if asked.against:
         other = infer.load(asked.against)
         content["against"] = {"model": other.name, "differences": []}
-        for mine, theirs in zip(results, evals.evaluate(other, asked), strict=True):
+        for mine, theirs in zip(results, evals.evaluate(other, asked, known=known), strict=True):
             content["against"]["differences"].append(difference(mine, theirs))
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "scores.json", content)

@@ -2,18 +2,13 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
-
-from rich.console import Console
-from rich.table import Table
 
 from gptjax.config import Config
 from gptjax.errors import UserError, nearest
 from gptjax.fields import setting
-from gptjax.files import write_json
 from gptjax.job import Job
 from gptjax.scaling.tasks import LAWS, forecast, read_scores
-from gptjax.scaling.tasks.forecast import Forecast, describe
+from gptjax.stages import task_forecasts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,8 +55,6 @@ def check(config: Config) -> None:
 
 def main(config: Config, folder: Path) -> int:
     """Write forecast.json and a figure, print the table."""
-    from gptjax.report import task_forecasts  # matplotlib is slow to import
-
     asked: Settings = config.own["forecast"]
     scores = read_scores(
         asked.table,
@@ -79,10 +72,7 @@ def main(config: Config, folder: Path) -> int:
         confidence=asked.confidence,
         resamples=asked.resamples,
     )
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "forecast.json", describe(found))
-    task_forecasts.draw(folder, scores, found, config.report.formats, config.report.dpi)
-    _print(found, folder)
+    task_forecasts.show(config, folder, scores, found)
     return 0
 
 
@@ -97,36 +87,6 @@ def _chance(asked: Settings) -> dict[str, float]:
         if not 0.0 <= found[task] < 1.0:
             raise UserError(f"forecast.chance={entry} is no share of a task; give task=0.25")
     return found
-
-
-def _print(found: Forecast, folder: Path) -> None:
-    table = Table(title=f"Forecasts from {found.runs} runs, {found.confidence:.0%} intervals")
-    for name in ("task", "verdict", "params", "tokens", "score", "loss of right answers"):
-        table.add_column(name)
-    for task in found.tasks:
-        for target in task.targets:
-            refused = f"refused: {target.refused}" if target.refused else ""
-            table.add_row(
-                f"{task.task} ({task.shape})",
-                task.verdict,
-                f"{target.params:.3g}",
-                f"{target.tokens:.3g}",
-                refused or _span(target.score, target.low, target.high),
-                _span(target.task_loss, target.task_loss_low, target.task_loss_high),
-            )
-    console = Console(width=140)
-    console.print(table, markup=False)
-    for task in found.tasks:
-        laws = ", ".join(
-            f"{name} {task.rollouts[name]:.3f} (weight {weight:.0%})"
-            for name, weight in task.weights.items()
-        )
-        console.print(f"{task.task}: {task.verdict}: {task.why}. Error in rollouts: {laws}")
-    console.print(f"{folder / 'forecast.json'}", highlight=False)
-
-
-def _span(value: Any, low: Any, high: Any) -> str:
-    return "–" if value != value else f"{value:.3f} [{low:.3f}, {high:.3f}]"
 
 
 JOB = Job(main, Settings, check)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from gptjax.accelerators import ACCELERATORS
 from gptjax.config import Config
+from gptjax.engines import task_scores
 from gptjax.errors import UserError
 from gptjax.job import Job
 
@@ -15,6 +16,8 @@ def check_before(config: Config, job: Job, folder: Path) -> None:
     Raises:
       UserError: for folders that cannot be written, a missing device, a missing extra.
     """
+    if job.many_runs and config.sweep.tasks:
+        task_scores.check(config)
     if job.writes:
         _check_folder(f"--workdir={folder}", folder)
     if job.trains:

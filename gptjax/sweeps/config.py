@@ -104,6 +104,11 @@ class SweepConfig:
         "config.quantize, for job=precision_law; cells are then not stacked",
         choices=(2, 3, 4, 5, 6, 7, 8),
     )
+    tasks: tuple[str, ...] = setting(
+        (),
+        "also score every cell at its end on these tasks of job=evaluate, by config.evaluate; the "
+        "scores stand in its record and in runs.csv; cells are then not stacked",
+    )
     engine: str = setting(
         "local",
         "engine that trains the bundles: processes of this machine, or tasks of a Ray cluster "

@@ -87,6 +87,7 @@ TIMING_COLUMNS = (
     "width",
     "ended",
     "updates",
+    "score",
 )
 
 
@@ -135,13 +136,17 @@ def write_done(
     entropy: float | None,
     worker: str,
     bundle: str = "",
-    quantized: Mapping[str, float] | None = None,
+    scored: Mapping[str, Mapping[str, float]] | None = None,
+    score_seconds: float = 0.0,
 ) -> None:
     """Write the record of a finished run.
 
     Where the corpus knows its exact entropy, the loss is the entropy plus the paired divergence
     (model − exact log-probability on the same tokens), which has the same expectation as the plain
     mean without the sampling noise of the held-out text; the plain mean is kept beside it.
+
+    Args:
+      scored: what was measured besides, by its key in the record, in `score_seconds`.
     """
     score, noise = result.evaluation, result.noise_scale_tokens
     loss = score.loss if score.excess is None else float(entropy or 0.0) + score.excess
@@ -160,12 +165,12 @@ def write_done(
         "params_sha256": result.params_digest,
         "skipped_steps": result.skipped_steps,
         **({} if noise is None else {"noise_scale_tokens": noise}),
-        **({"quantized": quantized} if quantized else {}),
+        **(scored or {}),
         "run": cell.run.canonical,
         "corpus": cell.corpus,
         "made_by": environment(),
     }
-    seconds = result.seconds
+    seconds = {**result.seconds, **({"score": score_seconds} if scored else {})}
     total = sum(seconds.values())
     timing = {
         "cell": cell.id,
@@ -327,7 +332,9 @@ def write_tables(
 ) -> None:
     """Collect `runs.csv`, `curves.csv` and `timing.csv` from the records, or those `found`."""
     records = read_records(workdir, cells) if found is None else found
-    write_atomic(workdir / "runs.csv", _csv(RUN_COLUMNS, records))
+    rows = [{**record.get("scores", {}), **record} for record in records]
+    tasks = dict.fromkeys(name for record in records for name in record.get("scores", {}))
+    write_atomic(workdir / "runs.csv", _csv((*RUN_COLUMNS, *tasks), rows))
     write_atomic(workdir / "curves.csv", _csv(CURVE_COLUMNS, _curve_rows(records)))
     small = list(_quantized_rows(records))
     if small:

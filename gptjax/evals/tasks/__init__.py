@@ -1,7 +1,7 @@
 """Tasks by name: how each scores a model. A new one is an entry of TASKS, or a file of items."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -159,26 +159,44 @@ def register(name: str, task: Task) -> None:
     TASKS[name] = task
 
 
-def find(name: str) -> Task:
+def with_facts(data: Any) -> dict[str, Task]:
+    """The tasks, `facts` about the language of `data.zipf_facts`."""
+    make = items.facts_of(data.zipf_facts)
+    facts = choice_task("facts", make, TASKS["facts"].about, "joined")
+    return {**TASKS, "facts": facts}
+
+
+def find(name: str, known: Mapping[str, Task] | None = None) -> Task:
     """The task of a name, or of a file.
 
     Raises:
       UserError: for an unknown name, or a file that cannot be read.
     """
-    if name in TASKS:
-        return TASKS[name]
+    known = TASKS if known is None else known
+    if name in known:
+        return known[name]
     if "/" in name or Path(name).suffix in (".jsonl", ".yaml", ".yml"):
         return file_task(Path(name).expanduser())
-    raise UserError(f"evaluate.tasks={name} is no task; {nearest(name, TASKS)}")
+    raise UserError(f"evaluate.tasks={name} is no task; {nearest(name, known)}")
 
 
-def evaluate(model: Model, settings: EvalConfig, tasks: Sequence[str] = ()) -> list[Result]:
+def evaluate(
+    model: Model,
+    settings: EvalConfig,
+    tasks: Sequence[str] = (),
+    *,
+    known: Mapping[str, Task] | None = None,
+) -> list[Result]:
     """The scores of a model on the tasks of the settings, with each number of shots.
+
+    Args:
+      tasks: names in the place of the settings'.
+      known: in the place of TASKS.
 
     Raises:
       UserError: where a task is unknown or cannot be scored.
     """
-    found = {name: find(name) for name in tasks or settings.tasks}
+    found = {name: find(name, known) for name in tasks or settings.tasks}
     made = []
     for task in found.values():
         for shots in settings.shots if task.shots else (0,):

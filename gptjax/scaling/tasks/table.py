@@ -16,6 +16,8 @@ CHANCE = {
 }
 """Score of one who guesses, by the number of choices of published tasks."""
 FEWEST = 6
+PARAMS = ("params", "params_non_embedding_with_head")
+"""Columns of sizes: a foreign table's, and that of a sweep's runs.csv."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,8 +90,8 @@ def read_scores(
       UserError: for a missing column, a score outside 0..1, or too few runs.
     """
     source = as_table(table)
-    params, tokens = source.numbers("params"), source.numbers("tokens")
-    keep = (params >= params_above) & (params <= params_below)
+    params, tokens = source.numbers(source.find(*PARAMS)), source.numbers("tokens")
+    keep = (params >= params_above) & (params <= params_below) & _scored(source, score_suffix)
     source, params, tokens = source.where(keep), params[keep], tokens[keep]
     for name, counts in (("params", params), ("tokens", tokens)):
         if not np.all(counts > 0):
@@ -135,6 +137,13 @@ def _tasks(source: Table, asked: tuple[str, ...], suffix: str) -> tuple[str, ...
             f"{source.name} has no column that ends in {suffix}; give forecast.score_suffix"
         )
     return asked or found
+
+
+def _scored(source: Table, suffix: str) -> np.ndarray:
+    """Rows with a score: a run that failed has none."""
+    names = [name for name in source.columns if name.endswith(suffix)]
+    values = [np.isfinite(source.numbers(name)) for name in names]
+    return np.any(values, axis=0) if values else np.ones(len(source), bool)
 
 
 def _scores(source: Table, task: str, suffix: str) -> np.ndarray:
