@@ -32,6 +32,8 @@ JOBS: dict[str, str] = {
     "decompress": "gptjax.jobs.decompress",
     "quantize": "gptjax.jobs.quantize",
     "finetune": "gptjax.jobs.finetune",
+    "align": "gptjax.jobs.align",
+    "align_task": "gptjax.jobs.align_task",
     "ensemble": "gptjax.jobs.ensemble",
     "compile": "gptjax.jobs.compile",
     "plan_mesh": "gptjax.jobs.plan_mesh",

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +11,7 @@ from jax import Array
 
 from gptjax import models
 from gptjax.align.feeds import ExampleFeed
+from gptjax.models.product import product
 from gptjax.train import Batch, Objective, RunSpec, Terms, routers
 
 Params = Any
@@ -24,11 +26,13 @@ class Scored:
     Attributes:
       logprobs_BT: log P(target | before), nats, float32; 0 where the target is not scored.
       entropy_BT: of the whole distribution, nats; 0 in the same places.
+      x_BTD: the head's input, for heads of other kinds.
       routed: the routers' statistics, if there are routers.
     """
 
     logprobs_BT: Array
     entropy_BT: Array
+    x_BTD: Any = None
     routed: Any = None
 
 
@@ -38,19 +42,29 @@ def score(spec: RunSpec, params: Params, batch: Batch, seeds_B: Array | None = N
     The logits are scaled and capped as the model's head has it; no temperature.
     """
     batch = batch.in_order()
-    logits_BTV, routed = models.forward(
+    (x_BTD, w_DV), routed = models.forward(
         spec.model if seeds_B is not None else spec.model.at_rest,
         params,
         batch.inputs_BT,
         segment_ids_BT=batch.segment_ids_BT,
         positions_BT=batch.positions_BT,
         seeds_B=seeds_B,
+        features=True,
     )
-    logprobs_BTV = jax.nn.log_softmax(logits_BTV.astype(jnp.float32))
+    logprobs_BTV = jax.nn.log_softmax(_logits(spec.model, x_BTD, w_DV))
     picked_BT = jnp.take_along_axis(logprobs_BTV, batch.targets_BT[..., None], axis=-1)[..., 0]
     entropy_BT = -jnp.sum(jnp.exp(logprobs_BTV) * logprobs_BTV, axis=-1)
     here_BT = batch.weights_BT > 0
-    return Scored(jnp.where(here_BT, picked_BT, 0.0), jnp.where(here_BT, entropy_BT, 0.0), routed)
+    logprobs_BT, entropy_BT = (jnp.where(here_BT, x, 0.0) for x in (picked_BT, entropy_BT))
+    return Scored(logprobs_BT, entropy_BT, x_BTD, routed)
+
+
+def _logits(config: models.ModelConfig, x_BTD: Array, w_DV: Array) -> Array:
+    """As the model's head gives them, float32."""
+    logits_BTV = product(x_BTD, w_DV, dtype=jnp.float32) * config.logit_scale
+    if config.logit_soft_cap:
+        logits_BTV = config.logit_soft_cap * jnp.tanh(logits_BTV / config.logit_soft_cap)
+    return nn.with_logical_constraint(logits_BTV, ("batch", "seq", "vocab"))
 
 
 def objective(

@@ -52,7 +52,7 @@ def _small(config: Config, folder: Path) -> Path:
             f"{spec.tokens:,} tokens of {config.data.source} first, about a minute on two cores",
             flush=True,
         )
-    return _trained(config, corpus, spec, folder)
+    return trained(config, corpus, spec, folder)
 
 
 def _best_cell(source: Path, folder: Path) -> Path:
@@ -70,7 +70,7 @@ def _best_cell(source: Path, folder: Path) -> Path:
             f"parameters, so it is trained again ({best.run.tokens:,} tokens)",
             flush=True,
         )
-    return _trained(made_by, load_corpus(made_by), best.run, place)
+    return trained(made_by, load_corpus(made_by), best.run, place)
 
 
 def _done(source: Path, cells: tuple[Cell, ...]) -> list[tuple[Cell, dict[str, Any]]]:
@@ -82,7 +82,7 @@ def _done(source: Path, cells: tuple[Cell, ...]) -> list[tuple[Cell, dict[str, A
     return [(cell, record) for cell, record in found if record.get("loss") is not None]
 
 
-def _trained(config: Config, corpus: Corpus, spec: RunSpec, folder: Path) -> Path:
+def trained(config: Config, corpus: Corpus, spec: RunSpec, folder: Path) -> Path:
     """A run's folder with its model in it."""
     if own_folder.has_params(folder / own_folder.MODEL):
         return folder

@@ -97,6 +97,10 @@ class Log:
             flush=True,
         )
 
+    def values(self, step: int, values: Mapping[str, float]) -> None:
+        """Append numbers of a step that are no metrics of its update."""
+        self._write(step, dict(values))
+
     def close(self) -> None:
         """Close the file and the writers."""
         for writer in (self._file, *self._writers):

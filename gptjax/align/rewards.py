@@ -1,0 +1,94 @@
+"""Rewards: functions that judge an answer, and their registry.
+
+Another package adds its own: `rewards.REWARDS["mine"] = lambda asked: …`.
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from gptjax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """One answer to judge.
+
+    Attributes:
+      said: the line of the prompt, with whatever fields the reward reads.
+      text: the answer, without what ended it.
+      ended: whether it ended by itself.
+      place: file and line of the prompt, for errors.
+    """
+
+    said: Mapping[str, Any]
+    text: str
+    ended: bool
+    place: str
+
+
+def _answer_of(asked: Asked) -> str:
+    value = asked.said.get("answer")
+    if not isinstance(value, str | int | float):
+        raise UserError(
+            f"{asked.place} has no answer, with which align.reward compares; add the field answer, "
+            "or choose another reward"
+        )
+    return str(value)
+
+
+def exact(asked: Asked) -> float:
+    """1 where the answer ended and is the line's `answer`, white space at its ends aside."""
+    return float(asked.ended and asked.text.strip() == _answer_of(asked).strip())
+
+
+def letters(asked: Asked) -> float:
+    """The share of places in which the answer has the letter of the line's `answer`.
+
+    Places that one of the two has not count as wrong.
+    """
+    wanted, found = _answer_of(asked), asked.text
+    right = sum(a == b for a, b in zip(wanted, found, strict=False))
+    return right / max(len(wanted), len(found), 1)
+
+
+def number(asked: Asked) -> float:
+    """1 where the last number in the answer is the line's `answer`."""
+    found = re.findall(r"-?\d+(?:\.\d+)?", asked.text.replace(",", ""))
+    try:
+        return float(bool(found) and float(found[-1]) == float(_answer_of(asked)))
+    except ValueError as error:
+        raise UserError(f"{asked.place} has an answer that is no number; correct it") from error
+
+
+REWARDS: dict[str, Callable[[Asked], float]] = {
+    "answer": exact,
+    "letters": letters,
+    "number": number,
+}
+"""The choices of `align.reward` that are programs."""
+
+
+def judged(reward: Callable[[Asked], float], asked: Sequence[Asked]) -> np.ndarray:
+    """The reward of each answer, float32.
+
+    Raises:
+      UserError: for one that is no finite number.
+    """
+    found = np.array([float(reward(one)) for one in asked], np.float32)
+    check_finite(found, asked)
+    return found
+
+
+def check_finite(rewards: np.ndarray, asked: Sequence[Asked]) -> None:
+    """Refuse rewards that are no finite numbers, naming the first."""
+    bad = np.flatnonzero(~np.isfinite(rewards))
+    if bad.size:
+        one = asked[int(bad[0])]
+        raise UserError(
+            f"the reward of the answer {one.text[:40]!r} to {one.place} is {rewards[bad[0]]}, and "
+            "rewards must be finite; mend align.reward"
+        )

@@ -1,0 +1,279 @@
+"""job=align_task: base, fine-tuning, reward model, PPO, DPO and GRPO on a task with known answers.
+
+Every step is a folder of the workdir with its model and its files, so that each can be looked at,
+and a command that was stopped goes on where it was.
+"""
+
+import dataclasses
+import json
+import math
+import random
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from gptjax import convert
+from gptjax.align import reinforce, reward_model, rollouts, tasks
+from gptjax.align.rollouts import Prompt
+from gptjax.config import Config, enable_compilation_cache, load_corpus, make_run
+from gptjax.engines.devices import start_backend
+from gptjax.errors import UserError
+from gptjax.fields import replaced, setting
+from gptjax.files import read_json, write_atomic, write_json
+from gptjax.job import Job
+from gptjax.stages.model_to_sample import trained
+from gptjax.stages.reinforcing import course_of, judge_of, measured, reinforce_folder
+from gptjax.stages.run_log import flops_per_token
+from gptjax.stages.tuning import tune
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The task and the sizes of its steps; `model`, `optim` and `train` are the base's."""
+
+    length: int = setting(6, "letters of a right answer", minimum=1)
+    documents: int = setting(6000, "texts of the base", minimum=100)
+    base_right: float = setting(0.4, "share of capitals in their answers", above=0.0, maximum=1.0)
+    pairs: int = setting(300, "prompts with answers for fine-tuning", minimum=20)
+    pairs_right: float = setting(0.65, "share of capitals there", above=0.0, maximum=1.0)
+    prompts: int = setting(1000, "prompts for preferences and policies", minimum=40)
+    sft_steps: int = setting(60, "updates of fine-tuning", minimum=1)
+    reward_steps: int = setting(200, "updates of the reward model", minimum=1)
+    dpo_steps: int = setting(100, "updates of dpo", minimum=1)
+    policy_rounds: int = setting(40, "rounds of ppo and of grpo", minimum=1)
+    best_of: int = setting(16, "answers of which the reward model chooses one", minimum=2)
+
+
+def check(config: Config) -> None:
+    """Refuse a task that does not fit into the context."""
+    settings: Settings = config.own["align_task"]
+    if 2 * settings.length + 7 > config.model.seq_len:
+        raise UserError(
+            f"align_task.length={settings.length} needs {2 * settings.length + 7} tokens and "
+            f"model.seq_len={config.model.seq_len} is the context; give a longer one"
+        )
+
+
+def main(config: Config, folder: Path) -> int:
+    """All steps, then the table of what each gained."""
+    start_backend(config)
+    enable_compilation_cache(config)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_texts(config, folder)
+    steps = steps_of(config, folder)
+    seconds = {name: _timed(folder / name, step) for name, step in steps.items()}
+    table = scores(config, folder, seconds)
+    write_json(folder / "alignment.json", table)
+    show(table, folder)
+    return 0
+
+
+def steps_of(config: Config, folder: Path) -> dict[str, Callable[[], Any]]:
+    """The steps by their folders, in the order in which one needs the other."""
+
+    def tuned(name: str, method: str, start: str, file: str, steps: int, rate: float) -> None:
+        # Preferences are about prompts that no policy is scored on: of those others are held out.
+        share = config.data.heldout_fraction * (2.0 if file == "preferences.jsonl" else 1.0)
+        made = changed(
+            config,
+            general={"job": "finetune", "model_folder": str(folder / start)},
+            data={"path": str(folder / file), "heldout_fraction": share},
+            train={"steps": steps, "batch_size": 32},
+            optim={"learning_rate": rate},
+            finetune={"method": method},
+        )
+        tune(made, folder / name)
+
+    settings: Settings = config.own["align_task"]
+    return {
+        "base": lambda: base(config, folder),
+        "sft": lambda: tuned("sft", "sft", "base", "pairs.jsonl", settings.sft_steps, 1e-3),
+        "preferences": lambda: write_preferences(config, folder),
+        "reward": lambda: tuned(
+            "reward", "reward", "sft", "preferences.jsonl", settings.reward_steps, 1e-3
+        ),
+        "dpo": lambda: tuned("dpo", "dpo", "sft", "preferences.jsonl", settings.dpo_steps, 3e-4),
+        "ppo": lambda: reinforce_folder(policy_config(config, folder, "ppo"), folder / "ppo"),
+        "grpo": lambda: reinforce_folder(policy_config(config, folder, "grpo"), folder / "grpo"),
+    }
+
+
+def base(config: Config, folder: Path) -> None:
+    """A model of the noisy texts."""
+    made = changed(
+        config,
+        data={"source": "jsonl", "path": str(folder / "base.jsonl"), "deduplicate": False},
+    )
+    corpus = load_corpus(made)
+    trained(made, corpus, make_run(made, corpus), folder / "base")
+
+
+def policy_config(config: Config, folder: Path, method: str) -> Config:
+    """PPO by the reward model, GRPO by the program."""
+    settings: Settings = config.own["align_task"]
+    own: dict[str, Any] = {
+        "method": method,
+        "max_tokens": 2 * settings.length,
+        "reward": "capitals",
+        "kl": "k3",
+        "beta": 0.02,
+    }
+    if method == "ppo":
+        own |= {"reward_folder": str(folder / "reward"), "kl": "k1", "beta": 0.05, "epochs": 2}
+    asked = dataclasses.replace(config.own["align"], **own)
+    updates = asked.epochs * asked.prompts * asked.group // 64
+    return changed(
+        config,
+        general={"job": "align", "model_folder": str(folder / "sft")},
+        data={"path": str(folder / "prompts.jsonl")},
+        train={"steps": settings.policy_rounds * updates, "batch_size": 64},
+        optim={"learning_rate": 1e-3, "schedule": "constant"},
+        align=own,
+    )
+
+
+def changed(config: Config, **sections: Mapping[str, Any]) -> Config:
+    """The config with some settings of some sections changed."""
+    own = dict(config.own)
+    rooms: dict[str, Any] = {}
+    for name, values in sections.items():
+        target = own if name in own else rooms
+        section = own[name] if name in own else getattr(config, name)
+        target[name] = replaced(section, dict(values))
+    return dataclasses.replace(config, own=own, **rooms)
+
+
+def write_texts(config: Config, folder: Path) -> None:
+    """The base's texts, fine-tuning pairs and prompts, functions of the seed."""
+    settings, seed = config.own["align_task"], config.train.seed
+    draw, length = random.Random(seed), settings.length
+
+    def write(name: str, count: int, number: int, make: Callable[[str], dict[str, Any]]) -> None:
+        lines = (json.dumps(make(one)) for one in tasks.prompts(count, 3 * seed + number))
+        write_atomic(folder / name, "".join(line + "\n" for line in lines))
+
+    def text(prompt: str) -> dict[str, Any]:
+        some = draw.randint(length // 2, length + length // 2)
+        return {"text": prompt + tasks.answer(some, settings.base_right, draw)}
+
+    def pair(prompt: str) -> dict[str, Any]:
+        return {"prompt": prompt, "response": tasks.answer(length, settings.pairs_right, draw)}
+
+    write("base.jsonl", settings.documents, 0, text)
+    write("pairs.jsonl", settings.pairs, 1, pair)
+    write("prompts.jsonl", settings.prompts, 2, lambda one: {"prompt": one, "length": length})
+
+
+def write_preferences(config: Config, folder: Path) -> None:
+    """Of four answers of the fine-tuned model the best is preferred to the worst."""
+    if (folder / "preferences.jsonl").exists():
+        return
+    course, _, model = _course(config, folder)
+    params = jax.tree.map(jnp.asarray, model.params)
+    key = rollouts.round_key(config.train.seed, 1)
+    answers = course.sampler(params, course.prompts, 4, key)
+    gold_N4 = rollouts.program(tasks.capitals)(answers).reshape(-1, 4)
+    said = np.array([one.text for one in answers.asked]).reshape(-1, 4)
+    rows = np.arange(len(gold_N4))
+    best, worst = (pick(gold_N4, axis=1) for pick in (np.argmax, np.argmin))
+    lines = [
+        {"prompt": one.said["prompt"], "chosen": a, "rejected": b}
+        for one, a, b, differ in zip(
+            course.prompts,
+            said[rows, best].tolist(),
+            said[rows, worst].tolist(),
+            (gold_N4[rows, best] > gold_N4[rows, worst]).tolist(),
+            strict=True,
+        )
+        if differ and a and b
+    ]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    write_atomic(folder / "preferences.jsonl", text)
+
+
+def _course(config: Config, folder: Path) -> tuple[reinforce.Course, list[Prompt], convert.Model]:
+    """The program's course from the fine-tuned model."""
+    model = convert.load(folder / "sft")
+    course, heldout = course_of(policy_config(config, folder, "grpo"), model)
+    return course, heldout, model
+
+
+def scores(config: Config, folder: Path, seconds: Mapping[str, float]) -> list[dict[str, Any]]:
+    """Gold score, KL from the fine-tuned model, FLOPs and seconds of each."""
+    settings: Settings = config.own["align_task"]
+    course, heldout, _ = _course(config, folder)
+    gold = rollouts.program(tasks.capitals)
+    per_token, T = flops_per_token(course.spec), course.sampler.width
+    updates = {
+        "base": config.train.steps * config.train.batch_size * config.model.seq_len,
+        "sft": settings.sft_steps * 32 * config.model.seq_len,
+        "dpo": settings.dpo_steps * 2 * 32 * T,
+        "ppo": settings.policy_rounds * course.answers * T * 3,  # two epochs; answers and scores
+        "grpo": settings.policy_rounds * course.answers * T * 2,
+    }
+    rows = []
+    for name, tokens in updates.items():
+        params = convert.load(folder / name).params
+        score = measured(course, params, heldout, gold)
+        rows.append({"model": name, **score, "flops": tokens * per_token})
+        rows[-1]["seconds"] = seconds[name]
+    chosen = best_of(config, folder, course, heldout)
+    rows.insert(2, {"model": f"best of {settings.best_of}", **chosen, "flops": 0.0, "seconds": 0.0})
+    return rows
+
+
+def best_of(
+    config: Config, folder: Path, course: reinforce.Course, heldout: list[Prompt]
+) -> dict[str, float]:
+    """The gold of the answer that the reward model likes best; KL = log n − (n − 1)/n.
+
+    The KL is that of best of n (Stiennon et al. 2020, appendix G.3).
+    """
+    n = config.own["align_task"].best_of
+    some = heldout[: course.settings.eval_prompts]
+    model, params = reward_model.load(folder / "reward")
+    judge = judge_of(dataclasses.replace(course.spec, model=model.config), params)
+    key = rollouts.round_key(config.train.seed, 2)
+    answers = course.sampler(jax.tree.map(jnp.asarray, course.params), some, n, key)
+    proxy_GN, gold_GN = (
+        each(answers).reshape(-1, n) for each in (judge, rollouts.program(tasks.capitals))
+    )
+    gold_G = gold_GN[np.arange(len(some)), proxy_GN.argmax(axis=1)]
+    return {
+        "reward": float(gold_G.mean()),
+        "reward_stderr": float(gold_G.std(ddof=1) / math.sqrt(len(some))),
+        "kl_answer": math.log(n) - (n - 1) / n,
+    }
+
+
+def _timed(place: Path, step: Callable[[], Any]) -> float:
+    """Seconds of a step, kept for a command that goes on."""
+    path = place.parent / f"{place.name}.seconds.json"
+    started = time.perf_counter()
+    status = step()
+    if status:
+        raise UserError(f"{place.name} was stopped; the same command continues from here")
+    if not path.exists():
+        write_json(path, time.perf_counter() - started)
+    return float(read_json(path))
+
+
+def show(table: list[dict[str, Any]], folder: Path) -> None:
+    """Print the rows."""
+    shown = Table(title=f"share of right places in answers, {folder}")
+    for name in ("", "gold", "± standard error", "KL, nats an answer", "FLOPs", "seconds"):
+        shown.add_column(name, justify="right" if name else "left")
+    for row in table:
+        numbers = (f"{row[name]:.3f}" for name in ("reward", "reward_stderr", "kl_answer"))
+        shown.add_row(row["model"], *numbers, f"{row['flops']:.2e}", f"{row['seconds']:.0f}")
+    Console(width=100).print(shown)
+
+
+JOB = Job(main, settings=Settings, check=check, one_run=True, trains=True)
