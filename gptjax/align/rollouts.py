@@ -146,9 +146,11 @@ def learnable(
     mask = answers.rows.scored_NT.astype(np.float32)
     make = _ppo if settings.method == "ppo" else _grpo
     advantages, returns = make(settings, old - ref, value, mask, rewards_N, beta)
+    by_token = (old, ref, advantages, value * mask, returns)
+    numbers: list[Any] = [np.asarray(x, np.float32) for x in by_token]
     rollouts = Rollouts(
         jax.tree.map(np.asarray, batch_of(answers.rows)),
-        *(np.asarray(x, np.float32) for x in (old, ref, advantages, value * mask, returns)),
+        *numbers,
     )
     return Learned(rollouts, described(answers, rewards_N, old - ref, beta))
 
