@@ -45,6 +45,12 @@ PLACES = {"data": {"path", "tokenizer_path"}}
 TOKENS = "tokens.json"
 """The file that keeps the fingerprint of a folder's tokens."""
 
+REASONS = {
+    "train.eval_batch_size": "products of another batch differ in their last digits, and with them "
+    "the held-out loss",
+}
+"""Why a setting that changes no training step is refused all the same, by its name."""
+
 SCIENCE = ("data", "model", "optim", "train", "sweep", "compare")
 
 
@@ -129,9 +135,10 @@ def _of_now(config: Config, given: str) -> str:
 
 def _another(folder: Path, leaf: identity.Leaf, made_by: Config, config: Config) -> UserError:
     made_with, asked = (_words(leaf.today(leaf.value(one))) for one in (made_by, config))
+    why = f" ({REASONS[leaf.name]})" if leaf.name in REASONS else ""
     return UserError(
-        f"--workdir={folder} was made with {leaf.name}={made_with}, not {asked}; choose another "
-        "--workdir or delete it"
+        f"--workdir={folder} was made with {leaf.name}={made_with}, not {asked}{why}; choose "
+        "another --workdir or delete it"
     )
 
 

@@ -27,7 +27,7 @@ def main(config: Config, folder: Path) -> int:
     workdir.open_workdir(config, folder, cells)
     write_json(folder / "corpus.json", corpus_facts(config, corpus))
     if left:
-        print_plan(config, cells)
+        print_plan(config, cells, folder)
         status = run.train(config, folder, cells)
         if status != 0:
             return status

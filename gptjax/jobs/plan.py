@@ -16,13 +16,14 @@ from gptjax.stages.variants import folder_name, variants
 def main(config: Config, folder: Path) -> int:
     """Print the plan; nothing is trained and nothing is written but the token cache.
 
-    In a folder that was tuned, with what the tuning found.
+    Where a terminal is too narrow for the table, `plan.csv` is written too. In a folder that was
+    tuned, with what the tuning found.
     """
     corpus = load_corpus(config)
     if config.compare.sweeps:
         return _print_variants(config, folder, corpus)
     config = tuned.resolved(config, folder)
-    print_plan(config, make_cells(config, corpus))
+    print_plan(config, make_cells(config, corpus), folder)
     if config.sweep.tune:
         runs = len(trials_of(config, corpus))
         print(f"before them {runs} runs tune the learning rate (--config.job=tune), more if needed")
@@ -34,8 +35,9 @@ def _print_variants(config: Config, folder: Path, corpus: Corpus) -> int:
     total = 0.0
     for label, variant in variants(config).items():
         print(f"sweep of {label}")
-        variant = tuned.resolved(variant, folder / folder_name(label))
-        total += print_plan(variant, make_cells(variant, corpus))
+        place = folder / folder_name(label)
+        variant = tuned.resolved(variant, place)
+        total += print_plan(variant, make_cells(variant, corpus), place)
     print(f"all sweeps: predicted {duration_text(total)}")
     return 0
 

@@ -14,7 +14,7 @@ from gptjax.config import Config, enable_compilation_cache, load_corpus, make_ru
 from gptjax.convert import own_folder
 from gptjax.cost.memory import resolve_remat
 from gptjax.data import Corpus
-from gptjax.engines import workdir
+from gptjax.engines import claimed_run, workdir
 from gptjax.engines.devices import join_processes, process_index, start_backend
 from gptjax.errors import UserError
 from gptjax.files import read_json, write_json
@@ -62,6 +62,20 @@ def main(config: Config, folder: Path) -> int:
     if (folder / "result.json").exists():
         _print_result(read_json(folder / "result.json"), folder)
         return 0
+    with claimed_run.claimed(folder, config.sweep.claim_seconds, first=first) as fence:
+        status = _train(config, folder, corpus, spec, fence)
+    if first and status == 0:
+        _print_result(read_json(folder / "result.json"), folder)
+    return status
+
+
+def _train(
+    config: Config, folder: Path, corpus: Corpus, spec: RunSpec, fence: claimed_run.Fence
+) -> int:
+    """The run itself, as long as it is ours."""
+    first = process_index() == 0
+    if (folder / "result.json").exists():  # by the command whose end was waited for
+        return 0
     with stop_on_signal() as stop:
         platform = start_backend(config)
         layout = make_layout(config.mesh, spec)
@@ -77,7 +91,7 @@ def main(config: Config, folder: Path) -> int:
         watch = Watchdog(config.train.hang_seconds)
         session = Session(corpus, config.train, lambda spec: make_layout(config.mesh, spec), watch)
         try:
-            result = run(session, spec, folder, hooks)
+            result = run(session, spec, folder, fence.around(hooks))
         except Interrupted as stopped:
             print(f"{stopped}; the same command continues from here")
             return EXIT_RESUMABLE
@@ -90,10 +104,9 @@ def main(config: Config, folder: Path) -> int:
             watch.close()
             if log:
                 log.close()
-    if not first:
-        return 0
-    _write_result(folder, spec, result, corpus.bytes_per_token)
-    _print_result(read_json(folder / "result.json"), folder)
+    if first:
+        fence.ask()
+        _write_result(folder, spec, result, corpus.bytes_per_token)
     return 0
 
 

@@ -29,6 +29,17 @@ def any_process(flag: bool) -> bool:
     return bool(np.any(multihost_utils.process_allgather(np.int32(flag))))
 
 
+def total(values: np.ndarray) -> np.ndarray:
+    """The sums over processes of uint64 numbers, modulo 2^64."""
+    if jax.process_count() == 1:
+        return values
+    from jax.experimental import multihost_utils
+
+    halves = values.view(np.uint32)  # JAX has no 64 bits by default
+    found = np.ascontiguousarray(multihost_utils.process_allgather(halves))
+    return np.asarray(np.sum(found.view(np.uint64), axis=0, dtype=np.uint64))
+
+
 def whole(x: Any) -> np.ndarray:
     """An array's full value on this host, gathered from all its shards."""
     if getattr(x, "is_fully_addressable", True) or x.is_fully_replicated:

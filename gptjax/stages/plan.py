@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -12,6 +13,7 @@ from gptjax.cost import walltime
 from gptjax.cost.flops import flops_6nd
 from gptjax.engines import cells as planned
 from gptjax.engines import cores
+from gptjax.files import write_atomic
 from gptjax.report.numbers import duration_text
 from gptjax.sweeps import Cell, timing
 
@@ -36,12 +38,18 @@ COLUMNS = (
 LEFT_OUT = ("6ND", "+ head", "no embed", "depth", "batch", "steps", "lr", "budget", "width")
 """Columns that a narrow terminal has no room for, the first to go first."""
 
+FILE = "plan.csv"
+"""The whole table, beside a sweep's other files."""
+
 LANE_SHOWN = 12
 """Bundles of a worker that a plan names."""
 
 
-def print_plan(config: Config, cells: Sequence[Cell]) -> float:
-    """Print the table of cells with their predicted time; returns the predicted wall seconds."""
+def print_plan(config: Config, cells: Sequence[Cell], folder: Path) -> float:
+    """Print the table of cells with their predicted time; returns the predicted wall seconds.
+
+    Where the terminal has no room for every column, the whole table is in `folder/plan.csv`.
+    """
     reference = timing.reference_rate()
     bundles = planned.make_bundles(config, cells)
     workers = cores.worker_count(config, bundles)
@@ -49,7 +57,7 @@ def print_plan(config: Config, cells: Sequence[Cell]) -> float:
     total = max(lane.finish for lane in lanes)
     seconds = timing.predicted_by_cell(bundles, reference)
     console = Console(width=None if sys.stdout.isatty() else FULL_WIDTH)
-    _print_table(console, [_row(cell, seconds[cell.id]) for cell in cells])
+    _print_table(console, [_row(cell, seconds[cell.id]) for cell in cells], folder / FILE)
     flops, trained = sum(cell.flops for cell in cells), sum(b.total_flops for b in bundles)
     shared = f", {trained:.3g} of them trained (lengths share trunks)" if trained < flops else ""
     widest = max((len(bundle.cells) for bundle in bundles if bundle.stacked), default=0)
@@ -70,8 +78,8 @@ def print_plan(config: Config, cells: Sequence[Cell]) -> float:
     return total
 
 
-def _print_table(console: Console, rows: Sequence[tuple[str, ...]]) -> None:
-    """The columns that fit, whole, and the names of the others."""
+def _print_table(console: Console, rows: Sequence[tuple[str, ...]], path: Path) -> None:
+    """The columns that fit, whole, and the names of the others, which are in a file."""
     shown = shown_columns(rows, console.width)
     table = Table(title=f"Plan: {len(rows)} cells", title_justify="left", header_style="bold")
     for name in shown:
@@ -82,11 +90,18 @@ def _print_table(console: Console, rows: Sequence[tuple[str, ...]]) -> None:
     console.print(table)
     hidden = [name for name in COLUMNS if name not in shown]
     if hidden:
+        write_atomic(path, "\n".join(",".join(_plain(row)) for row in (COLUMNS, *rows)) + "\n")
         console.print(
             f"without {', '.join(hidden)}, which {console.width} columns have no room for; "
-            "add > plan.txt to the command for a file with all of them",
+            f"{path} has all",
             highlight=False,
+            soft_wrap=True,
         )
+
+
+def _plain(row: Sequence[str]) -> list[str]:
+    """Cells as a CSV file has them: without thousands, nothing for what is missing."""
+    return [cell.replace(",", "").replace("–", "") for cell in row]
 
 
 def shown_columns(rows: Sequence[tuple[str, ...]], width: int) -> list[str]:

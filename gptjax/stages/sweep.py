@@ -32,7 +32,7 @@ def run_sweep(config: Config, folder: Path) -> int:
     left = records.open_cells(folder, cells)
     write_json(folder / "corpus.json", corpus_facts(config, corpus))
     if left:
-        plan.print_plan(config, cells)
+        plan.print_plan(config, cells, folder)
         status = run.train(config, folder, cells)
         if status != 0:
             return status

@@ -15,7 +15,7 @@ from gptjax.align.methods import METHODS, Start
 from gptjax.align.session import Task, TuningSession
 from gptjax.config import Config, describe_run, enable_compilation_cache
 from gptjax.convert import own_folder
-from gptjax.engines import workdir
+from gptjax.engines import claimed_run, workdir
 from gptjax.engines.devices import join_processes, process_index, start_backend
 from gptjax.errors import UserError
 from gptjax.files import read_json, write_json
@@ -53,6 +53,20 @@ def tune(config: Config, folder: Path) -> int:
     if (folder / "result.json").exists():
         _print_result(read_json(folder / "result.json"), folder)
         return 0
+    with claimed_run.claimed(folder, config.sweep.claim_seconds, first=first) as fence:
+        return _tune(config, folder, model, start, task, fence)
+
+
+def _tune(
+    config: Config,
+    folder: Path,
+    model: convert.Model,
+    start: Start,
+    task: Task,
+    fence: claimed_run.Fence,
+) -> int:
+    """The run itself, as long as it is ours."""
+    first = process_index() == 0
     with stop_on_signal() as stop:
         make_layout(config.mesh, start.spec)
         tokens = start.spec.batch_size * start.room
@@ -81,7 +95,7 @@ def tune(config: Config, folder: Path) -> int:
             task, config.train, lambda spec: make_layout(config.mesh, spec), watch
         )
         try:
-            result = run(session, start.spec, folder, hooks)
+            result = run(session, start.spec, folder, fence.around(hooks))
         except Interrupted as stopped:
             print(f"{stopped}; the same command continues from here")
             return EXIT_RESUMABLE
@@ -94,6 +108,7 @@ def tune(config: Config, folder: Path) -> int:
             if log:
                 log.close()
     if first:
+        fence.ask()
         _write_result(folder, start.spec, result, report)
         _print_result(read_json(folder / "result.json"), folder)
     return 0

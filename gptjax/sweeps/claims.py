@@ -81,6 +81,18 @@ class Claims:
         token, owner = self._last(name)
         return self._is_mine(name, token, owner) or not self._alive(name, token, owner)
 
+    def owner(self, name: str) -> dict[str, Any]:
+        """What the last owner wrote into the claim; empty where it was given back."""
+        return self._last(name)[1]
+
+    def runs_here(self, name: str) -> bool:
+        """Whether a process of this machine holds it, which lives and is not stopped."""
+        owner = self.owner(name)
+        if not owner or not _here(owner):
+            return False
+        state, started = process_state(owner["pid"])
+        return started == owner.get("started") and state not in STOPPED
+
     def held_by(self, pid: int) -> list[str]:
         """The claims of a process of this machine, dead or alive."""
         folders = sorted(self._folder.iterdir()) if self._folder.exists() else []
@@ -203,12 +215,21 @@ def process_start(pid: int) -> str:
 
     With the process number alone, a number used again would keep a dead worker's claim alive.
     """
+    return process_state(pid)[1]
+
+
+STOPPED = ("T", "t")
+"""States of a process that a signal or a debugger has stopped."""
+
+
+def process_state(pid: int) -> tuple[str, str]:
+    """(one letter, when it started) of a process of this host; nothing where there is none."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
-        return _alive_without_proc(pid)
+        return "", _alive_without_proc(pid)
     fields = stat.rpartition(")")[2].split()
-    return "" if fields[0] == "Z" else fields[19]
+    return fields[0], "" if fields[0] == "Z" else fields[19]
 
 
 def _alive_without_proc(pid: int) -> str:

@@ -1,11 +1,10 @@
 """Checkpoints of a run through Orbax: asynchronous, renamed into place, keep-last, keep-best.
 
-Beside each lies the SHA-256 of the state that was saved, and what is read must have it. One that
+Beside each lies the checksum of the state that was saved, and what is read must have it. One that
 cannot be read, or gives other numbers, is set aside and named, and the one before it is taken.
 """
 
 import contextlib
-import hashlib
 import logging
 import os
 import re
@@ -22,6 +21,7 @@ import numpy as np
 from gptjax.errors import UserError
 from gptjax.files import read_json, write_json
 from gptjax.parallel.processes import is_first
+from gptjax.train import checksums
 from gptjax.train.state import TrainState
 
 ONE_SAVE = threading.Lock()
@@ -243,7 +243,7 @@ class Checkpointer:
             arguments = ocp.args.StandardRestore(abstract)
             state = self._manager(kind).restore(step, args=arguments)
             wanted = self._checksum(kind, step)
-            if wanted and wanted != checksum(state):
+            if wanted and not checksums.agrees(state, wanted):
                 raise ValueError("its numbers are not those that were saved")
             return state
         except (MemoryError, PermissionError, jax.errors.JaxRuntimeError):
@@ -275,25 +275,16 @@ class Checkpointer:
 
     def _write_checksum(self, kind: str, step: int, state: TrainState) -> None:
         """Before the save begins, so that none is without; those of deleted ones go."""
-        if jax.process_count() > 1:
-            return  # each process holds a part
+        value = checksums.checksum(state)
+        if not is_first():
+            return
         folder = self._directory / "sha256"
         for path in folder.glob(f"{kind}-*.json"):
             if int(path.stem.rpartition("-")[2]) not in self._manager(kind).all_steps():
                 path.unlink(missing_ok=True)
-        write_json(folder / f"{kind}-{step}.json", checksum(state))
+        write_json(folder / f"{kind}-{step}.json", value)
 
     def _checksum(self, kind: str, step: int) -> str:
         """Of the state that was saved; '' where a version without checksums saved it."""
         path = self._directory / "sha256" / f"{kind}-{step}.json"
-        return str(read_json(path)) if path.exists() and jax.process_count() == 1 else ""
-
-
-def checksum(state: Any) -> str:
-    """SHA-256 of all numbers of a state, with their paths, types and shapes."""
-    hasher = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
-        array = np.ascontiguousarray(leaf)
-        hasher.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
-        hasher.update(array.tobytes())
-    return hasher.hexdigest()
+        return str(read_json(path)) if path.exists() else ""

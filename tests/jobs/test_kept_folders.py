@@ -118,6 +118,16 @@ def test_another_config_is_refused_with_the_name_of_today(kept):
         workdir.open_workdir(asked, folder)
 
 
+def test_a_setting_that_changes_digits_alone_is_refused_with_the_reason(kept):
+    folder, setup = kept("schema_2")
+    train = {**configs.to_mapping(setup)["train"], "eval_batch_size": 7}
+    asked = configs.make_config({**configs.to_mapping(setup), "train": train})
+    with pytest.raises(
+        UserError, match=r"eval_batch_size=32, not 7 \(.*the held-out loss\); choose"
+    ):
+        workdir.open_workdir(asked, folder)
+
+
 def test_a_setting_that_is_not_in_the_file_is_the_default(kept):
     folder, setup = kept("schema_2")
     content = json.loads((folder / "config.json").read_text())

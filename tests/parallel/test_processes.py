@@ -133,3 +133,36 @@ def test_a_hang_is_an_error_that_says_where(tmp_path):
     assert "at steps " in said or "at agreeing " in said
     if "at steps " in said:
         assert "all-gather over fsdp" in said
+
+
+@pytest.mark.slow
+def test_a_flipped_bit_of_a_checkpoint_of_two_processes_is_found(tmp_path):
+    """Shards of two processes have one checksum, whatever number of processes reads them."""
+    long = {"mesh.fsdp": 2, "train.steps": 100_000}
+    processes = start(tmp_path, 2, 1, **long)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    while not (metrics.exists() and metrics.read_text().count("loss_nats") >= 2):
+        assert all(process.poll() is None for process in processes)
+        time.sleep(0.05)
+    processes[1].send_signal(signal.SIGTERM)
+    finish(tmp_path, processes, status=75)
+    checkpoints = tmp_path / "run" / "checkpoints"
+    (said,) = (checkpoints / "sha256").glob("last-*.json")
+    assert json.loads(said.read_text()).startswith("sums:")
+    (step,) = (path for path in (checkpoints / "last").iterdir() if path.name.isdecimal())
+    largest = max((p for p in step.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 1
+    largest.write_bytes(content)
+    finish(tmp_path, start(tmp_path, 2, 1, **long), status=2)
+    assert f"{step} is damaged" in (tmp_path / "0.log").read_text()
+    content[len(content) // 2] ^= 1
+    largest.write_bytes(content)
+    several = start(tmp_path, 1, 2, **{**long, "train.checkpoint_seconds": 0.01})
+    while not any(
+        path.name.isdecimal() for path in (checkpoints / "last").iterdir() if path != step
+    ):
+        assert several[0].poll() is None, (tmp_path / "0.log").read_text()[-3000:]
+        time.sleep(0.05)
+    several[0].send_signal(signal.SIGTERM)
+    finish(tmp_path, several, status=75)

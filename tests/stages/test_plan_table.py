@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from gptjax.scaling import Table
 from gptjax.stages.plan import COLUMNS, shown_columns
 
 ROW = ("1.3e+13", "128", "12", "1,000,000", "900,000", "950,000", "3,276,800", "16", "12,800")
@@ -28,17 +29,18 @@ def test_columns_that_fit_are_whole():
 
 
 SHOW = """
+from pathlib import Path
 from gptjax.stages import plan
 from rich.console import Console
 rows = [{row!r}] * 3
-plan._print_table(Console(), rows)
+plan._print_table(Console(), rows, Path({path!r}))
 """
 PANEL = """
 import time
 from rich.console import Console
-from gptjax.engines.display import Display
-shown = object.__new__(Display)
-shown._started, shown._done, shown._cells, shown._total = time.monotonic(), set(), [1], 2.0
+from gptjax.engines import display
+shown = object.__new__(display.Display)
+shown._started, shown._done, shown._count, shown._total = time.monotonic(), display._Sums(), 1, 2.0
 Console().print(shown._panel(1.0, 5.0, []))
 """
 
@@ -71,11 +73,18 @@ def in_terminal(code, columns, lines):
 
 
 @pytest.mark.parametrize(("columns", "lines"), [(80, 24), (200, 50)])
-def test_a_terminal_shows_whole_columns(columns, lines):
-    shown = in_terminal(SHOW.format(row=ROW), columns, lines)
+def test_a_terminal_shows_whole_columns(columns, lines, tmp_path):
+    """What it has no room for is in a file, and the sentence says in which."""
+    path = tmp_path / "plan.csv"
+    shown = in_terminal(SHOW.format(row=ROW, path=str(path)), columns, lines)
     text = "\n".join(shown)
-    assert max(map(len, shown)) <= columns and "…" not in text
-    assert ("columns have no" in text) == (columns == 80)
+    sentences = [line for line in shown if "columns have no" in line]
+    assert all(len(line) <= columns for line in shown if line not in sentences) and "…" not in text
+    assert path.exists() == (columns == 80) == any(f"{path} has all" in line for line in sentences)
+    if path.exists():
+        table = Table.read(path)
+        assert len(table) == 3 and list(table.columns) == list(COLUMNS)
+        assert table.numbers("params")[0] == 1_000_000 and table.numbers("6ND")[0] == 1.251e13
     assert "1,000,000" in text and "12345.6" in text
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from gptjax.errors import UserError
 from gptjax.train import Checkpointer, OtherRun, Superseded, TrainState
-from gptjax.train.checkpoint import checksum
+from gptjax.train.checksums import sha256 as checksum
 
 
 def state(step: int) -> TrainState:
