@@ -1,10 +1,12 @@
-"""A ladder of sizes scored on tasks, and the largest size forecast from the smaller ones.
+"""A ladder of sizes scored on a task, and the largest size forecast from the smaller ones.
 
     python -m gptjax.main --config=experiments/task_ladder.py
 
-Five sizes on three budgets of tokens, python-stdlib by bytes. Each cell is scored at its end on
-small tasks made by rule; the scores stand in its record and in runs.csv. The forecast of the
-largest size is made from the four others and compared with what was measured. No download, no
+Five sizes on four budgets of tokens of the generated language `zipf-facts`. Each cell is asked at
+its end for the attributes of 400 entities, from the most popular to the rarest, with three wrong
+answers beside the right one; a guess is .25. The scores stand in its record and in runs.csv. The
+scores of the largest size are forecast from the four others and compared with what was measured. 20
+cells, 4.4e11 FLOPs, two minutes on two busy cores; four of four scores were inside. No download, no
 accelerator.
 """
 
@@ -14,32 +16,30 @@ from gptjax.config import default_config
 
 
 def get_config() -> ConfigDict:
-    """Five widths on three token budgets."""
+    """Five widths on four token budgets."""
     config = default_config()
     config.experiment = "task_ladder"
     config.job = "task_ladder"
-    config.data.update(source="python-stdlib", heldout_fraction=0.004)
+    config.data.source = "zipf-facts"
+    config.data.zipf_facts.base = 64
+    config.data.zipf_facts.relations = 2
     config.model.update(
         depth=2,
-        seq_len=128,
+        seq_len=40,
         norm="rmsnorm",
         positions="rotary",
         mlp="relu",
         use_bias=False,
         init_scale=0.15,
     )
-    config.optim.schedule = "wsd"
     config.sweep.update(
         plan="grid",
-        widths=(12, 16, 24, 32, 48),
-        tokens=(2.0**17, 2.0**18.5, 2.0**20),
+        widths=(8, 12, 16, 24, 32),
+        tokens=(2.0**16, 2.0**17, 2.0**18, 2.0**19),
         width_step=4,
         head_width=16,
-        rule="demo_trunk",
-        part_tokens=512,
-        tasks=("completion", "agreement", "copying", "arithmetic"),
+        tasks=("facts",),
     )
-    config.evaluate.count = 300
-    config.train.eval_batch_size = 16
+    config.evaluate.count = 400
     config.fit.update(approaches=("parametric",), diagnostics=False, holdout_budgets=0)
     return config

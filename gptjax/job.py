@@ -28,6 +28,8 @@ JOBS: dict[str, str] = {
     "convert": "gptjax.jobs.convert",
     "sample": "gptjax.jobs.sample",
     "evaluate": "gptjax.jobs.evaluate",
+    "memorization": "gptjax.jobs.memorization",
+    "context_extension": "gptjax.jobs.context_extension",
     "compress": "gptjax.jobs.compress",
     "decompress": "gptjax.jobs.decompress",
     "quantize": "gptjax.jobs.quantize",

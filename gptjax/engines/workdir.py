@@ -1,7 +1,8 @@
 """Workdir of a run: the config that made it, and the refusal of another one."""
 
 import dataclasses
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from gptjax import identity
 from gptjax.config import Config, load_corpus, make_config
 from gptjax.errors import UserError
 from gptjax.files import read_json, write_json
-from gptjax.sweeps import Cell, records
+from gptjax.sweeps import Cell, SweepConfig, records
 
 EXECUTION_ONLY = {
     "data": {"cache_dir", "processes"},
@@ -51,6 +52,15 @@ REASONS = {
 }
 """Why a setting that changes no training step is refused all the same, by its name."""
 
+SCORING = "scoring.json"
+"""The file that keeps the settings by which cells are scored besides, for worker processes."""
+
+SCORED_BY: dict[str, Callable[[SweepConfig], object]] = {
+    "quantize": lambda sweep: sweep.quantize_bits,
+    "evaluate": lambda sweep: sweep.tasks,
+}
+"""Sections of single jobs that a sweep's cells are scored by, and what asks for it."""
+
 SCIENCE = ("data", "model", "optim", "train", "sweep", "compare")
 
 
@@ -88,6 +98,37 @@ def open_workdir(
     else:
         write_json(path, identity.saved(config))
         write_json(folder / TOKENS, {"fingerprint": _of_now(config, fingerprint)})
+    _keep_scoring(config, folder)
+
+
+def _keep_scoring(config: Config, folder: Path) -> None:
+    """Write the settings that cells are scored by; refuse others where some were scored.
+
+    Folders of earlier versions scored by the defaults.
+    """
+    asked = [name for name, wanted in SCORED_BY.items() if wanted(config.sweep)]
+    made = json.loads(json.dumps({name: dataclasses.asdict(config.own[name]) for name in asked}))
+    if not made:
+        return
+    if any((folder / "records").glob("*.json")):
+        plain = json.loads(
+            json.dumps({n: dataclasses.asdict(type(config.own[n])()) for n in asked})
+        )
+        before = {**plain, **_scoring(folder)}
+        for name in asked:
+            for key, value in made[name].items():
+                if value != before[name].get(key):
+                    raise UserError(
+                        f"--workdir={folder} was made with {name}.{key}={before[name].get(key)}, "
+                        f"not {value}; choose another --workdir or delete it"
+                    )
+    write_json(folder / SCORING, made)
+
+
+def _scoring(folder: Path) -> dict[str, Any]:
+    path = folder / SCORING
+    found = read_json(path) if path.exists() else {}
+    return found if isinstance(found, dict) else {}
 
 
 def _holds_records_of(folder: Path, cells: Sequence[Cell]) -> bool:
@@ -167,7 +208,7 @@ def saved_config(folder: Path) -> Config:
     if not isinstance(found, dict):
         raise UserError(f"{path} is not a config; choose another --workdir")
     values = identity.restored(Config, found, str(path))
-    return make_config({**values.pop("general"), **values})
+    return make_config({**values.pop("general"), **values, **_scoring(folder)})
 
 
 def _adopt_version_1(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """Scores of cells on tasks: in records and runs.csv, and the ladder's largest size forecast."""
 
 import csv
+import dataclasses
 import json
 import types
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from gptjax import config as configs
 from gptjax import experiment, models
-from gptjax.engines import cell_scores, cells
+from gptjax.engines import cell_scores, cells, workdir
 from gptjax.errors import UserError
 from gptjax.main import main
 from gptjax.scaling.tasks import read_scores
@@ -23,8 +24,8 @@ EXPERIMENT = Path(__file__).parents[2] / "experiments" / "task_ladder.py"
 def made(tmp_path, **sweep):
     values = experiment.load(str(EXPERIMENT))
     values["data"].update(source="zipf-facts", cache_dir=str(tmp_path / "cache"))
-    values["data"]["zipf_facts"].update(tokens=4096, heldout_tokens=1024, entities=64)
-    values["model"]["seq_len"] = 48
+    values["data"]["zipf_facts"].update(tokens=4096, heldout_tokens=1024, entities=200)
+    values["model"]["seq_len"] = 40
     values["sweep"].update(widths=(8, 16), tokens=(4096.0, 16384.0), tasks=("facts",), **sweep)
     values["evaluate"].update(count=12)
     return configs.make_config(values)
@@ -42,6 +43,24 @@ def test_a_cell_is_scored_on_the_tasks_of_its_sweep(tmp_path):
     found = score(types.SimpleNamespace(corpus=corpus), run, params)["scores"]
     assert set(found) == {"facts_acc", "facts_acc_norm", "facts_bpb"}
     assert 0 <= found["facts_acc"] <= 1 and found["facts_bpb"] > 1
+
+
+def test_worker_processes_score_by_the_settings_of_the_command(tmp_path):
+    """Sections of single jobs are no part of config.json: they were lost on the way to workers."""
+    config, folder = made(tmp_path, quantize_bits=(4,)), tmp_path / "sweep"
+    workdir.open_workdir(config, folder, fingerprint="tokens")
+    found = workdir.saved_config(folder)
+    assert found.own["evaluate"] == config.own["evaluate"] and found.own["evaluate"].count == 12
+    assert found.own["quantize"] == config.own["quantize"]
+    (folder / "records").mkdir()
+    (folder / "records" / "one.json").write_text("{}")
+    own = {**config.own, "evaluate": dataclasses.replace(config.own["evaluate"], count=13)}
+    other = dataclasses.replace(config, own=own)
+    with pytest.raises(UserError, match=r"was made with evaluate\.count=12, not 13"):
+        workdir.open_workdir(other, folder, fingerprint="tokens")
+    (folder / workdir.SCORING).unlink()
+    with pytest.raises(UserError, match=r"was made with evaluate\.count=150, not 12"):
+        workdir.open_workdir(config, folder, fingerprint="tokens")
 
 
 def test_unknown_tasks_are_refused_before_anything_is_trained(tmp_path):

@@ -7,6 +7,8 @@ downloaded. `completion` takes the code of the running interpreter's standard li
 import random
 from collections.abc import Callable, Sequence
 
+import numpy as np
+
 from gptjax.data.sources.stdlib import stdlib
 from gptjax.data.sources.zipf_facts import SYMBOLS, ZipfFactsConfig, language
 from gptjax.data.split import digest, is_heldout
@@ -94,11 +96,9 @@ def facts_of(config: ZipfFactsConfig) -> Callable[[int, int], list[Item]]:
 
     def facts(count: int, seed: int = 0) -> list[Item]:
         rng, known, items = random.Random(f"facts {seed}"), language(config), []
-        symbols = [SYMBOLS[i] if i < len(SYMBOLS) else chr(0x10000 + i) for i in range(1 << 10)]
-        words = ["".join(symbols[int(i)] for i in body) for body in known.bodies]
+        words = ["".join(map(_symbol, body.tolist())) for body in known.bodies]
         digits = known.bodies.shape[1] - config.relations
-        ranks = [int(len(words) ** (n / max(count - 1, 1))) - 1 for n in range(count)]
-        for rank in ranks:
+        for rank in _ranks(len(words), count):
             word = words[int(known.entity_of_rank[rank])]
             right = word[digits:]
             others = {words[rng.randrange(len(words))][digits:] for _ in range(8)} - {right}
@@ -107,6 +107,19 @@ def facts_of(config: ZipfFactsConfig) -> Callable[[int, int], list[Item]]:
         return items
 
     return facts
+
+
+def _ranks(entities: int, count: int) -> list[int]:
+    """`count` popularity ranks from 0 on, none twice, dense at the head and sparse in the tail."""
+    points = count = min(count, entities)
+    while len(found := np.unique(np.geomspace(1, entities, points).astype(int))) < count:
+        points *= 2
+    return (found[np.linspace(0, len(found) - 1, count).astype(int)] - 1).tolist()
+
+
+def _symbol(number: int) -> str:
+    """As `zipf_facts.SymbolTokenizer` writes it."""
+    return SYMBOLS[number] if number < len(SYMBOLS) else chr(0x10000 + number)
 
 
 def _shuffled(rng: random.Random, question: str, texts: Sequence[str], level: str) -> Item:

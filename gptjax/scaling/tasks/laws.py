@@ -83,8 +83,7 @@ def link(
     floor, width = _floor(scores, task)
     weights = weights_Lr[:, scores.run]
     y = np.where(known, scores.score[task], np.nan)
-    up = np.sign([np.corrcoef(x[known], y[known])[0, 1] for x in x_kn])
-    up = np.where(np.isfinite(up), up, 0.0)
+    up = np.sign([np.mean((x - x.mean()) * (y[known] - y[known].mean())) for x in x_kn[:, known]])
     mean = np.array([floor, 2.5, -1.0, *(up * np.where(np.arange(len(up)) == 0, 1.0, 0.0))])
     sd = np.array([width, 1.0, 2.0, *np.full(len(up), 1.0)])
 
