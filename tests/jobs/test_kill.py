@@ -7,13 +7,26 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from gptjax.main import main
+
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 COMPARED = ("runs.csv", "curves.csv", "laws.json", "records")
+SHORT = {
+    "sweep.budgets": "(4e8,1.6e9)",
+    "sweep.workers": 1,
+    "optim.warmup_steps": 5,
+    "fit.starts": 4,
+    "fit.e_fixed": 1.0,
+}
+"""A quarter of the steps by one worker, and a fit that is well conditioned."""
+CALM = {**SHORT, "train.checkpoint_seconds": 60}
+"""Without a checkpoint on the way: for sweeps that nothing interrupts."""
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +72,24 @@ def arguments(place: Path, workdir: Path, **overrides) -> list[str]:
     return [*command, f"--workdir={workdir}", *flags]
 
 
+@pytest.fixture(scope="module")
+def straight(place):
+    """A sweep of six cells that was never interrupted."""
+    return finish_here(place, place / "straight", **{**CALM, "sweep.workers": 2})
+
+
+def finish_here(place: Path, workdir: Path, page: bool = False, **settings) -> Path:
+    """The sweep with its workers, but planned and fitted in this process.
+
+    Drawing the page takes longer than the rest, and is left out where nobody reads it.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        if not page:
+            patch.setattr("gptjax.report.build", lambda *_, **__: "not drawn")
+        assert main(["gptjax", *arguments(place, workdir, **settings)[3:]]) == 0
+    return workdir
+
+
 def finish(command: list[str]) -> str:
     done = subprocess.run(command, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -85,6 +116,17 @@ def kill_all(workdir: Path) -> None:
             continue
 
 
+def started(command: list[str], workdir: Path) -> subprocess.Popen:
+    """The command's process, once a worker has begun with its work."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    waited = time.monotonic()
+    while process.poll() is None and time.monotonic() - waited < 120:
+        if any((workdir / "progress").glob("*.json")):
+            break
+        time.sleep(0.05)
+    return process
+
+
 def run_with_kills(command: list[str], workdir: Path, kills: int, seed: int) -> int:
     """Start, wait for the work to begin, SIGKILL everything at a random moment; again.
 
@@ -93,16 +135,11 @@ def run_with_kills(command: list[str], workdir: Path, kills: int, seed: int) -> 
     rng = random.Random(seed)
     hits = 0
     for _ in range(kills):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        waited = time.monotonic()
-        while process.poll() is None and time.monotonic() - waited < 120:
-            if any((workdir / "progress").glob("*.json")):
-                break
-            time.sleep(0.05)
+        process = started(command, workdir)
         time.sleep(rng.uniform(0.0, 1.5))
         hits += process.poll() is None
         kill_all(workdir)
-        process.wait()
+        process.communicate()
         for progress in (workdir / "progress").glob("*.json"):
             progress.unlink()
     return hits
@@ -128,8 +165,20 @@ def check(place: Path, kills: int, seed: int, name: str = "", **overrides) -> No
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the processes under /proc")
-def test_killed_and_started_again_gives_the_same_bytes(place):
-    check(place, kills=3, seed=1)
+def test_terminated_killed_and_started_again_gives_the_same_bytes(place, straight):
+    """SIGTERM saves and says that it continues; SIGKILL says nothing; then it is finished."""
+    workdir = place / "broken"
+    command = arguments(place, workdir, **SHORT)
+    process = started(command, workdir)
+    process.terminate()
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 75
+    assert "the same command continues" in errors
+    assert "Traceback" not in errors
+    assert not processes_of(workdir)
+    assert run_with_kills(command, workdir, 1, seed=1), "the kill came too late"
+    finish_here(place, workdir, **SHORT)
+    same_bytes(straight, workdir)
 
 
 @pytest.mark.slow
@@ -146,83 +195,44 @@ STACKED = {
 }
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="finds the processes under /proc")
-def test_stacked_cells_survive_kills_and_equal_separate_ones(place):
+def test_stacked_cells_equal_separate_ones(place, capsys):
     """Of each width two seeds and two lengths, four cells of which three are side by side."""
-    check(place, 1, 3, "stacked", **STACKED)
-    apart = place / "one-by-one"
-    assert "side by side" not in finish(arguments(place, apart, **{**STACKED, "sweep.stack": 1}))
-    tables = [
-        list(csv.DictReader((folder / "runs.csv").open()))
-        for folder in (place / "straightstacked1", apart)
-    ]
-    assert len(tables[0]) == 12
-    for stacked, own in zip(*tables, strict=True):
-        assert stacked["cell"] == own["cell"] and stacked["status"] == own["status"] == "done"
-        # Training multiplies differences in the last digits, to 1.3e-3 here; of few steps
-        # tests/train/test_stack.py compares them closely.
-        assert float(stacked["loss"]) == pytest.approx(float(own["loss"]), rel=4e-3)
-    bundles = [
-        row["bundle"] for row in csv.DictReader((place / "straightstacked1" / "timing.csv").open())
-    ]
-    assert sorted(bundles.count(bundle) for bundle in set(bundles)) == [1, 1, 1, 3, 3, 3]
+    settings = {**CALM, **STACKED, "sweep.widths": "(8,16)"}
+    stacked = finish_here(place, place / "stacked", **settings)
+    assert "side by side" in capsys.readouterr().out
+    apart = finish_here(place, place / "one-by-one", **{**settings, "sweep.stack": 1})
+    assert "side by side" not in capsys.readouterr().out
+    equal_tables(stacked, apart, cells=8)
+    bundles = [row["bundle"] for row in csv.DictReader((stacked / "timing.csv").open())]
+    assert sorted(bundles.count(bundle) for bundle in set(bundles)) == [1, 1, 3, 3]
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the processes under /proc")
 def test_stacked_cells_survive_ten_kills(place):
+    """By signals; what tests/train and tests/sweeps stop within one process is quick."""
     check(place, 10, 4, "stacked", **STACKED)
 
 
-def test_sigterm_saves_and_says_that_it_continues(place):
-    workdir = place / "terminated"
-    command = arguments(place, workdir)
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    waited = time.monotonic()
-    while not any((workdir / "progress").glob("*.json")) and time.monotonic() - waited < 120:
-        time.sleep(0.05)
-    process.terminate()
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 75
-    assert "the same command continues" in errors
-    assert "Traceback" not in errors
-    assert not processes_of(workdir)
-
-
-def test_two_processes_share_a_folder(place):
+def test_two_processes_share_a_folder(place, straight):
     """Both end with status 0, and every cell was trained once."""
-    workdir, alone = place / "shared", place / "straight3"
-    first = subprocess.Popen(arguments(place, workdir), stdout=subprocess.PIPE, text=True)
-    second = subprocess.Popen(arguments(place, workdir), stdout=subprocess.PIPE, text=True)
-    first.communicate(timeout=400)
-    second.communicate(timeout=400)
-    assert (first.returncode, second.returncode) == (0, 0)
-    if alone.exists():
-        same_bytes(alone, workdir)
+    workdir = place / "shared"
+    other = started(arguments(place, workdir, **CALM), workdir)
+    finish_here(place, workdir, **CALM)
+    output, errors = other.communicate(timeout=400)
+    assert other.returncode == 0, output + errors
+    same_bytes(straight, workdir)
     assert len(list((workdir / "records").iterdir())) == 6
     assert not list((workdir / "claims").glob("*/*.json"))
 
 
-def test_a_shared_trunk_changes_no_byte(place):
+def test_a_shared_trunk_changes_no_byte(place, straight, capsys):
     """Three trunks of two lengths each, and the same six cells each trained from its beginning."""
-    workdir, shared = place / "apart", place / "straight3"
-    if not shared.exists():
-        finish(arguments(place, shared))
-    output = finish(arguments(place, workdir, **{"sweep.share_trunks": False}))
-    same_bytes(shared, workdir)
-    assert "lengths share trunks" not in output
-    trunks = [row["trunk"] for row in csv.DictReader((shared / "runs.csv").open())]
+    workdir = finish_here(place, place / "apart", **CALM, **{"sweep.share_trunks": False})
+    same_bytes(straight, workdir)
+    assert "lengths share trunks" not in capsys.readouterr().out
+    trunks = [row["trunk"] for row in csv.DictReader((straight / "runs.csv").open())]
     assert sorted(trunks.count(trunk) for trunk in set(trunks)) == [2, 2, 2]
-
-
-def test_done_sweep_ends_without_training(place):
-    workdir = place / "straight3"
-    if not workdir.exists():
-        finish(arguments(place, workdir))
-    before = {path: path.stat().st_mtime_ns for path in (workdir / "records").iterdir()}
-    output = finish(arguments(place, workdir))
-    assert "all 6 cells are done" in output
-    assert before == {path: path.stat().st_mtime_ns for path in (workdir / "records").iterdir()}
 
 
 EIGHT_CELLS = {
@@ -261,9 +271,10 @@ def test_one_process_trains_on_all_its_devices(place):
     assert max(starts) < min(float(row["ended"]) for row in rows), "they were not at one time"
 
 
-def equal_tables(one: Path, other: Path) -> None:
+def equal_tables(one: Path, other: Path, cells: int = 8) -> None:
     """The same cells with the same losses, to what training makes of a last digit."""
     tables = [list(csv.DictReader((folder / "runs.csv").open())) for folder in (one, other)]
+    assert len(tables[0]) == cells
     for here, there in zip(*tables, strict=True):
         assert here["cell"] == there["cell"] and here["status"] == there["status"] == "done"
         assert float(here["loss"]) == pytest.approx(float(there["loss"]), rel=1e-3)
@@ -301,12 +312,11 @@ def wait_for_worker(workdir: Path) -> int:
 def test_a_killed_worker_is_replaced_and_its_cell_done_or_failed(place):
     """Killed once, the cell is tried again; killed as often as it may be tried, it is failed."""
     workdir = place / "replaced"
-    settings = {"sweep.attempts": 1, "sweep.workers": 1, "sweep.widths": "(8,12,16,24)"}
-    command = arguments(place, workdir, **settings)
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    os.kill(wait_for_worker(workdir), signal.SIGKILL)
-    output, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, output + errors
+    settings = {"sweep.attempts": 1, "sweep.widths": "(8,12,16,24)"}
+    killer = threading.Thread(target=lambda: os.kill(wait_for_worker(workdir), signal.SIGKILL))
+    killer.start()
+    finish_here(place, workdir, **CALM, **settings)
+    killer.join()
     records = [json.loads(path.read_text()) for path in (workdir / "records").iterdir()]
     failed = [record for record in records if record["status"] == "failed"]
     assert len(records) == 8 and len(failed) == 1
