@@ -86,9 +86,7 @@ def steer(
     counts_BT &= jnp.asarray([[len(one) > 1] for one in ids])
     slots = -(-(max(map(len, ids)) + limit) // SLOTS) * SLOTS
     cache = models.init_cache(model.config, len(ids), slots)
-    _, cache = models.decode(
-        model.config, model.params, cache, prompts_BT, counts_BT, fresh=True, length=length
-    )
+    cache = _read(model.config, length, model.params, cache, prompts_BT, counts_BT)
     token_B = jnp.asarray([one[-1] for one in ids], jnp.int32)
     keys_B = keys_of([sampling] * len(ids), jax.random.key(0) if key is None else key)
     go_on = functools.partial(
@@ -101,6 +99,19 @@ def steer(
         made.append((token_B, said_B))
     tokens, said = (jnp.stack(x, axis=1).tolist() for x in zip(*made, strict=True))
     return [_ended(model, row) for row in tokens], [tuple(row) for row in said]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _read(
+    config: Any,
+    length: int | None,
+    params: Any,
+    cache: models.Cache,
+    prompts_BT: jax.Array,
+    counts_BT: jax.Array,
+) -> models.Cache:
+    """The cache after the prompts but for their last tokens."""
+    return models.decode(config, params, cache, prompts_BT, counts_BT, fresh=True, length=length)[1]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))

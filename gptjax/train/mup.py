@@ -13,6 +13,7 @@ and the embedding keeps its learning rate.
 """
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -92,6 +93,7 @@ def coordinate_check(
     return dict(zip(names, sizes, strict=True))
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def _coordinates(model: ModelConfig, params: Any, tokens_BT: Array) -> list[Array]:
     """The residual stream after the embedding and after each block, and the logits."""
     x_BTD, _ = Embedding(model).apply({"params": params["embed"]}, tokens_BT)

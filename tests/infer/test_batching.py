@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 
+import compiled_model
 import jax
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ REQUESTS = (
 
 @functools.cache
 def model():
-    params = models.unstacked(CONFIG, models.init(CONFIG, jax.random.key(3)))
+    params = models.unstacked(CONFIG, compiled_model.init(CONFIG, jax.random.key(3)))
     return infer.Model(CONFIG, params, ByteTokenizer(), name="tiny")
 
 
@@ -139,7 +140,7 @@ def test_a_request_is_cancelled_while_it_waits_or_is_read():
 
 def test_caches_that_cannot_go_back_are_not_shared():
     config = dataclasses.replace(CONFIG, layer_pattern=("local",), window=8)
-    params = models.unstacked(config, models.init(config, jax.random.key(3)))
+    params = models.unstacked(config, compiled_model.init(config, jax.random.key(3)))
     windows = infer.Model(config, params, ByteTokenizer(), name="windows")
     batcher = Batcher(windows, LIMITS)
     answers = batcher.answers(PROMPTS[::2], REQUESTS[::2])
@@ -163,9 +164,9 @@ def test_prompts_are_scored():
     number = batcher.submit(SYSTEM, REQUESTS[0], scores=True)
     answer = drained(batcher)[number]
     ids = np.array([[*SYSTEM.encode()]])
-    log = jax.nn.log_softmax(models.apply(CONFIG, models.init(CONFIG, jax.random.key(3)), ids))[
-        0, :-1
-    ]
+    log = jax.nn.log_softmax(
+        compiled_model.apply(CONFIG, compiled_model.init(CONFIG, jax.random.key(3)), ids)
+    )[0, :-1]
     wanted = np.asarray(log)[np.arange(len(SYSTEM) - 1), ids[0, 1:]]
     np.testing.assert_allclose(answer.prompt_logprobs, wanted, atol=1e-4)
     best = np.sort(log, axis=1)[:, :-4:-1]

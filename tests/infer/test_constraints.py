@@ -7,6 +7,7 @@ import itertools
 import json
 import re
 
+import compiled_model
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -54,13 +55,13 @@ def tiny():
     config = models.ModelConfig(
         vocab_size=7, depth=1, width=8, num_heads=2, seq_len=16, init_scale=1.0
     )
-    params = models.init(config, jax.random.key(1))
+    params = compiled_model.init(config, jax.random.key(1))
     return infer.Model(config, models.unstacked(config, params), Syllables(), name="tiny")
 
 
 @functools.cache
 def model():
-    params = models.unstacked(CONFIG, models.init(CONFIG, jax.random.key(3)))
+    params = models.unstacked(CONFIG, compiled_model.init(CONFIG, jax.random.key(3)))
     return infer.Model(CONFIG, params, ByteTokenizer(), name="bytes")
 
 
@@ -115,11 +116,11 @@ def test_draws_have_the_conditional_distribution():
 
 @functools.cache
 def stacked():
-    return models.init(tiny().config, jax.random.key(1))
+    return compiled_model.init(tiny().config, jax.random.key(1))
 
 
 def whole(ids):
-    return models.apply(tiny().config, stacked(), jnp.asarray(ids))
+    return compiled_model.apply(tiny().config, stacked(), jnp.asarray(ids))
 
 
 @pytest.mark.parametrize(

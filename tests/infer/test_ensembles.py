@@ -3,6 +3,7 @@
 import dataclasses
 import types
 
+import compiled_model
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -101,7 +102,9 @@ def test_newton_finds_the_minimum():
 def test_models_are_members():
     keys = jax.random.split(jax.random.key(0))
     deeper = dataclasses.replace(CONFIG, depth=2)
-    members = tuple((c, models.init(c, k)) for c, k in zip((CONFIG, deeper), keys, strict=True))
+    members = tuple(
+        (c, compiled_model.init(c, k)) for c, k in zip((CONFIG, deeper), keys, strict=True)
+    )
     windows = np.random.default_rng(0).integers(0, 11, (4, 9))
     found = observe(members, windows)
     ensemble = Ensemble(members, "em", np.array([0.3, 0.7]))

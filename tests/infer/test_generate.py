@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import itertools
 
+import compiled_model
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,14 +22,14 @@ PROMPTS = ("def main(", "a", "import numpy as np")
 
 @functools.cache
 def model():
-    params = models.init(CONFIG, jax.random.key(3))
+    params = compiled_model.init(CONFIG, jax.random.key(3))
     params = models.unstacked(CONFIG, params)
     return infer.Model(CONFIG, params, ByteTokenizer(), name="tiny")
 
 
 @functools.cache
 def whole_program():
-    params = models.init(CONFIG, jax.random.key(3))
+    params = compiled_model.init(CONFIG, jax.random.key(3))
     return jax.jit(functools.partial(models.apply, CONFIG, params))
 
 
@@ -118,7 +119,7 @@ def test_windows_and_states_generate():
     config = dataclasses.replace(
         CONFIG, layer_pattern=("ssm",), mlp_pattern=("none",), positions="none", seq_len=8
     )
-    params = models.unstacked(config, models.init(config, jax.random.key(0)))
+    params = models.unstacked(config, compiled_model.init(config, jax.random.key(0)))
     mamba = infer.Model(config, params, name="mamba")
     (answer,) = infer.generate(mamba, [[1, 2, 3]], infer.sampling("greedy", max_tokens=20))
     assert len(answer.tokens) == 20 and answer.text == ""

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import math
 
+import compiled_model
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,19 +21,13 @@ CONFIG = models.ModelConfig(
 
 def made(seed, **changes):
     config = dataclasses.replace(CONFIG, **changes)
-    params = models.unstacked(config, models.init(config, jax.random.key(seed)))
+    params = models.unstacked(config, compiled_model.init(config, jax.random.key(seed)))
     return infer.Model(config, params, name=f"model {seed}")
 
 
 def last_logits(model, ids):
-    x, _ = models.decode(
-        model.config,
-        model.params,
-        models.init_cache(model.config, 1, len(ids)),
-        jnp.asarray([ids]),
-        fresh=True,
-    )
-    return np.asarray(models.logits(model.config, model.params, x)[0, -1], np.float64)
+    logits = compiled_model.fresh_logits(model.config, model.params, jnp.asarray([ids]))
+    return np.asarray(logits[0, -1], np.float64)
 
 
 def log_softmax(x):

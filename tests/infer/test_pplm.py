@@ -1,5 +1,6 @@
 """Control of an answer by its cached past: nothing at α = 0, more of the attribute with every α."""
 
+import compiled_model
 import jax
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ BAG = Bag((3, 11, 17))
 
 @pytest.fixture(scope="module")
 def model():
-    params = models.unstacked(CONFIG, models.init(CONFIG, jax.random.key(0)))
+    params = models.unstacked(CONFIG, compiled_model.init(CONFIG, jax.random.key(0)))
     return infer.Model(CONFIG, params, name="tiny")
 
 
@@ -28,13 +29,13 @@ def test_alpha_zero_changes_nothing(model):
     assert answers == [answer.tokens for answer in plain]
     for row, answer in enumerate(plain):
         ids = [*answer.prompt, *answer.tokens]
-        log = jax.nn.log_softmax(models.apply(CONFIG, _stacked(), np.array([ids]))[0])
+        log = jax.nn.log_softmax(compiled_model.apply(CONFIG, _stacked(), np.array([ids]))[0])
         bag = jax.nn.logsumexp(log[len(answer.prompt) - 1 : -1, np.array(BAG.tokens)], axis=1)
         np.testing.assert_allclose(said[row], bag, atol=1e-4)
 
 
 def _stacked():
-    return models.init(CONFIG, jax.random.key(0))
+    return compiled_model.init(CONFIG, jax.random.key(0))
 
 
 def test_the_attribute_rises_with_alpha(model):

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import itertools
 
+import compiled_model
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,7 +35,7 @@ class Six:
 
 def made(seed, **changes):
     config = dataclasses.replace(CONFIG, **changes)
-    params = models.unstacked(config, models.init(config, jax.random.key(seed)))
+    params = models.unstacked(config, compiled_model.init(config, jax.random.key(seed)))
     return infer.Model(config, params, Six(), name=f"model {seed}")
 
 
@@ -48,9 +49,8 @@ def sequences(prompt, depth=DEPTH):
     """{answer: its tokens' log-probabilities} of every answer of at most `depth` tokens."""
     texts = np.array([[*prompt, *ids] for ids in itertools.product(range(6), repeat=depth)])
     config, params = big().config, big().params
-    cache = models.init_cache(config, len(texts), 16)
-    x, _ = models.decode(config, params, cache, jnp.asarray(texts), fresh=True)
-    log = np.asarray(jax.nn.log_softmax(models.logits(config, params, x)), np.float64)
+    logits = compiled_model.fresh_logits(config, params, jnp.asarray(texts))
+    log = np.asarray(jax.nn.log_softmax(logits), np.float64)
     found = {}
     for row, text in enumerate(texts):
         ids = text[len(prompt) :].tolist()

@@ -9,6 +9,7 @@ import threading
 import time
 import types
 
+import compiled_model
 import jax
 import numpy as np
 import pytest
@@ -46,7 +47,7 @@ class ChatBytes(ByteTokenizer):
 
 @functools.cache
 def params():
-    return models.init(CONFIG, jax.random.key(3))
+    return compiled_model.init(CONFIG, jax.random.key(3))
 
 
 @functools.cache
@@ -150,7 +151,7 @@ def test_echo_and_log_probabilities(client):
     (choice,) = reply.choices
     found = choice.logprobs
     ids = [*text.encode()]
-    log = np.asarray(jax.nn.log_softmax(models.apply(CONFIG, params(), np.array([ids])))[0])
+    log = np.asarray(jax.nn.log_softmax(compiled_model.apply(CONFIG, params(), np.array([ids])))[0])
     wanted = log[np.arange(len(ids) - 1), ids[1:]]
     assert found.token_logprobs[0] is None and found.top_logprobs[0] is None
     np.testing.assert_allclose(found.token_logprobs[1:-1], wanted, atol=1e-4)

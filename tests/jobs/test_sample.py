@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import compiled_model
 import jax
 import pytest
 import tokenizers as hf
@@ -25,7 +26,7 @@ CONFIG = models.ModelConfig(
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sample") / "tiny"
-    params = models.init(CONFIG, jax.random.key(0))
+    params = compiled_model.init(CONFIG, jax.random.key(0))
     own_folder.save_model(folder, CONFIG, params, KeptTokenizer(DataConfig(tokenizer="bytes")))
     return folder
 
@@ -78,7 +79,7 @@ def talker(place, change=lambda params: params):
     settings = DataConfig(
         tokenizer="bpe", tokenizer_path=str(file), end_of_document="<|endoftext|>", lossy=True
     )
-    params = change(models.init(config, jax.random.key(0)))
+    params = change(compiled_model.init(config, jax.random.key(0)))
     own_folder.save_model(folder, config, params, KeptTokenizer(settings, file))
     return folder, library
 

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 
+import compiled_model
 import jax
 import pytest
 
@@ -26,7 +27,7 @@ CONFIG = models.ModelConfig(
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     place = tmp_path_factory.mktemp("serve") / "tiny"
-    params = models.init(CONFIG, jax.random.key(0))
+    params = compiled_model.init(CONFIG, jax.random.key(0))
     own_folder.save_model(place, CONFIG, params, KeptTokenizer(DataConfig(tokenizer="bytes")))
     return place
 
@@ -78,7 +79,7 @@ def test_a_port_in_use_is_told(folder, capfd):
 
 
 def test_a_folder_without_tokenizer_is_told(tmp_path, capfd):
-    own_folder.save_model(tmp_path / "bare", CONFIG, models.init(CONFIG, jax.random.key(0)))
+    own_folder.save_model(tmp_path / "bare", CONFIG, compiled_model.init(CONFIG, jax.random.key(0)))
     assert main(flags(tmp_path / "bare", "port=0")) == 2
     assert "has no tokenizer, so texts cannot be served" in capfd.readouterr().err
 

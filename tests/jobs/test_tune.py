@@ -1,36 +1,39 @@
 """Tuning through a config: alone, before a sweep, and found again by the jobs after it."""
 
+import contextlib
 import csv
 import html
+import io
 import json
 
 import pytest
-from test_kill import arguments, finish, place  # noqa: F401
+from test_kill import CALM, arguments, finish_here, place  # noqa: F401
 
 from gptjax.main import main
 
 TUNED = {
+    **CALM,
     "sweep.tune": True,
-    "sweep.tune_sizes": 3,
+    "sweep.tune_sizes": 2,
     "sweep.tune_factors": "(1,2,4,8,16)",
     "optim.learning_rate": 1e-3,
     "sweep.budgets": "(1e9,2e9)",
-    "train.checkpoint_seconds": 60,
 }
 
 
 @pytest.fixture(scope="module")
 def tuned(place):  # noqa: F811
     """A finished sweep that tuned first, the flags that made it and what it printed."""
-    workdir = place / "tuned"
-    command = arguments(place, workdir, **TUNED)
-    return workdir, ["gptjax", *command[3:]], finish(command)
+    workdir, printed = place / "tuned", io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        finish_here(place, workdir, page=True, **TUNED)
+    return workdir, ["gptjax", *arguments(place, workdir, **TUNED)[3:]], printed.getvalue()
 
 
 def test_a_sweep_trains_with_the_rates_that_its_tuning_found(tuned):
     workdir, _, output = tuned
     found = json.loads((workdir / "tune.json").read_text())
-    assert found["sentence"] in " ".join(output.split()) and "tuning: 15 runs at 3 sizes" in output
+    assert found["sentence"] in " ".join(output.split()) and "tuning: 10 runs at 2 sizes" in output
     factor, low, high = found["factor"]
     # A rate of 1e-3 is far too low for such models; losses of every run of the tuning are kept.
     # On some processors only one size has its minimum inside, which gives no interval.
@@ -51,7 +54,7 @@ def test_the_jobs_after_it_find_the_tuning(tuned, capsys):
     for job in ("sweep", "fit", "work", "tune"):
         assert main([*flags, f"--config.job={job}"]) == 0
     output = capsys.readouterr().out
-    assert "tuning: 15 runs" not in output and "--config.sweep.learning_rate_scale=" in output
+    assert "tuning: 10 runs" not in output and "--config.sweep.learning_rate_scale=" in output
     assert sorted((workdir / "records").iterdir()) == records
 
 
@@ -60,7 +63,7 @@ def test_the_plan_says_that_it_would_tune_or_what_it_found(tuned, capsys, tmp_pa
     elsewhere = [flag for flag in flags if not flag.startswith("--workdir")]
     assert main([*elsewhere, f"--workdir={tmp_path}", "--config.job=plan"]) == 0
     before = capsys.readouterr().out
-    assert "before them 15 runs tune the learning rate" in before and "0.001 │" in before
+    assert "before them 10 runs tune the learning rate" in before and "0.001 │" in before
     assert main([*flags, "--config.job=plan"]) == 0
     after = capsys.readouterr().out
     assert "before them" not in after

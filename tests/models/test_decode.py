@@ -9,6 +9,7 @@ import functools
 import sys
 from pathlib import Path
 
+import compiled_model
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -73,7 +74,7 @@ def test_every_mixer_is_here():
 
 def check(config, params=None, *, width=PROMPT, lengths=LENGTHS, total=T, tolerance=1e-5):
     """Prompts of `lengths` in a batch `width` wide, then one token, three, and one by one."""
-    params = models.init(config, jax.random.key(0)) if params is None else params
+    params = compiled_model.init(config, jax.random.key(0)) if params is None else params
     tokens_BT = jax.random.randint(jax.random.key(1), (len(lengths), total), 0, config.vocab_size)
     count_B = np.array(lengths)
     right_BT = np.arange(width) < count_B[:, None]

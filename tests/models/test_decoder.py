@@ -156,16 +156,19 @@ def variant(name, **changes):
     return changed(GPT, **{**VARIANTS[name], **changes})
 
 
+def shapes(config):
+    return jax.eval_shape(functools.partial(models.init, config), jax.random.key(0))
+
+
 def randomised(config):
     """Parameters of size one or so everywhere, biases and scales included."""
     rng = np.random.default_rng(7)
-    shapes = jax.eval_shape(functools.partial(models.init, config), jax.random.key(0))
 
     def draw(path, leaf):
         centre = 1.0 if path[-1].key.endswith("scale") and not config.norm_plus_one else 0.0
         return (centre + 0.3 * rng.standard_normal(leaf.shape)).astype(np.float32)
 
-    return jax.tree_util.tree_map_with_path(draw, shapes)
+    return jax.tree_util.tree_map_with_path(draw, shapes(config))
 
 
 def initial(config):
@@ -200,7 +203,7 @@ def close(one, two, rtol):
 @EACH
 def test_parameters_counts_and_axes_agree(name):
     config = variant(name)
-    params = initial(config)
+    params = shapes(config)
     axes = models.logical_axes(config)
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(params))
     leaves = dict(jax.tree_util.tree_leaves_with_path(params))

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import compiled_model
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,7 +28,7 @@ SMALL = models.ModelConfig(vocab_size=11, depth=2, width=16, num_heads=2, seq_le
 def test_a_packed_text_is_the_text_alone(changes):
     """Two texts in one row, each with its own positions and segment: the logits of each alone."""
     config = changed(SMALL, **changes)
-    params = models.init(config, jax.random.key(0))
+    params = compiled_model.init(config, jax.random.key(0))
     tokens = jax.random.randint(jax.random.key(1), (1, 12), 0, 11)
     segments = jnp.array([[0] * 5 + [1] * 7])
     places = jnp.array([[*range(5), *range(7)]])
@@ -62,7 +63,7 @@ def _(leaf: LowRank, x, bias, inputs, dtype):
 def test_a_leaf_may_be_a_pytree():
     """A model whose queries are of low rank gives what it gives with the product of the factors."""
     config = changed(SMALL, layers="unroll")
-    params = models.init(config, jax.random.key(0))
+    params = compiled_model.init(config, jax.random.key(0))
     left = jax.random.normal(jax.random.key(1), (2, 16, 3))
     right = jax.random.normal(jax.random.key(2), (2, 3, 2, 8))
     tokens = jax.random.randint(jax.random.key(3), (2, 12), 0, 11)

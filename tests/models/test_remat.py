@@ -13,7 +13,7 @@ DEEP = models.ModelConfig(
     vocab_size=13, depth=7, width=16, num_heads=2, seq_len=12, init_scale=0.3, layers="unroll"
 )
 LAYOUTS = {
-    "unrolled": {},
+    "unrolled": {"depth": 4},
     "scanned": {"layers": "scan"},
     "scanned by period": {"layers": "scan", "layer_pattern": ("local", "global"), "window": 4},
 }

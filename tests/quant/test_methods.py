@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import compiled_model
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -38,9 +39,11 @@ METHODS = {
 
 def model(**changes):
     config = changed(SMALL, **changes)
-    params = models.init(config, jax.random.key(0))
-    key = jax.random.key(1)
-    return config, jax.tree.map(lambda x: x + 0.1 * jax.random.normal(key, x.shape), params)
+    params = compiled_model.init(config, jax.random.key(0))
+    rng = np.random.default_rng(1)
+    return config, jax.tree.map(
+        lambda x: x + 0.1 * rng.standard_normal(x.shape, np.float32), params
+    )
 
 
 def made(config, params, tokens=None, **settings):
@@ -88,15 +91,17 @@ def test_stacks_are_scanned_and_unrolled(layers, method):
 
 
 def test_every_product_of_a_block_is_found():
-    config, _ = model(**KINDS["untied"])
+    config = changed(SMALL, **KINDS["untied"])
     found = {matrix.inner for matrix in matrices(config) if matrix.layered}
     names = {"attention/query", "attention/key", "attention/value", "attention/out"}
     assert found == names | {"mlp/up", "mlp/gate", "mlp/down"}
     out = next(one for one in matrices(config) if one.name == "blocks/1/attention/out")
     assert (out.inputs, out.outputs, out.slice) == ((2, 12), (24,), 1)
-    names = [matrix.name for matrix in matrices(model(**KINDS["mamba"])[0])]
+    names = [matrix.name for matrix in matrices(changed(SMALL, **KINDS["mamba"]))]
     assert "blocks/0/ssm/in" in names and not any("conv" in name for name in names)
-    experts = [one for one in matrices(model(**KINDS["experts"])[0]) if "experts_up" in one.name]
+    experts = [
+        one for one in matrices(changed(SMALL, **KINDS["experts"])) if "experts_up" in one.name
+    ]
     assert [(one.lead, one.inputs, one.calibrated) for one in experts] == [((3,), (24,), False)]
 
 

@@ -3,12 +3,12 @@
 import dataclasses
 import math
 
+import compiled_model
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gptjax import models
 from gptjax.errors import UserError
 from gptjax.models import ModelConfig
 from gptjax.optim import OptimConfig, validate
@@ -85,7 +85,7 @@ def test_table_8_by_hand():
     assert found.init_scale == 0.08 and found.hidden_init_scale == pytest.approx(0.04)
     assert found.logit_scale == pytest.approx(0.5)
     assert found.attention_scale == pytest.approx(math.sqrt(32) / 64)  # ∝ 1/head_dim
-    params = models.init(found, jax.random.key(0))
+    params = compiled_model.init(found, jax.random.key(0))
     factors = learning_rate_factors(params, changed.multipliers)
     block = factors["blocks"]
     assert block["attention"]["query"] == block["mlp"]["down"] == 0.25

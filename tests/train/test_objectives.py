@@ -2,12 +2,12 @@
 
 import dataclasses
 
+import compiled_model
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gptjax import models
 from gptjax.optim import OptimConfig
 from gptjax.train import (
     Batch,
@@ -50,7 +50,7 @@ def ranking(spec):
     """Bradley-Terry: −log σ(score(better) − score(worse)); a score is a logit at the last token."""
 
     def score(params, tokens_BT):
-        return models.apply(spec.model, params, tokens_BT)[:, -1, 0]
+        return compiled_model.apply(spec.model, params, tokens_BT)[:, -1, 0]
 
     def terms(params, batch, seeds_B):
         margin_B = score(params, batch.better_BT) - score(params, batch.worse_BT)
@@ -125,7 +125,7 @@ def test_a_feed_with_weights_on_answers_only(spec, corpus, tmp_path):
     run(session, dataclasses.replace(spec, steps=2), tmp_path, hooks)
     (inputs, targets) = next(TokenFeed(corpus).stream(spec, 0))
     params = session.init(spec).params
-    logits = np.asarray(models.apply(spec.model, params, jnp.asarray(inputs)), np.float64)
+    logits = np.asarray(compiled_model.apply(spec.model, params, jnp.asarray(inputs)), np.float64)
     top = logits.max(axis=-1)
     log_z = np.log(np.exp(logits - top[..., None]).sum(axis=-1)) + top
     picked = np.take_along_axis(logits, targets[..., None].astype(int), axis=-1)[..., 0]

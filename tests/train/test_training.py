@@ -5,12 +5,13 @@ import math
 import subprocess
 import sys
 
+import compiled_model
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gptjax import data, models
+from gptjax import data
 from gptjax.errors import UserError
 from gptjax.train import (
     Diverged,
@@ -171,7 +172,7 @@ def test_documents_do_not_see_each_other(session, spec):
     corpus = session.corpus
     end = corpus.end_of_document
     spec = dataclasses.replace(spec, document_attention=True)
-    params = models.init(spec.model, jax.random.key(0))
+    params = compiled_model.init(spec.model, jax.random.key(0))
     tokens = np.array([[end, 1, 2, 3, end, 7, 8, 9]])
     other = np.array([[end, 5, 5, 5, end, 7, 8, 9]])
 
