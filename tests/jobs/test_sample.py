@@ -146,7 +146,7 @@ def test_every_preset(preset, model, tmp_path, capfd):
 def other(tmp_path_factory):
     """Another model of the same vocabulary."""
     folder = tmp_path_factory.mktemp("sample") / "other"
-    params = models.init(CONFIG, jax.random.key(1))
+    params = compiled_model.init(CONFIG, jax.random.key(1))
     own_folder.save_model(folder, CONFIG, params, KeptTokenizer(DataConfig(tokenizer="bytes")))
     return folder
 
@@ -186,7 +186,7 @@ def test_searches_are_those_of_python(model, other, tmp_path, capfd):
 
 def test_a_text_longer_than_the_context(tmp_path, capfd):
     config = dataclasses.replace(CONFIG, positions="rotary")
-    params = models.init(config, jax.random.key(0))
+    params = compiled_model.init(config, jax.random.key(0))
     kept = KeptTokenizer(DataConfig(tokenizer="bytes"))
     own_folder.save_model(tmp_path / "turning", config, params, kept)
     flags = ["prompt=ab", "sampling.max_tokens=50", "sinks=2", "recent=20"]
