@@ -388,6 +388,7 @@ ELSEWHERE = {
     ("align", "kl"): "tests/align/test_policy.py, k1 and k3 in job=align_task",
     ("align", "aggregate"): "tests/align/test_policy.py",
     ("align", "scaled"): "tests/align/test_policy.py",
+    ("mixture_law", "form"): "tests/scaling/test_mixture_laws.py",
     ("ensemble", "combination"): "tests/jobs/test_ensemble.py",
     ("evaluate", "style"): "tests/jobs/test_evaluate.py",
     ("quantize", "method"): "tests/jobs/test_quantize.py",
