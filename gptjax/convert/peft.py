@@ -67,7 +67,8 @@ def base_of(folder: Path) -> Path:
 def write_adapter(folder: Path, config: Any, adapter: Adapter) -> None:
     """Write an adapter as `PeftModel.from_pretrained` loads it.
 
-    A model of no family of `transformers` gets names by our own paths.
+    Leaves that no family of `transformers` has as one tensor get names by our own paths, which PEFT
+    does not load.
     """
     names = _names(config)
     tensors = {}
@@ -181,21 +182,25 @@ def merged(params: Any, adapter: Adapter) -> Any:
 
 
 def _names(config: Any) -> dict[str, list[str]]:
-    """For each leaf with layers the name of each layer's module, theirs where there is one."""
+    """For each leaf with layers the name of each layer's module.
+
+    Theirs where a family of `transformers` has the leaf as one tensor; else by our own path, as in
+    families whose query, key and value are one tensor.
+    """
     shapes = by_path(shapes_of(registry.kind_of(config).init, config))
-    stacked = {path: leaf for path, leaf in shapes.items() if path.startswith("blocks/")}
     try:
         sources = registry.write_map(config, "")[1].sources
     except UserError:
-        return {
-            path: [path.replace("/", f".{i}.", 1).replace("/", ".") for i in range(leaf.shape[0])]
-            for path, leaf in stacked.items()
-        }
-    return {
-        path: [source.name.removesuffix(".weight") for source in sources[path]]
-        for path in stacked
-        if all(map(_alone, sources[path]))
-    }
+        sources = {}
+
+    def names(path: str, layers: int) -> list[str]:
+        some = sources.get(path, [])
+        if some and all(map(_alone, some)):
+            return [source.name.removesuffix(".weight") for source in some]
+        return [path.replace("/", f".{i}.", 1).replace("/", ".") for i in range(layers)]
+
+    stacked = {path: leaf for path, leaf in shapes.items() if path.startswith("blocks/")}
+    return {path: names(path, leaf.shape[0]) for path, leaf in stacked.items()}
 
 
 def _alone(source: Source) -> bool:

@@ -65,6 +65,20 @@ def test_an_adapter_of_peft_gives_its_logits_merged_or_not_and_is_written_as_it_
     assert set(said["target_modules"]) == set(GOLDEN["config"]["target_modules"])
 
 
+def test_leaves_that_a_family_joins_are_written_and_read_by_our_own_names(tmp_path):
+    """GPT-NeoX has query, key and value as one tensor."""
+    neox = dataclasses.replace(
+        CONFIG, mlp="gelu", norm="layernorm", use_bias=True, block="parallel", tied_head=False
+    )
+    settings, key = LoraConfig(rank=2, targets=("blocks/",)), jax.random.key(0)
+    params = lora.attached(neox, models.init(neox, key), settings, key)
+    lora.save(tmp_path, neox, params, settings, "")
+    found = peft.read_adapter(tmp_path, neox)
+    assert len(found.matrices) == 6
+    leaf = params["blocks"]["attention"]["key"].lora_a
+    np.testing.assert_array_equal(found.matrices["blocks/attention/key"][0], leaf)
+
+
 def read(folder):
     return peft.read_adapter(folder, LLAMA)
 
@@ -100,7 +114,6 @@ def test_a_product_is_that_of_the_sum(shape):
 
 
 def test_a_run_trains_adapters_that_merge_into_its_model(base, pairs, tmp_path):
-    flags = (*LORA, "--config.train.param_dtype=bfloat16")
     assert finetune(base, pairs, tmp_path / "run", *LORA) == 0
     run, before = convert.load(tmp_path / "run"), convert.load(base)
     adapter = peft.read_adapter(tmp_path / "run" / "adapter", CONFIG)
@@ -111,7 +124,17 @@ def test_a_run_trains_adapters_that_merge_into_its_model(base, pairs, tmp_path):
             np.testing.assert_allclose(leaf, run.params["blocks"][path][name], atol=1e-6)
             assert np.any(leaf != before.params["blocks"][path][name])
     np.testing.assert_array_equal(run.params["embed"]["tokens"], before.params["embed"]["tokens"])
-    more = (*flags, f"--config.finetune.lora.adapter={tmp_path / 'run' / 'adapter'}")
+
+
+@pytest.mark.slow
+def test_an_adapter_goes_on_in_sixteen_bits(base, pairs, tmp_path):
+    """python -m pytest -m slow tests/align/test_lora.py"""
+    assert finetune(base, pairs, tmp_path / "run", *LORA) == 0
+    more = (
+        *LORA,
+        "--config.train.param_dtype=bfloat16",
+        f"--config.finetune.lora.adapter={tmp_path / 'run' / 'adapter'}",
+    )
     assert finetune(base, pairs, tmp_path / "more", *more, "--config.train.steps=1") == 0
 
 

@@ -177,19 +177,32 @@ def trained(course, folder, **settings):
     return seen, measured(course, params, course.prompts, course.judge, group=16), params
 
 
-def test_grpo_raises_the_reward_and_beta_bounds_the_kl(course, tmp_path):
-    seen, score, _ = trained(course, tmp_path / "free")
+@pytest.fixture(scope="module")
+def free(course, tmp_path_factory):
+    """(rounds' numbers, the score at the end) of GRPO with next to no penalty."""
+    return trained(course, tmp_path_factory.mktemp("free"))
+
+
+def test_grpo_raises_the_reward(free):
+    seen, score, _ = free
     assert seen[0]["align/kl_answer"] == pytest.approx(0.0, abs=1e-4)
     assert score["reward"] > seen[0]["align/reward"] + 0.2
-    held = trained(course, tmp_path / "held", beta=30.0)[1]
-    assert held["kl_answer"] < 0.2 * score["kl_answer"]
 
 
-def test_ppo_raises_the_reward_and_a_large_beta_keeps_the_reference(course, tmp_path):
+def test_a_large_beta_keeps_ppo_near_the_reference(course, free, tmp_path):
+    score = trained(course, tmp_path, method="ppo", kl="k1", beta=100.0)[1]
+    assert abs(score["kl_answer"]) < 0.5 * free[1]["kl_answer"], (score, free[1])
+
+
+@pytest.mark.slow
+def test_ppo_raises_the_reward_and_beta_bounds_the_kl(course, tmp_path):
+    """python -m pytest -m slow tests/align/test_policy.py"""
     seen, score, params = trained(course, tmp_path / "free", method="ppo", kl="k1")
     assert score["reward"] > seen[0]["align/reward"] + 0.1 and policy.VALUE in params
     held = trained(course, tmp_path / "held", method="ppo", kl="k1", beta=100.0)[1]
     assert abs(held["kl_answer"]) < 0.5 * score["kl_answer"]
+    free, held = (trained(course, tmp_path / f"grpo{b}", beta=b)[1] for b in (0.01, 30.0))
+    assert held["kl_answer"] < 0.2 * free["kl_answer"]
 
 
 def test_a_stopped_run_draws_the_same_answers_and_ends_with_the_same_bits(course, tmp_path):
@@ -204,6 +217,7 @@ def test_a_stopped_run_draws_the_same_answers_and_ends_with_the_same_bits(course
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
 def test_a_run_ends_where_the_kl_is_too_large_and_beta_follows_its_target(course, tmp_path):
     seen, _, _ = trained(course, tmp_path / "stop", kl_stop=0.05)
     assert len(seen) < course.rounds and seen[-1]["align/kl_answer"] >= 0.05
