@@ -135,7 +135,7 @@ def _flag_hint(name: str) -> str:
 
 
 def _refuse(sentence: str) -> int:
-    print(f"gptjax: {' '.join(sentence.split())}", file=sys.stderr)
+    print(f"gptjax: {terminal.printable(' '.join(sentence.split()))}", file=sys.stderr)
     return USAGE_STATUS
 
 

@@ -45,6 +45,17 @@ def drop_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def printable(text: str) -> str:
+    r"""A sentence whose control characters, of a value that it repeats, are written as escapes.
+
+    >>> printable("no task a\0b")
+    'no task a\\x00b'
+    """
+    return "".join(
+        one if one.isprintable() else " " if one.isspace() else repr(one)[1:-1] for one in text
+    )
+
+
 def _in_words(error: UnicodeError) -> tuple[str, int]:
     found = cast(UnicodeEncodeError, error)
     text = found.object[found.start : found.end]

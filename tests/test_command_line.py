@@ -164,3 +164,10 @@ def test_a_platform_without_its_plugin_is_a_sentence(tmp_path):
 def test_what_an_encoding_lacks_has_words():
     terminal.adapt_streams()
     assert "10¹² ≤ 3".encode("ascii", "gptjax") == b"10^12 <= 3"
+
+
+def test_a_value_that_a_sentence_repeats_cannot_write_to_the_terminal(capsys):
+    experiment = Path(__file__).parents[1] / "experiments" / "chinchilla_sweep.py"
+    assert main(["gptjax", f"--config={experiment}", "--config.sweep.tasks=a\0b\x1b[31m"]) == 2
+    told = capsys.readouterr().err.strip()
+    assert told.isprintable() and "\\x00" in told and "\\x1b[31m" in told

@@ -142,7 +142,9 @@ class ModelConfig:
         "(Command R+)",
         choices=QK_NORMS,
     )
-    attention_scale: float = setting(0.0, "multiplies the scores; 0: 1/√head_dim", minimum=0.0)
+    attention_scale: float = setting(
+        0.0, "multiplies the scores; 0: 1/√head_dim", minimum=0.0, maximum=1e30
+    )
     attention_soft_cap: float = setting(
         0.0, "c in c·tanh(score/c) before the softmax (Gemma 2: 50); 0: none", minimum=0.0
     )

@@ -37,8 +37,10 @@ def micro_batches(batch_size: int, seq_len: int, *, tokens: int = 512) -> int:
 
     >>> micro_batches(32, 128), micro_batches(6, 256), micro_batches(4, 1024)
     (8, 3, 4)
+    >>> micro_batches(2**50, 128) == 2**48
+    True
     """
-    for parts in range(1, batch_size):
-        if batch_size % parts == 0 and batch_size // parts * seq_len <= tokens:
-            return parts
+    for size in range(min(batch_size, tokens // seq_len), 1, -1):
+        if batch_size % size == 0:
+            return batch_size // size
     return batch_size

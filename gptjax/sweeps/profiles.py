@@ -16,6 +16,9 @@ from gptjax.sweeps.rules import optimum_of_demo
 if TYPE_CHECKING:
     from gptjax.sweeps.config import SweepConfig
 
+LARGEST = 1e18
+"""Parameters beyond which a profile is a mistake of its budget."""
+
 
 def expected_optimum(sweep: "SweepConfig", flops: float) -> float:
     """Size (non-embedding + head) around which a profile is laid at `flops`."""
@@ -41,12 +44,26 @@ def _profile(sweep: "SweepConfig", model: ModelConfig, budget: float) -> list[Mo
     if sweep.widths:
         return [shapes.with_width(model, sweep, width) for width in sorted(set(sweep.widths))]
     centre = expected_optimum(sweep, budget)
-    rungs = shapes.ladder(model, sweep, centre * sweep.spacing ** (sweep.sizes + 1))
+    if not centre <= LARGEST:
+        raise UserError(
+            f"sweep.budgets={budget:g} lays its profile around {centre:.3g} parameters, and no "
+            f"model has more than {LARGEST:g}; give smaller budgets, or say where the minimum is "
+            "expected by sweep.optimum_params and sweep.optimum_flops"
+        )
+    rungs = shapes.ladder(model, sweep, _largest(sweep, centre))
 
     def distance(shape: ModelConfig) -> float:
         return abs(math.log(shapes.size_of(shape) / centre))
 
     return sorted(sorted(rungs, key=distance)[: sweep.sizes], key=shapes.size_of)
+
+
+def _largest(sweep: "SweepConfig", centre: float) -> float:
+    """Where the ladder of sizes may end: a few rungs above the last one of a profile."""
+    above = math.log(centre) + (sweep.sizes + 1) * math.log(sweep.spacing)
+    if above > math.log(LARGEST):
+        return LARGEST
+    return centre * sweep.spacing ** (sweep.sizes + 1)
 
 
 def grid(

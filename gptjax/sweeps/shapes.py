@@ -59,8 +59,13 @@ def heads_of_width(width: int, head_width: int) -> int:
     >>> heads_of_width(96, 32), heads_of_width(40, 32), heads_of_width(12, 32)
     (3, 1, 1)
     """
-    fitting = [n for n in range(1, width // 2 + 1) if width % (2 * n) == 0]
+    fitting = [] if width % 2 else _divisors(width // 2)
     return min(fitting, key=lambda n: (abs(width / n - head_width), n))
+
+
+def _divisors(number: int) -> list[int]:
+    small = [n for n in range(1, math.isqrt(number) + 1) if number % n == 0]
+    return [*small, *(number // n for n in small)]
 
 
 def ladder(model: ModelConfig, sweep: "SweepConfig", largest: float) -> list[ModelConfig]:

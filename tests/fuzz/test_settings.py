@@ -5,6 +5,7 @@ milliseconds each. A sample of them, the same each time, goes through a whole co
 """
 
 import contextlib
+import itertools
 import random
 import signal
 from pathlib import Path
@@ -119,7 +120,7 @@ def run(key, value, place, work, monkeypatch, capsys):
 
 
 def sample(count, seed):
-    """Cases that may pass the checks; those that cannot are seen above."""
+    """The first cases that may pass the checks; those that cannot are seen above."""
     plain = load(SWEEP)
 
     def passes(key, value):
@@ -130,7 +131,7 @@ def sample(count, seed):
         return True
 
     cases = random.Random(seed).sample(CASES, len(CASES))
-    return [case for case in cases[: 20 * count] if passes(*case)][:count]
+    return list(itertools.islice((case for case in cases if passes(*case)), count))
 
 
 def test_a_few_commands(place, tmp_path, monkeypatch, capsys):
@@ -141,5 +142,5 @@ def test_a_few_commands(place, tmp_path, monkeypatch, capsys):
 @pytest.mark.slow
 @pytest.mark.parametrize("part", range(20))
 def test_two_thousand_commands(part, place, tmp_path, monkeypatch, capsys):
-    for key, value in sample(2000, seed=1)[100 * part : 100 * part + 100]:
+    for key, value in sample(100 * part + 100, seed=1)[100 * part :]:
         run(key, value, place, tmp_path, monkeypatch, capsys)

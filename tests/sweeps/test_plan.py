@@ -62,6 +62,14 @@ def test_sizes_surround_the_expected_minimum():
         assert sizes[1] < centre < sizes[-2]
 
 
+def test_a_budget_beyond_any_model_is_refused_at_once():
+    with pytest.raises(UserError, match=r"sweep.budgets=1e\+308 lays its profile around"):
+        plan(budgets=(1e308,))
+    heads = [shapes.heads_of_width(width, 16) for width in (2, 12, 96, 100, 2 * 3 * 5 * 7 * 11)]
+    assert heads == [1, 1, 6, 5, 165]
+    assert shapes.heads_of_width(2**40, 64) == 2**34
+
+
 def test_identity_is_the_run_and_the_corpus_and_not_the_budget_label():
     cells = plan()
     assert len({cell.id for cell in cells}) == len(cells)
