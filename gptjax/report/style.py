@@ -129,7 +129,7 @@ def settle(figure: Figure) -> None:
             artist.set_in_layout(False)  # clipped to the axes, so they cannot need room
     with drawing():
         figure.draw_without_rendering()
-        figure.set_layout_engine("none")
+        figure.set_layout_engine(None)  # "none" would draw twice each time it is saved
 
 
 def drawing() -> contextlib.AbstractContextManager[None]:

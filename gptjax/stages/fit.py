@@ -1,12 +1,14 @@
 """Fit of a sweep: its tables collected, laws fitted, laws.json and the report written."""
 
+import contextlib
 import hashlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.progress import Progress
 
 import gptjax
 from gptjax import report, scaling, sweeps
@@ -116,9 +118,19 @@ def laws_of_tables(
     enable_compilation_cache(config)
     runs = scaling.Table.read(runs_path)
     curves = scaling.Table.read(curves_path) if curves_path and curves_path.exists() else None
-    laws = scaling.fit_laws(runs, curves, config.fit)
+    with progress_bar(f"fitting {len(runs):,} runs") as watch:
+        laws = scaling.fit_laws(runs, curves, config.fit, watch=watch)
     write_json(folder / "laws.json", laws)
     return show(config, folder, runs, curves, laws)
+
+
+@contextlib.contextmanager
+def progress_bar(text: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on the terminal's standard error while a fit runs; nothing where it is no terminal."""
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task(text, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def show(config: Config, folder: Path, runs: Any, curves: Any, laws: dict[str, Any]) -> dict:

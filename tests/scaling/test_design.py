@@ -7,7 +7,7 @@ from many_tables import fit_many
 
 from gptjax import scaling
 from gptjax.errors import UserError
-from gptjax.scaling.fit import engine, optimum
+from gptjax.scaling.fit import coordinates, engine, optimum
 from gptjax.scaling.fit.engine import Problem
 from gptjax.scaling.laws import design
 
@@ -29,9 +29,9 @@ def spread(params, tokens, repetitions=200):
         np.ones(len(params)),
         "squares_log",
     )
-    start = engine.theta_of(problem.form, TRUTH, problem.centres)
+    start = coordinates.theta_of(problem.form, TRUTH, problem.centres)
     solution = engine.solve(problem, np.repeat(start[None], repetitions, 0), target=target)
-    values = engine.values_of(problem.form, solution.theta, problem.centres, np)
+    values = coordinates.values_of(problem.form, solution.theta, problem.centres)
     best = optimum.two_power_params(values, TARGET, COST)
     tokens_there = COST.tokens(TARGET, best)
     loss = engine.predict(problem.form, values, {"params": best, "tokens": tokens_there})

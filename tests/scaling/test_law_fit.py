@@ -9,7 +9,8 @@ from known_runs import TRUTH, chinchilla_loss, curves_table, runs_table
 
 from gptjax import scaling
 from gptjax.errors import UserError
-from gptjax.scaling.fit import bootstrap, engine
+from gptjax.scaling.fit import bootstrap, engine, traced
+from gptjax.scaling.laws import fit_laws as laws_of
 
 
 def test_a_noiseless_table_gives_its_law_back():
@@ -181,13 +182,27 @@ def many_runs(rows, noise=0.004):
     }
 
 
-def test_a_new_row_count_compiles_nothing():
-    scaling.fit(many_runs(70), resamples=0, starts=4)
-    before = engine._derivatives._cache_size()
+def test_a_fit_compiles_nothing():
+    before = traced._derivatives._cache_size()
+    scaling.fit(many_runs(70), resamples=20, starts=4)
+    assert traced._derivatives._cache_size() == before
+
+
+def test_a_large_table_is_searched_by_a_sample_and_polished():
     law = scaling.fit(many_runs(1500), resamples=0, starts=4)
-    assert engine._derivatives._cache_size() == before
     assert law.values["alpha"] == pytest.approx(0.343, abs=0.01)
     assert law.certificate.gradient_norm < 1e-6
+
+
+def test_checks_of_a_large_table_use_a_sample_and_say_so(monkeypatch):
+    monkeypatch.setattr(laws_of, "CHECKED_RUNS", 60)
+    config = scaling.FitConfig(resamples=20, starts=4, approaches=("parametric",))
+    seen = []
+    laws = scaling.fit_laws(many_runs(90), None, config, watch=lambda *parts: seen.append(parts))
+    assert sorted(seen)[-1][0] == seen[0][1]
+    assert laws["laws"]["chinchilla_parametric"]["n_runs"] == 90
+    assert max(row["n_train"] for row in laws["scores"]) < 61
+    assert any("the laws rest on all 90 runs" in line for line in laws["notes"])
 
 
 def test_one_step_stands_for_refits_of_a_large_table():

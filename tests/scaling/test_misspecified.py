@@ -125,6 +125,14 @@ def test_a_form_that_describes_the_runs_better_has_the_weight():
     assert weights[1] > 0.95 and weights.sum() == pytest.approx(1)
 
 
+def test_exact_runs_weigh_the_form_that_made_them():
+    config = scaling.FitConfig(resamples=0, starts=8)
+    runs = scaling.prepare({**table(chinchilla, 0, 0.0), "loss_stderr": np.full(35, 0.001)})
+    names = ("gadre", "kaplan_nd", "power_mean", "chinchilla")
+    weights = akaike_weights([scaling.fit(runs, name, config=config) for name in names])
+    assert weights[3] > 0.75 and weights[:2].max() < 1e-6
+
+
 def test_forms_without_a_finite_forecast_give_no_number():
     nothing = dict.fromkeys(("params", "tokens", "loss"), (np.nan, np.full(30, np.nan)))
     entry = mixed([nothing], (1.0,), 0.95, 20)

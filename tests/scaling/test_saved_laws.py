@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 
 from gptjax import scaling
-from gptjax.scaling.fit import engine
+from gptjax.scaling.fit import coordinates
 
 
 def saved(spread):
@@ -18,7 +18,7 @@ def saved(spread):
         "form": "chinchilla",
         "params": {name: {"value": value} for name, value in truth.items()},
         "coordinates": {
-            "theta": engine.theta_of(form, truth, centres).tolist(),
+            "theta": coordinates.theta_of(form, truth, centres).tolist(),
             "centres": centres,
             "tied": {},
             "freedom": 30,

@@ -199,7 +199,8 @@ def _resampled(valleys: list[Valley], runs: Runs, config: FitConfig) -> list[Val
         squares[i], freedom[i] = np.sum(residual**2), max(len(rows) - design.shape[1], 0)
     scatter = valley.scatters(squares, freedom)
     rng = np.random.default_rng([config.seed, 3])
-    signs = rng.choice([-1.0, 1.0], size=(config.resamples, int(runs.group.max()) + 1))
+    size = (config.resamples, int(runs.group.max()) + 1)
+    signs = 2 * rng.integers(0, 2, size, np.int8) - 1  # one byte each: a table may be large
     sizes = [max(float(np.sqrt(np.mean(one**2))), 1e-300) for one in scaled]
     pool = np.concatenate([one / size for one, size in zip(scaled, sizes, strict=True)])
     redrawn = iter(

@@ -17,7 +17,7 @@ from gptjax.scaling.tables.runs import Runs, seed_noise
 from gptjax.threads import in_threads
 
 SPLITS = {"third_decade": 1 / 3, "half_decade": 0.5}
-RESAMPLES = 200  # enough for a table of scores
+RESAMPLES = 100  # enough for a table of scores
 MOST_CUTS = 8  # budgets from which on rollouts cut by FLOPs instead
 ROLLOUTS = 4
 

@@ -18,7 +18,8 @@ from gptjax.scaling.forms.form import Form
 from gptjax.scaling.tables.runs import Runs, prepare, require
 
 SAME_RATIO = 0.99995  # correlation of log N and log D above which they are one variable
-QUICK_STARTS = 16
+QUICK_STARTS = 6  # of a diagnostic's refit: the best of as many draws as a full fit's starts
+AGREEING = 3  # starts of such a refit that must end at one minimum
 NEAR = 64  # starts of the search near the best point
 SAMPLE = 1000  # rows of a large table by which its optimum is searched
 SETTLED = 0.1  # standard deviation of a coordinate, mostly a logarithm, that is far from any limit
@@ -144,7 +145,9 @@ def _optimum(problem: Problem, config: FitConfig, *, quick: bool) -> tuple[np.nd
     """The best coordinates and their certificate; large tables are searched by a sample of them."""
     few = _sample(problem, config.seed)
     count = min(config.starts, QUICK_STARTS) if quick else config.starts
-    solution = engine.solve(few, starting_points(few, count, config.seed))
+    draws = config.starts if quick else 0
+    starts = starting_points(few, count, config.seed, draws)
+    solution = engine.solve(few, starts, enough=AGREEING if quick else 0)
     if not np.any(np.isfinite(solution.objective)):
         raise UserError(
             f"{problem.form.name} could not be evaluated at any start; check the table's units"

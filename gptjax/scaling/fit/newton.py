@@ -14,6 +14,7 @@ import numpy as np
 ITERATIONS = 480
 LONGEST = 3.0  # largest change of a coordinate in one step
 DIVISOR = 4.0  # by which delta shrinks
+AGREE = 1e-6  # relative distance of objectives that are the same minimum
 
 
 class Derivatives(NamedTuple):
@@ -68,6 +69,7 @@ def minimise(
     target: float,
     bounds: tuple[np.ndarray, np.ndarray],
     tolerance: float,
+    enough: int = 0,
 ) -> State:
     """Advance every lane until no step promises more than `tolerance` of the objective.
 
@@ -76,12 +78,13 @@ def minimise(
       state: where lanes begin.
       target: the delta at which a lane may end.
       bounds: limits of the coordinates, (p,) each.
+      enough: lanes that have ended at the same least objective and end the search; 0: all.
     """
     known = evaluate(state.theta, state.delta, np.arange(len(state.theta)))
     stale = np.zeros(len(state.theta), bool)  # delta changed: derivatives are needed where it is
     for _ in range(ITERATIONS):
         left = np.flatnonzero(~state.done)
-        if not len(left):
+        if not len(left) or (enough and _agreeing(known.value[state.done]) >= enough):
             break
         at, fresh = known.of(left), ~stale[left]
         with np.errstate(all="ignore"):
@@ -97,6 +100,11 @@ def minimise(
         step = (at.value[fresh], better[fresh], expected[fresh], solved[fresh])
         stale[_settle(state, moved, *step, target, tolerance)] = True
     return state
+
+
+def _agreeing(values: np.ndarray) -> int:
+    """How many values are the least one."""
+    return int(np.sum(values <= np.min(values) * (1 + AGREE))) if len(values) else 0
 
 
 def _trial(

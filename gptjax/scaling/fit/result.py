@@ -9,7 +9,7 @@ import numpy as np
 
 from gptjax.errors import UserError
 from gptjax.scaling.config import FitConfig
-from gptjax.scaling.fit import bootstrap, engine, optimum, profile
+from gptjax.scaling.fit import bootstrap, coordinates, engine, optimum, profile
 from gptjax.scaling.fit.bootstrap import Interval, Resamples
 from gptjax.scaling.fit.certificate import Certificate
 from gptjax.scaling.fit.engine import Problem
@@ -62,13 +62,13 @@ class Fit:
     @functools.cached_property
     def values(self) -> dict[str, float]:
         """The parameters by name."""
-        values = engine.values_of(self.form, self.theta, self.problem.centres, np)
+        values = coordinates.values_of(self.form, self.theta, self.problem.centres)
         return {name: float(value) for name, value in values.items()}
 
     @functools.cached_property
     def samples(self) -> dict[str, np.ndarray]:
         """The parameters of every resample, (R,) each."""
-        values = engine.values_of(self.form, self.resamples.theta, self.problem.centres, np)
+        values = coordinates.values_of(self.form, self.resamples.theta, self.problem.centres)
         count = len(self.resamples)
         return {name: np.broadcast_to(np.asarray(v), (count,)) for name, v in values.items()}
 

@@ -5,21 +5,21 @@ from typing import Any
 
 import numpy as np
 
-from gptjax.scaling.fit import engine
+from gptjax.scaling.fit import coordinates, engine
 from gptjax.scaling.fit.engine import Problem
 from gptjax.scaling.forms.form import Form, Parameter
 
 DRAWS = 4  # draws for each start; the better ones are kept
 
 
-def starting_points(problem: Problem, count: int, seed: int) -> np.ndarray:
+def starting_points(problem: Problem, count: int, seed: int, draws: int = 0) -> np.ndarray:
     """`count` starting points in fitted coordinates, (count, p), a function of the seed.
 
     Parameters in which the loss is linear are solved for by least squares at each draw of the
     others (variable projection); a negative solution is replaced by a random positive share. Of
-    four draws for each start, the quarter with the smallest residuals is kept.
+    `draws`, four for each start when 0, those with the smallest residuals are kept.
     """
-    theta = _drawn(problem, count * DRAWS, seed)
+    theta = _drawn(problem, draws or count * DRAWS, seed)
     squares = dataclasses.replace(problem, kind="squares_log" if problem.logarithmic else "squares")
     error = engine.objective(squares, theta, problem.weights, problem.target)
     error = np.where(np.isfinite(error), error, np.inf)
@@ -41,7 +41,9 @@ def _drawn(problem: Problem, count: int, seed: int) -> np.ndarray:
     for parameter in form.fitted:  # a centred parameter is drawn as its value at the centre
         if parameter.scale and parameter.name not in linear:
             for column, power, sign in parameter.scale:
-                shift = np.exp(sign * engine.exponent_of(values, power) * problem.centres[column])
+                shift = np.exp(
+                    sign * coordinates.exponent_of(values, power) * problem.centres[column]
+                )
                 values[parameter.name] = values[parameter.name] * shift
     for factor, bend, shift, column in form.bent:  # drawn as tilt and level at the centre
         tilt, power = values[factor], values[bend]
@@ -50,7 +52,7 @@ def _drawn(problem: Problem, count: int, seed: int) -> np.ndarray:
     if linear:
         values |= _solve_linear(problem, form, linear, values, rng)
     low, high = problem.bounds
-    return np.clip(engine.theta_of(form, values, problem.centres), low + 1e-9, high - 1e-9)
+    return np.clip(coordinates.theta_of(form, values, problem.centres), low + 1e-9, high - 1e-9)
 
 
 def _draw(parameter: Parameter, count: int, rng: np.random.Generator) -> np.ndarray:

@@ -8,8 +8,6 @@ the schedule up to the point; falls that lie about equally far back are merged i
 
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from gptjax.errors import UserError
@@ -103,19 +101,12 @@ _FALL_COLUMNS = tuple(f"{n}_{i}" for i in range(1, FALLS + 1) for n in ("fall", 
 
 
 def _multi_power_loss(p: Values, x: Values) -> Any:
-    fall, rate, since = (_stacked(x, name, p["C"]) for name in ("fall", "rate", "since"))
-    reach = p["C"] * power(rate, -p["gamma"]) * since
-    drop = (fall * (1 - power(1 + reach, -p["beta"]))).sum(axis=0)
+    drop = sum(
+        x[f"fall_{i}"]
+        * (1 - power(1 + p["C"] * power(x[f"rate_{i}"], -p["gamma"]) * x[f"since_{i}"], -p["beta"]))
+        for i in range(1, FALLS + 1)
+    )
     return p["L0"] + p["A"] * power(x["lr_sum"], -p["alpha"]) - p["B"] * drop
-
-
-def _stacked(x: Values, name: str, parameter: Any) -> Any:
-    """The columns of all falls on a leading axis, (FALLS, n), or (FALLS, 1, n) for lanes (R, 1)."""
-    columns = [x[f"{name}_{i}"] for i in range(1, FALLS + 1)]
-    traced = any(isinstance(column, jax.Array) for column in columns)
-    stacked = jnp.stack(columns) if traced else np.stack(columns)
-    lanes = (1,) * max(np.ndim(parameter) - 1, 0)
-    return stacked.reshape(FALLS, *lanes, *np.shape(columns[0]))
 
 
 ANNEALING = Form(

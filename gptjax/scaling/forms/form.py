@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gptjax.errors import UserError, nearest
+from gptjax.scaling.forms.jets import Jet, value_of
 
 Values = Mapping[str, Any]
 
@@ -183,17 +184,24 @@ class Form:
 
 
 def exp(x: Any) -> Any:
-    """e^x, by NumPy outside of a traced program: nothing is compiled for a mere prediction."""
+    """e^x of a jet, a traced array, or by NumPy: nothing is compiled for a mere prediction."""
+    if isinstance(x, Jet):
+        return x.exp()
     return jnp.exp(x) if isinstance(x, jax.Array) else np.exp(x)
 
 
 def log(x: Any) -> Any:
-    """ln x, by NumPy outside of a traced program."""
+    """ln x of a jet, a traced array, or by NumPy."""
+    if isinstance(x, Jet):
+        return x.log()
     return jnp.log(x) if isinstance(x, jax.Array) else np.log(x)
 
 
 def minimum(x: Any, y: Any) -> Any:
-    """The smaller of two, by NumPy outside of a traced program."""
+    """The smaller of two jets, traced arrays, or NumPy's."""
+    if isinstance(x, Jet) or isinstance(y, Jet):
+        first = x if isinstance(x, Jet) else Jet(x, {}, {})
+        return first.where(value_of(x) <= value_of(y), y)
     traced = isinstance(x, jax.Array) or isinstance(y, jax.Array)
     return jnp.minimum(x, y) if traced else np.minimum(x, y)
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from gptjax.errors import UserError, nearest
 from gptjax.scaling.config import QUANTITIES
-from gptjax.scaling.fit import bootstrap, engine, optimum
+from gptjax.scaling.fit import bootstrap, coordinates, engine, optimum
 from gptjax.scaling.fit.engine import Problem
 from gptjax.scaling.fit.optimum import Cost
 from gptjax.scaling.fit.result import Fit
@@ -158,7 +158,7 @@ def first_plan(
     centres = {
         column: float(np.mean(np.log(getattr(candidates, column)))) for column in form.centred
     }
-    theta = engine.theta_of(form, guess, centres)
+    theta = coordinates.theta_of(form, guess, centres)
     information = np.eye(len(theta)) / PRIOR**2
     return _plan(
         form,
@@ -235,7 +235,7 @@ def _target_gradient(
     """Derivative of ln L_opt or ln N_opt at the target by the coordinates, (p,)."""
     step = 1e-4
     shifts = np.concatenate([np.eye(len(theta)), -np.eye(len(theta))]) * step
-    values = engine.values_of(form, theta + shifts, centres, np)
+    values = coordinates.values_of(form, theta + shifts, centres)
     values = {name: np.broadcast_to(value, len(shifts)) for name, value in values.items()}
     params = optimum.best_params(form, values, flops, cost)
     result = np.log(params)

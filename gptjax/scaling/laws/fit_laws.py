@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from gptjax.scaling.approaches.isoflop import IsoFlop, fit_isoflop
 from gptjax.scaling.approaches.mixture import Mixture, mix
 from gptjax.scaling.config import FitConfig
 from gptjax.scaling.fit import compare_forms, diagnostics
-from gptjax.scaling.fit.fit import fit
+from gptjax.scaling.fit.fit import fit, fit_runs
 from gptjax.scaling.fit.holdout import hold_out, without_largest
 from gptjax.scaling.fit.optimum import Cost, cost_of
 from gptjax.scaling.fit.result import Fit
@@ -24,16 +25,53 @@ from gptjax.scaling.tables.runs import Runs, best_of_each, prepare, require
 from gptjax.threads import in_threads
 
 LINE_POINTS = 60
+CHECKED_RUNS = 10_000  # most runs that the checks of a law and its rival forms are fitted to
+HELD_RESAMPLES = 250  # enough for the intervals of the held-out runs
 ROLLED = ("chinchilla", "power_mean")  # forms whose forecasts are rolled out
 
 
-def fit_laws(runs: Any, curves: Any = None, config: FitConfig | None = None) -> dict[str, Any]:
+Watch = Callable[[int, int], None]
+"""Told how many of a fit's parts are done, and of how many."""
+
+
+@dataclasses.dataclass
+class Steps:
+    """Counts the parts of a fit that are done."""
+
+    watch: Watch
+    total: int
+    done: int = 0
+
+    def after(self, call: Callable[[], Any]) -> Callable[[], Any]:
+        """The call, counted when it ends."""
+
+        def counted() -> Any:
+            try:
+                return call()
+            finally:
+                self.tick()
+
+        return counted
+
+    def tick(self) -> None:
+        self.done += 1
+        self.watch(self.done, self.total)
+
+
+def fit_laws(
+    runs: Any,
+    curves: Any = None,
+    config: FitConfig | None = None,
+    *,
+    watch: Watch = lambda done, total: None,
+) -> dict[str, Any]:
     """Fit every law that the config names and collect what a report needs.
 
     Args:
       runs: the table of runs (path, columns, records or Table).
       curves: the table of training curves, for the envelope; None leaves that law out.
       config: all settings.
+      watch: called with (parts done, parts in all), from any thread.
 
     Returns:
       Plain JSON types only; numbers that are not finite are None.
@@ -47,13 +85,15 @@ def fit_laws(runs: Any, curves: Any = None, config: FitConfig | None = None) -> 
     every = prepare(runs, config, _needs(config))
     table = best_of_each(every, config.settings)
     require(table, "a scaling law", 3)
-    warnings, refused = list(table.warnings), []
+    some, said = _some_of(table)
+    warnings, refused = [*table.warnings, *said], []
     laws: dict[str, Any] = {}
     results: dict[str, Any] = {}
     flops = line_flops(table, config)
     makers = _makers(table, curves, config)
-    checks = _checks(runs, table, config) if "chinchilla_parametric" in makers else {}
-    solved = in_threads([*makers.values(), *checks.values()])
+    checks = _checks(runs, some, config) if "chinchilla_parametric" in makers else {}
+    steps = Steps(watch, len(makers) + len(checks) + 2)
+    solved = in_threads([steps.after(call) for call in (*makers.values(), *checks.values())])
     checked = dict(zip(checks, solved[len(makers) :], strict=True))
     for name, result in zip(makers, solved, strict=False):
         if isinstance(result, UserError):
@@ -66,7 +106,8 @@ def fit_laws(runs: Any, curves: Any = None, config: FitConfig | None = None) -> 
     if not laws:
         raise UserError(_no_law(refused))
     parametric = results.get("chinchilla_parametric")
-    mixed = _mixture(table, parametric, config)
+    mixed = _mixture(some, parametric, config)
+    steps.tick()
     prediction = predictions(results, table, config)
     if mixed is not None:
         prediction = [*mixed_predictions(mixed, table, config), *prediction]
@@ -81,7 +122,7 @@ def fit_laws(runs: Any, curves: Any = None, config: FitConfig | None = None) -> 
         laws=laws,
         prediction=prediction,
         mixture=None if mixed is None else describe.mixture(mixed),
-        holdout=_holdout(parametric, table, results.get("isoflop"), config),
+        holdout=_holdout(parametric, some, results.get("isoflop"), config),
         emergence=_emergence(results),
         settings_laws=_settings_laws(runs, prediction, config),
     )
@@ -91,17 +132,40 @@ def fit_laws(runs: Any, curves: Any = None, config: FitConfig | None = None) -> 
         found = dataclasses.replace(
             found,
             scores=_unless_refused(checked["scores"]),
-            drift=diagnostics.drift(table, parametric, target),
+            drift=diagnostics.drift(some, parametric, target),
             run_next=_run_next(parametric, target, config),
             rollout=_unless_refused(checked["rollout"]),
         )
+    steps.tick()
     return verdict.completed(Laws.from_json(plain(found.to_json()))).to_json()
+
+
+def _some_of(table: Runs) -> tuple[Runs, list[str]]:
+    """The runs that checks and rival forms are fitted to, and a sentence where they are a sample.
+
+    Every k-th by compute, and the best of the largest budget, which rollouts predict.
+    """
+    rows = len(table)
+    if rows <= CHECKED_RUNS:
+        return table, []
+    order = np.argsort(table.flops, kind="stable")
+    keep = np.zeros(rows, bool)
+    keep[order[np.linspace(0, rows - 1, CHECKED_RUNS).round().astype(int)]] = True
+    top = np.flatnonzero(table.budget == table.budgets[-1])
+    keep[top[np.argmin(table.loss[top])]] = True
+    said = (
+        f"the laws rest on all {rows:,} runs; hold-out, scores, rollouts, drift and the other "
+        f"forms of the mixture on {keep.sum():,} of them, every k-th by compute"
+    )
+    return table.take(keep), [said]
 
 
 def _mixture(table: Runs, law: Fit | None, config: FitConfig) -> Mixture | None:
     """The forms beside the parametric law; None where they are not asked for."""
     if law is None or not config.diagnostics or config.tied_exponents:
         return None
+    if len(law.runs) != len(table):  # forms are weighed on the same runs
+        law = fit_runs(table, law.form, config, quick=True)
     return mix(table, law, config)
 
 
@@ -236,8 +300,9 @@ def _holdout(
     """The largest budgets predicted from the smaller ones; None where that cannot be done."""
     if law is None or config.holdout_budgets == 0:
         return None
+    few = dataclasses.replace(config, resamples=min(config.resamples, HELD_RESAMPLES))
     try:
-        held = hold_out(table, law.form, without_largest(table, config.holdout_budgets), config)
+        held = hold_out(table, law.form, without_largest(table, config.holdout_budgets), few)
     except UserError:
         return None
     rest = held.heldout

@@ -7,7 +7,7 @@ import numpy as np
 
 from gptjax.errors import UserError
 from gptjax.scaling.approaches.mixture import mixed
-from gptjax.scaling.fit import bootstrap, engine, optimum
+from gptjax.scaling.fit import bootstrap, coordinates, engine, optimum
 from gptjax.scaling.fit.optimum import Cost
 from gptjax.scaling.forms import form_named, load
 from gptjax.scaling.forms.form import Form
@@ -127,10 +127,10 @@ def _drawn_law(entry: Any, rng: np.random.Generator) -> tuple[Form, Any, Any]:
     many = np.array(entry.get("draws") or [])
     if not len(many):
         many = rng.multivariate_normal(theta, covariance, DRAWS, check_valid="ignore")
-    values = engine.values_of(form, theta[None], centres, np)
+    values = coordinates.values_of(form, theta[None], centres)
     lanes = {
         n: np.broadcast_to(v, len(many))
-        for n, v in engine.values_of(form, many, centres, np).items()
+        for n, v in coordinates.values_of(form, many, centres).items()
     }
     return form, values, lanes
 
