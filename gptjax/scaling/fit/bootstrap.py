@@ -1,4 +1,4 @@
-"""Intervals: refits of resampled tables, all in the one vectorised program.
+"""Intervals: refits of resampled tables, all in one vectorised search.
 
 Four ways. `runs` draws runs with replacement (or trunks, or curves: whatever shares its luck), as
 Hoffmann et al. do; it needs many of them: with 20 a parameter its intervals are still too wide.
