@@ -1,6 +1,6 @@
 """Time job=fit_table as users call it: whole processes on tables of a few sizes, nothing cached.
 
-    python -m benchmarks.fit_table [--rows 240 10000 100000]
+    python -m benchmarks.table_fits [--rows 240 10000 100000]
 
 Each table has noisy runs of a known law (.3 %); 240 rows are 12 budgets of 20 sizes, larger ones
 have sizes and FLOPs at random over three decades. Printed are wall time, processor time of the
