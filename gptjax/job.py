@@ -24,6 +24,7 @@ JOBS: dict[str, str] = {
     "task_ladder": "gptjax.jobs.task_ladder",
     "precision_law": "gptjax.jobs.precision_law",
     "mixture_law": "gptjax.jobs.mixture_law",
+    "clean": "gptjax.jobs.clean",
     "compare": "gptjax.jobs.compare",
     "convert": "gptjax.jobs.convert",
     "sample": "gptjax.jobs.sample",

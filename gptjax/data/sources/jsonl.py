@@ -54,13 +54,13 @@ def _records(found: list[Path], example: str) -> Iterator[tuple[str, dict[str, A
     for content in itertools.chain.from_iterable(contents(file, SUFFIXES) for file in found):
         offset = 0
         where = f"data.path: {content.name!r}"
-        for number, line in enumerate(_lines(content), 1):
+        for number, line in enumerate(lines_of(content), 1):
             if line.strip():
                 yield f"{where} line {number}", _record(line, where, number, offset, example)
             offset += len(line) + 1
 
 
-def _lines(content: Content) -> Iterator[bytes]:
+def lines_of(content: Content) -> Iterator[bytes]:
     """The lines of a file without their line feeds."""
     rest: list[bytes] = []
     start = 0

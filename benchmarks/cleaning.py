@@ -1,0 +1,120 @@
+"""Speed and memory of job=clean on one core, beside datatrove with the same filters.
+
+    python benchmarks/cleaning.py 20 100 [--datatrove=PYTHON]
+
+Writes JSON lines of so many megabytes each into a temporary folder: prose of made-up sentences, of
+which some pages are copies. Each cleaning runs in a process of its own; bytes of text a processor
+second, without imports, and the peak of its memory are printed. `--datatrove` names a Python that
+has datatrove and spaCy, which splits words there; its filters are Gopher's two and C4's.
+"""
+
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+FILTERS = "(repetition,quality,c4)"
+STAGES = {
+    "filters": FILTERS,
+    "all but language": "(urls,repetition,quality,c4,personal,exact,near)",
+}
+FILES = 4
+COPIES = 0.05
+OURS = """
+import resource, sys, time
+from pathlib import Path
+from gptjax.config import make_config
+from gptjax.data.clean.pipeline import clean
+config = make_config({"job": "clean", "clean": {"input": sys.argv[1], "workers": 1,
+    "stages": tuple(sys.argv[3].strip("()").split(","))}})
+start = time.process_time()
+clean(config.own["clean"], Path(sys.argv[2]), lambda words: None)
+print(time.process_time() - start)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+THEIRS = """
+import resource, sys, time
+from datatrove.executor import LocalPipelineExecutor
+from datatrove.pipeline.filters import C4QualityFilter, GopherQualityFilter, GopherRepetitionFilter
+from datatrove.pipeline.readers import JsonlReader
+from datatrove.pipeline.writers import JsonlWriter
+start = time.process_time()
+LocalPipelineExecutor(
+    pipeline=[JsonlReader(sys.argv[1]), GopherRepetitionFilter(), GopherQualityFilter(),
+              C4QualityFilter(), JsonlWriter(sys.argv[2])],
+    tasks=1, logging_dir=sys.argv[2] + "/logs",
+).run()
+print(time.process_time() - start)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+
+
+def page(rng: random.Random, words: list[str]) -> str:
+    """Sentences of common and rare words."""
+    lines = []
+    for _ in range(rng.randint(6, 40)):
+        some = [words[int(rng.paretovariate(0.4)) % len(words)] for _ in range(rng.randint(5, 18))]
+        some.insert(rng.randrange(len(some)), rng.choice(("the", "of", "and", "that", "with")))
+        lines.append(" ".join(some).capitalize() + ".")
+    return "\n".join(lines)
+
+
+def make_input(folder: Path, megabytes: int) -> int:
+    """Write the files; bytes of text in them."""
+    rng, total = random.Random(megabytes), 0
+    letters = "etaoinshrdlucmfw"
+    words = ["".join(rng.choices(letters, k=rng.randint(2, 9))) for _ in range(50_000)]
+    folder.mkdir()
+    for number in range(FILES):
+        pages: list[str] = []
+        size = 0
+        with (folder / f"{number}.jsonl").open("w") as file:
+            while size < megabytes * 1_000_000 // FILES:
+                copy = pages and rng.random() < COPIES
+                text = rng.choice(pages) if copy else page(rng, words)
+                pages = [*pages[-99:], text]
+                size += len(text)
+                url = f"http://e.org/{number}/{size}"
+                file.write(json.dumps({"text": text, "url": url, "id": f"{number}-{size}"}) + "\n")
+        total += size
+    return total
+
+
+def timed(python: str, program: str, *arguments: str) -> tuple[float, float]:
+    """(processor seconds, peak MiB) of a program that prints them last."""
+    done = subprocess.run(
+        [python, "-c", program, *arguments], capture_output=True, text=True, check=True
+    )
+    seconds, peak = done.stdout.split()[-2:]
+    return float(seconds), float(peak)
+
+
+def main(arguments: list[str]) -> None:
+    """Print a row for each size and set of stages."""
+    sizes = [int(one) for one in arguments if not one.startswith("--")] or [20]
+    named = [one.partition("=")[2] for one in arguments if one.startswith("--datatrove=")]
+    with tempfile.TemporaryDirectory() as folder:
+        for megabytes in sizes:
+            source = Path(folder) / f"in{megabytes}"
+            total = make_input(source, megabytes)
+            for name, stages in STAGES.items():
+                out = f"{folder}/{megabytes}-{name.replace(' ', '-')}"
+                row(name, total, *timed(sys.executable, OURS, str(source), out, stages))
+            for python in named:
+                out = f"{folder}/{megabytes}-datatrove"
+                row("datatrove", total, *timed(python, THEIRS, str(source), out))
+
+
+def row(name: str, total: int, seconds: float, peak: float) -> None:
+    """Print one."""
+    rate = total / seconds / 1e6
+    print(f"{total / 1e6:6.0f} MB  {name:22} {rate:7.2f} MB/s a core  {peak:6.0f} MiB", flush=True)
+
+
+if __name__ == "__main__":
+    start = time.monotonic()
+    main(sys.argv[1:])
+    print(f"{time.monotonic() - start:.0f} s")
