@@ -4,7 +4,7 @@
         --config.data.path=prompts.jsonl --config.align.reward=number --workdir=runs/grpo
 
 A line of the file is {"prompt": …, "answer": …}. `--config.align.method=ppo` with
-`--config.align.reward_folder=runs/reward --config.align.kl=k1 --config.align.beta=0.1` is PPO by a
+`--config.align.reward_folder=runs/reward --config.align.beta=0.1` is PPO by a
 reward model. docs/alignment.md has both, and what was measured.
 """
 

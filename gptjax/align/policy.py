@@ -74,6 +74,13 @@ AGGREGATES = {
 the length of a row, whatever an answer's is (Dr. GRPO)."""
 
 
+ESTIMATORS = {"grpo": ("k3", "k2"), "ppo": ("k1",)}
+"""Estimators of the KL divergence that lead back to the reference where a method has it, the usual
+one first (Tang and Munos 2025). In GRPO's loss the gradient of k1 is 0 in the mean; in PPO's
+rewards that of k3 is ∇KL(π‖π_ref) − ∇KL(π_ref‖π) and that of k2 of second order, so that near the
+reference neither pulls."""
+
+
 @dataclasses.dataclass(frozen=True)
 class PolicyConfig:
     """How answers are given, judged and learned from."""
@@ -81,7 +88,7 @@ class PolicyConfig:
     method: str = setting(
         "grpo",
         "grpo: advantages within a group of answers; ppo: generalized advantages over a value head",
-        choices=("grpo", "ppo"),
+        choices=ESTIMATORS,
     )
     prompts: int = setting(16, "prompts of a round", minimum=1)
     group: int = setting(8, "answers to each prompt", minimum=1)
@@ -91,9 +98,10 @@ class PolicyConfig:
     reward_folder: str = setting("", "folder of a reward model that judges in its place")
     beta: float = setting(0.04, "weight of the KL divergence from the reference", minimum=0.0)
     kl: str = setting(
-        "k3",
-        "estimator of that divergence: k3 in grpo's loss, k1 in ppo's rewards as published",
-        choices=ops.KL_ESTIMATORS,
+        "",
+        "estimator of that divergence: k3 or k2 in grpo's loss, k1 in ppo's rewards; empty: the "
+        "first of these",
+        choices=("", *ops.KL_ESTIMATORS),
     )
     kl_target: float = setting(
         0.0,
@@ -115,6 +123,11 @@ class PolicyConfig:
     value_clip: float = setting(0.2, "ppo: most that a value moves in a round", above=0.0)
     eval_prompts: int = setting(64, "held-out prompts that are answered at the end", minimum=1)
 
+    @property
+    def estimator(self) -> str:
+        """The name of the KL estimator."""
+        return self.kl or ESTIMATORS[self.method][0]
+
 
 METRICS = ("align/entropy", "align/clip_share", "align/kl_old", "align/value_loss")
 
@@ -126,7 +139,7 @@ def policy(spec: RunSpec, settings: PolicyConfig) -> Objective:
     k3 of KL(π_old‖π), and the value loss.
     """
     how, critic = AGGREGATES[settings.aggregate], settings.method == "ppo"
-    estimate = ops.KL_ESTIMATORS[settings.kl]
+    estimate = ops.KL_ESTIMATORS[settings.estimator]
 
     def terms(params: Any, rollouts: Rollouts, seeds_B: Array | None) -> tuple:
         mask_BT = rollouts.batch.weights_BT

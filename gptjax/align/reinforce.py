@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gptjax import data
-from gptjax.align.policy import VALUE, PolicyConfig, policy
+from gptjax.align.policy import ESTIMATORS, VALUE, PolicyConfig, policy
 from gptjax.align.rollouts import (
     Answers,
     Judge,
@@ -83,7 +83,7 @@ class Hooks:
 
 
 def check(spec: RunSpec, settings: PolicyConfig) -> None:
-    """Refuse rounds that are no whole number of updates, and groups of one.
+    """Refuse rounds that are no whole number of updates, groups of one, and a KL without pull.
 
     Raises:
       UserError: naming the settings.
@@ -104,6 +104,11 @@ def check(spec: RunSpec, settings: PolicyConfig) -> None:
         raise UserError(
             f"align.group={settings.group} has no other answers to compare with; give 2 or more, "
             "or align.method=ppo"
+        )
+    if settings.estimator not in ESTIMATORS[settings.method]:
+        raise UserError(
+            f"align.kl={settings.kl} does not lead back to the reference in align.method="
+            f"{settings.method}; use {' or '.join(ESTIMATORS[settings.method])}"
         )
 
 

@@ -222,7 +222,7 @@ def _ppo(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rewards less β·KL at each token, their generalized advantages, and returns A + V."""
     last = mask * (np.cumsum(mask[:, ::-1], axis=1)[:, ::-1] == 1)
-    penalty = np.asarray(ops.KL_ESTIMATORS[settings.kl](jnp.asarray(away)))
+    penalty = np.asarray(ops.KL_ESTIMATORS[settings.estimator](jnp.asarray(away)))
     rewards_NT = (rewards_N[:, None] * last - beta * penalty) * mask
     given = (jnp.asarray(x, jnp.float32) for x in (rewards_NT, value, mask))
     advantages = ops.generalized_advantages(

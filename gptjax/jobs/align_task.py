@@ -122,11 +122,11 @@ def policy_config(config: Config, folder: Path, method: str) -> Config:
         "method": method,
         "max_tokens": 2 * settings.length,
         "reward": "capitals",
-        "kl": "k3",
+        "kl": "",
         "beta": 0.02,
     }
     if method == "ppo":
-        own |= {"reward_folder": str(folder / "reward"), "kl": "k1", "beta": 0.05, "epochs": 2}
+        own |= {"reward_folder": str(folder / "reward"), "beta": 0.05, "epochs": 2}
     asked = dataclasses.replace(config.own["align"], **own)
     updates = asked.epochs * asked.prompts * asked.group // 64
     return changed(

@@ -122,6 +122,39 @@ def test_estimators_have_the_mean_that_their_names_promise():
     assert np.all(ops.KL_ESTIMATORS["k3"](difference) >= 0)
 
 
+def test_estimators_that_are_offered_lead_back_to_the_reference():
+    """The mean gradient over a policy near q, in a loss and in rewards, along that of KL(p‖q)."""
+    q = jnp.log(jnp.array([0.2, 0.5, 0.3]))
+    z = q + 0.02 * jnp.array([1.0, -2.0, 0.5])
+
+    def kl(z):
+        p = jax.nn.softmax(z)
+        return jnp.sum(p * (jnp.log(p) - q))
+
+    def in_loss(z, estimate):
+        p = jax.lax.stop_gradient(jax.nn.softmax(z))
+        return jnp.sum(p * estimate((jax.nn.log_softmax(z) - q)[None])[0])
+
+    def in_rewards(z, estimate):
+        p = jax.lax.stop_gradient(jax.nn.softmax(z))
+        cost = estimate((jax.nn.log_softmax(z) - q)[None])[0]
+        return jnp.sum(p * jax.lax.stop_gradient(cost) * jax.nn.log_softmax(z))
+
+    exact = jax.grad(kl)(z)
+    for method, mean in (("grpo", in_loss), ("ppo", in_rewards)):
+        for name, estimate in ops.KL_ESTIMATORS.items():
+            pull = float(jax.grad(mean)(z, estimate) @ exact / (exact @ exact))
+            offered = name in policy.ESTIMATORS[method]
+            assert pull == pytest.approx(1.0 if offered else 0.0, abs=0.1), (method, name)
+
+
+def test_estimators_without_pull_are_refused():
+    for method, name in (("ppo", "k2"), ("ppo", "k3"), ("grpo", "k1")):
+        with pytest.raises(UserError, match=f"align.kl={name} does not lead back"):
+            reinforce.check(SPEC, PolicyConfig(method=method, kl=name, prompts=SPEC.batch_size))
+    assert [PolicyConfig(method=m).estimator for m in ("grpo", "ppo")] == ["k3", "k1"]
+
+
 def test_ppos_rewards_are_the_answers_at_its_last_token_less_beta_kl_at_each():
     settings = PolicyConfig(method="ppo", kl="k1", discount=1.0, gae_decay=1.0)
     mask = np.array([[0.0, 1.0, 1.0, 0.0]], np.float32)
