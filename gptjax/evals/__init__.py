@@ -5,7 +5,13 @@
 0.5
 """
 
-from gptjax.evals.calibration import calibration, fit_temperature, reliability, tempered
+from gptjax.evals.calibration import (
+    calibration,
+    cross_tempered,
+    fit_temperature,
+    reliability,
+    tempered,
+)
 from gptjax.evals.choices import Item
 from gptjax.evals.config import EvalConfig
 from gptjax.evals.memorization import exposure, memorization
@@ -29,6 +35,7 @@ __all__ = [
     "Scored",
     "Task",
     "calibration",
+    "cross_tempered",
     "evaluate",
     "exposure",
     "fit_temperature",

@@ -95,3 +95,18 @@ def fit_temperature(log_p: Sequence[Sequence[float]], answers: Sequence[int]) ->
 
     found = optimize.minimize_scalar(loss, bounds=(-3.0, 3.0), method="bounded")
     return float(np.exp(found.x))
+
+
+def cross_tempered(log_p: Sequence[Sequence[float]], answers: Sequence[int]) -> list[np.ndarray]:
+    """Each row by the temperature that was fitted on the other half of the rows.
+
+    Every second row is in the other half, so that no row is judged by a temperature that saw its
+    answer. A lone row keeps its temperature.
+    """
+    rows: list[np.ndarray] = [tempered([row], 1.0)[0] for row in log_p]
+    for half in (0, 1):
+        others = slice(1 - half, None, 2)
+        if len(rows) > 1:
+            t = fit_temperature(log_p[others], answers[others])
+            rows[half::2] = tempered(log_p[half::2], t)
+    return rows

@@ -1,7 +1,6 @@
 """job=evaluate: scores of a model on texts and tasks, with error bars, beside a second model's."""
 
 import dataclasses
-import math
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from gptjax.errors import UserError
 from gptjax.evals.config import EvalConfig
 from gptjax.files import write_json
 from gptjax.job import Job
+from gptjax.scaling.laws.fit_laws import plain
 
 
 def check(config: Config) -> None:
@@ -66,7 +66,7 @@ def described(result: Any) -> dict[str, Any]:
         answers = [row["answer"] for row in rows]
         logs = [row["logprobs"] for row in rows]
         t = evals.fit_temperature(logs, answers)
-        after = evals.calibration(evals.tempered(logs, t), answers)
+        after = evals.calibration(evals.cross_tempered(logs, answers), answers)
         found["calibration"] = plain(dataclasses.asdict(evals.calibration(chances, answers)))
         found["calibration"] |= {"temperature": t, "ece_tempered": after.ece}
     return found
@@ -92,17 +92,6 @@ PAIRED: dict[str, Any] = {
     "extracted": lambda row: row["extracted"],
 }
 """What an item gives to the paired difference of each headline."""
-
-
-def plain(value: Any) -> Any:
-    """The value as JSON has it, NaN as None."""
-    if isinstance(value, dict):
-        return {str(key): plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(inner) for inner in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value
 
 
 def _print(content: dict[str, Any], folder: Path) -> None:

@@ -211,3 +211,14 @@ def test_a_known_miscalibration_is_recovered():
     before = evals.calibration(evals.tempered(sharp, 1.0), answers).ece
     after = evals.calibration(evals.tempered(sharp, t), answers).ece
     assert after < 0.03 < 0.1 < before
+    crossed = evals.cross_tempered(sharp, answers)
+    assert evals.calibration(crossed, answers).ece < 0.03
+
+
+def test_no_item_is_judged_by_a_temperature_that_saw_its_answer():
+    log_p, answers = np.log([[0.9, 0.1], [0.6, 0.4], [0.8, 0.2], [0.7, 0.3]]), [0, 1, 0, 1]
+    rows = evals.cross_tempered(log_p, answers)
+    other = evals.cross_tempered(log_p, [1, 1, 0, 1])
+    np.testing.assert_array_equal([rows[0], rows[2]], [other[0], other[2]])
+    assert np.all(rows[1] != other[1]) and np.all(rows[3] != other[3])
+    np.testing.assert_allclose(evals.cross_tempered(log_p[:1], [0])[0], [0.9, 0.1])

@@ -144,4 +144,4 @@ EFFECTIVE_DATA = MixtureForm(
 MIXTURE_FORMS: dict[str, MixtureForm] = {
     form.name: form for form in (LINEAR, LOG_LINEAR, EXPONENTIAL, EFFECTIVE_DATA)
 }
-"""By name: the choices of `mixture.form`."""
+"""By name: the choices of `mixture_law.form`."""

@@ -14,6 +14,7 @@ import numpy as np
 from scipy import stats
 
 from gptjax.errors import UserError, nearest
+from gptjax.scaling.laws.fit_laws import plain
 from gptjax.scaling.tasks.laws import LAWS, TaskLaw, loss_law
 from gptjax.scaling.tasks.table import Scores
 
@@ -158,17 +159,7 @@ def forecast(
 
 def describe(found: Forecast) -> dict[str, Any]:
     """The content of forecast.json: plain types, NaN as None."""
-    return _plain(dataclasses.asdict(found))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    if isinstance(value, float | np.floating):
-        return float(value) if np.isfinite(value) else None
-    return value
+    return plain(dataclasses.asdict(found))
 
 
 def _cuts(scores: Scores) -> list[np.ndarray]:
