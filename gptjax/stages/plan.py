@@ -17,8 +17,8 @@ from gptjax.files import write_atomic
 from gptjax.report.numbers import duration_text
 from gptjax.sweeps import Cell, timing
 
-FULL_WIDTH = 130
-"""Characters of a line where the output is no terminal: every column has room."""
+LINE = 130
+"""Characters of a line where the output is no terminal, or more where the table has more."""
 
 COLUMNS = (
     "budget",
@@ -56,8 +56,9 @@ def print_plan(config: Config, cells: Sequence[Cell], folder: Path) -> float:
     lanes = timing.schedule(bundles, reference, workers)
     total = max(lane.finish for lane in lanes)
     seconds = timing.predicted_by_cell(bundles, reference)
-    console = Console(width=None if sys.stdout.isatty() else FULL_WIDTH)
-    _print_table(console, [_row(cell, seconds[cell.id]) for cell in cells], folder / FILE)
+    rows = [_row(cell, seconds[cell.id]) for cell in cells]
+    console = Console(width=None if sys.stdout.isatty() else max(LINE, full_width(rows)))
+    _print_table(console, rows, folder / FILE)
     flops, trained = sum(cell.flops for cell in cells), sum(b.total_flops for b in bundles)
     shared = f", {trained:.3g} of them trained (lengths share trunks)" if trained < flops else ""
     widest = max((len(bundle.cells) for bundle in bundles if bundle.stacked), default=0)
@@ -106,15 +107,23 @@ def _plain(row: Sequence[str]) -> list[str]:
 
 def shown_columns(rows: Sequence[tuple[str, ...]], width: int) -> list[str]:
     """The names of the columns that fit in so many characters, beside their frame."""
-    wide = {
-        name: max(map(len, (name, *column))) + 3
-        for name, column in zip(COLUMNS, zip(*rows, strict=True), strict=True)
-    }
+    wide = _widths(rows)
     for name in LEFT_OUT:
         if sum(wide.values()) + 1 <= width:
             break
         del wide[name]
     return list(wide)
+
+
+def full_width(rows: Sequence[tuple[str, ...]]) -> int:
+    """Characters of a line with every column."""
+    return sum(_widths(rows).values()) + 1
+
+
+def _widths(rows: Sequence[tuple[str, ...]]) -> dict[str, int]:
+    """The characters of each column with its part of the frame."""
+    columns = zip(COLUMNS, zip(*rows, strict=True), strict=True)
+    return {name: max(map(len, (name, *column))) + 3 for name, column in columns}
 
 
 def _lane(lane: timing.Lane) -> str:
