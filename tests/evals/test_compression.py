@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from tiny import CONFIG, model
+from scored_model import CONFIG, model
 
 from gptjax import convert, data, models
 from gptjax.errors import UserError

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from tiny import CONFIG, by_whole_pass, model
+from scored_model import CONFIG, by_whole_pass, model
 
 from gptjax.errors import UserError
 from gptjax.evals import Document, choices, perplexity, statistics, text

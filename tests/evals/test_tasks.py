@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from tiny import by_whole_pass, model
+from scored_model import by_whole_pass, model
 
 from gptjax import evals
 from gptjax.data.sources.zipf_facts import ZipfFactsConfig

@@ -20,7 +20,7 @@ from gptjax.report import memorization as memorization_page
 REPO = Path(__file__).parents[2]
 sys.path.insert(0, str(REPO / "tests" / "evals"))
 
-from tiny import by_whole_pass, model  # noqa: E402
+from scored_model import by_whole_pass, model  # noqa: E402
 
 SMALL = memorization.Settings(
     widths=(8,), repetitions=(1, 3), canaries=2, digits=1, documents=12, document_bytes=400

@@ -1,6 +1,7 @@
 """How many devices a run gets."""
 
 import dataclasses
+from types import SimpleNamespace
 
 from gptjax.cost import memory
 from gptjax.models import ModelConfig
@@ -52,6 +53,7 @@ def test_a_stack_stays_on_one_device_and_a_cpu_says_no_limit():
 
 
 def test_runs_of_a_sweep_in_parts_share_programs():
+    corpus = SimpleNamespace(fingerprint="c")
     for tokens in (0, 512):
-        session = session_on(None, SweepConfig(part_tokens=tokens), TrainConfig(), [None])
+        session = session_on(corpus, SweepConfig(part_tokens=tokens), TrainConfig(), [None])
         assert session.shares_programs == (tokens > 0)
