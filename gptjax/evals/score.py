@@ -19,7 +19,7 @@ from gptjax.errors import UserError
 from gptjax.infer.model import Model
 
 SMALLEST = 32
-TOKENS = 2048
+TOKENS = 1024
 """Tokens of a batch, padding included."""
 EACH = 4
 """Requests in a batch for each context that some share."""
