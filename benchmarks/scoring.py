@@ -5,8 +5,8 @@
 One random GPT-2 (4 layers, width 256, 8,192 tokens), float32, two threads. Two kinds of items:
 single continuations after contexts of their own, and items of HellaSwag's shape, four endings after
 one context. Each side scores all items once to compile and warm up, then again by the clock, in
-turns; the best of three is printed, of lm-eval that of its best batch size. Needs lm-eval, torch and
-transformers.
+turns; the best of three is printed, of lm-eval that of its best batch size. Needs lm-eval, torch
+and transformers.
 """
 
 import argparse
