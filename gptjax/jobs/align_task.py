@@ -28,7 +28,7 @@ from gptjax.errors import UserError
 from gptjax.fields import replaced, setting
 from gptjax.files import read_json, write_atomic, write_json
 from gptjax.job import Job
-from gptjax.stages.model_to_sample import trained
+from gptjax.stages.find_model import trained
 from gptjax.stages.reinforcing import course_of, judge_of, measured, reinforce_folder
 from gptjax.stages.run_log import flops_per_token
 from gptjax.stages.tuning import tune

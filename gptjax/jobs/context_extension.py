@@ -39,15 +39,15 @@ def check(config: Config) -> None:
 def main(config: Config, folder: Path) -> int:
     """Train both, measure each method; writes context_extension.json and a figure."""
     from gptjax.report import context_extension as page  # matplotlib is slow to import
-    from gptjax.stages import model_to_sample
+    from gptjax.stages import find_model
 
     asked: Settings = config.own["context_extension"]
     start_backend(config)
-    rotary = model_to_sample.find(config, "", folder / "rotary")
+    rotary = find_model.find(config, "", folder / "rotary")
     other = dataclasses.replace(config, model=replaced(config.model, {"positions": "alibi"}))
     models = {
         **extended(rotary, asked.factor),
-        "alibi": _longer(model_to_sample.find(other, "", folder / "alibi"), asked.factor, {}),
+        "alibi": _longer(find_model.find(other, "", folder / "alibi"), asked.factor, {}),
     }
     rows = {}
     for name, model in models.items():

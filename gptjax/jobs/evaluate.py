@@ -34,12 +34,12 @@ def main(config: Config, folder: Path) -> int:
     from gptjax import evals, infer
     from gptjax.evals.tasks import with_facts
     from gptjax.report import scores as page  # matplotlib is slow to import
-    from gptjax.stages import model_to_sample
+    from gptjax.stages import find_model
 
     asked: EvalConfig = config.own["evaluate"]
     start_backend(config)
     enable_compilation_cache(config)
-    model = model_to_sample.find(config, asked.model, folder)
+    model = find_model.find(config, asked.model, folder)
     known = with_facts(config.data)
     results = evals.evaluate(model, asked, known=known)
     content: dict[str, Any] = {"model": model.name, "tasks": [described(r) for r in results]}

@@ -60,7 +60,7 @@ def check(config: Config) -> None:
 def main(config: Config, folder: Path) -> int:
     """Plant, train each size, measure; writes memorization.json and a figure."""
     from gptjax.report import memorization as page  # matplotlib is slow to import
-    from gptjax.stages import model_to_sample
+    from gptjax.stages import find_model
 
     asked: Settings = config.own["memorization"]
     start_backend(config)
@@ -69,7 +69,7 @@ def main(config: Config, folder: Path) -> int:
     rows: list[dict[str, Any]] = []
     for width in asked.widths:
         one = dataclasses.replace(config, data=data, model=replaced(config.model, {"width": width}))
-        model = model_to_sample.find(one, "", folder / f"width-{width}")
+        model = find_model.find(one, "", folder / f"width-{width}")
         rows += [{"width": width, **row} for row in measure(model, planted)]
         print(f"width {width}: {_said([row for row in rows if row['width'] == width])}")
     content = {"candidates": 10**asked.digits, "rows": rows}

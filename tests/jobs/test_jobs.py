@@ -58,6 +58,20 @@ def test_fit_again_with_another_setting(sweep, capsys):
     assert json.loads((workdir / "laws.json").read_text()) == first
 
 
+def test_the_best_cell_of_a_sweep_writes_text(sweep, tmp_path, capsys):
+    """It is trained again, and kept for the next call."""
+    workdir, _ = sweep
+    records = [json.loads(path.read_text()) for path in (workdir / "records").glob("*.json")]
+    best = min(records, key=lambda record: record["loss"])
+    flags = [f"--config={EXPERIMENTS / 'sample.py'}", f"--workdir={tmp_path}"]
+    own = {"model": workdir, "prompt": "a", "sampling.max_tokens": 3}
+    command = ["gptjax", *flags, *(f"--config.sample.{name}={x}" for name, x in own.items())]
+    assert main(command) == 0
+    assert f"the best cell is {best['cell']} with {best['loss']:.4f}" in capsys.readouterr().out
+    assert main(command) == 0
+    assert "the best cell is" not in capsys.readouterr().out
+
+
 def test_report_again(sweep):
     workdir, flags = sweep
     (workdir / "report.html").unlink()

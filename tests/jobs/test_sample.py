@@ -249,7 +249,7 @@ def test_without_a_model_a_small_one_is_trained(tmp_path, capfd):
     where = ["gptjax", "--config=experiments/sample.py", f"--workdir={tmp_path}"]
     command = [*where, *(f"--config.{flag}" for flag in flags)]
     assert main(command) == 0
-    assert "names no model: training one of " in capfd.readouterr().out
+    assert "no model is named: training one of " in capfd.readouterr().out
     assert main(command) == 0
     out, err = capfd.readouterr()
     assert "training" not in out and "tokens per second" in err

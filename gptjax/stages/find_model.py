@@ -1,4 +1,4 @@
-"""The model of job=sample: a folder's, the best cell of a sweep's, or a small one trained now.
+"""The model that a job is asked for: a folder's, a sweep's best cell, or a small one trained now.
 
 Cells of a sweep keep no parameters, so the best one is trained again, to the same bits; both kinds
 stay in the workdir, and the next call finds them.
@@ -48,7 +48,7 @@ def _small(config: Config, folder: Path) -> Path:
     if not own_folder.has_params(folder / own_folder.MODEL):
         count = models.count_params(spec.model).total
         print(
-            f"sample.model='' names no model: training one of {count:,} parameters on "
+            f"no model is named: training one of {count:,} parameters on "
             f"{spec.tokens:,} tokens of {config.data.source} first, about a minute on two cores",
             flush=True,
         )
@@ -61,7 +61,7 @@ def _best_cell(source: Path, folder: Path) -> Path:
     cells = planned.read_plan(source).cells
     done = [(record["loss"], cell) for cell, record in _done(source, cells)]
     if not done:
-        raise UserError(f"sample.model={source} holds a sweep none of whose cells is done; run it")
+        raise UserError(f"{source} holds a sweep none of whose cells is done; run it")
     loss, best = min(done, key=lambda pair: (pair[0], pair[1].id))
     place = folder / f"cell-{best.id}"
     if not own_folder.has_params(place / own_folder.MODEL):
