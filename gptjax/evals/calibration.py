@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from scipy import optimize
 
 from gptjax.errors import UserError
 
@@ -86,6 +85,7 @@ def tempered(log_p: Sequence[Sequence[float]], temperature: float) -> list[np.nd
 
 def fit_temperature(log_p: Sequence[Sequence[float]], answers: Sequence[int]) -> float:
     """T of the least mean −ln softmax(log p / T), between 1/20 and 20 (Guo et al. 2017)."""
+    from scipy import optimize  # slow to import
 
     def loss(log_t: float) -> float:
         rows = tempered(log_p, float(np.exp(log_t)))

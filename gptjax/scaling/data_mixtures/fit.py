@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from scipy.optimize import least_squares
-from scipy.stats import spearmanr
 
 from gptjax.errors import UserError
 from gptjax.scaling.data_mixtures.forms import MIXTURE_FORMS, MixtureForm
@@ -159,6 +157,8 @@ def _descend(
     form: MixtureForm, inputs: np.ndarray, losses_R: np.ndarray, start: np.ndarray, most: int
 ) -> tuple[np.ndarray, float]:
     """(theta, sum of squares); infinite where the fit broke down."""
+    from scipy.optimize import least_squares  # slow to import
+
     try:
         with np.errstate(all="ignore"):
             found = least_squares(
@@ -199,6 +199,8 @@ def _cross_validated(
 
 def rank(predicted: np.ndarray, measured: np.ndarray) -> float:
     """Spearman's correlation; 0 where one of them is constant."""
+    from scipy.stats import spearmanr  # slow to import
+
     if np.ptp(predicted) == 0 or np.ptp(measured) == 0:
         return 0.0
     return float(spearmanr(predicted, measured).statistic)

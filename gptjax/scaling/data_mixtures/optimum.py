@@ -8,7 +8,6 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.optimize import minimize
 
 from gptjax.errors import UserError
 from gptjax.scaling.data_mixtures.fit import MixtureLaw
@@ -220,6 +219,8 @@ def _capped(at: _Objective, caps: np.ndarray, start: np.ndarray) -> np.ndarray:
 
 def _free(at: _Objective, fixed: np.ndarray, free: np.ndarray, start: np.ndarray) -> np.ndarray:
     """The minimum over the free weights, whose sum is what the fixed ones leave: r = softmax(z)."""
+    from scipy.optimize import minimize  # slow to import
+
     left = 1.0 - fixed.sum()
     if left <= LEAST or not free.any():
         return fixed / fixed.sum()
