@@ -166,9 +166,10 @@ def _locked(work: Path, place: Path, stamp: Mapping[str, Any]) -> int | None:
     """
     seen, since = -1, time.monotonic()
     while True:
-        work.mkdir(exist_ok=True)
+        with contextlib.suppress(FileExistsError):  # pathlib asks again, and it may be gone by then
+            os.mkdir(work)
         with contextlib.suppress(FileNotFoundError):  # it was renamed just now
-            lock = os.open(work, os.O_RDONLY)
+            lock = os.open(work, os.O_RDONLY | os.O_DIRECTORY)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if os.fstat(lock).st_ino == os.stat(work).st_ino:

@@ -255,6 +255,23 @@ def test_others_wait_for_the_builder(tmp_path, builds):
     assert builds.calls == 0
 
 
+def test_a_folder_that_is_renamed_between_two_looks_is_asked_for_again(
+    tmp_path, builds, monkeypatch
+):
+    """`mkdir` sees the builder's folder, and it is gone at the next question."""
+    mkdir, seen = os.mkdir, []
+
+    def late(path, *rest):
+        seen.append(str(path).endswith(".partial.tmp"))
+        if seen[-1] and sum(seen) == 1:
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+        mkdir(path, *rest)
+
+    monkeypatch.setattr(os, "mkdir", late)
+    assert cache.folder(tmp_path, "name", STAMP, builds)[1] == {"sum": 10}
+    assert sum(seen) > 1
+
+
 def test_a_file_system_without_locks(tmp_path, builds, monkeypatch):
     def refuses(*_):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
