@@ -106,14 +106,21 @@ def _print(found: dict[str, Any], folder: Path) -> None:
     for name in ("", "value", "interval"):
         table.add_column(name)
     for name, one in found["params"].items():
-        table.add_row(name, f"{one['value']:.4g}", f"[{one['low']:.3g}, {one['high']:.3g}]")
+        low, high = _shown(one["low"], ".3g"), _shown(one["high"], ".3g")
+        table.add_row(name, _shown(one["value"], ".4g"), f"[{low}, {high}]")
     Console(width=100).print(table, markup=False)
     held, factor = found["held_out"], found["held_out"]["median_factor"]
     print(
         f"{found['points']} points, {found['without_added_loss']} more where nothing was lost; "
-        f"held out, {held['what']}: predicted within a factor of {factor:.2f} (median), "
-        f"{held['inside']:.0%} inside their intervals; {folder / 'precision.json'}"
+        f"held out, {held['what']}: predicted within a factor of {_shown(factor, '.2f')} "
+        f"(median), {_shown(held['inside'], '.0%')} inside their intervals; "
+        f"{folder / 'precision.json'}"
     )
+
+
+def _shown(value: float | None, form: str) -> str:
+    """A number, or a dash for one that was not finite."""
+    return "–" if value is None else format(value, form)
 
 
 JOB = Job(main, check=check, many_runs=True, trains=True)

@@ -47,6 +47,16 @@ def test_the_law_of_a_table_is_found(tmp_path, capsys):
     assert "47 points, 1 more where nothing was lost" in capsys.readouterr().out
 
 
+def test_what_is_not_finite_is_printed_as_a_dash(tmp_path, capsys):
+    """Without resamples there are no intervals, and nothing is inside of them."""
+    config = experiment.load(str(EXPERIMENT))
+    config["fit"].update(resamples=0, params_convention="total")
+    config["report"]["formats"] = ("png",)
+    precision_law.laws_of(configs.make_config(config), tmp_path, table())
+    shown = capsys.readouterr().out
+    assert "[–, –]" in shown and "– inside their intervals" in shown
+
+
 def test_one_number_of_bits_makes_no_law():
     config = experiment.load(str(EXPERIMENT))
     config["sweep"]["quantize_bits"] = (4,)
