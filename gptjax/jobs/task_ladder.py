@@ -12,15 +12,22 @@ from gptjax.errors import UserError
 from gptjax.files import read_json, write_json
 from gptjax.job import Job
 from gptjax.scaling.tasks import Forecast, Scores, forecast, read_scores
+from gptjax.scaling.tasks.forecast import SIZES
 from gptjax.stages import task_forecasts
 from gptjax.stages.sweep import run_sweep
 
 
 def check(config: Config) -> None:
-    """Refuse a ladder without tasks, and unknown ones."""
+    """Refuse a ladder without tasks or with too few sizes, and unknown tasks."""
     if not config.sweep.tasks:
         raise UserError(
             "sweep.tasks=() gives job=task_ladder nothing to forecast; give names of tasks"
+        )
+    sizes = len(set(config.sweep.widths))
+    if config.sweep.plan == "grid" and sizes < SIZES + 2:
+        raise UserError(
+            f"sweep.widths={config.sweep.widths} has {sizes} sizes, and the largest is forecast "
+            f"from {SIZES + 1} others; give {SIZES + 2} or more"
         )
     task_scores.check(config)
 

@@ -23,6 +23,7 @@ EXPERIMENT = Path(__file__).parents[2] / "experiments" / "task_ladder.py"
 
 def made(tmp_path, **sweep):
     values = experiment.load(str(EXPERIMENT))
+    values["job"] = "sweep"
     values["data"].update(source="zipf-facts", cache_dir=str(tmp_path / "cache"))
     values["data"]["zipf_facts"].update(tokens=4096, heldout_tokens=1024, entities=200)
     values["model"]["seq_len"] = 40
@@ -71,6 +72,9 @@ def test_unknown_tasks_are_refused_before_anything_is_trained(tmp_path):
     values["sweep"].update(tasks=())
     with pytest.raises(UserError, match="nothing to forecast"):
         configs.make_config(values)
+    values["sweep"].update(tasks=("facts",), widths=(8, 12, 16))
+    with pytest.raises(UserError, match="has 3 sizes, and the largest is forecast from 3 others"):
+        configs.make_config(values)
 
 
 def test_runs_have_a_column_for_each_score(tmp_path):
@@ -96,14 +100,14 @@ def test_runs_have_a_column_for_each_score(tmp_path):
 
 @pytest.mark.slow
 def test_a_ladder_is_scored_and_its_largest_size_forecast(tmp_path):
-    """Three sizes on three budgets: pytest -m slow tests/jobs/test_task_ladder.py."""
+    """Four sizes on three budgets: pytest -m slow tests/jobs/test_task_ladder.py."""
     flags = {
         "data.source": "zipf-facts",
         "data.zipf_facts.tokens": 65536,
         "data.zipf_facts.heldout_tokens": 4096,
         "data.cache_dir": tmp_path / "cache",
         "model.seq_len": 40,
-        "sweep.widths": "(8,12,16)",
+        "sweep.widths": "(8,12,16,20)",
         "sweep.tokens": "(16384,32768,65536)",
         "sweep.tasks": "facts",
         "evaluate.count": 40,
