@@ -18,7 +18,15 @@ from gptjax.convert.tensor_map import TensorMap, by_path
 from gptjax.errors import UserError, nearest
 from gptjax.files import read_json, write_json
 
-__all__ = ["DTYPES", "family_of", "from_huggingface", "read_config", "to_huggingface"]
+__all__ = [
+    "DTYPES",
+    "family_of",
+    "from_huggingface",
+    "join",
+    "read_config",
+    "split",
+    "to_huggingface",
+]
 
 DTYPES = {
     "float32": np.dtype(np.float32),
@@ -60,7 +68,7 @@ def from_huggingface(directory: str | Path, *, shardings: Any = None) -> tuple[A
             if source.name not in stored:
                 raise UserError(f"{folder} has no tensor {source.name}; fetch the whole model")
             wanted = [shapes[each][len(source.at) :] for each in source.paths]
-            parts = _split(stored[source.name].read(), source.tensor, wanted, source.name)
+            parts = split(stored[source.name].read(), source.tensor, wanted, source.name)
             leaf[source.at] = parts[source.paths.index(path)]
         leaves.append(jax.device_put(leaf, places[path]) if path in places else leaf)
     return tensor_map.config, jax.tree.unflatten(jax.tree.structure(tensor_map.shapes), leaves)
@@ -119,7 +127,7 @@ def _tensors(
         for source in tensor_map.sources[path]:
             if source.paths[0] == path:
                 parts = [np.asarray(leaves[each][source.at], dtype) for each in source.paths]
-                yield source.name, _join(parts, source.tensor)
+                yield source.name, join(parts, source.tensor)
 
 
 def _named(tensor_map: TensorMap, stored: dict[str, Stored]) -> dict[str, Stored]:
@@ -153,7 +161,7 @@ def _check_tied(name: str, tensor: Stored, embedding: Stored | None) -> None:
         )
 
 
-def _split(
+def split(
     array: np.ndarray, tensor: Tensor, shapes: list[tuple[int, ...]], name: str
 ) -> list[np.ndarray]:
     """Their tensor as our leaves.
@@ -184,7 +192,7 @@ def _split(
 
 
 def _their_shape(tensor: Tensor, shapes: list[tuple[int, ...]]) -> tuple[int, ...]:
-    """The shape of their tensor that holds our leaves: that of `_join`'s result."""
+    """The shape of their tensor that holds our leaves: that of `join`'s result."""
     first = shapes[0]
     if tensor.patch:
         return (first[-1], first[0] // tensor.patch**2, tensor.patch, tensor.patch)
@@ -205,8 +213,8 @@ def _columns(tensor: Tensor, shape: tuple[int, ...]) -> int:
     return math.prod(shape[tensor.inputs :])
 
 
-def _join(parts: list[np.ndarray], tensor: Tensor) -> np.ndarray:
-    """Our leaves as their tensor: the inverse of `_split`."""
+def join(parts: list[np.ndarray], tensor: Tensor) -> np.ndarray:
+    """Our leaves as their tensor: the inverse of `split`."""
     if tensor.patch:
         p, (part,) = tensor.patch, parts
         pixels = part.reshape(p, p, -1, part.shape[-1])

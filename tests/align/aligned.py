@@ -1,5 +1,6 @@
 """Shapes, files and commands that the tests of alignment share."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -35,6 +36,12 @@ LLAMA = models.ModelConfig(
     use_bias=False,
     tied_head=False,
     init_scale=0.2,
+)
+NEOX = dataclasses.replace(
+    CONFIG, mlp="gelu", norm="layernorm", use_bias=True, block="parallel", tied_head=False
+)
+GPT2 = dataclasses.replace(
+    CONFIG, positions="learned", mlp="gelu_tanh", norm="layernorm", use_bias=True
 )
 SPEC = RunSpec(model=CONFIG, optim=OptimConfig(), batch_size=4, steps=8)
 

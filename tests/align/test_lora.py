@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from aligned import CONFIG, LLAMA, finetune
+from aligned import CONFIG, GPT2, LLAMA, NEOX, finetune
 from safetensors.numpy import load_file, save_file
 
 from gptjax import convert, data, models, quant
@@ -23,14 +23,15 @@ from gptjax.models.product import product
 from gptjax.optim import OptimConfig, trainable
 
 GOLDEN = json.loads((Path(__file__).parent / "peft_golden.json").read_text())
+JOINED = GOLDEN["joined"]
 LORA = ("--config.finetune.lora.rank=2", "--config.finetune.lora.targets=blocks/")
 
 
-def theirs(folder):
+def theirs(folder, golden=GOLDEN):
     """PEFT's adapter as it was saved."""
     folder.mkdir()
-    (folder / peft.CONFIG).write_text(json.dumps(GOLDEN["config"]))
-    tensors = {name: np.array(x, np.float32) for name, x in GOLDEN["tensors"].items()}
+    (folder / peft.CONFIG).write_text(json.dumps(golden["config"]))
+    tensors = {name: np.array(x, np.float32) for name, x in golden["tensors"].items()}
     save_file(tensors, folder / peft.WEIGHTS)
     return folder
 
@@ -65,18 +66,55 @@ def test_an_adapter_of_peft_gives_its_logits_merged_or_not_and_is_written_as_it_
     assert set(said["target_modules"]) == set(GOLDEN["config"]["target_modules"])
 
 
-def test_leaves_that_a_family_joins_are_written_and_read_by_our_own_names(tmp_path):
-    """GPT-NeoX has query, key and value as one tensor."""
-    neox = dataclasses.replace(
-        CONFIG, mlp="gelu", norm="layernorm", use_bias=True, block="parallel", tied_head=False
-    )
+@pytest.mark.parametrize("config", [NEOX, GPT2], ids=["neox", "gpt2"])
+def test_leaves_that_a_family_joins_become_one_module_of_the_same_function(config, tmp_path):
+    """GPT-NeoX and GPT-2 have query, key and value as one tensor."""
     settings, key = LoraConfig(rank=2, targets=("blocks/",)), jax.random.key(0)
-    params = lora.attached(neox, models.init(neox, key), settings, key)
-    lora.save(tmp_path, neox, params, settings, "")
-    found = peft.read_adapter(tmp_path, neox)
+    params = lora.attached(config, models.init(config, key), settings, key)
+    params = jax.tree_util.tree_map_with_path(
+        lambda path, x: x + 0.1 if "lora_b" in jax.tree_util.keystr(path) else x, params
+    )
+    lora.save(tmp_path, config, params, settings, "")
+    said = json.loads((tmp_path / peft.CONFIG).read_text())
+    assert list(said["rank_pattern"].values()) == [6]
+    found = peft.read_adapter(tmp_path, config)
     assert len(found.matrices) == 6
-    leaf = params["blocks"]["attention"]["key"].lora_a
-    np.testing.assert_array_equal(found.matrices["blocks/attention/key"][0], leaf)
+    for name in ("query", "key", "value"):
+        leaf = params["blocks"]["attention"][name]
+        a_LIR, b_LRO = found.matrices[f"blocks/attention/{name}"]
+        np.testing.assert_array_equal(leaf.lora_a, a_LIR)
+        np.testing.assert_array_equal(leaf.lora_b, b_LRO)
+
+
+@pytest.mark.parametrize("name", sorted(JOINED))
+def test_an_adapter_of_joined_modules_with_its_own_ranks_gives_pefts_logits(name, tmp_path):
+    """`c_attn` has rank 4 and alpha 3 by patterns, and one layer alone is adapted at `c_proj`."""
+    config, ids = {"gpt2": GPT2, "neox": NEOX}[name], jnp.arange(3, 11)[None]
+    adapter = peft.read_adapter(theirs(tmp_path / "theirs", JOINED[name]), config)
+    base = models.init(config, jax.random.key(0))
+    logits = logits_of(config, peft.merged(base, adapter), ids)[0, :, :40]
+    np.testing.assert_allclose(logits, JOINED[name]["logits"], atol=2e-4)
+    peft.write_adapter(tmp_path / "ours", config, adapter)
+    again = peft.merged(base, peft.read_adapter(tmp_path / "ours", config))
+    np.testing.assert_allclose(logits_of(config, again, ids)[0, :, :40], logits, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("init_lora_weights", "pissa_niter_4", "changes the base too"),
+        ("alora_invocation_tokens", [3], "alora_invocation_tokens"),
+        ("layer_replication", [[0, 2]], "layer_replication"),
+        ("lora_alpha", -1, "above 0"),
+        ("rank_pattern", {"q_proj": 0}, "above 0"),
+        ("alpha_pattern", {"(": 2}, "pattern"),
+        ("rank_pattern", [1], "no object"),
+    ],
+)
+def test_what_an_adapter_says_and_is_not_read_is_refused(key, value, words, tmp_path):
+    said = {"config": GOLDEN["config"] | {key: value}, "tensors": GOLDEN["tensors"]}
+    with pytest.raises(UserError, match=words):
+        read(theirs(tmp_path / "theirs", said))
 
 
 def read(folder):
@@ -177,7 +215,7 @@ def test_wrong_adapters_are_refused_in_a_sentence(llama, tmp_path):
     folder = theirs(tmp_path / "theirs")
     with pytest.raises(UserError, match="another base"):
         peft.read_adapter(folder, dataclasses.replace(LLAMA, mlp_width=32))
-    with pytest.raises(UserError, match="layers of blocks"):
+    with pytest.raises(UserError, match="which its target_modules name"):
         peft.read_adapter(folder, dataclasses.replace(LLAMA, depth=3))
     with pytest.raises(UserError, match="has rank 2 and alpha 6"):
         lora.attached(LLAMA, llama, LoraConfig(rank=4, adapter=str(folder)), jax.random.key(0))
