@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from gptjax import data, job, models, optim
 from gptjax.accelerators import ACCELERATORS
 from gptjax.cost.walltime import MachineConfig
-from gptjax.data import Corpus, cache
+from gptjax.data import Corpus, cache, mixture
 from gptjax.data.config import DataConfig
 from gptjax.errors import UserError, nearest
 from gptjax.fields import make, setting
@@ -99,6 +99,9 @@ MOVED = {
 """Keys that were at the top of a config, and where they are now."""
 
 
+MOST_EXAMPLES = 1 << 32
+"""Of a run on a mixture: they are numbered in 32 bits."""
+
 LONGEST_NAME = 255
 """Bytes of a file's name, on all common file systems."""
 
@@ -175,12 +178,48 @@ def make_model(config: Config, corpus: Corpus) -> ModelConfig:
 
 
 def make_run(config: Config, corpus: Corpus) -> RunSpec:
-    """The run that the config describes, on a corpus."""
-    return describe_run(config, make_model(config, corpus), corpus.mask_end_of_document)
+    """The run that the config describes, on a corpus.
+
+    Raises:
+      UserError: for a run that reads a source more often than `data.repeats` lets it.
+    """
+    spec = describe_run(config, make_model(config, corpus), **of_data(config, corpus))
+    check_repeats(config, corpus, spec)
+    return spec
 
 
-def describe_run(config: Config, model: ModelConfig, mask_end_of_document: bool) -> RunSpec:
-    """The run that the config describes, of a model whose vocabulary is filled in."""
+def of_data(config: Config, corpus: Corpus) -> dict[str, Any]:
+    """The fields of a run that say how it reads its corpus."""
+    return {
+        "mask_end_of_document": corpus.mask_end_of_document,
+        "source_weights": config.data.weights,
+        "weight_phases": config.data.phases,
+    }
+
+
+def check_repeats(config: Config, corpus: Corpus, *runs: RunSpec) -> None:
+    """Refuse runs that read a source of a mixture more often than `data.repeats` lets them."""
+    if not corpus.parts:
+        return
+    length = runs[0].model.seq_len
+    labels = [part.label for part in corpus.parts]
+    sizes = dict(zip(labels, corpus.train_windows(length), strict=True))
+    for run in runs:
+        examples = run.steps * run.batch_size
+        if examples >= MOST_EXAMPLES:
+            raise UserError(
+                f"data.sources: a mixture is read for fewer than 2^32 windows, and the run has "
+                f"{examples:,}; give longer windows by model.seq_len, or train in two runs"
+            )
+        mixture.check_repeats(config.data, sizes, list(run.reads), length)
+
+
+def describe_run(config: Config, model: ModelConfig, **of_data: Any) -> RunSpec:
+    """The run that the config describes, of a model whose vocabulary is filled in.
+
+    Args:
+      of_data: as `of_data` gives them; by default one source, all of whose tokens are scored.
+    """
     train = config.train
     model, optim = transfer_width(model, config.optim)
     per_step = train.batch_size * model.seq_len
@@ -190,7 +229,7 @@ def describe_run(config: Config, model: ModelConfig, mask_end_of_document: bool)
         model=model,
         optim=optim,
         steps=steps,
-        mask_end_of_document=mask_end_of_document,
+        **of_data,
     )
     batch_warmup.check(spec)
     return spec
@@ -202,7 +241,7 @@ def run_spec(config: Config) -> RunSpec:
         return make_run(config, load_corpus(config))
     model = models.resolve(config.model)
     models.validate(model)
-    return describe_run(config, model, mask_end_of_document=False)
+    return describe_run(config, model)
 
 
 def enable_compilation_cache(config: Config) -> None:
@@ -235,6 +274,7 @@ def _check_together(config: Config) -> None:
     train, task = config.train, job.find(config.general.job)
     _check_name(config.general.experiment)
     optim.validate(config.optim)
+    mixture.check(config.data)
     _check_widths(config.sweep)
     if task.many_runs:
         _check_many_runs(config)

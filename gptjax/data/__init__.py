@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from gptjax.data.shuffle import (
         batch_numpy,
         calibration_windows,
+        cut_jax,
+        cut_numpy,
         gather_jax,
         gather_numpy,
         num_windows,
@@ -27,6 +29,8 @@ __all__ = [
     "DataConfig",
     "batch_numpy",
     "calibration_windows",
+    "cut_jax",
+    "cut_numpy",
     "gather_jax",
     "gather_numpy",
     "load",

@@ -29,6 +29,33 @@ class DataConfig(_Sections):
     """The text, its tokenizer and the part of it that is held out."""
 
     source: str = setting("python-stdlib", "where the documents come from", choices=SOURCES)
+    sources: tuple[str, ...] = setting(
+        (),
+        "several sources in the place of data.source, each written as LABEL: KEY=VALUE KEY=VALUE "
+        "with keys of this section",
+    )
+    weights: tuple[float, ...] = setting(
+        (),
+        "part of each of data.sources in every batch, summing to 1; with data.phases those of "
+        "each phase, one after another",
+        minimum=0.0,
+        maximum=1.0,
+    )
+    phases: tuple[float, ...] = setting(
+        (), "parts of the run after which the next weights hold, rising", above=0.0, below=1.0
+    )
+    repeats: tuple[float, ...] = setting(
+        (1.0,),
+        "how often a run may read each of data.sources; one number holds for all of them",
+        above=0.0,
+    )
+    targets: tuple[float, ...] = setting(
+        (),
+        "part of each source's held-out loss in the loss of a run; () = the mean over the held-out "
+        "tokens of all",
+        minimum=0.0,
+        maximum=1.0,
+    )
     path: str = setting("", "text, jsonl: a file, a directory or a glob; tfds: the data directory")
     text_field: str = setting("text", "jsonl, tfds: the field that holds a document's text")
     tokenizer: str = setting(

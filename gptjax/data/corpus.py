@@ -3,19 +3,39 @@
 import dataclasses
 import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gptjax.data import cache, tokenizers
+from gptjax.data import cache, mixture, tokenizers
 from gptjax.data.build import SIDES, check_lossless, tokenize
 from gptjax.data.config import DataConfig
 from gptjax.data.sources import SOURCES, Documents, Generated
-from gptjax.data.token_files import open_tokens
-from gptjax.data.tokenizers import Tokenizer
+from gptjax.data.token_files import TokenWriter, content, open_tokens
+from gptjax.data.tokenizers import TOKENIZERS, Tokenizer
+from gptjax.data.tokenizers.end_of_document import SIDECARS
 from gptjax.errors import UserError, nearest
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """One source of a mixture: where its tokens lie in the arrays of the corpus.
+
+    Attributes:
+      label: its name in `data.sources`.
+      train, heldout: (first, one after the last) token.
+      bytes_per_token: as that of a corpus.
+      target: its part in the loss of a run; None where that is the mean over all tokens.
+    """
+
+    label: str
+    train: tuple[int, int]
+    heldout: tuple[int, int]
+    bytes_per_token: float
+    target: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +58,8 @@ class Corpus:
       heldout_logprob_nats: exact −log P of every held-out token given those before it, where
         known: float64, aligned with `heldout`.
       folder: the cache folder that holds it all.
+      parts: the sources of a mixture, one after another in `train` and in `heldout`; no window
+        holds tokens of two. () where there is one source.
     """
 
     train: np.ndarray
@@ -54,6 +76,12 @@ class Corpus:
     heldout_logprob_nats: np.ndarray | None
     tokenizer: Tokenizer
     folder: Path
+    parts: tuple[Part, ...] = ()
+
+    def train_windows(self, seq_len: int) -> tuple[int, ...]:
+        """Windows of each source."""
+        spans = [part.train for part in self.parts] or [(0, len(self.train))]
+        return tuple(max(0, (last - first - 1) // seq_len) for first, last in spans)
 
     def encode(self, text: str | bytes) -> np.ndarray:
         """The ids of a text, without end-of-document ids."""
@@ -89,6 +117,18 @@ def load(config: DataConfig, *, seq_len: int) -> Corpus:
     """
     if seq_len < 1:
         raise UserError(f"model.seq_len={seq_len} is no window; give 1 or more")
+    mixture.check(config)
+    if config.sources:
+        if TOKENIZERS[config.tokenizer].train is not None and not config.tokenizer_path:
+            raise UserError(
+                f"data.tokenizer={config.tokenizer} would be trained on each of data.sources by "
+                "itself, and a mixture has one for all; train it on one text, and name its file by "
+                "data.tokenizer_path"
+            )
+        each = {
+            label: load(one, seq_len=seq_len) for label, one in mixture.sources_of(config).items()
+        }
+        return _mixed(config, each)
     source = SOURCES.get(config.source)
     if source is None:
         raise UserError(
@@ -104,6 +144,86 @@ def load(config: DataConfig, *, seq_len: int) -> Corpus:
     check_lossless(config, meta.get("lost"))
     _check_windows(corpus, recipe.field, seq_len)
     return corpus
+
+
+def _mixed(config: DataConfig, each: dict[str, Corpus]) -> Corpus:
+    """One corpus of several, their tokens one after another.
+
+    Raises:
+      UserError: where they do not have one tokenizer.
+    """
+    first = next(iter(each.values()))
+    for label, one in each.items():
+        if type(one.tokenizer) is not type(first.tokenizer) or one.vocab_size != first.vocab_size:
+            raise UserError(
+                f"data.sources: {label!r} has a vocabulary of its own ({one.vocab_size} ids, the "
+                f"first source {first.vocab_size}), and a mixture has one for all; leave it out, "
+                "or write it as text"
+            )
+    named = [[label, one.fingerprint] for label, one in each.items()]
+    folder, meta = cache.folder(
+        cache.root(config.cache_dir),
+        "mixture",
+        {"mixture": named},
+        lambda at: _join(at, each, TOKENIZERS[config.tokenizer].file),
+    )
+    train, heldout = (open_tokens(folder / f"{side}.bin", first.vocab_size) for side in SIDES)
+    scored = sum(one.heldout_bytes / one.bytes_per_token for one in each.values())
+    identity = json.dumps([meta["content"], named, config.targets])
+    held_bytes = sum(one.heldout_bytes for one in each.values())
+    return dataclasses.replace(
+        first,
+        train=train,
+        heldout=heldout,
+        fingerprint=hashlib.sha256(identity.encode()).hexdigest()[:32],
+        train_bytes=sum(one.train_bytes for one in each.values()),
+        heldout_bytes=held_bytes,
+        bytes_per_token=held_bytes / scored,
+        report=_joined_report(each, len(train), len(heldout)),
+        entropy_nats=None,
+        heldout_logprob_nats=None,
+        folder=folder,
+        parts=_parts(config, each),
+    )
+
+
+def _parts(config: DataConfig, each: dict[str, Corpus]) -> tuple[Part, ...]:
+    found: list[Part] = []
+    train = heldout = 0
+    targets = config.targets or (None,) * len(each)
+    for (label, one), target in zip(each.items(), targets, strict=True):
+        after = train + len(one.train), heldout + len(one.heldout)
+        spans = (train, after[0]), (heldout, after[1])
+        found.append(Part(label, *spans, one.bytes_per_token, target))
+        train, heldout = after
+    return tuple(found)
+
+
+def _join(folder: Path, each: dict[str, Corpus], kept: str) -> dict[str, Any]:
+    """Write the tokens of all sources, and the file of their tokenizer, into a folder."""
+    first, digests = next(iter(each.values())), []
+    for side in SIDES:
+        with TokenWriter(folder / f"{side}.bin", first.vocab_size) as tokens:
+            for one in each.values():
+                tokens.append(one.folder / f"{side}.bin")
+            digests.append(tokens.digest)
+    for name in (kept, *SIDECARS):
+        if name and (first.folder / name).exists():
+            shutil.copyfile(first.folder / name, folder / name)
+    return {"content": content(digests, first.vocab_size, first.end_of_document)}
+
+
+def _joined_report(each: dict[str, Corpus], train: int, heldout: int) -> dict[str, Any]:
+    """Documents of all sources together, and the reports of each."""
+    reports = {label: one.report for label, one in each.items()}
+    counts = {
+        name: sum(report.get(name, 0) for report in reports.values())
+        for name in next(iter(reports.values()))
+        if name.startswith("documents_")
+    }
+    lossless = all(report.get("tokenizer_lossless", True) for report in reports.values())
+    sizes = {"tokens_train": train, "tokens_heldout": heldout}
+    return counts | sizes | {"tokenizer_lossless": lossless, "sources": reports}
 
 
 def _generated(config: DataConfig, tokens: Generated) -> _Recipe:

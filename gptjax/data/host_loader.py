@@ -4,7 +4,7 @@ The same index function as on the device decides which windows a step reads, so 
 same, and the whole state of the loader is the number of the next step.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, SupportsIndex
 
 import numpy as np
@@ -15,20 +15,24 @@ from gptjax.errors import UserError
 MAX_STEPS = 1 << 40
 
 
+Rows = Callable[[int], tuple[np.ndarray, np.ndarray]]
+"""The batch of a step: a pure function of its number."""
+
+
 class _Batches:
     """A random-access source of batches: item s is what step s reads."""
 
-    def __init__(self, tokens: np.ndarray, seq_len: int, seed: int, batch: int):
-        self._tokens, self._seq_len, self._seed, self._batch = tokens, seq_len, seed, batch
+    def __init__(self, rows: Rows):
+        self._rows = rows
 
     def __len__(self) -> int:
         return MAX_STEPS
 
     def __getitem__(self, step: SupportsIndex) -> tuple[np.ndarray, np.ndarray]:
-        return batch_numpy(self._tokens, self._seq_len, self._seed, int(step), self._batch)
+        return self._rows(int(step))
 
     def __repr__(self) -> str:
-        return f"batches of {self._batch} windows of {self._seq_len} tokens, seed {self._seed}"
+        return "batches of steps"
 
 
 class HostLoader(Iterator):
@@ -84,4 +88,10 @@ def host_loader(
             f"model.seq_len={seq_len} needs {seq_len + 1} tokens, and there are {len(tokens)}; "
             "give more text or a shorter seq_len"
         )
-    return HostLoader(_Batches(tokens, seq_len, seed, batch), start_step, threads, prefetch)
+    rows = lambda step: batch_numpy(tokens, seq_len, seed, step, batch)  # noqa: E731
+    return read_ahead(rows, start_step, threads=threads, prefetch=prefetch)
+
+
+def read_ahead(rows: Rows, start_step: int, *, threads: int = 2, prefetch: int = 4) -> HostLoader:
+    """The batches of steps start_step, start_step + 1, …, made ahead by threads."""
+    return HostLoader(_Batches(rows), start_step, threads, prefetch)

@@ -13,6 +13,7 @@ they are asked for.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -54,6 +55,37 @@ def window_of_numpy(seed: int, examples: Any, num_windows: int) -> np.ndarray:
     return window.astype(np.int64).reshape(examples.shape)
 
 
+def window_of_each_numpy(
+    seed: int, examples: np.ndarray, which: np.ndarray, sizes: Sequence[int]
+) -> np.ndarray:
+    """The windows of examples of several token arrays: example `examples[i]` of array `which[i]`,
+    which has `sizes[which[i]]` windows; what `window_of_numpy` says of each array alone."""
+    n, epoch, position = _epochs_of_each(np, examples, which, sizes)
+    keys = _round_keys(np, np.array([_seed_word(seed)], np.uint32), epoch, 1)
+    window = _feistel_of_each(np, keys, position, which, sizes)
+    while (outside := window >= n).any():
+        again = _feistel_of_each(np, keys, window, which, sizes)
+        window = np.where(outside, again, window)
+    return window.astype(np.int64)
+
+
+def window_of_each_jax(
+    seed: Any, examples: Array, which: Array, sizes: Sequence[int]
+) -> UInt32[Array, " B"]:
+    """`window_of_each_numpy` inside a compiled step; `sizes` is static."""
+    n, epoch, position = _epochs_of_each(jnp, examples, which, sizes)
+    word = jnp.uint32(_seed_word(seed)) if isinstance(seed, int) else seed.astype(jnp.uint32)
+    keys = _round_keys(jnp, word, epoch, 1)
+
+    def walk(state: tuple[Array, Array]) -> tuple[Array, Array]:
+        window, done = state
+        window = jnp.where(done, window, _feistel_of_each(jnp, keys, window, which, sizes))
+        return window, window < n
+
+    start = (position, jnp.zeros(position.shape, bool))
+    return lax.while_loop(lambda state: ~jnp.all(state[1]), walk, start)[0]
+
+
 def windows_jax(seed: Any, step: Any, batch: int, num_windows: int) -> UInt32[Array, " B"]:
     """The windows that step `step` reads; `seed` and `step` may be traced, the rest is static.
 
@@ -89,8 +121,14 @@ def gather_numpy(
     tokens: np.ndarray, seq_len: int, windows: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Inputs and targets of the given windows from a host array, int32 of shape (B, T) each."""
-    at = np.asarray(windows, dtype=np.int64)[:, None] * seq_len + np.arange(seq_len + 1)
-    rows = tokens[at].astype(np.int32)
+    return cut_numpy(tokens, seq_len, np.asarray(windows, dtype=np.int64) * seq_len)
+
+
+def cut_numpy(
+    tokens: np.ndarray, seq_len: int, starts: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs and targets of the windows that begin at these tokens, int32 of shape (B, T) each."""
+    rows = tokens[starts[:, None] + np.arange(seq_len + 1)].astype(np.int32)
     return rows[:, :-1], rows[:, 1:]
 
 
@@ -107,9 +145,15 @@ def gather_jax(
     tokens: Array, seq_len: int, windows: Array
 ) -> tuple[Int32[Array, "B T"], Int32[Array, "B T"]]:
     """Inputs and targets of the given windows from a device array of fewer than 2^31 tokens."""
+    return cut_jax(tokens, seq_len, windows.astype(jnp.int32) * seq_len)
+
+
+def cut_jax(
+    tokens: Array, seq_len: int, starts: Array
+) -> tuple[Int32[Array, "B T"], Int32[Array, "B T"]]:
+    """`cut_numpy` of a device array of fewer than 2^31 tokens."""
     if tokens.shape[0] > MAX_WINDOWS:
         raise ValueError("a device array of 2^31 tokens or more needs the host loader")
-    starts = windows.astype(jnp.int32) * seq_len
     rows = jax.vmap(lambda start: lax.dynamic_slice(tokens, (start,), (seq_len + 1,)))(starts)
     rows = rows.astype(jnp.int32)
     return rows[:, :-1], rows[:, 1:]
@@ -204,6 +248,28 @@ def _feistel(keys: list[Any], x: Any, n: int) -> Any:
             high = (high + _mix(xp, low + key) % a) % a
         else:
             low = (low + _mix(xp, high + key) % b) % b
+    return high * b + low
+
+
+def _epochs_of_each(xp: Any, examples: Any, which: Any, sizes: Sequence[int]) -> tuple[Any, ...]:
+    """The size of each example's array, and its epoch and place there, uint32."""
+    n = xp.asarray(np.array([_checked(size) for size in sizes], np.uint32))[which]
+    examples = xp.asarray(examples).astype(xp.uint32)
+    return n, examples // n, examples % n
+
+
+def _feistel_of_each(xp: Any, keys: list[Any], x: Any, which: Any, sizes: Sequence[int]) -> Any:
+    """`_feistel` with the grid of each example's array; the later rounds are for small grids."""
+    grids = np.array([_grid(size) for size in sizes], np.uint32)
+    a, b = (xp.asarray(grids[:, side])[which] for side in (0, 1))
+    rounds = xp.asarray(np.array([_rounds(size) for size in sizes]))[which]
+    high, low = x // b, x % b
+    for r, key in enumerate(keys):
+        used = r < rounds
+        if r % 2 == 0:
+            high = xp.where(used, (high + _mix(xp, low + key) % a) % a, high)
+        else:
+            low = xp.where(used, (low + _mix(xp, high + key) % b) % b, low)
     return high * b + low
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gptjax import identity, sweeps
-from gptjax.config import Config, make_model
+from gptjax.config import Config, check_repeats, make_model, of_data
 from gptjax.data import Corpus
 from gptjax.engines.cores import only_cpu
 from gptjax.errors import UserError
@@ -24,15 +24,21 @@ STACK_ON_ACCELERATORS = 16
 
 
 def make_cells(config: Config, corpus: Corpus) -> list[Cell]:
-    """The cells of a sweep on a corpus."""
-    return sweeps.make_plan(
+    """The cells of a sweep on a corpus.
+
+    Raises:
+      UserError: for a plan from which no law can be identified, or whose cells cannot be trained.
+    """
+    cells = sweeps.make_plan(
         config.sweep,
         make_model(config, corpus),
         config.optim,
         config.train,
         corpus.fingerprint,
-        mask_end_of_document=corpus.mask_end_of_document,
+        **of_data(config, corpus),
     )
+    check_repeats(config, corpus, *(cell.run for cell in cells))
+    return cells
 
 
 def make_bundles(config: Config, cells: Sequence[Cell]) -> list[Bundle]:

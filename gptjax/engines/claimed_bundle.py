@@ -41,6 +41,7 @@ from gptjax.train import (
     run,
     run_stack,
 )
+from gptjax.train.evaluate import source_columns
 
 _Result = TypeVar("_Result")
 
@@ -167,6 +168,7 @@ class ClaimedBundle:
             worker=self._options.name,
             bundle=self._bundle.name,
             scored=self._scores.get(cell.id),
+            sources=source_columns(self._session.corpus, cell.run, result.evaluation),
             score_seconds=self._score_seconds.get(cell.id, 0.0),
         )
 

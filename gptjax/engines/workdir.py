@@ -40,7 +40,7 @@ EXECUTION_ONLY = {
 }
 """Settings that change no result, and so may differ when a folder is opened again."""
 
-PLACES = {"data": {"path", "tokenizer_path"}}
+PLACES = {"data": {"path", "sources", "tokenizer_path"}}
 """Settings that say where something lies: they may differ where the tokens are the same."""
 
 TOKENS = "tokens.json"

@@ -35,6 +35,7 @@ from gptjax.train import (
     run,
     stop_on_signal,
 )
+from gptjax.train.evaluate import source_columns
 from gptjax.train.watchdog import Watchdog
 
 
@@ -106,7 +107,7 @@ def _train(
                 log.close()
     if first:
         fence.ask()
-        _write_result(folder, spec, result, corpus.bytes_per_token)
+        _write_result(folder, spec, result, corpus)
     return 0
 
 
@@ -153,7 +154,12 @@ def _devices(platform: str, layout: Layout | None) -> str:
     return f"{layout.mesh.size} devices ({platform}): {sizes}"
 
 
-def _write_result(folder: Path, spec: RunSpec, result: RunResult, bytes_per_token: float) -> None:
+def _by_source(spec: RunSpec, result: RunResult, corpus: Corpus) -> dict[str, dict[str, float]]:
+    found = source_columns(corpus, spec, result.evaluation)
+    return {"sources": found} if found else {}
+
+
+def _write_result(folder: Path, spec: RunSpec, result: RunResult, corpus: Corpus) -> None:
     count = models.count_params(spec.model)
     write_json(
         folder / "result.json",
@@ -161,7 +167,7 @@ def _write_result(folder: Path, spec: RunSpec, result: RunResult, bytes_per_toke
             "loss": result.evaluation.loss,
             "loss_stderr": result.evaluation.stderr,
             "bits_per_byte": result.evaluation.bits_per_byte,
-            "bytes_per_token": bytes_per_token,
+            "bytes_per_token": corpus.bytes_per_token,
             "tokens": spec.tokens,
             "flops": spec.tokens * flops_per_token(spec),
             "params": dataclasses.asdict(count),
@@ -171,6 +177,7 @@ def _write_result(folder: Path, spec: RunSpec, result: RunResult, bytes_per_toke
             "skipped_steps": result.skipped_steps,
             **_rollbacks(result),
             **_noise_scale(result),
+            **_by_source(spec, result, corpus),
         },
     )
     write_json(folder / "timing.json", result.seconds)

@@ -77,7 +77,7 @@ def course_of(config: Config, model: convert.Model) -> tuple[reinforce.Course, l
         raise UserError(f"{where} holds no decoder with a tokenizer; give one")
     if model.recipe:
         raise UserError(f"{where} is quantized, and codes of weights are not trained; give floats")
-    spec = describe_run(config, model.config, mask_end_of_document=False)
+    spec = describe_run(config, model.config)
     reinforce.check(spec, settings)
     asked = read.split(
         read.read_prompts(config.data.path),

@@ -50,10 +50,12 @@ class Log:
             "eval/perplexity": float(np.exp(score.loss)),
             "eval/bits_per_byte": score.bits_per_byte,
         }
+        values |= {f"eval/loss_nats_{name}": loss for name, loss in score.by_source.items()}
         self._write(step, values)
         print(
             f"step {step}: held-out {score.loss:.4f} ± {score.stderr:.4f} nats per token, "
-            f"{score.bits_per_byte:.4f} bits per byte",
+            f"{score.bits_per_byte:.4f} bits per byte"
+            + "".join(f", {name} {loss:.4f}" for name, loss in score.by_source.items()),
             flush=True,
         )
 

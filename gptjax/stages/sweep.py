@@ -44,8 +44,9 @@ def run_sweep(config: Config, folder: Path) -> int:
 
 def corpus_facts(config: Config, corpus: Corpus) -> dict[str, str]:
     """The report's facts about the tokens."""
+    labels = [part.label for part in corpus.parts]
     facts = {
-        "corpus": f"{config.data.source} {corpus.fingerprint[:12]}",
+        "corpus": f"{' + '.join(labels) or config.data.source} {corpus.fingerprint[:12]}",
         "train tokens": f"{len(corpus.train):,}",
         "held-out tokens": f"{len(corpus.heldout):,}",
         "bytes per token": f"{corpus.bytes_per_token:.4g}",

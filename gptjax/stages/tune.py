@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from gptjax.config import Config, make_model
+from gptjax.config import Config, check_repeats, make_model, of_data
 from gptjax.data import Corpus
 from gptjax.engines import run, workdir
 from gptjax.files import write_json
@@ -48,14 +48,16 @@ def find(config: Config, folder: Path, corpus: Corpus) -> Tuned | int:
 
 def trials_of(config: Config, corpus: Corpus) -> list[Trial]:
     """The runs of a tuning on a corpus."""
-    return make_trials(
+    trials = make_trials(
         config.sweep,
         make_model(config, corpus),
         config.optim,
         config.train,
         corpus.fingerprint,
-        mask_end_of_document=corpus.mask_end_of_document,
+        **of_data(config, corpus),
     )
+    check_repeats(config, corpus, *(trial.cell.run for trial in trials))
+    return trials
 
 
 def _train(config: Config, folder: Path, trials: list[Trial]) -> int:

@@ -133,7 +133,7 @@ def start_of(config: Config, model: convert.Model, folder: Path) -> Start:
     architecture = dataclasses.replace(model.config, **how)
     optim = dataclasses.replace(config.optim, frozen=lora.frozen(config.optim, settings.lora))
     tuned = dataclasses.replace(config, optim=optim)
-    spec = describe_run(tuned, architecture, mask_end_of_document=False)
+    spec = describe_run(tuned, architecture)
     if not settings.lora.rank and model.recipe:
         raise UserError(
             f"{where} is quantized, and codes of weights are not trained; set "

@@ -58,10 +58,12 @@ def make_plan(
     optim: OptimConfig,
     train: TrainConfig,
     corpus: str,
-    *,
-    mask_end_of_document: bool = False,
+    **of_data: Any,
 ) -> list[Cell]:
     """The cells of a sweep, smallest budget first.
+
+    Args:
+      of_data: fields of a run that say how it reads its corpus.
 
     Raises:
       UserError: for a plan from which no law can be identified, or whose cells cannot be trained.
@@ -70,9 +72,7 @@ def make_plan(
     cells = []
     for budget, shape, tokens in sized(sweep, model, optim.cost):
         for seed in sweep.seeds:
-            run = make_run(
-                sweep, shape, optim, train, tokens, seed, mask_end_of_document=mask_end_of_document
-            )
+            run = make_run(sweep, shape, optim, train, tokens, seed, **of_data)
             cells.append(Cell(run=run, corpus=corpus, budget=budget))
     _check_identifiable(sweep, cells)
     return cells
@@ -105,8 +105,7 @@ def make_run(
     train: TrainConfig,
     tokens: float,
     seed: int,
-    *,
-    mask_end_of_document: bool = False,
+    **of_data: Any,
 ) -> RunSpec:
     """One run of `tokens` tokens with batch size and learning rate from the sweep's rule."""
     count = models.count_params(model)
@@ -146,7 +145,7 @@ def make_run(
         batch_size=batch_size,
         steps=steps,
         seed=seed,
-        mask_end_of_document=mask_end_of_document,
+        **of_data,
     )
     batch_warmup.check(run)
     return run

@@ -138,6 +138,7 @@ def write_done(
     bundle: str = "",
     scored: Mapping[str, Mapping[str, float]] | None = None,
     score_seconds: float = 0.0,
+    sources: Mapping[str, float] | None = None,
 ) -> None:
     """Write the record of a finished run.
 
@@ -147,6 +148,7 @@ def write_done(
 
     Args:
       scored: what was measured besides, by its key in the record, in `score_seconds`.
+      sources: of a run on a mixture, its columns by source.
     """
     score, noise = result.evaluation, result.noise_scale_tokens
     loss = score.loss if score.excess is None else float(entropy or 0.0) + score.excess
@@ -165,6 +167,7 @@ def write_done(
         "params_sha256": result.params_digest,
         "skipped_steps": result.skipped_steps,
         **({} if noise is None else {"noise_scale_tokens": noise}),
+        **({"sources": dict(sources)} if sources else {}),
         **(scored or {}),
         "run": cell.run.canonical,
         "corpus": cell.corpus,
@@ -332,9 +335,10 @@ def write_tables(
 ) -> None:
     """Collect `runs.csv`, `curves.csv` and `timing.csv` from the records, or those `found`."""
     records = read_records(workdir, cells) if found is None else found
-    rows = [{**record.get("scores", {}), **record} for record in records]
-    tasks = dict.fromkeys(name for record in records for name in record.get("scores", {}))
-    write_atomic(workdir / "runs.csv", _csv((*RUN_COLUMNS, *tasks), rows))
+    besides = [{**record.get("sources", {}), **record.get("scores", {})} for record in records]
+    rows = [{**more, **record} for more, record in zip(besides, records, strict=True)]
+    names = dict.fromkeys(name for more in besides for name in more)
+    write_atomic(workdir / "runs.csv", _csv((*RUN_COLUMNS, *names), rows))
     write_atomic(workdir / "curves.csv", _csv(CURVE_COLUMNS, _curve_rows(records)))
     small = list(_quantized_rows(records))
     if small:

@@ -103,10 +103,12 @@ def make_trials(
     optim: OptimConfig,
     train: TrainConfig,
     corpus: str,
-    *,
-    mask_end_of_document: bool = False,
+    **of_data: Any,
 ) -> list[Trial]:
     """Every factor at each of the smallest sizes, at the budget that suits the size best.
+
+    Args:
+      of_data: fields of a run that say how it reads its corpus.
 
     Raises:
       UserError: for a plan with fewer sizes than are to be tuned, or a grid too coarse to see a
@@ -132,7 +134,7 @@ def make_trials(
                         train,
                         tokens,
                         sweep.seeds[0],
-                        mask_end_of_document=mask_end_of_document,
+                        **of_data,
                     )
                     cell = Cell(run=run, corpus=corpus, budget=budget)
                     trials.append(Trial(cell, shapes.size_of(shape), batch, b2, factor))

@@ -3,6 +3,9 @@
 import dataclasses
 from typing import Any, ClassVar
 
+import numpy as np
+
+from gptjax.data.mixture import reads_of
 from gptjax.fields import setting
 from gptjax.identity import canonical, digest
 from gptjax.models.config import ModelConfig
@@ -142,6 +145,12 @@ class RunSpec:
     rollback_steps: int = 100
     rollback_skip: int = 200
     spike_nats: float = 1.0
+    source_weights: tuple[float, ...] = dataclasses.field(
+        default=(), metadata={"identity": ".data.weights"}
+    )
+    weight_phases: tuple[float, ...] = dataclasses.field(
+        default=(), metadata={"identity": ".data.phases"}
+    )
 
     @classmethod
     def of(cls, train: TrainConfig, **others: Any) -> "RunSpec":
@@ -157,6 +166,11 @@ class RunSpec:
         return self.steps * self.batch_size * self.model.seq_len
 
     @property
+    def reads(self) -> np.ndarray:
+        """Windows that the run reads of each source of a mixture."""
+        return reads_of(self.source_weights, self.weight_phases, self.steps, self.batch_size)
+
+    @property
     def canonical(self) -> dict[str, Any]:
         """The settings that differ from their defaults, under keys that never change."""
         return canonical(self)
@@ -169,14 +183,14 @@ class RunSpec:
     @property
     def shared_steps(self) -> int:
         """Updates at the beginning in which runs of this trunk agree bit for bit."""
-        return shared_steps(self.optim, self.steps)
+        return 0 if self.weight_phases else shared_steps(self.optim, self.steps)
 
     @property
     def trunk(self) -> str:
         """What runs that differ only in their length have in common; '' where they share nothing.
 
         It needs a schedule that does not look ahead (wsd, constant, inverse_sqrt) and a warm-up in
-        steps.
+        steps; and weights of sources that do not change with the length.
         """
         return digest(dataclasses.replace(self, steps=1)) if self.shared_steps else ""
 
@@ -190,14 +204,29 @@ class RunSpec:
             self.optim, learning_rate=1.0, weight_decay=decay, warmup_steps=warmup
         )
         model = dataclasses.replace(self.model, init_scale=1.0, hidden_init_scale=0.0)
-        return dataclasses.replace(self, model=model, optim=optim, steps=1, seed=0)
+        weights, phases = ((0.0,) * len(x) for x in (self.source_weights, self.weight_phases))
+        return dataclasses.replace(
+            self,
+            model=model,
+            optim=optim,
+            steps=1,
+            seed=0,
+            source_weights=weights,
+            weight_phases=phases,
+        )
 
     @property
     def layout(self) -> "RunSpec":
         """The same with the batch set to a constant too: specs that agree here share the program
         for evaluation."""
         return dataclasses.replace(
-            self.program, batch_size=1, micro_batches=1, batch_doublings=0, batch_warmup_tokens=0
+            self.program,
+            batch_size=1,
+            micro_batches=1,
+            batch_doublings=0,
+            batch_warmup_tokens=0,
+            source_weights=(),
+            weight_phases=(),
         )
 
     @property

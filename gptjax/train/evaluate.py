@@ -30,6 +30,7 @@ class Evaluation:
       excess: mean of (model − exact) nats per token where the corpus knows its exact
         log-probabilities, else None. Free of the sampling noise of the held-out text.
       metrics: further means of the objective, by name.
+      by_source: of a mixture, the loss on each source's held-out part, nats per scored token.
     """
 
     loss: float
@@ -37,15 +38,20 @@ class Evaluation:
     bits_per_byte: float
     excess: float | None = None
     metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    by_source: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 def held_out_windows(corpus: Corpus, seq_len: int, batch_size: int) -> np.ndarray:
-    """All complete held-out windows, [n, batch, T+1] int32, the last batch padded with −1."""
-    count = (len(corpus.heldout) - 1) // seq_len
+    """All complete held-out windows, [n, batch, T+1] int32, the last batch padded with −1.
+
+    Of a mixture, those of the first source come first.
+    """
+    spans = [part.heldout for part in corpus.parts] or [(0, len(corpus.heldout))]
+    starts = np.concatenate([np.arange(first, end - seq_len, seq_len) for first, end in spans])
+    count = len(starts)
     batch_size = min(batch_size, count)
     rows = np.full((-(-count // batch_size) * batch_size, seq_len + 1), -1, np.int32)
-    starts = np.arange(count)[:, None] * seq_len + np.arange(seq_len + 1)
-    rows[:count] = np.asarray(corpus.heldout)[starts]
+    rows[:count] = np.asarray(corpus.heldout)[starts[:, None] + np.arange(seq_len + 1)]
     return rows.reshape(-1, batch_size, seq_len + 1)
 
 
@@ -66,6 +72,8 @@ def window_losses(spec: RunSpec, feed: Feed, params: Any, windows: Array) -> tup
 def summarise(spec: RunSpec, corpus: Corpus, sums: np.ndarray, counts: np.ndarray) -> Evaluation:
     """The score from the sums and counts of all windows."""
     sums, counts = (np.asarray(x, np.float64).reshape(-1) for x in (sums, counts))
+    if corpus.parts:
+        return _of_mixture(spec, corpus, sums, counts)
     used = counts > 0
     sums, counts = sums[used], counts[used]
     loss = float(sums.sum() / counts.sum())
@@ -75,6 +83,62 @@ def summarise(spec: RunSpec, corpus: Corpus, sums: np.ndarray, counts: np.ndarra
         bits_per_byte=loss / math.log(2) / corpus.bytes_per_token,
         excess=_excess(spec, corpus, sums, counts),
     )
+
+
+def _of_mixture(spec: RunSpec, corpus: Corpus, sums: np.ndarray, counts: np.ndarray) -> Evaluation:
+    """The score by source, and of all with the parts of `data.targets`, or by their tokens.
+
+    A source of which no window was scored has none, and no part.
+    """
+    width = spec.model.seq_len
+    windows = [(end - first - 1) // width for first, end in (one.heldout for one in corpus.parts)]
+    ends = np.cumsum(windows)
+    losses, errors, tokens = [], [], []
+    for first, end in zip(ends - windows, ends, strict=True):
+        some, scored = sums[first:end], counts[first:end]
+        used = scored > 0
+        tokens.append(scored.sum())
+        losses.append(some.sum() / tokens[-1] if tokens[-1] else np.nan)
+        errors.append(_block_error(some[used], scored[used]) if tokens[-1] else np.nan)
+    there = np.array(tokens) > 0
+    parts = np.array(
+        [
+            count if part.target is None else part.target
+            for count, part in zip(tokens, corpus.parts, strict=True)
+        ]
+    )
+    parts = np.where(there, parts, 0.0) / np.sum(parts[there])
+    bytes_K = np.array([part.bytes_per_token for part in corpus.parts])
+    known = np.where(there, losses, 0.0)
+    loss = float(parts @ known)
+    nats_a_byte = loss / corpus.bytes_per_token
+    if corpus.parts[0].target is not None:
+        nats_a_byte = float(parts @ (known / bytes_K))
+    return Evaluation(
+        loss=loss,
+        stderr=float(np.sqrt(np.nansum((parts * np.array(errors)) ** 2))),
+        bits_per_byte=nats_a_byte / math.log(2),
+        by_source={
+            part.label: float(loss)
+            for part, loss in zip(corpus.parts, losses, strict=True)
+            if np.isfinite(loss)
+        },
+    )
+
+
+def source_columns(corpus: Corpus, spec: RunSpec, score: Evaluation) -> dict[str, float]:
+    """What a run on a mixture has by source, as columns of a table; nothing for one source.
+
+    `loss_LABEL` in nats, `weight_LABEL` over the whole run, and how often it was read.
+    """
+    if not corpus.parts or not spec.source_weights:
+        return {}
+    reads, sizes = spec.reads, corpus.train_windows(spec.model.seq_len)
+    columns = {f"loss_{label}": loss for label, loss in score.by_source.items()}
+    for part, read, size in zip(corpus.parts, reads, sizes, strict=True):
+        columns[f"weight_{part.label}"] = float(read / reads.sum())
+        columns[f"repeats_{part.label}"] = float(read / size)
+    return columns
 
 
 def _block_error(sums: np.ndarray, counts: np.ndarray) -> float:

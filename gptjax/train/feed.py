@@ -16,7 +16,14 @@ from jax import Array
 
 from gptjax import data, ops
 from gptjax.data import Corpus
+from gptjax.data.mixture_order import (
+    make_schedule,
+    mixed_windows_jax,
+    mixed_windows_numpy,
+    window_starts,
+)
 from gptjax.train.config import RunSpec
+from gptjax.train.state import Hyper
 
 
 @jax.tree_util.register_dataclass
@@ -56,8 +63,9 @@ class Feed(Protocol):
     @property
     def arrays(self) -> Any: ...
 
-    def examples(self, spec: RunSpec) -> int:
-        """How many there are; each pass of a run over them has another order."""
+    def examples(self, spec: RunSpec) -> int | tuple[int, ...]:
+        """How many there are, of each source of a mixture; each pass of a run over them has
+        another order."""
 
     def read(self, spec: RunSpec, arrays: Any, examples_B: Array) -> Any:
         """Traced: the rows of these examples, gathered from `arrays`."""
@@ -67,6 +75,18 @@ class Feed(Protocol):
 
     def batch(self, spec: RunSpec, rows: Any) -> Batch:
         """Traced: the batch of these rows."""
+
+
+def examples_at(hyper: Hyper, position: Any, batch: int, count: int | tuple[int, ...]) -> Array:
+    """Traced: the numbers of the examples that a step reads, of all sources together.
+
+    Args:
+      count: `Feed.examples`.
+    """
+    if isinstance(count, int):
+        return data.windows_jax(hyper.seed, position, batch, count)
+    assert hyper.mixture is not None, "a mixture needs RunSpec.source_weights"
+    return mixed_windows_jax(hyper.mixture, hyper.seed, position, batch, count)
 
 
 class TokenFeed:
@@ -80,20 +100,38 @@ class TokenFeed:
         """The training tokens, one after another."""
         return np.asarray(self._corpus.train)
 
-    def examples(self, spec: RunSpec) -> int:
+    def examples(self, spec: RunSpec) -> int | tuple[int, ...]:
         """Windows of `seq_len` inputs and targets."""
-        return data.num_windows(len(self._corpus.train), spec.model.seq_len)
+        windows = self._corpus.train_windows(spec.model.seq_len)
+        return windows if self._corpus.parts else windows[0]
 
     def read(self, spec: RunSpec, arrays: Any, examples_B: Array) -> tuple[Array, Array]:
         """Inputs and targets of the windows."""
-        return data.gather_jax(arrays, spec.model.seq_len, examples_B)
+        length = spec.model.seq_len
+        if not self._corpus.parts:
+            return data.gather_jax(arrays, length, examples_B)
+        return data.cut_jax(arrays, length, self._starts(length, examples_B, jnp))
 
     def stream(self, spec: RunSpec, start: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Inputs and targets, read ahead by threads."""
-        from gptjax.data.host_loader import host_loader
+        from gptjax.data.host_loader import host_loader, read_ahead
 
-        length = spec.model.seq_len
-        return host_loader(self._corpus.train, length, spec.seed, start, spec.batch_size)
+        corpus, length, batch = self._corpus, spec.model.seq_len, spec.batch_size
+        if not corpus.parts:
+            return host_loader(corpus.train, length, spec.seed, start, batch)
+        schedule = make_schedule(spec.source_weights, spec.weight_phases, spec.steps, batch)
+        sizes = corpus.train_windows(length)
+
+        def rows(step: int) -> tuple[np.ndarray, np.ndarray]:
+            windows = mixed_windows_numpy(schedule, spec.seed, step, batch, sizes)
+            return data.cut_numpy(corpus.train, length, self._starts(length, windows, np))
+
+        return read_ahead(rows, start)
+
+    def _starts(self, seq_len: int, windows: Any, xp: Any) -> Any:
+        """Where windows of the sources begin in the training tokens."""
+        begins = [part.train[0] for part in self._corpus.parts]
+        return window_starts(windows, self._corpus.train_windows(seq_len), begins, seq_len, xp)
 
     def batch(self, spec: RunSpec, rows: tuple[Array, Array]) -> Batch:
         """Windows with their weights, and their document numbers where the spec wants them."""

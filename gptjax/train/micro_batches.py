@@ -15,10 +15,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from gptjax import data
 from gptjax.optim import global_norm
 from gptjax.train.config import RunSpec
-from gptjax.train.feed import Batch
+from gptjax.train.feed import Batch, examples_at
 from gptjax.train.state import Hyper
 
 Params = Any
@@ -107,16 +106,16 @@ def shared_program(spec: RunSpec) -> RunSpec:
     return dataclasses.replace(program, batch_size=room * size, micro_batches=room)
 
 
-def shared_examples(spec: RunSpec, hyper: Hyper, position: Array, count: int) -> Array:
+def shared_examples(
+    spec: RunSpec, hyper: Hyper, position: Array, count: int | tuple[int, ...]
+) -> Array:
     """The examples of a step, those of `shared_program`'s unfilled micro-batches last.
 
     Part p of a step of k parts is step k·position + p of a run whose batch is one part.
     """
     room = spec.micro_batches
     steps = position * hyper.micro_batches + jnp.arange(room)
-    each = jax.vmap(
-        lambda step: data.windows_jax(hyper.seed, step, spec.batch_size // room, count)
-    )(steps)
+    each = jax.vmap(lambda step: examples_at(hyper, step, spec.batch_size // room, count))(steps)
     return each.reshape(-1)
 
 

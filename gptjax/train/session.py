@@ -13,13 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from gptjax import data
 from gptjax.data import Corpus
 from gptjax.optim import eval_params
 from gptjax.parallel import Layout, collectives
 from gptjax.train import evaluate, loss_spikes, micro_batches
 from gptjax.train.config import RunSpec, TrainConfig
-from gptjax.train.feed import Batch, Feed, TokenFeed
+from gptjax.train.feed import Batch, Feed, TokenFeed, examples_at
 from gptjax.train.layout import state_shardings
 from gptjax.train.objectives import Objective, next_token
 from gptjax.train.program_cache import Programs
@@ -314,7 +313,7 @@ def make_advance(
             examples = micro_batches.shared_examples(spec, hyper, position, count)
             batch = feed.batch(spec, feed.read(spec, arrays, examples))
             return micro_batches.only_filled(spec, hyper, batch)
-        examples = data.windows_jax(hyper.seed, position, spec.batch_size, count)
+        examples = examples_at(hyper, position, spec.batch_size, count)
         return feed.batch(spec, feed.read(spec, arrays, examples))
 
     def advance(

@@ -9,6 +9,7 @@ import numpy as np
 from jax import Array
 
 from gptjax import models
+from gptjax.data.mixture_order import Schedule, make_schedule
 from gptjax.models.quantized import is_quantized
 from gptjax.optim import make_optimizer, trainable
 from gptjax.train import gradient_noise, mixed_precision
@@ -90,6 +91,7 @@ class Hyper:
       warmup: `optim.warmup_steps`, int32; unread where they are a fraction of the run.
       seed: seed of the data order, uint32.
       micro_batches: of a step, int32; read by a `micro_batches.shared_program` alone.
+      mixture: the order of the sources; None where there is one.
     """
 
     peak: Array
@@ -98,6 +100,7 @@ class Hyper:
     warmup: Array
     seed: Array
     micro_batches: Array
+    mixture: Schedule | None = None
 
 
 def init_state(spec: RunSpec, key: Array) -> TrainState:
@@ -150,7 +153,14 @@ def make_hyper(spec: RunSpec) -> Hyper:
         warmup=jnp.int32(spec.optim.warmup_steps),
         seed=jnp.uint32(spec.seed),
         micro_batches=jnp.int32(spec.micro_batches),
+        mixture=_schedule(spec),
     )
+
+
+def _schedule(spec: RunSpec) -> Schedule | None:
+    if not spec.source_weights:
+        return None
+    return make_schedule(spec.source_weights, spec.weight_phases, spec.steps, spec.batch_size)
 
 
 def add_to_curve(curve: Array, step: Array, loss: Array) -> Array:
