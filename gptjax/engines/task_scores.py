@@ -41,7 +41,7 @@ def scorer(config: Config) -> "Callable[[Session, RunSpec, Any], Scores] | None"
             f"{result.task}_{short}": float(result.metrics[name].value)
             for result in results
             for name, short in SHORT.items()
-            if name in result.metrics
+            if name in result.metrics and result.metrics[name].count
         }
 
     return score
@@ -54,5 +54,6 @@ SHORT = {
     "nats_per_token": "nats",
     "retrieved": "acc",
     "extracted": "acc",
+    "divergence": "nats",
 }
 """Metrics that a record keeps, and what their columns end in: job=forecast reads acc and bpb."""

@@ -5,6 +5,7 @@ the largest Σ log p for each character, as HellaSwag is scored.
 """
 
 import dataclasses
+import itertools
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -90,48 +91,51 @@ def evaluate(
     task: str,
     shots: int = 0,
     examples: Sequence[Item] = (),
+    before: str = "",
     style: str = "continuation",
     tokens: int = TOKENS,
 ) -> Result:
     """Score items, each after `shots` solved examples.
 
+    Items that the context does not hold with their examples are left out and counted; where that
+    is all of them, the metrics are NaN.
+
     Args:
       examples: where the examples are taken from, in their order, never the item itself; the items
         by default.
+      before: a text before the examples.
       style: of STYLES.
       tokens: of a batch.
 
     Raises:
-      UserError: for items that cannot be scored, too few examples, or none that the context holds.
+      UserError: for items that cannot be scored, too few examples, or items none of which the
+        context holds even without examples.
     """
     check(items, task)
-    pool = list(examples or items)
-    if shots > len(pool) - (not examples):
-        raise UserError(
-            f"evaluate.shots={shots} needs as many other items, and {task} has {len(pool)}"
-        )
-    asked = [_requests(model, item, _shown(pool, item, shots, style), style) for item in items]
+    pool = examples or items
+    shown = [before + _shown(pool, item, shots, style, task) for item in items]
+    asked = [_requests(model, item, text, style) for item, text in zip(items, shown, strict=True)]
     kept = [i for i, requests in enumerate(asked) if all(fits(model, r) for r in requests)]
-    if not kept:
+    if not kept and not shots:
         raise UserError(
-            f"{task} has no item that the context of {model.name}, {model.context} tokens, holds "
-            f"with evaluate.shots={shots}; give fewer shots"
+            f"{task} has no item that the context of {model.name}, {model.context} tokens, holds; "
+            "give shorter items or a model with a longer context"
         )
     answers = iter(score(model, [r for i in kept for r in asked[i]], tokens=tokens))
     rows = [_row(items[i], [next(answers) for _ in asked[i]], style) for i in kept]
-    return _result(task, [items[i] for i in kept], rows, len(items) - len(kept))
+    return _result(task, [items[i] for i in kept], rows, items, shots)
 
 
-def _shown(pool: Sequence[Item], item: Item, shots: int, style: str) -> str:
+def _shown(pool: Sequence[Item], item: Item, shots: int, style: str, task: str) -> str:
     """Solved examples before an item."""
-    texts: list[str] = []
-    for example in pool:
-        if len(texts) == shots:
-            break
-        if example != item:
-            context, choices = STYLES[style](example)
-            texts.append(context + choices[example.answer] + "\n\n")
-    return "".join(texts)
+    others = list(itertools.islice((one for one in pool if one != item), shots))
+    if len(others) < shots:
+        raise UserError(
+            f"evaluate.shots={shots} needs as many other items for each, and {task} has "
+            f"{len(others)}; give fewer shots or more items"
+        )
+    texts = [(STYLES[style](one), one.answer) for one in others]
+    return "".join(f"{context}{choices[right]}\n\n" for (context, choices), right in texts)
 
 
 def _requests(model: Model, item: Item, shown: str, style: str) -> list[Request]:
@@ -159,8 +163,10 @@ def _row(item: Item, answers: Sequence[Any], style: str) -> dict[str, Any]:
     }
 
 
-def _result(task: str, items: Sequence[Item], rows: list[dict[str, Any]], skipped: int) -> Result:
-    documents = [item.document or str(i) for i, item in enumerate(items)]
+def _result(
+    task: str, kept: Sequence[Item], rows: list[dict[str, Any]], items: Sequence[Item], shots: int
+) -> Result:
+    documents = [item.document or str(i) for i, item in enumerate(kept)]
     right = [float(row["pick"] == row["answer"]) for row in rows]
     normed = [float(row["pick_norm"] == row["answer"]) for row in rows]
     metrics = {
@@ -171,19 +177,39 @@ def _result(task: str, items: Sequence[Item], rows: list[dict[str, Any]], skippe
             [row["probabilities"][row["answer"]] for row in rows], documents
         ),
     }
-    domains = [item.domain for item in items]
+    domains = [item.domain for item in kept]
     by = {
         domain: _of_domain(right, documents, domains, domain)
         for domain in dict.fromkeys(domains)
         if len(set(domains)) > 1
     }
-    most = Counter(row["answer"] for row in rows).most_common(1)[0][1]
-    baselines = {
+    skipped = len(items) - len(kept)
+    return Result(
+        task, "acc", metrics, by, rows, _baselines(kept), skipped, _notes(items, skipped, shots)
+    )
+
+
+def _baselines(items: Sequence[Item]) -> dict[str, float]:
+    """The score of a guess, and of the place that is right most often."""
+    if not items:
+        return {}
+    most = Counter(item.answer for item in items).most_common(1)[0][1]
+    return {
         "chance": float(np.mean([1 / len(item.choices) for item in items])),
-        "majority": most / len(rows),
+        "majority": most / len(items),
     }
-    notes = (f"{skipped} items are longer than the context and were left out",) if skipped else ()
-    return Result(task, "acc", metrics, by, rows, baselines, skipped, notes)
+
+
+def _notes(items: Sequence[Item], skipped: int, shots: int) -> tuple[str, ...]:
+    alike = sum(len(set(item.choices)) < len(item.choices) for item in items)
+    after = f" after {shots} examples" if shots else ""
+    said = {
+        f"{skipped} of {len(items)} items{after} are longer than the context and were left out": (
+            skipped
+        ),
+        f"{alike} of {len(items)} items have equal choices, of which the first is picked": alike,
+    }
+    return tuple(text for text, count in said.items() if count)
 
 
 def _of_domain(values: list[float], documents: list[str], domains: list[str], domain: str) -> Mean:

@@ -29,8 +29,8 @@ class EvalConfig:
     )
     texts: tuple[str, ...] = setting(
         (),
-        "files for perplexity, needle and memorization: .jsonl with text and domain, or plain text "
-        "named after its domain; (): held-out code of the standard library",
+        "files for perplexity, needle, memorization and ngrams: .jsonl with text and domain, or "
+        "plain text named after its domain; (): held-out code of the standard library",
     )
     limit: int = setting(0, "items or texts of a task at most; 0: all", minimum=0)
     count: int = setting(150, "items of a task that is made by rule", minimum=2)
@@ -47,4 +47,9 @@ class EvalConfig:
         DEPTHS, "needle: where it lies, 0: at the beginning", minimum=0.0, maximum=1.0
     )
     repeats: int = setting(8, "needle: texts at each length and depth", minimum=1)
+    ngram: int = setting(5, "ngrams: tokens of each", minimum=1)
+    written: int = setting(8192, "ngrams: most n-grams that the model writes", minimum=16)
+    smoothing: float = setting(
+        0.5, "ngrams: added to the count of each n-gram in the model's texts", above=0.0
+    )
     batch_tokens: int = setting(TOKENS, "tokens of a batch, padding included", minimum=16)

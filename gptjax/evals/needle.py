@@ -53,7 +53,7 @@ def needle(
             continue
         for depth in depths:
             for _ in range(repeats):
-                ids, value = _text(model, filler, length, depth, form, rng)
+                ids, value = haystack(model, filler, length, depth, form, rng)
                 requests += [Request(ids, tuple(model.encode(digit))[:1]) for digit in VALUES]
                 rows.append({"length": length, "depth": depth, "value": value})
     if not rows:
@@ -71,9 +71,14 @@ def _lengths(model: Model) -> tuple[int, ...]:
     return tuple(sorted({longest // 4, longest // 2, longest}))
 
 
-def _text(
+def haystack(
     model: Model, filler: str, length: int, depth: float, form: str, rng: random.Random
 ) -> tuple[tuple[int, ...], str]:
+    """(ids of a text that ends where the needle's value is asked for, the value).
+
+    Raises:
+      UserError: for a length without room for the needle and the question.
+    """
     key = "".join(rng.choice("ABCDEFGHJKLMNPQRSTUVWXYZ") for _ in range(4))
     value = rng.choice(VALUES)
     hidden = model.encode(form.format(key=key, value=value))

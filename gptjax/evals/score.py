@@ -66,8 +66,8 @@ def score(
       share: whether requests with one context share its cache.
 
     Raises:
-      UserError: for an empty request, tokens that the model has not, or a request longer than its
-        context, which is never cut.
+      UserError: for an empty request, tokens that the model has not, a request longer than its
+        context, which is never cut, or a model that gives NaN.
     """
     for request in requests:
         check(model, request)
@@ -80,7 +80,13 @@ def score(
         *_shared(model, requests, shared, tokens),
     ):
         found[where] = made
-    return [one for one in found if one is not None]
+    scored = [one for one in found if one is not None]
+    if any(np.isnan(one.logprobs).any() for one in scored):
+        raise UserError(
+            f"{model.name} gives log-probabilities that are no numbers; its weights are NaN, or "
+            "its activations overflow"
+        )
+    return scored
 
 
 def fits(model: Model, request: Request) -> bool:

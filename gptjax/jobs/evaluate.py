@@ -1,6 +1,7 @@
 """job=evaluate: scores of a model on texts and tasks, with error bars, beside a second model's."""
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -76,22 +77,32 @@ def difference(mine: Any, theirs: Any) -> dict[str, Any]:
     """The paired difference of a task's headline between two models, first minus second."""
     from gptjax import evals
 
-    value = PAIRED[mine.headline]
-    first, second = ([value(row) for row in one.items] for one in (mine, theirs))
-    if len(first) != len(second):
+    if mine.headline not in PAIRED:
+        return {"task": mine.task, "reason": f"its {mine.headline} is not a mean over items"}
+    metric, value = PAIRED[mine.headline]
+    if not mine.items or list(map(_asked, mine.items)) != list(map(_asked, theirs.items)):
         return {"task": mine.task, "reason": "their contexts hold different items"}
+    first, second = ([value(row) for row in one.items] for one in (mine, theirs))
     documents = [row.get("document") or str(i) for i, row in enumerate(mine.items)]
     made = plain(dataclasses.asdict(evals.paired(first, second, documents)))
-    return {"task": mine.task, "metric": mine.headline, **made}
+    return {"task": mine.task, "metric": metric, **made}
+
+
+def _asked(row: dict[str, Any]) -> tuple[Any, ...]:
+    """What tells an item from others."""
+    return tuple(row.get(name) for name in ("question", "choices", "document", "text", "length"))
 
 
 PAIRED: dict[str, Any] = {
-    "acc": lambda row: float(row["pick"] == row["answer"]),
-    "nats_per_token": lambda row: row["nats"] / row["tokens"],
-    "retrieved": lambda row: row["right"],
-    "extracted": lambda row: row["extracted"],
+    "acc": ("acc", lambda row: float(row["pick"] == row["answer"])),
+    "nats_per_token": ("bits_per_byte", lambda row: row["nats"] / math.log(2) / row["bytes"]),
+    "retrieved": ("retrieved", lambda row: row["right"]),
+    "extracted": ("extracted", lambda row: row["extracted"]),
 }
-"""What an item gives to the paired difference of each headline."""
+"""(metric, an item's value) that stand for each headline in paired differences.
+
+Tokens of two tokenizers are not the same, so texts are compared by their bytes.
+"""
 
 
 def _print(content: dict[str, Any], folder: Path) -> None:
@@ -101,7 +112,8 @@ def _print(content: dict[str, Any], folder: Path) -> None:
     for task in content["tasks"]:
         for name, one in task["metrics"].items():
             if "/" not in name:
-                guess = task["baselines"].get("chance") if name.startswith("acc") else None
+                compared = name.startswith("acc") or name == task["headline"]
+                guess = task["baselines"].get("chance") if compared else None
                 numbers = [one["value"], one["stderr"], one["stderr_by_document"], guess]
                 table.add_row(task["task"], name, *map(_number, numbers), str(one["count"]))
     console = Console(width=120)

@@ -37,7 +37,7 @@ def main(config: Config, folder: Path) -> int:
     status = run_sweep(config, folder)
     if status != 0:
         return status
-    every = read_scores(scaling.Table.read(folder / "runs.csv"), chance=_chance(config))
+    every = read_scores(scaling.Table.read(folder / "runs.csv"))
     largest = every.params.max()
     large = every.params > largest * (1 - 1e-9)
     targets = list(zip(every.params[large], every.tokens[large], strict=True))
@@ -64,11 +64,6 @@ def measured(every: Scores, large: np.ndarray, found: Forecast) -> list[dict[str
         for task in found.tasks
         for target, score in zip(task.targets, every.score[task.task][large], strict=True)
     ]
-
-
-def _chance(config: Config) -> dict[str, float]:
-    """Scores of a guess on tasks made by rule: one of four choices, of two for agreement."""
-    return {name: 0.5 if name == "agreement" else 0.25 for name in config.sweep.tasks}
 
 
 JOB = Job(main, check=check, many_runs=True, trains=True)

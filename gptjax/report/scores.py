@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 from gptjax.files import write_atomic
 from gptjax.report import style
@@ -16,23 +18,15 @@ def build(folder: Path, content: dict[str, Any], formats: tuple[str, ...], dpi: 
     """Write `figures/score_*` and report.html from the content of scores.json."""
     sections = [Section("Scores", _table(content["tasks"]))]
     for number, task in enumerate(content["tasks"]):
-        draw = FIGURES.get(task["curve"].get("kind", ""), _bars)
-        figure, ax = style.new_figure()
-        with style.drawing():
-            draw(ax, task)
-            ax.set_title(task["task"], fontsize=8)
-        style.settle(figure)
-        kind = [*dict.fromkeys([*formats, "svg"])]
-        made = style.save(figure, folder / "figures", f"score_{number}", kind, dpi)
-        svg = next(path for path in made if path.suffix == ".svg").read_text(encoding="utf-8")
-        sections.append(Section(task["task"], svg[svg.index("<svg") :], f"score-{number}"))
+        said = "".join(f"<p>{escape(note)}</p>" for note in task["notes"])
+        drawn = _figure(folder, f"score_{number}", task, formats, dpi)
+        sections.append(Section(task["task"], drawn + said, f"score-{number}"))
     if "against" in content:
         sections.append(Section(f"Against {content['against']['model']}", _paired(content)))
-    facts = [f"{len(content['tasks'])} tasks"]
     html = page(
         f"Scores of {content['model']}",
         kicker="Evaluation",
-        facts=facts,
+        facts=[f"{len(content['tasks'])} tasks"],
         colours=style.palette(1),
         sections=sections,
         footer="",
@@ -40,18 +34,49 @@ def build(folder: Path, content: dict[str, Any], formats: tuple[str, ...], dpi: 
     write_atomic(folder / "report.html", html)
 
 
+def _figure(
+    folder: Path, name: str, task: dict[str, Any], formats: tuple[str, ...], dpi: int
+) -> str:
+    """The task's figure written, and as markup; "" for a task without a number.
+
+    A task of choices has a second panel, its reliability diagram.
+    """
+    if task["metrics"][task["headline"]]["value"] is None:
+        return ""
+    panels = [FIGURES.get(task["curve"].get("kind", ""), _bars)]
+    panels += [_reliability] if task.get("calibration") else []
+    with style.drawing():
+        figure = Figure(figsize=(style.WIDTH * (1 + len(panels)) / 2, 2.6), layout="constrained")
+        FigureCanvasAgg(figure)
+        for draw, ax in zip(panels, np.atleast_1d(figure.subplots(1, len(panels))), strict=True):
+            draw(ax, task)
+        figure.suptitle(task["task"], fontsize=8)
+    style.settle(figure)
+    kinds = [*dict.fromkeys([*formats, "svg"])]
+    made = style.save(figure, folder / "figures", name, kinds, dpi)
+    svg = next(path for path in made if path.suffix == ".svg").read_text(encoding="utf-8")
+    return svg[svg.index("<svg") :]
+
+
 def _table(tasks: list[dict[str, Any]]) -> str:
+    errors = ("value", "stderr", "stderr_by_document")
     rows = [
-        (task["task"], name, one["value"], one["stderr"], one["stderr_by_document"], one["count"])
+        (task["task"], name, *(one[key] for key in errors), _guess(task, name), one["count"])
         for task in tasks
         for name, one in task["metrics"].items()
     ]
-    head = ("task", "metric", "value", "error by item", "error by document", "items")
+    head = ("task", "metric", "value", "error by item", "error by document", "guess", "items")
     return _html(head, rows)
 
 
+def _guess(task: dict[str, Any], metric: str) -> float | None:
+    """The score of a guess beside the scores that it may be compared with."""
+    compared = metric.startswith("acc") or metric == task["headline"]
+    return task["baselines"].get("chance") if compared else None
+
+
 def _paired(content: dict[str, Any]) -> str:
-    keys = ("task", "metric", "value", "low", "high")
+    keys = ("task", "metric", "value", "low", "high", "reason")
     return _html(keys, [[one.get(k) for k in keys] for one in content["against"]["differences"]])
 
 
@@ -75,6 +100,18 @@ def _bars(ax: Any, task: dict[str, Any]) -> None:
         ax.axhline(task["baselines"]["chance"], color=style.MUTED, ls="--", lw=0.8)
     ax.set_xticks(range(len(bars)), list(bars), fontsize=6)
     ax.set_ylabel(task["headline"].replace("_", " "))
+
+
+def _reliability(ax: Any, task: dict[str, Any]) -> None:
+    """Accuracy against confidence, each bin's area its number of items; the diagonal is right."""
+    found = task["calibration"]
+    most = max(one["count"] for one in found["bins"])
+    ax.plot([0, 1], [0, 1], color=style.MUTED, ls="--", lw=0.8)
+    for one in found["bins"]:
+        size = 2 + 6 * (one["count"] / most) ** 0.5
+        ax.plot(one["confidence"], one["accuracy"], "o", ms=size, color=style.ACCENT)
+    ax.set_xlabel(f"confidence (calibration error {found['ece']:.3f})")
+    ax.set_ylabel("accuracy")
 
 
 def _map(ax: Any, task: dict[str, Any]) -> None:

@@ -40,7 +40,7 @@ def folder(tmp_path_factory):
     torch.manual_seed(0)
     config = transformers.GPT2Config(
         vocab_size=len(fast),
-        n_positions=96,
+        n_positions=192,
         n_embd=32,
         n_layer=2,
         n_head=2,
@@ -50,6 +50,9 @@ def folder(tmp_path_factory):
     )
     transformers.GPT2LMHeadModel(config).save_pretrained(place)
     return place
+
+
+SHOTS = (0, 1, 5)
 
 
 @pytest.fixture(scope="module")
@@ -63,12 +66,15 @@ def harness(folder, tmp_path_factory):
         path = place / f"{name}.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for row in some))
     files = "dataset_path: json\ndataset_kwargs:\n  data_files:\n    test: {}\ntest_split: test\n"
-    (place / "own.yaml").write_text(
-        "task: own\noutput_type: multiple_choice\n"
-        + files.format(place / "own.jsonl")
-        + "doc_to_text: '{{question}}'\ndoc_to_choice: '{{choices}}'\ndoc_to_target: answer\n"
-        "metric_list:\n  - metric: acc\n  - metric: acc_norm\n"
-    )
+    for shots in SHOTS:
+        (place / f"own{shots}.yaml").write_text(
+            f"task: own{shots}\noutput_type: multiple_choice\n"
+            + files.format(place / "own.jsonl")
+            + "doc_to_text: '{{question}}'\ndoc_to_choice: '{{choices}}'\ndoc_to_target: answer\n"
+            "metric_list:\n  - metric: acc\n  - metric: acc_norm\ndescription: 'Right: '\n"
+            "fewshot_split: test\nfewshot_config:\n  sampler: first_n\n"
+            f"num_fewshot: {shots}\n"
+        )
     (place / "texts.yaml").write_text(
         "task: texts\noutput_type: loglikelihood_rolling\n"
         + files.format(place / "texts.jsonl")
@@ -84,27 +90,34 @@ def harness(folder, tmp_path_factory):
         ("theirs", HFLM(pretrained=str(folder), device="cpu", dtype="float32", batch_size=4)),
     ):
         found[name] = lm_eval.simple_evaluate(
-            model, tasks=["own", "texts"], task_manager=manager, log_samples=True, bootstrap_iters=1
+            model,
+            tasks=["texts", *(f"own{n}" for n in SHOTS)],
+            task_manager=manager,
+            log_samples=True,
+            bootstrap_iters=1,
         )
     return made, texts, found, place
 
 
-def test_choices_agree_item_by_item(folder, harness):
+def test_choices_agree_item_by_item_with_any_number_of_shots(folder, harness):
     made, _, found, place = harness
-    model = infer.load(folder)
-    (own,) = evals.evaluate(model, evals.EvalConfig(tasks=(str(place / "own.yaml"),)))
-    for name in ("ours", "theirs"):
-        samples = sorted(found[name]["samples"]["own"], key=lambda one: one["doc_id"])
-        assert len(samples) == len(made) == len(own.items)
-        for row, sample in zip(own.items, samples, strict=True):
-            totals = [float(one[0]) for one in sample["filtered_resps"]]
-            np.testing.assert_allclose(row["logprobs"], totals, atol=2e-3)
-            assert float(row["pick"] == row["answer"]) == sample["acc"]
-            assert float(row["pick_norm"] == row["answer"]) == sample["acc_norm"]
-        scores = found[name]["results"]["own"]
-        for key in ("acc", "acc_norm"):
-            assert own.metrics[key].value == pytest.approx(scores[f"{key},none"])
-            assert own.metrics[key].stderr == pytest.approx(scores[f"{key}_stderr,none"], rel=1e-6)
+    path = place / "own0.yaml"
+    settings = evals.EvalConfig(tasks=(str(path),), shots=SHOTS)
+    for shots, own in zip(SHOTS, evals.evaluate(infer.load(folder), settings), strict=True):
+        for name in ("ours", "theirs"):
+            samples = found[name]["samples"][f"own{shots}"]
+            assert len(samples) == len(made) == len(own.items)
+            samples = sorted(samples, key=lambda one: one["doc_id"])
+            for row, sample in zip(own.items, samples, strict=True):
+                totals = [float(one[0]) for one in sample["filtered_resps"]]
+                np.testing.assert_allclose(row["logprobs"], totals, atol=2e-3)
+                assert float(row["pick"] == row["answer"]) == sample["acc"]
+                assert float(row["pick_norm"] == row["answer"]) == sample["acc_norm"]
+            scores = found[name]["results"][f"own{shots}"]
+            for key in ("acc", "acc_norm"):
+                assert own.metrics[key].value == pytest.approx(scores[f"{key},none"])
+                error = own.metrics[key].stderr
+                assert error == pytest.approx(scores[f"{key}_stderr,none"], rel=1e-6)
 
 
 def test_rolling_likelihoods_agree(folder, harness):

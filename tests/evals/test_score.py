@@ -1,5 +1,8 @@
 """The scoring function: the forward pass's numbers for any batch and order; what is refused."""
 
+import dataclasses
+
+import jax
 import numpy as np
 import pytest
 from scored_model import CONFIG, by_whole_pass, model
@@ -79,8 +82,6 @@ class Pairs:
 
 
 def test_a_token_across_the_seam_leaves_no_continuation_empty():
-    import dataclasses
-
     odd = dataclasses.replace(model(), tokenizer=Pairs())
     request = text.request_of(odd, "abc", "d")
     assert len(request.tokens) == 1 and request.context == (ord("a"),)
@@ -182,9 +183,54 @@ def test_wrong_items_are_one_sentence(items, words):
 
 def test_items_longer_than_the_context_are_counted():
     found = choices.evaluate(model(), [*ITEMS, choices.Item("q" * 70, ("a", "b"), 1)], task="toy")
-    assert found.skipped == 1 and "1 items are longer" in found.notes[0]
-    with pytest.raises(UserError, match=r"evaluate\.shots=5 needs as many other items"):
-        choices.evaluate(model(), ITEMS, task="toy", shots=5)
+    assert found.skipped == 1 and found.notes[0].startswith("1 of 4 items are longer")
+
+
+def test_five_shots_count_the_items_without_room():
+    items = [choices.Item(f"{n}", ("a", "b"), 0) for n in range(6)]
+    items.append(choices.Item("q" * 40, ("a", "b"), 0))
+    found = choices.evaluate(model(), items, task="toy", shots=5)
+    assert len(found.items) == 6 and found.skipped == 1
+    assert found.notes == (
+        "1 of 7 items after 5 examples are longer than the context and were left out",
+    )
+    texts = "".join(f"{n} a\n\n" for n in range(1, 6)) + "0"
+    expected = [by_whole_pass(texts.encode(), f" {c}".encode()).sum() for c in "ab"]
+    np.testing.assert_allclose(found.items[0]["logprobs"], expected, atol=1e-4)
+    none = choices.evaluate(
+        model(),
+        [dataclasses.replace(i, question="q" * 40) for i in items[:2]]
+        + [choices.Item("x" * 30, ("a", "b"), 0)] * 2,
+        task="toy",
+        shots=2,
+    )
+    assert none.skipped == 4 and np.isnan(none.score.value) and none.baselines == {}
+
+
+def test_too_few_others_are_one_sentence_even_where_items_are_equal():
+    twice = [ITEMS[0], ITEMS[0], ITEMS[1]]
+    for items, shots in ((ITEMS, 5), (twice, 2)):
+        with pytest.raises(UserError, match=rf"evaluate\.shots={shots} needs as many other items"):
+            choices.evaluate(model(), items, task="toy", shots=shots)
+    found = choices.evaluate(model(), ITEMS[:1], examples=ITEMS, task="toy", shots=2)
+    assert len(found.items) == 1
+
+
+def test_equal_choices_and_prefixes_of_each_other():
+    items = [choices.Item("é ü", ("a", "a"), 1), choices.Item("", ("b", "bb", "b ö"), 0)]
+    found = choices.evaluate(model(), items, task="toy")
+    assert found.notes == ("1 of 2 items have equal choices, of which the first is picked",)
+    assert found.items[0]["pick"] == 0 != found.items[0]["answer"]
+    assert found.items[0]["logprobs"][0] == found.items[0]["logprobs"][1]
+    texts = [" b", " bb", " b ö"]
+    totals = [by_whole_pass((256,), text.encode()).sum() for text in texts]
+    np.testing.assert_allclose(found.items[1]["logprobs"], totals, atol=1e-4)
+
+
+def test_a_model_without_numbers_is_one_sentence():
+    broken = dataclasses.replace(model(), params=jax.tree.map(lambda x: x * np.nan, model().params))
+    with pytest.raises(UserError, match="tiny gives log-probabilities that are no numbers"):
+        score(broken, requests()[:1])
 
 
 def test_the_config_of_the_tests_reads_both_ways():

@@ -27,6 +27,9 @@ def place(tmp_path_factory):
         for n in range(6)
     ]
     (place / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    short = [{"question": str(n), "choices": ["a", "b"], "answer": n % 2} for n in range(7)]
+    short.append({"question": "9" * 40, "choices": ["a", "b"], "answer": 1})
+    (place / "short.jsonl").write_text("".join(json.dumps(row) + "\n" for row in short))
     texts = [
         {"text": f"{n} some words of a text {n}", "domain": ["even", "odd"][n % 2]}
         for n in range(4)
@@ -58,6 +61,35 @@ def test_scores_items_and_differences_are_written(place, tmp_path, capsys):
     assert "<svg" in (tmp_path / "report.html").read_text()
     assert len(list((tmp_path / "figures").glob("*.png"))) == 5
     assert "acc_norm" in capsys.readouterr().out
+
+
+def test_five_shots_say_which_items_had_no_room(place, tmp_path, capsys):
+    assert command(place, tmp_path, tasks=place / "short.jsonl", shots="0,1,5", limit=8) == 0
+    made = json.loads((tmp_path / "scores.json").read_text())["tasks"]
+    assert [(task["task"], task["skipped"]) for task in made] == [
+        ("short@0", 0),
+        ("short@1", 0),
+        ("short@5", 1),
+    ]
+    said = "short@5: 1 of 8 items after 5 examples are longer than the context and were left out"
+    assert said in capsys.readouterr().out
+    more = {"style": "letter", "shots": "0,5", "against": place / "b"}
+    assert command(place, tmp_path, tasks=place / "sums.jsonl", **more) == 0
+    made = json.loads((tmp_path / "scores.json").read_text())
+    none = made["tasks"][1]
+    assert none["skipped"] == 6 and none["metrics"]["acc"]["value"] is None
+    assert made["against"]["differences"][1]["reason"] == "their contexts hold different items"
+
+
+def test_texts_that_the_model_writes_are_compared_by_their_ngrams(place, tmp_path, capsys):
+    more = {"ngram": 2, "written": 40, "smoothing": 0.1, "against": place / "b"}
+    assert command(place, tmp_path, tasks="ngrams", **more) == 0
+    made = json.loads((tmp_path / "scores.json").read_text())
+    (task,) = made["tasks"]
+    assert task["headline"] == "divergence" and task["metrics"]["divergence"]["value"] > 1
+    assert sum(row["tokens"] - 1 for row in task["items"]) == 40
+    assert "not a mean over items" in made["against"]["differences"][0]["reason"]
+    assert "2-grams smoothed by 0.1" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("style", ["letter", "joined", "continuation"])

@@ -92,6 +92,31 @@ def test_without_losses_the_direct_laws_remain():
     assert np.isnan(made.tasks[0].targets[0].task_loss)
 
 
+def test_a_task_is_forecast_from_the_rows_that_have_its_score():
+    whole = ladder()
+    known = [row for row in whole if row["run"] != whole[0]["run"]]
+    holes = [row if row in known else row | {"rising_acc": None} for row in whole]
+
+    def said(rows, task):
+        scores = read_scores(rows, (task,), chance=CHANCE)
+        return forecast(scores, TARGETS, laws=("direct",), resamples=10).tasks[0].targets
+
+    assert said(holes, "rising") == said(known, "rising") != said(whole, "rising")
+    assert said(holes, "flat") == said(whole, "flat")
+    none = [row | {"rising_acc": None} for row in whole]
+    with pytest.raises(UserError, match="the scores of rising are of 0 sizes and 0 runs"):
+        said(none, "rising")
+    with pytest.raises(UserError, match="need columns that rising has not"):
+        forecast(
+            read_scores(
+                [{k: v for k, v in row.items() if k[-4:] != "_bpb"} for row in whole], ("rising",)
+            ),
+            TARGETS,
+            laws=("two_step",),
+            resamples=10,
+        )
+
+
 def test_least_squares_are_those_of_a_line_by_hand():
     x, y = np.array([0.0, 1.0, 2.0]), np.array([1.0, 3.0, np.nan])
     theta = solve(
@@ -115,6 +140,8 @@ def test_components_are_those_of_the_singular_values():
     ("change", "options", "words"),
     [
         ({"rising_acc": 57.0}, {}, "row 1: rising_acc=57 is outside 0..1; give scores as shares"),
+        ({"rising_acc": float("inf")}, {}, "rising_acc=inf is outside 0..1"),
+        ({"rising_acc": "good"}, {}, "rising_acc='good' is not a number"),
         ({"rising_bpb": -1.0}, {}, "rising_bpb=-1 is no loss"),
         ({"params": 0.0}, {}, "params=0; every count"),
         ({}, {"tasks": ("risng",)}, "did you mean rising"),

@@ -13,10 +13,12 @@ from gptjax.evals import choices
 from gptjax.evals.config import EvalConfig
 from gptjax.evals.memorization import memorization
 from gptjax.evals.needle import needle
+from gptjax.evals.ngrams import compare_written
 from gptjax.evals.perplexity import Document, perplexity
 from gptjax.evals.result import Result
 from gptjax.evals.tasks import items
 from gptjax.evals.tasks.files import read_items, read_rows
+from gptjax.evals.tasks.harness_file import HarnessTask, read_task
 from gptjax.infer.model import Model
 
 
@@ -49,11 +51,24 @@ def choice_task(
 
 def file_task(path: Path) -> Task:
     """The items of a file, read when the task is named."""
-    found, style = read_items(path)
-    choices.check(found, str(path))
+    if path.suffix in (".yaml", ".yml"):
+        found = read_task(path)
+    else:
+        found = HarnessTask(read_items(path), "continuation", [], "")
+    for some in filter(None, (found.items, found.examples)):
+        choices.check(some, str(path))
 
     def run(model: Model, settings: EvalConfig, shots: int) -> Result:
-        return _choices(model, settings, path.stem, found, style, shots)
+        return _choices(
+            model,
+            settings,
+            path.stem,
+            found.items,
+            found.style,
+            shots,
+            examples=found.examples,
+            before=found.description,
+        )
 
     return Task(run, f"items of {path}", shots=True)
 
@@ -65,11 +80,19 @@ def _choices(
     made: list[choices.Item],
     style: str,
     shots: int,
+    *,
+    examples: Sequence[choices.Item] = (),
+    before: str = "",
 ) -> Result:
-    kept = made[: settings.limit or None]
-    style = style if settings.style == "auto" else settings.style
     return choices.evaluate(
-        model, kept, task=name, shots=shots, style=style, tokens=settings.batch_tokens
+        model,
+        made[: settings.limit or None],
+        task=name,
+        shots=shots,
+        examples=examples or made,
+        before=before,
+        style=style if settings.style == "auto" else settings.style,
+        tokens=settings.batch_tokens,
     )
 
 
@@ -100,6 +123,17 @@ def _memorization(model: Model, settings: EvalConfig, shots: int) -> Result:
         length=settings.length,
         seed=settings.seed,
         tokens=settings.batch_tokens,
+    )
+
+
+def _ngrams(model: Model, settings: EvalConfig, shots: int) -> Result:
+    return compare_written(
+        model,
+        [document.text for document in documents_of(settings)][: settings.limit or None],
+        n=settings.ngram,
+        written=settings.written,
+        alpha=settings.smoothing,
+        seed=settings.seed,
     )
 
 
@@ -144,6 +178,7 @@ TASKS: dict[str, Task] = {
     "perplexity": Task(_perplexity, "nats per token and bits per byte, by domain"),
     "needle": Task(_needle, "a fact hidden in a text, by depth and length"),
     "memorization": Task(_memorization, "continuations given word for word"),
+    "ngrams": Task(_ngrams, "how far texts that the model writes are from the texts, by n-grams"),
     "arithmetic": choice_task("arithmetic", items.arithmetic, "sums", "continuation"),
     "copying": choice_task("copying", items.copying, "a sequence again", "continuation"),
     "agreement": choice_task("agreement", items.agreement, "verb and subject", "continuation"),

@@ -1,4 +1,4 @@
-"""Tasks in files: JSON lines in the layouts of HellaSwag, MMLU and our own, and lm-eval's YAML."""
+"""Items in JSON lines, in the layouts of HellaSwag, MMLU and our own."""
 
 import json
 import re
@@ -10,18 +10,12 @@ from gptjax.errors import UserError
 from gptjax.evals.choices import LETTERS, Item
 
 
-def read_items(path: Path) -> tuple[list[Item], str]:
-    """(items, style) of a file.
+def read_items(path: Path) -> list[Item]:
+    """The items of a file.
 
     Raises:
       UserError: for no file, a line that is no object, or an item without its keys.
     """
-    if not path.is_file():
-        raise UserError(
-            f"evaluate.tasks={path} is no file; give the path of a .jsonl or .yaml task"
-        )
-    if path.suffix in (".yaml", ".yml"):
-        return _from_yaml(path)
     rows = read_rows(path)
     layout = next((one for keys, one in LAYOUTS if keys <= rows[0].keys()), None)
     if layout is None:
@@ -29,12 +23,16 @@ def read_items(path: Path) -> tuple[list[Item], str]:
             f"{path} has the keys {sorted(rows[0])}; give question, choices and answer, or "
             "HellaSwag's ctx, endings and label"
         )
-    return [_item(layout, row, f"{path} line {n}") for n, row in enumerate(rows, 1)], "continuation"
+    return [_item(layout, row, f"{path} line {n}") for n, row in enumerate(rows, 1)]
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """The objects of a JSON lines file."""
     rows = []
+    if not path.is_file():
+        raise UserError(
+            f"evaluate.tasks={path} is no file; give the path of a .jsonl or .yaml task"
+        )
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -56,31 +54,57 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 def _item(layout: Callable[[dict[str, Any], str], Item], row: dict[str, Any], where: str) -> Item:
     try:
         return layout(row, where)
-    except (KeyError, TypeError) as error:
+    except KeyError as error:
+        raise UserError(f"{where} lacks {error}; give what the first line has") from None
+
+
+def text_of(value: Any, where: str) -> str:
+    """A question or choice as text; numbers are written out.
+
+    Raises:
+      UserError: for a list, an object, true, false or null.
+    """
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    raise UserError(f"{where} has {json.dumps(value)} where a text is expected; give a text")
+
+
+def texts_of(values: Any, where: str) -> tuple[str, ...]:
+    """Choices as texts.
+
+    Raises:
+      UserError: for what is no list.
+    """
+    if not isinstance(values, list):
         raise UserError(
-            f"{where} lacks or misspells {error}; give what the first line has"
-        ) from None
+            f"{where} has the choices {json.dumps(values)}, which are no list; give a list of texts"
+        )
+    return tuple(text_of(value, where) for value in values)
 
 
 def _plain(row: dict[str, Any], where: str) -> Item:
-    choices = tuple(map(str, row["choices"]))
+    choices = texts_of(row["choices"], where)
     domain = row.get("domain") or row.get("subject") or ""
     answer = answer_of(row["answer"], choices, where)
-    return Item(str(row["question"]), choices, answer, str(domain), str(row.get("document", "")))
+    question = text_of(row["question"], where)
+    return Item(question, choices, answer, str(domain), str(row.get("document") or ""))
 
 
 def _hellaswag(row: dict[str, Any], where: str) -> Item:
     """Prepared as lm-evaluation-harness does."""
     if "ctx_a" in row:
-        context = f"{row['ctx_a']} {str(row['ctx_b']).capitalize()}"
+        context = f"{row['ctx_a']} {text_of(row['ctx_b'], where).capitalize()}"
     else:
-        context = str(row["ctx"])
+        context = text_of(row["ctx"], where)
     if row.get("activity_label"):
         context = f"{row['activity_label']}: {context}"
-    choices = tuple(_cleaned(str(ending)) for ending in row["endings"])
-    source = str(row.get("source_id", ""))
-    domain = str(row.get("split_type", ""))
-    answer = answer_of(int(row["label"]), choices, where)
+    choices = tuple(map(_cleaned, texts_of(row["endings"], where)))
+    source = str(row.get("source_id") or "")
+    domain = str(row.get("split_type") or "")
+    label = str(row["label"])
+    answer = answer_of(int(label) if label.isdigit() else row["label"], choices, where)
     return Item(_cleaned(context), choices, answer, domain, source)
 
 
@@ -96,8 +120,8 @@ LAYOUTS: tuple[tuple[set[str], Callable[[dict[str, Any], str], Item]], ...] = (
 """Layouts of a line by the keys that it has."""
 
 
-def answer_of(answer: Any, choices: tuple[str, ...], where: str) -> int:
-    """The place of an answer that is a place, a choice's text, or a letter.
+def answer_of(answer: Any, choices: tuple[str, ...], where: str, *, letters: bool = True) -> int:
+    """The place of an answer that is a place, a choice's text, or, with `letters`, a letter.
 
     Raises:
       UserError: for an answer that is not among the choices.
@@ -107,51 +131,6 @@ def answer_of(answer: Any, choices: tuple[str, ...], where: str) -> int:
             return answer
     elif str(answer) in choices:
         return choices.index(str(answer))
-    elif len(str(answer)) == 1 and str(answer) in LETTERS[: len(choices)]:
+    elif letters and len(str(answer)) == 1 and str(answer) in LETTERS[: len(choices)]:
         return LETTERS.index(str(answer))
     raise UserError(f"{where} has the answer {answer!r}, which is not among {list(choices)}")
-
-
-def _from_yaml(path: Path) -> tuple[list[Item], str]:
-    """A multiple-choice task of lm-evaluation-harness with local JSON files."""
-    import jinja2
-    import yaml
-
-    try:
-        said = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        said = None
-    wanted = ("dataset_kwargs", "doc_to_text", "doc_to_choice", "doc_to_target")
-    if not isinstance(said, dict) or said.get("output_type") != "multiple_choice":
-        raise UserError(f"{path} is no task with output_type: multiple_choice")
-    missing = [name for name in wanted if name not in said]
-    if missing:
-        raise UserError(f"{path} lacks {', '.join(missing)}; give local JSON files and templates")
-    split = said.get("test_split") or said.get("validation_split") or "test"
-    files = said["dataset_kwargs"]["data_files"]
-    file = Path(files[split] if isinstance(files, dict) else files)
-    rows = read_rows(file if file.is_absolute() else path.parent / file)
-    space, joined = said.get("target_delimiter", " "), []
-
-    def filled(template: Any, row: dict[str, Any]) -> Any:
-        if isinstance(template, list):
-            return [filled(one, row) for one in template]
-        if isinstance(template, int):
-            return template
-        if template in row:
-            return row[template]
-        return jinja2.Environment(keep_trailing_newline=True).from_string(template).render(**row)
-
-    for number, row in enumerate(rows, start=1):
-        choices = filled(said["doc_to_choice"], row)
-        choices = yaml.safe_load(choices) if isinstance(choices, str) else choices
-        target = filled(said["doc_to_target"], row)
-        target = int(target) if str(target).isdigit() and str(target) not in choices else target
-        texts = tuple(map(str, choices))
-        answer = answer_of(target, texts, f"{path} item {number}")
-        joined.append(Item(filled(said["doc_to_text"], row), texts, answer))
-    if space == " ":
-        return joined, "continuation"
-    if space:
-        raise UserError(f"{path} has target_delimiter={space!r}; give ' ' or ''")
-    return joined, "joined"

@@ -130,31 +130,63 @@ def forecast(
         if name not in LAWS:
             raise UserError(f"forecast.laws={name} is no law of scores; {nearest(name, LAWS)}")
     chosen = [LAWS[name] for name in laws or LAWS]
-    cuts = _cuts(scores)
-    if not cuts:
-        raise UserError(
-            f"the scores are of {len(np.unique(scores.params[scores.final]))} sizes and "
-            f"{int(scores.final.sum())} runs, and a forecast is tried on larger runs first; give "
-            f"{SIZES + 1} sizes or more"
-        )
-    rng = np.random.default_rng(seed)
-    count = int(scores.run.max()) + 1
-    drawn = rng.multinomial(count, np.full(count, 1 / count), size=resamples)
-    weights_Lr = np.concatenate([np.ones((1, count)), drawn])
+    known = {task: scores.known(task) for task in scores.tasks}
+    cuts = {task: _checked_cuts(rows, task) for task, rows in known.items()}
+    weights = {task: _resampled(rows, resamples, seed) for task, rows in known.items()}
     places = np.array(targets, float)
     rolled = {
         task: {
-            law.name: _rollout(scores, law, task, cuts) for law in chosen if law.needs(scores, task)
+            law.name: _rollout(rows, law, task, cuts[task])
+            for law in chosen
+            if law.needs(rows, task)
         }
-        for task in scores.tasks
+        for task, rows in known.items()
     }
-    fitted = {task: _fit(scores, task, places, rolled[task], weights_Lr) for task in rolled}
+    for task, errors in rolled.items():
+        if not errors:
+            raise UserError(
+                f"forecast.laws={tuple(laws)} need columns that {task} has not; add direct"
+            )
+    fitted = {
+        task: _fit(rows, task, places, rolled[task], weights[task]) for task, rows in known.items()
+    }
     pooled = float(np.mean([one.growth for one in fitted.values()]))
     found = tuple(
-        _task(scores, task, places, rolled[task], one, pooled, weights_Lr, confidence, cuts)
-        for task, one in fitted.items()
+        _task(
+            rows,
+            task,
+            places,
+            rolled[task],
+            fitted[task],
+            pooled,
+            weights[task],
+            confidence,
+            cuts[task],
+        )
+        for task, rows in known.items()
     )
-    return Forecast(found, int(scores.final.sum()), len(cuts), confidence)
+    count = min(map(len, cuts.values()))
+    return Forecast(found, int(scores.final.sum()), count, confidence)
+
+
+def _checked_cuts(scores: Scores, task: str) -> list[np.ndarray]:
+    """`_cuts`, one at least."""
+    cuts = _cuts(scores) if scores.final.any() else []
+    if not cuts:
+        raise UserError(
+            f"the scores of {task} are of {len(np.unique(scores.params[scores.final]))} sizes and "
+            f"{int(scores.final.sum())} runs, and a forecast is tried on larger runs first; give "
+            f"{SIZES + 1} sizes or more"
+        )
+    return cuts
+
+
+def _resampled(scores: Scores, resamples: int, seed: int) -> np.ndarray:
+    """How often each run counts: once, then as drawn with replacement."""
+    count = int(scores.run.max()) + 1
+    rng = np.random.default_rng(seed)
+    drawn = rng.multinomial(count, np.full(count, 1 / count), size=resamples)
+    return np.concatenate([np.ones((1, count)), drawn])
 
 
 def describe(found: Forecast) -> dict[str, Any]:

@@ -13,8 +13,10 @@ CHANCE = {
     **dict.fromkeys(("hellaswag", "arc_easy", "arc_challenge", "openbookqa", "mmlu"), 1 / 4),
     **dict.fromkeys(("piqa", "winogrande", "boolq", "copa"), 1 / 2),
     **{"csqa": 1 / 5, "commonsense_qa": 1 / 5, "socialiqa": 1 / 3, "social_iqa": 1 / 3},
+    **dict.fromkeys(("arithmetic", "copying", "completion", "facts"), 1 / 4),
+    **{"agreement": 1 / 2, "needle": 1 / 10, "memorization": 0.0},
 }
-"""Score of one who guesses, by the number of choices of published tasks."""
+"""Score of one who guesses, on published tasks and on those of `gptjax.evals`."""
 FEWEST = 6
 PARAMS = ("params", "params_non_embedding_with_head")
 """Columns of sizes: a foreign table's, and that of a sweep's runs.csv."""
@@ -53,6 +55,11 @@ class Scores:
     @property
     def tasks(self) -> tuple[str, ...]:
         return tuple(self.score)
+
+    def known(self, task: str) -> "Scores":
+        """The rows that have a score of the task."""
+        keep = np.isfinite(self.score[task])
+        return self if keep.all() else self.take(keep)
 
     def take(self, keep: np.ndarray) -> "Scores":
         """The rows of a mask, runs numbered again."""
@@ -120,7 +127,7 @@ def read_scores(
         _positive(source, own) if own else blank,
         score,
         task_loss,
-        {task: known.get(task) for task in score},
+        {task: known.get(task.partition("@")[0]) for task in score},
     )
 
 
