@@ -37,6 +37,8 @@ JOBS: dict[str, str] = {
     "finetune": "gptjax.jobs.finetune",
     "align": "gptjax.jobs.align",
     "align_task": "gptjax.jobs.align_task",
+    "reward_overoptimization": "gptjax.jobs.reward_overoptimization",
+    "finetuning_transfer": "gptjax.jobs.finetuning_transfer",
     "ensemble": "gptjax.jobs.ensemble",
     "compile": "gptjax.jobs.compile",
     "plan_mesh": "gptjax.jobs.plan_mesh",

@@ -96,6 +96,12 @@ class PolicyConfig:
     max_tokens: int = setting(64, "most tokens of an answer", minimum=1)
     reward: str = setting("answer", "the program that judges an answer", choices=REWARDS)
     reward_folder: str = setting("", "folder of a reward model that judges in its place")
+    watch: tuple[str, ...] = setting(
+        (),
+        "programs whose means over the answers of each round are logged, as align/NAME, and never "
+        "learned from",
+        choices=REWARDS,
+    )
     beta: float = setting(0.04, "weight of the KL divergence from the reference", minimum=0.0)
     kl: str = setting(
         "",

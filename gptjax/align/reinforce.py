@@ -6,7 +6,7 @@ says which round comes next.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ class Course:
       sampler, judge: what answers, and what rewards.
       prompts: to be answered.
       identity: of everything that decides the result.
+      watched: judges by name, whose means are reported and not learned from.
     """
 
     spec: RunSpec
@@ -53,6 +54,7 @@ class Course:
     judge: Judge
     prompts: Sequence[Prompt]
     identity: str
+    watched: Mapping[str, Judge] = dataclasses.field(default_factory=dict)
 
     @property
     def answers(self) -> int:
@@ -171,6 +173,8 @@ def _round(
     answers: Answers = course.sampler(state.params, asked, settings.group, key)
     found = course.judge(answers)
     learned = learnable(spec, settings, state.params, reference, answers, found, beta)
+    for name, judge in course.watched.items():
+        learned.metrics[f"align/{name}"] = float(judge(answers).mean())
     if _too_far(settings, learned.metrics):
         return dataclasses.replace(state, step=jnp.int32(spec.steps)), {}, learned.metrics
     each = []

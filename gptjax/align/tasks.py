@@ -1,7 +1,8 @@
-"""Task whose right answers a program knows: so many letters, all of them capitals, and no more.
+"""Tasks whose right answers a program knows: letters, of which capitals are wanted.
 
 The base's texts answer a prompt with letters of either case and with as many as it happens. What is
-wanted is in the base, though seldom; alignment has to make it the rule.
+wanted is in the base, though seldom; alignment has to make it the rule. `capitals` wants all of
+them; `emphasis` wants a few, so that a reward model which saw too few loud answers is wrong there.
 """
 
 import random
@@ -37,4 +38,16 @@ def capitals(asked: Asked) -> float:
     return min(right, wanted) / max(wanted, len(asked.text))
 
 
+def emphasis(asked: Asked) -> float:
+    """1 − ((c − b)/b)² of c capitals: the line's `best` number b of them is best.
+
+    >>> [emphasis(Asked({"best": 2}, text, True, "")) for text in ("abc", "ABc", "ABCD")]
+    [0.0, 1.0, 0.0]
+    """
+    best = int(asked.said["best"])
+    found = sum(letter in string.ascii_uppercase for letter in asked.text)
+    return 1.0 - ((found - best) / best) ** 2
+
+
 REWARDS["capitals"] = capitals
+REWARDS["emphasis"] = emphasis

@@ -5,10 +5,8 @@ and a command that was stopped goes on where it was.
 """
 
 import dataclasses
-import json
 import math
 import random
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,13 +20,13 @@ from rich.table import Table
 from gptjax import convert
 from gptjax.align import reinforce, reward_model, rollouts, tasks
 from gptjax.align.rollouts import Prompt
-from gptjax.config import Config, enable_compilation_cache, load_corpus, make_run
+from gptjax.config import Config, enable_compilation_cache
 from gptjax.engines.devices import start_backend
 from gptjax.errors import UserError
-from gptjax.fields import replaced, setting
-from gptjax.files import read_json, write_atomic, write_json
+from gptjax.fields import setting
+from gptjax.files import write_json
 from gptjax.job import Job
-from gptjax.stages.find_model import trained
+from gptjax.stages.alignment_steps import base, changed, timed, write_lines
 from gptjax.stages.reinforcing import course_of, judge_of, measured, reinforce_folder
 from gptjax.stages.run_log import flops_per_token
 from gptjax.stages.tuning import tune
@@ -68,7 +66,7 @@ def main(config: Config, folder: Path) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     write_texts(config, folder)
     steps = steps_of(config, folder)
-    seconds = {name: _timed(folder / name, step) for name, step in steps.items()}
+    seconds = {name: timed(folder / name, step) for name, step in steps.items()}
     table = scores(config, folder, seconds)
     write_json(folder / "alignment.json", table)
     show(table, folder)
@@ -93,7 +91,7 @@ def steps_of(config: Config, folder: Path) -> dict[str, Callable[[], Any]]:
 
     settings: Settings = config.own["align_task"]
     return {
-        "base": lambda: base(config, folder),
+        "base": lambda: base(config, folder / "base.jsonl", folder / "base"),
         "sft": lambda: tuned("sft", "sft", "base", "pairs.jsonl", settings.sft_steps, 1e-3),
         "preferences": lambda: write_preferences(config, folder),
         "reward": lambda: tuned(
@@ -103,16 +101,6 @@ def steps_of(config: Config, folder: Path) -> dict[str, Callable[[], Any]]:
         "ppo": lambda: reinforce_folder(policy_config(config, folder, "ppo"), folder / "ppo"),
         "grpo": lambda: reinforce_folder(policy_config(config, folder, "grpo"), folder / "grpo"),
     }
-
-
-def base(config: Config, folder: Path) -> None:
-    """A model of the noisy texts."""
-    made = changed(
-        config,
-        data={"source": "jsonl", "path": str(folder / "base.jsonl"), "deduplicate": False},
-    )
-    corpus = load_corpus(made)
-    trained(made, corpus, make_run(made, corpus), folder / "base")
 
 
 def policy_config(config: Config, folder: Path, method: str) -> Config:
@@ -139,25 +127,13 @@ def policy_config(config: Config, folder: Path, method: str) -> Config:
     )
 
 
-def changed(config: Config, **sections: Mapping[str, Any]) -> Config:
-    """The config with some settings of some sections changed."""
-    own = dict(config.own)
-    rooms: dict[str, Any] = {}
-    for name, values in sections.items():
-        target = own if name in own else rooms
-        section = own[name] if name in own else getattr(config, name)
-        target[name] = replaced(section, dict(values))
-    return dataclasses.replace(config, own=own, **rooms)
-
-
 def write_texts(config: Config, folder: Path) -> None:
     """The base's texts, fine-tuning pairs and prompts, functions of the seed."""
     settings, seed = config.own["align_task"], config.train.seed
     draw, length = random.Random(seed), settings.length
 
     def write(name: str, count: int, number: int, make: Callable[[str], dict[str, Any]]) -> None:
-        lines = (json.dumps(make(one)) for one in tasks.prompts(count, 3 * seed + number))
-        write_atomic(folder / name, "".join(line + "\n" for line in lines))
+        write_lines(folder / name, map(make, tasks.prompts(count, 3 * seed + number)))
 
     def text(prompt: str) -> dict[str, Any]:
         some = draw.randint(length // 2, length + length // 2)
@@ -194,8 +170,7 @@ def write_preferences(config: Config, folder: Path) -> None:
         )
         if differ and a and b
     ]
-    text = "".join(json.dumps(line) + "\n" for line in lines)
-    write_atomic(folder / "preferences.jsonl", text)
+    write_lines(folder / "preferences.jsonl", lines)
 
 
 def _course(config: Config, folder: Path) -> tuple[reinforce.Course, list[Prompt], convert.Model]:
@@ -251,18 +226,6 @@ def best_of(
         "reward_stderr": float(gold_G.std(ddof=1) / math.sqrt(len(some))),
         "kl_answer": math.log(n) - (n - 1) / n,
     }
-
-
-def _timed(place: Path, step: Callable[[], Any]) -> float:
-    """Seconds of a step, kept for a command that goes on."""
-    path = place.parent / f"{place.name}.seconds.json"
-    started = time.perf_counter()
-    status = step()
-    if status:
-        raise UserError(f"{place.name} was stopped; the same command continues from here")
-    if not path.exists():
-        write_json(path, time.perf_counter() - started)
-    return float(read_json(path))
 
 
 def show(table: list[dict[str, Any]], folder: Path) -> None:

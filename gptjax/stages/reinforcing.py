@@ -86,10 +86,15 @@ def course_of(config: Config, model: convert.Model) -> tuple[reinforce.Course, l
     )
     train, heldout = (_encoded(model, side, settings.max_tokens) for side in asked)
     sampler = sampler_of(model, [*train, *heldout], settings.max_tokens)
-    facts = [params_digest(model.params), dataclasses.asdict(settings), [p.ids for p in train]]
+    deciding = {k: v for k, v in dataclasses.asdict(settings).items() if k != "watch"}
+    facts = [params_digest(model.params), deciding, [p.ids for p in train]]
     identity = f"{spec.identity}-{digest_of(facts)}"
     judge = _judge(settings, spec)
-    return reinforce.Course(spec, settings, model.params, sampler, judge, train, identity), heldout
+    watched = {name: rollouts.program(REWARDS[name]) for name in settings.watch}
+    course = reinforce.Course(
+        spec, settings, model.params, sampler, judge, train, identity, watched
+    )
+    return course, heldout
 
 
 def digest_of(facts: Any) -> str:

@@ -305,7 +305,12 @@ def command(base, path, workdir, *flags):
 
 def test_job_align_writes_a_model_and_its_score(base, tmp_path, capsys):
     path = write(tmp_path / "p.jsonl", [{"prompt": f"{i}", "answer": "a"} for i in range(20)])
-    assert command(base, path, tmp_path / "run", "--config.align.reward=letters") == 0
+    flags = ("--config.align.reward=letters", "--config.align.watch=letters,emphasis")
+    path = write(path, [{**one, "best": 2} for one in map(json.loads, path.open())])
+    assert command(base, path, tmp_path / "run", *flags) == 0
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
+    rounds = [line for line in lines if "align/letters" in line]
+    assert len(rounds) == 2 and all(one["align/letters"] == one["align/reward"] for one in rounds)
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert 0.0 <= result["reward"] <= 1.0
     assert convert.load(tmp_path / "run").tokenizer is not None

@@ -387,6 +387,7 @@ ELSEWHERE = {
     ("align", "reward"): "tests/align/test_policy.py",
     ("align", "kl"): "tests/align/test_policy.py, the usual ones in job=align_task",
     ("align", "aggregate"): "tests/align/test_policy.py",
+    ("align", "watch"): "tests/align/test_policy.py",
     ("align", "scaled"): "tests/align/test_policy.py",
     ("clean", "stages"): "tests/jobs/test_clean.py",
     ("clean", "strict"): "tests/jobs/test_clean.py",

@@ -14,9 +14,11 @@ from gptjax.scaling.forms import (
     hyperparameters,
     kaplan,
     mixture_of_experts,
+    overoptimization,
     overtraining,
     own_files,
     precision,
+    transfer,
 )
 from gptjax.scaling.forms.form import Form
 
@@ -33,6 +35,8 @@ FAMILIES = (
     hyperparameters,
     annealing,
     precision,
+    overoptimization,
+    transfer,
 )
 FORMS: dict[str, Form] = {form.name: form for family in FAMILIES for form in family.FORMS}
 

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import io
 import json
 import math
 import pathlib
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from gptjax.errors import UserError, nearest
+from gptjax.files import write_atomic
 from gptjax.scaling.tables import dialects
 from gptjax.scaling.tables.dialects import reason_of
 
@@ -114,11 +116,12 @@ class Table:
 
     def to_csv(self, path: str | pathlib.Path) -> None:
         """Write with a header line; numbers keep every digit, empty cells stay empty."""
-        with pathlib.Path(path).open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(self.columns)
-            for i in range(len(self)):
-                writer.writerow([_cell(column[i]) for column in self.columns.values()])
+        out = io.StringIO(newline="")
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(self.columns)
+        for i in range(len(self)):
+            writer.writerow([_cell(column[i]) for column in self.columns.values()])
+        write_atomic(pathlib.Path(path), out.getvalue())
 
     def where(self, keep: np.ndarray) -> "Table":
         """The rows where `keep` (mask or indices) says so."""
