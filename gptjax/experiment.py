@@ -1,20 +1,19 @@
 """Experiment files and command-line overrides, as a plain mapping of settings."""
 
-import copy
 import importlib.util
 import re
 import traceback
 from collections.abc import Iterable, Mapping
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from gptjax import config as configs
 from gptjax.config import MOVED, General
 from gptjax.errors import UserError, nearest
-from gptjax.fields import advice, former, from_text, leaves, sections
+from gptjax.fields import advice, former, from_text, leaves, sections, type_hints
 
 KNOWN = "experiments"
 
@@ -67,7 +66,7 @@ def override(
       UserError: for a key that is not a setting or a text that is not of its type.
     """
     types = setting_types()
-    values = copy.deepcopy(dict(config))
+    values = _copied(config)
     grown: dict[str, tuple] = {}
     for name, text in overrides:
         if name not in types:
@@ -85,9 +84,17 @@ def override(
     return values
 
 
+def _copied(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Mappings in mappings, each of them new: overriding changes no other values."""
+    return {
+        name: _copied(value) if isinstance(value, Mapping) else value
+        for name, value in values.items()
+    }
+
+
 def setting_types() -> dict[str, Any]:
     """The annotated type of every dotted key."""
-    types = dict(get_type_hints(General))
+    types = dict(type_hints(General))
     for section, cls in configs.sections().items():
         types |= {f"{section}.{leaf.key}": leaf.hint for leaf in leaves(cls)}
     return types

@@ -8,6 +8,7 @@ user overrides, checks what comes back, and generates the config reference of th
 
 import ast
 import dataclasses
+import functools
 import math
 import operator
 import sys
@@ -82,9 +83,24 @@ class Leaf:
     hint: Any
 
 
+def type_hints(cls: type) -> dict[str, Any]:
+    """The annotated type of every field of a dataclass, not to be changed."""
+    same: Any = cls  # mypy takes the class of a dataclass for unhashable
+    return _type_hints(same)
+
+
+_type_hints = functools.cache(typing.get_type_hints)
+
+
 def leaves(cls: type) -> tuple[Leaf, ...]:
     """Every setting of `cls`, those of its sections in their place."""
-    hints, found = typing.get_type_hints(cls), []
+    same: Any = cls  # mypy takes the class of a dataclass for unhashable
+    return _leaves(same)
+
+
+@functools.cache
+def _leaves(cls: type) -> tuple[Leaf, ...]:
+    hints, found = type_hints(cls), []
     for field in dataclasses.fields(cls):
         if not field.metadata.get("section"):
             found.append(Leaf(field.name, field, hints[field.name]))
@@ -96,7 +112,7 @@ def leaves(cls: type) -> tuple[Leaf, ...]:
 
 def sections(cls: type) -> dict[str, type]:
     """The dataclasses of the sections inside `cls` by their dotted names, outer ones first."""
-    hints, found = typing.get_type_hints(cls), {}
+    hints, found = type_hints(cls), {}
     for field in dataclasses.fields(cls):
         if field.metadata.get("section"):
             inner = hints[field.name]
@@ -190,7 +206,7 @@ def make(cls: type, values: Mapping[str, Any], section: str) -> Any:
     for name in values:
         if name not in fields:
             raise UserError(f"{section}.{name} is not a setting; {advice(name, cls, section)}")
-    hints = typing.get_type_hints(cls)
+    hints = type_hints(cls)
     checked = {}
     for name, value in values.items():
         path = f"{section}.{name}"
