@@ -15,7 +15,18 @@ from gptjax.scaling.fit.profile import Profile
 from gptjax.scaling.fit.result import Fit, Optimum
 from gptjax.scaling.forms import FORMS, form_named, register
 from gptjax.scaling.forms.annealing import annealing_columns, multi_power_columns
-from gptjax.scaling.forms.form import Form, Parameter, amplitude, exponent, free, positive, power
+from gptjax.scaling.forms.form import (
+    Form,
+    Parameter,
+    amplitude,
+    exp,
+    exponent,
+    free,
+    log,
+    minimum,
+    positive,
+    power,
+)
 from gptjax.scaling.forms.kaplan import kaplan_allocation
 from gptjax.scaling.laws.design import Plan, first_plan, run_next
 from gptjax.scaling.laws.fit_laws import fit_laws
@@ -44,6 +55,7 @@ __all__ = [
     "amplitude",
     "annealing_columns",
     "best_settings",
+    "exp",
     "exponent",
     "first_plan",
     "fit",
@@ -53,6 +65,8 @@ __all__ = [
     "inference_optimum",
     "judge_threshold",
     "kaplan_allocation",
+    "log",
+    "minimum",
     "multi_power_columns",
     "positive",
     "power",

@@ -25,6 +25,25 @@ BITS = {
     "tokens": np.tile(np.repeat(np.geomspace(1e8, 1e11, 4), 4), 5),
     "bits": np.tile([3.0, 4.0, 6.0, 8.0], 20),
 }
+GRAINS = {
+    "params": np.repeat(np.geomspace(1e8, 1e12, 5), 20),
+    "tokens": np.tile(np.repeat(np.geomspace(1e9, 1e13, 5), 4), 5),
+    "granularity": np.tile([1.0, 4.0, 16.0, 64.0], 25),
+}
+SPARSE = {
+    "params": np.repeat(np.geomspace(1e6, 1e12, 7), 30),
+    "tokens": np.tile(np.repeat(np.geomspace(1e8, 1e13, 6), 5), 7),
+    "sparsity": np.tile([0.0, 0.5, 0.75, 0.9, 0.98], 42),
+}
+STREAMS = {
+    "params": np.repeat(np.geomspace(1e8, 1e10, 6), 4),
+    "streams": np.tile([1.0, 2.0, 4.0, 8.0], 6),
+}
+WORDS = {
+    "params": np.repeat(np.geomspace(1e7, 1e10, 5), 20),
+    "params_vocab": np.tile(np.repeat(np.geomspace(1e6, 1e9, 5), 4), 5),
+    "tokens": np.tile(np.geomspace(1e9, 1e12, 4), 25),
+}
 STEPS = {"params": N, "steps": D / 1e6}
 SUMS = {
     "lr_sum": np.tile(np.geomspace(1, 100, 10), 2),
@@ -130,6 +149,39 @@ CONTRACT = {
             "omega": 0.02,
         },
         {"params_active": 1e11, "tokens": 1e13, "experts": 64.0},
+    ),
+    "granularity": Case(
+        GRAINS,
+        {"E": 0.47, "A": 18.1, "B": 30.8, "K": 2.1, "alpha": 0.115, "beta": 0.147, "gamma": 0.58},
+        {"params": 1e13, "tokens": 1e14, "granularity": 64.0},
+    ),
+    "sparsity": Case(
+        SPARSE,
+        {
+            "E": 0.94,
+            "A": 16612.5,
+            "B": 5455.67,
+            "alpha": 0.5962,
+            "beta": 0.3954,
+            "K": 0.4598,
+            "lambda_": -0.1666,
+            "M": 17.26,
+            "delta": 0.1603,
+            "gamma": 0.1595,
+        },
+        {"params": 1e13, "tokens": 1e14, "sparsity": 0.9},
+    ),
+    "parallel": Case(
+        STREAMS,
+        {"E": 0.69, "A": 20.0, "alpha": 0.19, "k": 0.39},
+        {"params": 1e11, "streams": 8.0},
+    ),
+    "vocabulary": Case(
+        WORDS,
+        {"E": -5.533, "A": 880.8, "V": 2082.0, "B": 22396.0, "alpha": 0.447, "nu": 0.671},
+        {"params": 1e11, "params_vocab": 1e10, "tokens": 1e13},
+        kind="squares",
+        noise=0.01,
     ),
     "broken": Case(
         LINE,

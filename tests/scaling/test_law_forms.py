@@ -33,7 +33,7 @@ def test_noiseless_recovery(name):
 @pytest.mark.parametrize("name", CONTRACT)
 def test_starts_are_finite_and_inside_and_coordinates_invert(name):
     case, form = CONTRACT[name], scaling.form_named(name)
-    config = scaling.FitConfig(column_loss="target")
+    config = scaling.FitConfig(column_loss="target", loss_kind=case.kind)
     runs = scaling.prepare({**case.columns, "target": clean_loss(name)}, config, form.columns)
     problem = problem_of(runs, form, config)
     theta = coordinates.theta_of(form, case.truth, problem.centres)

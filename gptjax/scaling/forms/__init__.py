@@ -17,8 +17,10 @@ from gptjax.scaling.forms import (
     overoptimization,
     overtraining,
     own_files,
+    parallel_streams,
     precision,
     transfer,
+    vocabulary,
 )
 from gptjax.scaling.forms.form import Form
 
@@ -37,6 +39,8 @@ FAMILIES = (
     precision,
     overoptimization,
     transfer,
+    parallel_streams,
+    vocabulary,
 )
 FORMS: dict[str, Form] = {form.name: form for family in FAMILIES for form in family.FORMS}
 
