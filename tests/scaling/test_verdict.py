@@ -90,3 +90,12 @@ def test_a_distance_that_is_a_doubt_is_no_note_as_well():
 def test_older_files_get_their_verdict_when_they_are_read():
     assert "Verdict: No law could be fitted" in answer({})
     assert verdict.beyond(Laws.from_json({}), 1e20) == ""
+
+
+def test_the_limit_of_the_tests_is_in_a_verdict_without_doubts():
+    fit = {"p": 0.5, "found": False, "undetected": {"flops": 1e21, "relative": 0.008}}
+    found = laws(laws={"chinchilla_parametric": {"lack_of_fit": fit}})
+    assert found.verdict["trusted"] is True
+    assert "these runs cannot show" in found.verdict["sentence"]
+    assert "by up to 0.8%" in found.verdict["sentence"]
+    assert not any("by up to" in line for line in found.notes)

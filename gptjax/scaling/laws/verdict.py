@@ -55,7 +55,8 @@ def judge(laws: Laws) -> dict[str, Any]:
         count = f"{len(doubts)} doubts" if len(doubts) > 1 else "one doubt"
         sentence = f"Read with care ({count}): {doubts[0]}"
     else:
-        sentence = f"Nothing speaks against this answer: {', '.join(_support(laws))}."
+        rest = "".join(f". But {line}" for line in _undetected(laws))
+        sentence = f"Nothing speaks against this answer: {', '.join(_support(laws))}{rest}."
     return {"trusted": not doubts, "sentence": sentence, "doubts": doubts}
 
 
@@ -66,7 +67,7 @@ def notes(laws: Laws) -> list[str]:
     found = [
         *doubts[1:],
         *far,
-        *_undetected(laws),
+        *(_undetected(laws) if doubts or not laws.prediction else []),
         *_valleys(laws),
         *_mixed(laws),
         *_left_out(laws),
@@ -117,15 +118,15 @@ def _misfit(laws: Laws) -> list[str]:
 
 
 def _undetected(laws: Laws) -> list[str]:
-    """How wrong a form may be that the tests pass."""
+    """How wrong a form may be that the tests pass: part of a verdict without doubts, else a note."""
     found = laws.law("chinchilla_parametric").get("lack_of_fit") or {}
     missed = found.get("undetected") or {}
     share = _real(missed.get("relative"))
     if found.get("found") or not share > SEEN:
         return []
     return [
-        f"the tests of the form have their limit: a bend in ln N and ln D that these runs cannot "
-        f"show would move the loss at {_real(missed.get('flops')):.3g} FLOPs by up to {share:.1%}"
+        f"a form that is wrong by what these runs cannot show, a bend in ln N and ln D, would move "
+        f"the loss at {_real(missed.get('flops')):.3g} FLOPs by up to {share:.1%}"
     ]
 
 
