@@ -9,12 +9,13 @@ import contextlib
 import functools
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import matplotlib
+from fontTools import subset
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
@@ -128,7 +129,9 @@ def settle(figure: Figure) -> None:
         for artist in [*ax.lines, *ax.collections]:
             artist.set_in_layout(False)  # clipped to the axes, so they cannot need room
     with drawing():
-        figure.draw_without_rendering()
+        engine = figure.get_layout_engine()
+        if engine is not None:
+            engine.execute(figure)
         figure.set_layout_engine(None)  # "none" would draw twice each time it is saved
 
 
@@ -183,9 +186,23 @@ def save(figure: Figure, folder: Path, name: str, formats: Sequence[str], dpi: i
     paths = []
     for kind in formats:
         buffer = io.BytesIO()
-        with drawing():
+        with drawing(), _without_layout_tables():
             figure.savefig(buffer, format=kind, dpi=dpi, metadata=FORMATS[kind])
         path = folder / f"{name}.{kind}"
         write_atomic(path, buffer.getvalue())
         paths.append(path)
     return paths
+
+
+@contextlib.contextmanager
+def _without_layout_tables() -> Iterator[None]:
+    """Fonts go into a PDF without the tables that lay out text, which a PDF places by glyph.
+
+    Reading those of DejaVu Sans to subset them takes longer than drawing the figure.
+    """
+    kept = subset.Options._drop_tables_default
+    subset.Options._drop_tables_default = [*kept, "GSUB", "GPOS", "GDEF"]
+    try:
+        yield
+    finally:
+        subset.Options._drop_tables_default = kept
