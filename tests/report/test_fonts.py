@@ -4,6 +4,7 @@ import re
 import zlib
 
 from fontTools import subset
+
 from gptjax.report import style
 
 

@@ -118,7 +118,7 @@ def _misfit(laws: Laws) -> list[str]:
 
 
 def _undetected(laws: Laws) -> list[str]:
-    """How wrong a form may be that the tests pass: part of a verdict without doubts, else a note."""
+    """How wrong a form may be that the tests pass: said in a verdict without doubts or a note."""
     found = laws.law("chinchilla_parametric").get("lack_of_fit") or {}
     missed = found.get("undetected") or {}
     share = _real(missed.get("relative"))
