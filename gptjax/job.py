@@ -45,6 +45,7 @@ JOBS: dict[str, str] = {
     "tune": "gptjax.jobs.tune",
     "compare_sweeps": "gptjax.jobs.compare_sweeps",
     "serve": "gptjax.jobs.serve",
+    "test_time_compute": "gptjax.jobs.test_time_compute",
 }
 """The module of each job; another package adds its own with `register`."""
 

@@ -5,7 +5,7 @@
 0.0
 """
 
-from gptjax.infer.answers import best_of, majority, pass_at_k
+from gptjax.infer.answers import best_of, best_right, majority, majority_right, pass_at_k
 from gptjax.infer.batching import Batcher
 from gptjax.infer.beam import BeamSearch, beam_search
 from gptjax.infer.generate import Answer, generate, stream
@@ -32,11 +32,13 @@ __all__ = [
     "beam_search",
     "best_drafts",
     "best_of",
+    "best_right",
     "expected_tokens",
     "generate",
     "joined",
     "load",
     "majority",
+    "majority_right",
     "pass_at_k",
     "prepare",
     "sampling",

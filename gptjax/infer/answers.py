@@ -46,6 +46,30 @@ def best_of(answers: Sequence[T], score: Callable[[T], float]) -> T:
     return max(answers, key=score)
 
 
+def best_right(scores: Sequence[float], right: Sequence[bool], k: int) -> float:
+    """Probability that of k answers, drawn from n without return, the one with the best score is
+    right: Σ_i C(i, k − 1) right_i / C(n, k) over answers in the order of their scores, i from 0.
+
+    Answers of one score count by their mean.
+
+    >>> best_right([0.1, 0.3, 0.2], [False, True, False], 1)
+    0.333333333333
+    >>> best_right([0.1, 0.3, 0.2], [False, True, False], 3)
+    1.0
+    """
+    n = len(scores)
+    assert 1 <= k <= n
+    _, group_n = np.unique(np.asarray(scores, np.float64), return_inverse=True)
+    mean = np.bincount(group_n, np.asarray(right, np.float64)) / np.bincount(group_n)
+    right_n = mean[np.sort(group_n)]
+    # C(i, k − 1)/C(n, k) from one i to the one before, so that nothing overflows.
+    weights = np.zeros(n)
+    weights[n - 1] = k / n
+    for i in range(n - 1, k - 1, -1):
+        weights[i - 1] = weights[i] * (i - k + 1) / i
+    return round(float(weights @ right_n), 12)
+
+
 def majority_right(
     counts: Sequence[int], truth: int, k: int, draws: int = 2000, seed: int = 0
 ) -> float:

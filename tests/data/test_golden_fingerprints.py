@@ -45,6 +45,13 @@ GOLDEN = {
     "54785451642d38e5d207bc932bcdbfa6": FILES | {"path": "book.txt"},
     "2b2d9b5103d261b5a6984add97a5cfc7": FILES | {"path": "book.txt", "text.document_bytes": 1000},
     "34e811a14c481f6bd51712876c795ecf": ZIPF,
+    "1559c7d42c138a4808c7d3333a0bf439": {
+        "source": "arithmetic",
+        "arithmetic.digits": 2,
+        "arithmetic.problems": 300,
+        "arithmetic.seed": 1,
+        "heldout_fraction": 0.2,
+    },
 }
 
 

@@ -117,6 +117,18 @@ def test_pass_at_k_is_the_mean_over_all_choices():
         assert infer.pass_at_k(n, c, k) == pytest.approx(np.mean([any(x) for x in choices]))
 
 
+def test_the_best_of_some_answers_is_the_mean_over_all_choices():
+    """Answers of one score share what is right among them."""
+    scores, right = [0.3, 0.1, 0.9, 0.3, 0.5], [True, False, False, False, True]
+    for k in range(1, 6):
+        wins = []
+        for some in itertools.combinations(range(5), k):
+            best = max(scores[i] for i in some)
+            tied = [i for i in range(5) if scores[i] == best]
+            wins.append(np.mean([right[i] for i in tied]))
+        assert infer.best_right(scores, right, k) == pytest.approx(np.mean(wins))
+
+
 def test_the_majority_of_some_answers():
     """By enumeration of all choices of three of six answers."""
     given = [0, 0, 0, 1, 1, 2]

@@ -318,6 +318,13 @@ PLANNED = {
         "data.bpe.level": "characters",
         "data.vocab_size": 400,
     },
+    "sums": {
+        "data.source": "arithmetic",
+        "data.arithmetic.digits": 2,
+        "data.arithmetic.problems": 5000,
+        "data.heldout_fraction": 0.2,
+        "model.seq_len": 16,
+    },
     "step_law": {"sweep.rule": "step_law", "data.source": "zipf_facts", "model.seq_len": 64},
 }
 

@@ -1,6 +1,6 @@
 """The table of sources, one file each: where documents come from."""
 
-from gptjax.data.sources import jsonl, stdlib, text, tfds, zipf_facts
+from gptjax.data.sources import arithmetic, jsonl, stdlib, text, tfds, zipf_facts
 from gptjax.data.sources.base import Documents, Generated, Source
 
 SOURCES: dict[str, Source] = {}
@@ -13,7 +13,8 @@ def register(source: Source) -> Source:
     return source
 
 
-for _source in (stdlib.SOURCE, text.SOURCE, jsonl.SOURCE, tfds.SOURCE, zipf_facts.SOURCE):
+_OURS = (stdlib, text, jsonl, tfds, zipf_facts, arithmetic)
+for _source in (module.SOURCE for module in _OURS):
     register(_source)
 
 __all__ = ["SOURCES", "Documents", "Generated", "Source", "register"]
