@@ -102,15 +102,18 @@ def fit_beta(params: Sequence[float], right_SQ: np.ndarray, samples: int) -> Bet
     seen_Sc = np.stack([np.bincount(row, minlength=samples + 1) for row in right_SQ])
     n_S = np.asarray(params, float)
 
+    def law(x: np.ndarray) -> Beta:
+        return Beta(float(x[0]), float(x[1]), float(x[2]), float(x[3]), centre)
+
     def surprise(x: np.ndarray) -> float:
-        a_S1, b_S1 = (shape[:, None] for shape in Beta(*x, centre).shapes(n_S))
+        a_S1, b_S1 = (shape[:, None] for shape in law(x).shapes(n_S))
         log_Sc = betaln(a_S1 + counts, b_S1 + samples - counts) - betaln(a_S1, b_S1)
         return -float((seen_Sc * log_Sc).sum()) / right_SQ.size
 
     share_S = np.clip(right_SQ.mean(axis=1) / samples, 1e-4, 1 - 1e-4)
     slope, middle = np.polyfit(log_n - centre, np.log(share_S / (1 - share_S)), 1)
     found = minimize(surprise, np.array([middle, slope, 1.0, 0.0]), method="BFGS")
-    return Beta(*map(float, found.x), centre)
+    return law(found.x)
 
 
 def fit_power(params: Sequence[float], samples: Sequence[int], coverage_SK: np.ndarray) -> Power:
