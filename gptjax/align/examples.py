@@ -38,6 +38,8 @@ class Example:
 def read_answered(path: str) -> list[Example]:
     """Prompts with their answers: lines with `prompt` and `response`, or with `messages`.
 
+    `completion` is another name of `response`; both may be messages, as those of TRL may.
+
     Raises:
       UserError: for a file that cannot be read, or a line that is neither, by its number.
     """
@@ -46,6 +48,8 @@ def read_answered(path: str) -> list[Example]:
 
 def read_preferences(path: str) -> list[Example]:
     """Prompts with a preferred answer and another one: `prompt`, `chosen`, `rejected`.
+
+    Both may be conversations that differ in their last message, with or without `prompt`.
 
     Raises:
       UserError: for a line that is none, or whose answers are equal, by its number.
@@ -103,17 +107,57 @@ def _answered(place: str, said: dict[str, Any]) -> Example:
             f"{place} has a preferred answer and another one, which finetune.method=sft does not "
             f"read; set finetune.method=dpo, or write lines such as {ANSWERED}"
         )
-    return Example(place, _prompt(place, said), (_text(place, said, "response", ANSWERED),), said)
+    name = "completion" if "completion" in said and "response" not in said else "response"
+    if isinstance(said.get(name), list):
+        prompt, answer = _conversation(place, said, name)
+        return Example(place, prompt, (answer,), said)
+    return Example(place, _prompt(place, said), (_text(place, said, name, ANSWERED),), said)
 
 
 def _preferred(place: str, said: dict[str, Any]) -> Example:
-    prompt = _prompt(place, said)
-    answers = tuple(_text(place, said, name, PREFERRED) for name in ("chosen", "rejected"))
+    if isinstance(said.get("chosen"), list):
+        sides = [_conversation(place, said, name) for name in ("chosen", "rejected")]
+        prompts, answers = zip(*sides, strict=True)
+        if prompts[0] != prompts[1]:
+            raise UserError(
+                f"{place} has conversations as chosen and as rejected that differ before the last "
+                "message; a preference is between two answers to one prompt"
+            )
+        prompt = prompts[0]
+    else:
+        prompt = _prompt(place, said)
+        answers = tuple(_text(place, said, name, PREFERRED) for name in ("chosen", "rejected"))
     if answers[0] == answers[1]:
         raise UserError(
             f"{place} has the same answer as chosen and as rejected, which prefers none; drop it"
         )
     return Example(place, prompt, answers, said)
+
+
+def _conversation(place: str, said: dict[str, Any], name: str) -> tuple[Messages, str]:
+    """(messages before the answer, the answer), of a conversation or of its last message alone.
+
+    A plain `prompt` beside whole conversations, as some data sets have, must be one of their
+    messages.
+    """
+    *before, last = _messages(place, said, name)
+    prompt = said.get("prompt")
+    if isinstance(prompt, list):
+        given = list(_messages(place, said, "prompt"))
+        if before and before != given:
+            raise UserError(f"{place} has a prompt that {name} does not begin with; correct one")
+        before = given
+    elif isinstance(prompt, str) and all(one["content"] != prompt for one in before):
+        raise UserError(
+            f"{place} has a prompt that is no message of {name}; write it as messages, or leave "
+            "it out"
+        )
+    if not before or last["role"] != "assistant" or not last["content"]:
+        raise UserError(
+            f"{place} has no prompt before an answer of the assistant in {name}; end {name} with "
+            "a message of the assistant"
+        )
+    return tuple(before), last["content"]
 
 
 def _prompt(place: str, said: dict[str, Any]) -> Prompt:
