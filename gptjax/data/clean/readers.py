@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gptjax.data import files
+from gptjax.data.clean import http_body
 from gptjax.data.clean.documents import Document
 from gptjax.data.compression import Content, contents, stem
 from gptjax.data.sources.jsonl import lines_of
@@ -26,7 +27,7 @@ SOURCES = ("source", "meta.pile_set_name", "meta.redpajama_set_name", "lang", "l
 NAMED = 5
 """Broken records that are named in the report."""
 PARQUET_ROWS = 1024
-HTML_TYPES = ("text/html", "application/xhtml")
+HTML_TYPES = ("text/html", "application/xhtml+xml")
 
 
 @dataclasses.dataclass
@@ -179,35 +180,72 @@ def _parquet(content: Content, broken: Broken, strict: bool) -> Iterator[tuple[i
 
 
 def _warc(content: Content, broken: Broken, strict: bool) -> Iterator[tuple[int, Any]]:
-    """The pages of a crawl: responses in HTML as their main text, and converted plain text."""
+    """The pages of a crawl: HTML as its main text, and plain text, converted or as it was sent.
+
+    Bodies are decoded as their headers say (chunked, gzip, …). Replies other than success (2xx) are
+    no pages, and what is neither HTML nor plain text is passed over.
+    """
     try:
         from fastwarc.warc import ArchiveIterator, WarcRecordType
-        from resiliparse.extract.html2text import extract_plain_text
-        from resiliparse.parse.encoding import bytes_to_str, detect_encoding
     except ImportError as error:
         raise UserError(
             f"clean.input: {content.name!r} is a WARC file, which needs fastwarc and resiliparse; "
             "pip install 'gptjax[clean]'"
         ) from error
-    kinds = WarcRecordType.response | WarcRecordType.conversion
-    stream = _Stream(content.chunks)
-    for place, record in enumerate(ArchiveIterator(stream, record_types=kinds), 1):
-        body = record.reader.read()
-        kind = (record.http_content_type if record.is_http else "text/plain") or ""
-        if not (kind.startswith("text/plain") or kind in HTML_TYPES):
+    kinds = WarcRecordType.response | WarcRecordType.conversion | WarcRecordType.resource
+    records = ArchiveIterator(_Stream(content.chunks), record_types=kinds)
+    place = 0
+    while True:
+        place += 1
+        try:
+            record = next(records, None)
+        except OSError as error:  # where the next record begins is not known
+            raise UserError(
+                f"clean.input: {content.name!r} is damaged at record {place} ({error}); fetch it "
+                "again or leave it out"
+            ) from error
+        if record is None:
+            return
+        try:
+            page = _page(record)
+        except (OSError, ValueError, UserError) as error:
+            broken.add(f"{content.name} record {place}", str(error)[:100], strict=strict)
             continue
-        text = bytes_to_str(body, record.http_charset or detect_encoding(body) or "utf-8")
-        if kind in HTML_TYPES:
-            text = extract_plain_text(text, main_content=True, alt_texts=False)
-        yield (
-            place,
-            {
-                "text": text,
-                "id": str(record.record_id),
-                "url": str(record.headers.get("WARC-Target-URI", "")),
-                "date": str(record.headers.get("WARC-Date", "")),
-            },
-        )
+        if page is not None:
+            yield place, page
+
+
+def _page(record: Any) -> Mapping[str, Any] | None:
+    """A record as text with its address; None where it is no page."""
+    kind = record.http_content_type if record.is_http else record.headers.get("Content-Type")
+    kind = (kind or "").partition(";")[0].strip().lower()
+    status = record.http_headers.status_code if record.is_http else 200
+    if kind not in ("text/plain", *HTML_TYPES) or not 200 <= (status or 0) < 300:
+        return None
+    sent = record.http_headers if record.is_http else {}
+    names = ("Transfer-Encoding", "Content-Encoding")
+    body = http_body.decoded(record.reader.read(), *(str(sent.get(name) or "") for name in names))
+    text = _decoded(body, record.http_charset)
+    if kind in HTML_TYPES:
+        from resiliparse.extract.html2text import extract_plain_text
+
+        text = extract_plain_text(text, main_content=True, alt_texts=False)
+    return {
+        "text": text,
+        "id": str(record.record_id),
+        "url": str(record.headers.get("WARC-Target-URI", "")),
+        "date": str(record.headers.get("WARC-Date", "")),
+    }
+
+
+def _decoded(body: bytes, charset: str | None) -> str:
+    """A body as text; as browsers do, a name of no encoding counts as none."""
+    from resiliparse.parse.encoding import bytes_to_str, detect_encoding
+
+    try:
+        return str(bytes_to_str(body, charset or detect_encoding(body) or "utf-8"))
+    except LookupError:
+        return str(bytes_to_str(body, detect_encoding(body) or "utf-8"))
 
 
 class _Stream(io.RawIOBase):
