@@ -37,7 +37,8 @@ def _names(header: str) -> list[str]:
 
 def _joined(body: bytes) -> bytes:
     """The chunks of a body, up to its end or to where it was cut."""
-    parts, place = [], 0
+    parts: list[bytes] = []
+    place = 0
     while place < len(body):
         line, _, _ = body[place : place + 1024].partition(b"\r\n")
         try:
