@@ -1,13 +1,22 @@
 """Odd values for every setting: a sentence or a result, never a traceback, never a hang.
 
 Every setting meets every odd value in the reading and the checks of a config, which takes
-milliseconds each. A sample of them, the same each time, goes through a whole command.
+milliseconds each. A sample of them, the same each time, goes through a whole command; two thousand
+with `-m slow`, forked after the imports but for one in forty, which is a process of its own:
+
+    pytest -m slow -rP tests/fuzz/test_settings.py
 """
 
+import collections
 import contextlib
 import itertools
+import os
 import random
+import shutil
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -18,9 +27,13 @@ from gptjax.experiment import load, override, setting_types
 from gptjax.fields import flattened, make, nested
 from gptjax.main import main
 
+sys.path.insert(0, str(Path(__file__).parent))
+import forked
+
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 SWEEP = str(EXPERIMENTS / "chinchilla_sweep.py")
 FIT_TABLE = str(EXPERIMENTS / "fit_table.py")
+REAL = 100  # one command in so many is a process of its own
 SECONDS = 120  # of one command; the slowest takes four on an idle core
 
 NUMBERS = ("0", "-0", "-1", "1", "2", "3", "7", "0.5", "1e-9", "1e-400", "1e9", "1e30", "1e308")
@@ -110,9 +123,12 @@ def command(key, place, work):
         return [
             f"--config={FIT_TABLE}",
             f"--workdir={work}",
-            f"--config.table={place / 'runs.csv'}",
+            f"--config.fit_table.table={place / 'runs.csv'}",
             "--config.fit.resamples=8",
             "--config.fit.starts=4",
+            "--config.fit.diagnostics=false",
+            "--config.fit.compare=chinchilla",
+            "--config.report.formats=svg",
         ]
     return [
         f"--config={SWEEP}",
@@ -160,8 +176,62 @@ def test_a_few_commands(place, tmp_path, monkeypatch, capsys):
         run(key, value, place, tmp_path, monkeypatch, capsys)
 
 
+@pytest.mark.parametrize("section", ["sweep", "fit"])
+def test_the_commands_that_meet_odd_values_succeed_without_them(section, place, tmp_path):
+    words = command(section, place, tmp_path / "run")
+    outcome = forked.run(words, tmp_path, {"GPTJAX_CACHE": str(place / "cache")}, SECONDS)
+    assert outcome.status == 0, outcome
+
+
+def judge(words, outcome):
+    """A result, or one sentence on standard error and nothing else."""
+    told = outcome.err
+    assert outcome.status is not None, (words, "hangs")
+    assert outcome.status in (0, 2) and "Traceback" not in told, (words, outcome)
+    if outcome.status == 2:
+        assert told.startswith("gptjax: ") and is_a_sentence(told.strip()), (words, told)
+
+
+def real_process(words, folder, variables, seconds):
+    """The command as a user starts it."""
+    started = time.monotonic()
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "gptjax.main", *words],
+            cwd=folder,
+            env={**os.environ, **variables},
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+        )
+    except subprocess.TimeoutExpired:
+        return forked.Outcome(None, "", "", seconds)
+    return forked.Outcome(done.returncode, done.stdout, done.stderr, time.monotonic() - started)
+
+
+@pytest.fixture(scope="module")
+def two_thousand():
+    return sample(2000, seed=1)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("part", range(20))
-def test_two_thousand_commands(part, place, tmp_path, monkeypatch, capsys):
-    for key, value in sample(100 * part + 100, seed=1)[100 * part :]:
-        run(key, value, place, tmp_path, monkeypatch, capsys)
+@pytest.mark.parametrize("part", range(10))
+def test_two_thousand_commands(part, two_thousand, place, tmp_path):
+    """Every failure of a part is told at its end."""
+    ends, faults = collections.Counter(), []
+    slowest = (0.0, [])
+    for number, (key, value) in enumerate(two_thousand[200 * part : 200 * part + 200]):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        words = [*command(key, place, folder / "run"), f"--config.{key}={value}"]
+        way = real_process if number % REAL == 0 and "\0" not in value else forked.run
+        outcome = way(words, folder, {"GPTJAX_CACHE": str(place / "cache")}, SECONDS)
+        ends[outcome.status] += 1
+        slowest = max(slowest, (outcome.seconds, [key, value]))
+        try:
+            judge(words, outcome)
+        except AssertionError as fault:
+            faults.append((key, value, str(fault)[-300:]))
+        shutil.rmtree(folder)
+    print(f"part {part}: ends {dict(ends)}, slowest {slowest[0]:.1f} s {slowest[1]}")
+    assert not faults, faults

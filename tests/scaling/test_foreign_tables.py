@@ -22,12 +22,21 @@ DIALECTS = {
     "quoted thousands": HEADER + '"20,145,496","8,273,147,837",3.71013\n'
     '"32,232,794","5,170,717,334",3.61369\n',
     "suffixes": HEADER + "20.145496M,8.273147837B,3.71013\n32.232794M,5.170717334 B,3.61369\n",
+    "bars": (HEADER + PLAIN).replace(",", "|"),
+    "apostrophes": HEADER + "20'145'496,8’273’147’837,3.71013\n32'232'794,5'170'717'334,3.61369\n",
+    "spaces and decimal commas": "params;tokens;loss\n"
+    "20 145 496;8\u202f273\u202f147\u202f837;3,71013\n"
+    "32\u00a0232\u00a0794;5 170 717 334;3,61369\n",
+    "words": HEADER + "20.145496 million,8.273147837bn tokens,3.71013\n"
+    "32.232794Mio,5170717334 tokens,3.61369\n",
+    "powers": HEADER
+    + "2.0145496x10^7,8.273147837×10⁹,3.71013\n3.2232794e7,5.170717334*10**9,3.61369\n",
     "quoted decimal commas": HEADER
     + '20145496,8273147837,"3,71013"\n32232794,5170717334,"3,61369"\n',
 }
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
 @pytest.mark.parametrize("name", DIALECTS)
 def test_a_dialect_is_read(tmp_path, name, encoding):
     path = tmp_path / "runs.csv"
@@ -52,6 +61,34 @@ def test_rows_are_numbered_as_a_spreadsheet_does(tmp_path):
         scaling.prepare(path)
 
 
+@pytest.mark.parametrize(
+    ("start", "sentence"),
+    [
+        (b"PK\x03\x04", "ZIP archive, such as an Excel file"),
+        (b"\x1f\x8b\x08", "compressed by gzip"),
+        (b"%PDF-1.7", "a PDF"),
+        (b"<!DOCTYPE html>", "a web page"),
+    ],
+)
+def test_a_file_that_is_no_table_is_named(tmp_path, start, sentence):
+    path = tmp_path / "runs.csv"
+    path.write_bytes(start + b" and more\n")
+    with pytest.raises(UserError, match=sentence):
+        scaling.Table.read(path)
+
+
+def test_json_of_rows_or_columns_is_a_table(tmp_path):
+    rows = [{"params": 1e7, "loss": 3.5}, {"params": 2e7, "loss": 3.4}]
+    columns = {"params": [1e7, 2e7], "loss": {"0": 3.5, "1": 3.4}}
+    path = tmp_path / "runs.json"
+    for content in (rows, columns):
+        path.write_text(json.dumps(content))
+        assert scaling.Table.read(path).numbers("loss").tolist() == [3.5, 3.4]
+    path.write_text("[1]")
+    with pytest.raises(UserError, match="no list of JSON objects"):
+        scaling.Table.read(path)
+
+
 def test_json_lines_are_a_table(tmp_path):
     path = tmp_path / "runs.jsonl"
     rows = [
@@ -70,6 +107,25 @@ STATES = {
     "wandb": ("State", ["finished", "crashed", "killed", "running", "failed"], 1),
     "mlflow": ("status", ["FINISHED", "FAILED", "KILLED", "RUNNING", "SCHEDULED"], 1),
     "optuna": ("state", ["TrialState.COMPLETE", "COMPLETE", "PRUNED", "FAIL", "WAITING"], 2),
+    "ray tune": ("status", ["TERMINATED", "ERROR", "RUNNING", "PENDING", "PAUSED"], 1),
+    "clearml": ("Status", ["published", "completed", "aborted", "created", "in_progress"], 2),
+    "neptune": ("sys/state", ["Inactive", "Active", "Active", "Active", "Active"], 1),
+    "neptune's flag": ("sys/failed", ["False", "True", "True", "True", "True"], 1),
+    "comet": ("hasCrashed", ["false", "false", "true", "true", "true"], 2),
+    "vertex": ("state", ["JOB_STATE_SUCCEEDED", *4 * ["JOB_STATE_CANCELLED"]], 1),
+    "kubernetes": ("podStatus", ["Succeeded", "OOMKilled", "Evicted", "Error", "Pending"], 1),
+    "azure": (
+        "runStatus",
+        ["Completed", "NotResponding", "CancelRequested", "Failed", "Canceled"],
+        1,
+    ),
+    "words": ("outcome", ["done", "did not finish", "✗ crashed", "Failed (OOM)", "aborted"], 1),
+    "flags": ("is_finished", ["yes", "no", "no", "no", "no"], 1),
+    "numbers": ("done", [1.0, 0.0, 0.0, 0.0, 0.0], 1),
+    "exit codes": ("exit_code", [0.0, 1.0, 137.0, -9.0, 2.0], 1),
+    "slurm's exit codes": ("ExitCode", ["0:0", "1:0", "0:15", "137:0", ""], 1),
+    "shares": ("progress", ["100%", "4%", "99%", "50%", "0%"], 1),
+    "slurm's letters": ("ST", ["CD", "TO", "F", "NF", "CA"], 1),
     "slurm": ("State", ["COMPLETED", "CANCELLED by 1000", "TIMEOUT", "OUT_OF_ME+", "NODE_FAIL"], 1),
 }
 
@@ -90,6 +146,26 @@ def test_a_state_that_is_no_state_of_a_run_is_kept():
     runs = scaling.prepare(table | {"state": ["finished", "odd", "finished", ""]})
     assert len(runs) == 4 and any("state=odd" in said for said in runs.warnings)
     assert states.word("killed ") == "killed"
+
+
+def test_columns_that_only_look_like_states_are_read_as_what_they_are():
+    table = {key: value[:4] for key, value in runs_table().items()}
+    for column, values in {
+        "error": [0.01, 0.02, 0.01, 0.03],
+        "progress": [0.1, 0.2, 0.3, 0.4],
+        "finished": ["", "", "", ""],
+        "failed": [0.0, 0.0, np.nan, 0.0],
+        "exit_code": [np.nan] * 4,
+        "state": ["finished", "finished without errors", "ended", "ok"],
+    }.items():
+        assert len(scaling.prepare(table | {column: values})) == 4, column
+    for column, values, said in (
+        ("status", [0.0, 1.0, 1.0, 1.0], "status=0 is no state"),
+        ("status", ["finished", "", "done", "ok"], "status is empty in 1 row"),
+        ("status", ["TERMINATED"] * 4, "Ray Tune"),
+    ):
+        runs = scaling.prepare(table | {column: values})
+        assert len(runs) == 4 and any(said in line for line in runs.warnings)
 
 
 WRONG_UNITS = {
@@ -138,9 +214,33 @@ def test_perplexities_and_bits_are_read_as_nats():
         assert runs.loss == pytest.approx(loss)
     with pytest.raises(UserError, match="loss_unit=perplexity"):
         scaling.prepare({**table, "loss": np.exp(loss + 1)})
-    with pytest.raises(UserError, match="loss_unit=perplexity"):
-        renamed = {**table, "val_ppl": np.exp(loss)}
-        scaling.prepare(renamed, scaling.FitConfig(column_loss="val_ppl"))
+    for name, values, unit in (
+        ("val_ppl", np.exp(loss), "perplexity"),
+        ("val/ppl_c4", np.exp(loss), "perplexity"),
+        ("eval_loss", np.exp(loss + 1), "perplexity"),
+        ("bits_per_byte", loss / 3, "bits"),
+        ("val_bpb", loss / 3, "bits"),
+    ):
+        config = scaling.FitConfig(column_loss=name)
+        with pytest.raises(UserError, match=f"loss_unit={unit}"):
+            scaling.prepare({**table, name: values}, config)
+
+
+def test_units_that_are_possible_and_rare_are_told():
+    table = {key: np.asarray(runs_table()[key]) for key in ("params", "tokens", "loss")}
+    thousands = {**table, "tokens": np.round(table["tokens"] / 1e3)}
+    assert any("which is rare" in line for line in scaling.prepare(thousands).warnings)
+    assert not any("which is rare" in line for line in scaling.prepare(table).warnings)
+
+
+def test_tokens_made_of_flops_in_another_unit_are_refused():
+    table = {key: np.asarray(runs_table()[key]) for key in ("params", "flops", "loss")}
+    with pytest.raises(UserError, match="D = C / 6N is"):
+        scaling.prepare({**table, "flops": table["flops"] / 8.64e19})
+    found = scaling.prepare(
+        {**table, "flops": table["flops"] / 8.64e19}, scaling.FitConfig(unit_flops=8.64e19)
+    )
+    assert found.tokens == pytest.approx(scaling.prepare(table).tokens)
 
 
 def curves(column="run", steps=True):

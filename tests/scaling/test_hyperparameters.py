@@ -109,6 +109,39 @@ def test_a_setting_judged_while_another_varies_is_refused_by_name():
     assert named.law.values["b"] == pytest.approx(RATE["b"], abs=1e-6)
 
 
+def test_a_hidden_setting_of_any_kind_is_refused():
+    """Text beside rows that were left out, empty cells, and values that never repeat."""
+    table = at_one_batch(sweep())
+    count = len(table["loss"])
+    number = np.arange(count)
+    state = np.where(number == 5, "crashed", "finished")
+    hidden = {
+        "optimizer": np.where(number % 2 == 0, "adam", "lion"),
+        "weight_decay": np.where(number % 2 == 0, 0.1, np.nan),
+        "batch_size": np.random.default_rng(0).uniform(1, 100, count),
+        "per_device_train_batch_size": 1.0 + number % 2,
+    }
+    for name, values in hidden.items():
+        with pytest.raises(UserError, match=f"judged while {name} varies"):
+            scaling.setting_law({**table, "state": state, name: values}, resamples=0)
+
+
+def test_a_sweep_of_settings_that_nobody_named_is_a_doubt():
+    config = scaling.FitConfig(resamples=8, starts=4, diagnostics=False, approaches=("parametric",))
+    laws = scaling.fit_laws(sweep(), None, config)
+    assert any(
+        "differ in batch_size and learning_rate" in line for line in laws["verdict"]["doubts"]
+    )
+    seeds = {key: np.tile(value, 2) for key, value in at_one_batch(sweep()).items()}
+    seeds["seed"] = np.repeat([0, 1], len(seeds["loss"]) // 2)
+    seeds["learning_rate"] = seeds["params"] ** -0.5
+    seeds["loss"] = 1.7 + 400 / seeds["params"] ** 0.34 + 0.01 * seeds["seed"]
+    seeds["loss"] += 400 / seeds["tokens"] ** 0.28
+    assert not any(
+        "differ in" in line for line in scaling.fit_laws(seeds, None, config)["warnings"]
+    )
+
+
 def test_seeds_results_and_functions_of_the_setting_hide_nothing():
     table = at_one_batch(sweep())
     count = len(table["loss"])

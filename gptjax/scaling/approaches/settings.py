@@ -157,55 +157,78 @@ def best_settings(
 
 
 def _refuse_hidden(table: Any, runs: Runs, setting: str, nested: tuple[str, ...]) -> None:
-    """Refuse a setting that is judged while another column varies inside its groups.
+    """Refuse a setting that is judged while another column varies inside its groups."""
+    hidden = varying(table, runs, (setting, *nested))
+    if hidden:
+        name = hidden[0]
+        raise UserError(
+            f"the best {setting} is judged while {name} varies among runs of equal N and D; "
+            f"name both in fit.settings, or keep one {name} with fit.where"
+        )
 
-    A column counts as another setting when its values repeat over the table and it is neither a
-    seed, a result, nor a function of the settings that are judged.
+
+def varying(table: Any, runs: Runs, own: tuple[str, ...] = ()) -> list[str]:
+    """The columns that differ among runs of equal N and D and are no function of `own` there.
+
+    A column counts as another setting when its name says so or its values repeat over the table,
+    and it is neither a seed nor a result. An empty cell is a value like any other.
     """
-    columns = _text_columns(as_table(table), runs) | runs.columns
     groups = same_keys({"params": runs.params, "tokens": runs.tokens})
-    own = (setting, *nested)
+    groups = [rows for rows in groups if len(rows) > 1]
+    if not groups:
+        return []
+    found = []
+    judged = [runs.columns[name] for name in own]
+    columns = _text_columns(as_table(table), runs) | runs.columns
     for name, column in columns.items():
-        if name in own or _is_no_setting(name, column, runs):
+        if name in own or _is_no_setting(name, column, len(runs)):
             continue
+        if column.dtype.kind == "f":
+            column = np.nan_to_num(column, nan=EMPTY)
         inside = [rows for rows in groups if len(set(column[rows].tolist())) > 1]
-        if any(
-            _varies_apart(column[rows], [runs.columns[n][rows] for n in own]) for rows in inside
-        ):
-            raise UserError(
-                f"the best {setting} is judged while {name} varies among runs of equal N and D; "
-                f"name both in fit.settings, or keep one {name} with fit.where"
-            )
+        if any(_varies_apart(column[rows], [values[rows] for values in judged]) for rows in inside):
+            found.append(name)
+    return found
 
 
 def _text_columns(table: Table, runs: Runs) -> dict[str, np.ndarray]:
-    """Columns of text of the rows that became runs; none where rows were dropped."""
-    if len(table) != len(runs):
-        return {}
-    return {n: c.astype(str) for n, c in table.columns.items() if c.dtype.kind != "f"}
+    """The columns of text, in the rows that became runs."""
+    where = {place: row for row, place in enumerate(table.places.tolist())}
+    rows = np.array([where[place] for place in runs.place.tolist()])
+    return {n: c[rows].astype(str) for n, c in table.columns.items() if c.dtype.kind != "f"}
 
 
+EMPTY = -1e300  # stands for an empty cell
 _NO_SETTINGS = re.compile(
     r"seed|loss|stderr|time|second|hour|^cell$|^name$|^run|_id$|trunk|bundle|worker|host|device"
-    r"|stat(e|us)$|reason|date|created"
+    r"|stat(e|us)$|reason|date|created|bits_per|flops|grad_norm|tokens_per|per_s(ec)?$|acc(uracy)?$"
+    r"|score|digest|memory|skipped|^params|^tokens|budget|exit_?code|progress"
 )
+_SETTINGS = re.compile(
+    r"(^|[^a-z])(lr|wd|bs)($|[^a-z])|learning_?rate|batch|weight_?decay|warm_?up|drop_?out"
+    r"|beta_?[12]|momentum|epsilon|schedul|optimi[sz]er|z_loss|smoothing|init_s|dataset|seq_?len"
+)
+_MEASURED = re.compile(r"time|second|per_s(ec)?$|hour|stat(e|us)$|^(eval|train|val)_loss|norm$")
 
 
-def _is_no_setting(name: str, column: np.ndarray, runs: Runs) -> bool:
-    """Seeds, names, results and what is the same for a run's N and D."""
-    if _NO_SETTINGS.search(name.lower()):
-        return True
-    if column.dtype.kind == "f" and not np.all(np.isfinite(column)):
-        return True
-    return len(set(column.tolist())) > len(runs) / 3
+def _is_no_setting(name: str, column: np.ndarray, runs: int) -> bool:
+    """Seeds, names, results, and what differs from run to run without a setting's name."""
+    name = name.lower()
+    if _SETTINGS.search(name) and not _MEASURED.search(name):
+        return False
+    return bool(_NO_SETTINGS.search(name)) or len(set(column.tolist())) > runs / 3
 
 
 def _varies_apart(column: np.ndarray, own: list[np.ndarray]) -> bool:
     """Whether `column` is no function of the settings judged, monotone where each run is alone."""
+    if not own:
+        return True
     by_own: dict[Any, set] = {}
     for key, value in zip(zip(*(v.tolist() for v in own), strict=True), column, strict=True):
         by_own.setdefault(key, set()).add(value)
-    if len(by_own) < len(column) or len(own) > 1 or column.dtype.kind != "f":
+    if column.dtype.kind != "f" and len(by_own) == len(column):
+        return len(set(column.tolist())) < len(column)  # else it is a label of the setting
+    if len(by_own) < len(column) or len(own) > 1:
         return any(len(values) > 1 for values in by_own.values())
     steps = np.diff(column[np.argsort(own[0], kind="stable")])
     return bool(np.any(steps > 0) and np.any(steps < 0))

@@ -12,6 +12,7 @@ from gptjax.scaling.approaches import emergence, settings
 from gptjax.scaling.approaches.envelope import fit_envelope
 from gptjax.scaling.approaches.isoflop import IsoFlop, fit_isoflop
 from gptjax.scaling.approaches.mixture import Mixture, mix
+from gptjax.scaling.approaches.settings import varying
 from gptjax.scaling.config import FitConfig
 from gptjax.scaling.fit import compare_forms, diagnostics
 from gptjax.scaling.fit.fit import fit, fit_runs
@@ -86,7 +87,7 @@ def fit_laws(
     table = best_of_each(every, config.settings)
     require(table, "a scaling law", 3)
     some, said = _some_of(table)
-    warnings, refused = [*table.warnings, *said], []
+    warnings, refused = [*table.warnings, *said, *_swept(runs, table, config)], []
     laws: dict[str, Any] = {}
     results: dict[str, Any] = {}
     flops = line_flops(table, config)
@@ -222,6 +223,19 @@ def _emergence(results: dict[str, Any]) -> dict[str, Any] | None:
     except UserError:
         return None
     return emergence.describe(found)
+
+
+def _swept(runs: Any, table: Runs, config: FitConfig) -> list[str]:
+    """A sentence where a setting varies among runs that the laws take for equal."""
+    needs = _needs(config)
+    names = [name for name in varying(runs, table) if name not in needs]
+    if config.settings or not names:
+        return []
+    return [
+        f"runs of equal N and D differ in {' and '.join(names[:3])}, and {verdict.VARIED}: name "
+        "what was swept by fit.settings to use the best run of each N and D, or keep one value by "
+        "fit.where"
+    ]
 
 
 def _makers(table: Runs, curves: Any, config: FitConfig) -> dict[str, Any]:

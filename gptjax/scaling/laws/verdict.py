@@ -12,6 +12,7 @@ from typing import Any
 from gptjax.scaling.laws.saved import Laws
 
 WITHIN = 0.02  # relative error of a hold-out that counts as held
+VARIED = "the laws take them for equal"
 FAR = 2.0  # a prediction this many times farther, in log FLOPs, than a hold-out is a doubt
 EASY = 3.2  # the factor in FLOPs that is believed without a hold-out
 SEEN = 0.005  # of the loss: an undetected bend of less is not worth a note
@@ -50,6 +51,7 @@ def judge(laws: Laws) -> dict[str, Any]:
         *_distance(laws),
         *_disagreement(laws),
         *_unbounded(laws),
+        *_swept(laws),
     ]
     if doubts:
         count = f"{len(doubts)} doubts" if len(doubts) > 1 else "one doubt"
@@ -175,6 +177,11 @@ def _unbounded(laws: Laws) -> list[str]:
     return [line for line in laws.warnings if "do not bound" in line or "ran to its limit" in line][
         :1
     ]
+
+
+def _swept(laws: Laws) -> list[str]:
+    """Settings that vary among runs which the laws take for equal."""
+    return [line for line in laws.warnings if VARIED in line]
 
 
 def _support(laws: Laws) -> list[str]:

@@ -17,15 +17,62 @@ from typing import TypeVar
 from gptjax.errors import UserError
 
 SEPARATORS = ",;\t|"
-MARKS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
+MARKS = (
+    (b"\xef\xbb\xbf", "utf-8-sig"),
+    (b"\xff\xfe\0\0", "utf-32"),
+    (b"\0\0\xfe\xff", "utf-32"),
+    (b"\xff\xfe", "utf-16"),
+    (b"\xfe\xff", "utf-16"),
+)
+OTHER_FORMATS = (
+    (b"PK\x03\x04", "a ZIP archive, such as an Excel file"),
+    (b"\xd0\xcf\x11\xe0", "an old Excel file"),
+    (b"\x1f\x8b", "compressed by gzip"),
+    (b"\x28\xb5\x2f\xfd", "compressed by zstd"),
+    (b"BZh", "compressed by bzip2"),
+    (b"\xfd7zXZ", "compressed by xz"),
+    (b"7z\xbc\xaf", "a 7z archive"),
+    (b"SQLite format 3", "an SQLite database"),
+    (b"ARROW1", "a Feather file"),
+    (b"%PDF", "a PDF"),
+    (b"\x80\x04", "a Python pickle"),
+    (b"\x93NUMPY", "a NumPy array"),
+    (b"\x89HDF", "an HDF5 file"),
+    (b"<!", "a web page"),
+    (b"<html", "a web page"),
+    (b"<table", "a web page"),
+)
+"""First bytes of files that are no CSV, with a word for the sentence."""
 EMPTY = frozenset(("", "nan", "na", "n/a", "#n/a", "null", "none", "-", "–"))
-SUFFIXES = {"k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
+SUFFIXES = {
+    **dict.fromkeys(("k", "thousand", "tsd"), 1e3),
+    **dict.fromkeys(("m", "mn", "mio", "mil", "million", "millions"), 1e6),
+    **dict.fromkeys(("b", "bn", "g", "billion", "billions", "mrd"), 1e9),
+    **dict.fromkeys(("t", "tn", "trillion", "trillions"), 1e12),
+    **dict.fromkeys(("", "token", "tokens", "param", "params", "parameters"), 1.0),
+    **dict.fromkeys(("pfdays", "pfsdays", "pflopsdays", "petaflopsdays"), 8.64e19),
+    **{
+        f"{prefix}{unit}": size
+        for prefix, size in (
+            *(("", 1.0), ("m", 1e6), ("g", 1e9), ("t", 1e12)),
+            *(("p", 1e15), ("e", 1e18), ("z", 1e21), ("y", 1e24)),
+        )
+        for unit in ("flop", "flops")
+    },
+}
+"""What a word behind a number stands for, in small letters without spaces and signs."""
+NOUNS = ("tokens", "params", "parameters", "flops")
+"""What may stand behind such a word: `1.5B tokens`."""
 
 _GROUPED = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?([eE][+-]?\d+)?")
 _DOTTED = re.compile(r"[+-]?\d{1,3}(\.\d{3})+(,\d+)?")
 _COMMA = re.compile(r"[+-]?\d*,\d+([eE][+-]?\d+)?")
 _QUOTED = re.compile(r'"[^"]*"')
-_SUFFIXED = re.compile(r"([+-]?\d+(?:\.\d+)?) ?([kKMBGT])")
+_SUFFIXED = re.compile(r"([+-]?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?) ?([a-zA-Z][a-zA-Z/ .-]*)")
+_POWER = re.compile(r"([+-]?\d+(?:\.\d+)?) ?[x×*·] ?10(?:\^|\*\*)([+-]?\d+)")
+_RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
+_SPACED = re.compile(r"(?<=\d)[ '’\u00a0\u2009\u202f](?=\d{3}(?!\d))")
+_SPACED_NUMBER = re.compile(r"[+-]?\d{1,3}([ '’\u00a0\u2009\u202f]\d{3})+([.,]\d+)?")
 
 
 Row = TypeVar("Row")
@@ -73,6 +120,8 @@ def read_csv(path: pathlib.Path) -> Sheet:
       UserError: for a file that is no text, has no rows, is ragged, or whose numbers are ambiguous.
     """
     try:
+        if other_format(path):
+            raise _no_text(path)
         encoding = _encoding(path)
         separator, skip = _separator(path, encoding)
         lines = _Lines(path, encoding, separator, skip)
@@ -95,7 +144,7 @@ def read_csv(path: pathlib.Path) -> Sheet:
         raise UserError(f"table={path} has no rows; give a header line and a line for each run")
     twice = sorted(name for name, count in Counter(header).items() if count > 1)
     if twice:
-        raise UserError(f"table={path} has two columns named {twice[0]}; rename one")
+        raise UserError(f"table={path} has two columns named {twice[0] or repr('')}; rename one")
     return Sheet(header, rows, lines, evidence.change(path))
 
 
@@ -125,14 +174,19 @@ class _Lines:
 
 
 def _no_text(path: pathlib.Path) -> UserError:
+    found = other_format(path)
+    if found:
+        return UserError(f"table={path} is {found}; save or unpack it as CSV in UTF-8")
     return UserError(f"table={path} is not UTF-8 text; save it as CSV in UTF-8")
 
 
 def number(cell: str, *, suffixes: bool = False) -> float | None:
-    """A float, NaN for an empty cell, None for text; `20.15M` is one where suffixes are read.
+    """A float, NaN for an empty cell, None for text; words behind it are read where asked for.
 
-    >>> number("1e6"), number("20.15M"), number("20.15M", suffixes=True)
-    (1000000.0, None, 20150000.0)
+    >>> number("1e6"), number("20'150'000"), number("20.15M")
+    (1000000.0, 20150000.0, None)
+    >>> number("20.15M", suffixes=True), number("3 EFLOPs", suffixes=True)
+    (20150000.0, 3e+18)
     """
     cell = cell.strip()
     if cell.lower() in EMPTY:
@@ -140,8 +194,42 @@ def number(cell: str, *, suffixes: bool = False) -> float | None:
     try:
         return float(cell)
     except ValueError:
-        found = _SUFFIXED.fullmatch(cell) if suffixes else None
-        return float(found[1]) * SUFFIXES[found[2].lower()] if found else None
+        cell = _together(cell)
+    try:
+        return float(cell)
+    except ValueError:
+        return _in_words(cell) if suffixes else None
+
+
+def _together(cell: str) -> str:
+    """A number without spaces or apostrophes between its thousands."""
+    return _SPACED.sub("", cell) if _SPACED_NUMBER.fullmatch(cell) else cell
+
+
+def _in_words(cell: str) -> float | None:
+    """A number with a unit in words, or as a power of ten: 20.15M, 1.5 billion tokens, 3×10^21."""
+    raised = re.sub(r"10([⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+)", lambda m: "10^" + m[1].translate(_RAISED), cell)
+    power = _POWER.fullmatch(raised)
+    if power:
+        return float(f"{power[1]}e{power[2]}")
+    found = _SUFFIXED.fullmatch(cell)
+    if not found:
+        return None
+    word = re.sub(r"[^a-z]", "", found[2].lower())
+    for noun in ("", *NOUNS):
+        if word.endswith(noun) and word.removesuffix(noun) in SUFFIXES:
+            return float(found[1]) * SUFFIXES[word.removesuffix(noun)]
+    return None
+
+
+def other_format(path: pathlib.Path) -> str:
+    """What a file that is no CSV is by its first bytes; '' where they say nothing."""
+    with path.open("rb") as file:
+        start = file.read(16).lstrip()
+    marks = (
+        (mark, name) for mark, name in OTHER_FORMATS if start[: len(mark)].lower() == mark.lower()
+    )
+    return next(marks, (b"", ""))[1]
 
 
 def reason_of(error: Exception) -> str:
@@ -181,7 +269,7 @@ class _Evidence:
 
     def add(self, row: list[str]) -> None:
         """Look at the cells of a row that have a comma."""
-        for cell in (cell.strip() for cell in row if "," in cell):
+        for cell in (_together(cell.strip()) for cell in row if "," in cell):
             grouped, dotted = _GROUPED.fullmatch(cell), _DOTTED.fullmatch(cell)
             comma = _COMMA.fullmatch(cell)
             if not (grouped or comma or dotted):
@@ -203,7 +291,7 @@ class _Evidence:
 
 
 def _from_decimal_comma(cell: str) -> str:
-    text = cell.strip()
+    text = _together(cell.strip())
     if _DOTTED.fullmatch(text) or _COMMA.fullmatch(text):
         return text.replace(".", "").replace(",", ".")
     return cell

@@ -40,6 +40,7 @@ class Runs:
       budget: nominal FLOPs that the run belongs to.
       group: index of what is resampled together (its trunk, or itself).
       columns: every numeric column of the table, for forms that need others.
+      place: the row number of each run in the table.
     """
 
     cell: np.ndarray
@@ -51,6 +52,7 @@ class Runs:
     budget: np.ndarray
     group: np.ndarray
     columns: dict[str, np.ndarray]
+    place: np.ndarray
     left_out: tuple[LeftOut, ...] = ()
     warnings: tuple[str, ...] = ()
     group_by: str = "run"
@@ -111,7 +113,7 @@ def prepare(
     for what, array in values.items():
         _check(table, names[what], what, array, raw=not config.loss_kind.endswith("_log"))
     if config.check_units:
-        units_check(table, names, values, stated, config)
+        warnings += units_check(table, names, values, stated, config)
     values["loss"] = _nats(values["loss"], config.loss_unit)
     if config.flops_convention == "6nd" or "flops" not in values:
         if config.flops_convention == "exact" and {"params", "tokens"} <= set(needs):
@@ -131,6 +133,7 @@ def prepare(
         budget=_budgets(table, values["flops"], config),
         group=group,
         columns=columns,
+        place=np.asarray(table.places),
         left_out=tuple(left_out),
         warnings=tuple(warnings),
         group_by=group_by,
@@ -144,11 +147,16 @@ def units_check(
     values: dict[str, np.ndarray],
     stated: set[str],
     config: FitConfig,
-) -> None:
-    """Refuse counts and losses in other units, where their columns carry the usual meaning."""
+) -> list[str]:
+    """Refuse counts and losses in other units, where their columns carry the usual meaning.
+
+    Returns:
+      Sentences about numbers that are possible and rare.
+    """
     units.check(table.name, table.places, values, stated)
     if config.loss_unit == "nats":
         units.check_loss(table.name, names["loss"], values["loss"])
+    return units.unusual(values) if {"params", "tokens"} <= stated else []
 
 
 def _nats(loss: np.ndarray, unit: str) -> np.ndarray:
@@ -273,6 +281,8 @@ def _tokens_of_flops(table: Table, config: FitConfig) -> tuple[Table, list[str]]
     counts = table.numbers(params) * config.unit_params
     with np.errstate(divide="ignore", invalid="ignore"):
         tokens = table.numbers(flops) * config.unit_flops / (6 * counts)
+    if config.check_units:
+        units.derived(table.name, counts, tokens, flops)
     said = f"the table has no column of tokens, so D = C / 6N from {flops} and {params} is used"
     return table.with_columns({"tokens": tokens}), [said]
 

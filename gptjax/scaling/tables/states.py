@@ -1,19 +1,43 @@
 """States of runs: which rows of an export are finished runs, in the words of common trackers.
 
-W&B, MLflow, Optuna and SLURM each have their own; a crashed run's last loss is no final loss.
+W&B, MLflow, Optuna, Ray Tune, ClearML, Neptune, SLURM and clouds each have their own words, flags
+and exit codes; a crashed run's last loss is no final loss.
 """
 
 import re
+from collections.abc import Callable
 
 import numpy as np
 
 from gptjax.scaling.tables.table import Table
 
-COLUMNS = frozenset(
-    ("status", "state", "run_state", "run_status", "trial_state", "trial_status", "job_state")
+STATE_NAMES = ("state", "status", "outcome", "result")
+"""How the name of a column of states ends."""
+FILLERS = frozenset(
+    ("is", "has", "was", "did", "run", "trial", "job", "sys", "info", "attributes", "training")
 )
+FINISHED_FLAGS = frozenset(
+    ("finished", "done", "complete", "completed", "success", "successful", "succeeded")
+)
+UNFINISHED_FLAGS = frozenset(
+    (
+        *("failed", "fail", "failure", "crashed", "crash", "killed", "aborted", "canceled"),
+        *("cancelled", "preempted", "pruned", "running", "active", "diverged", "oom", "errored"),
+        *("error", "interrupted", "timeout", "timed_out", "unfinished", "incomplete", "pending"),
+    )
+)
+EXIT_CODES = frozenset(
+    ("exit_code", "exitcode", "exit_status", "return_code", "returncode", "retcode", "rc")
+)
+PROGRESS = frozenset(("progress", "percent_complete", "percent_done", "fraction_done"))
+FALSE = frozenset(("", "false", "f", "no", "n", "0", "0.0", "nan", "none", "null", "✗", "✘", "-"))
+EXITED_WELL = frozenset(("0", "0:0", "0.0"))
+
 FINISHED = frozenset(
-    ("finished", "done", "complete", "completed", "success", "succeeded", "successful", "ok")
+    (
+        *("finished", "done", "complete", "completed", "success", "succeeded", "successful", "ok"),
+        *("ended", "passed", "published", "publishing", "closed", "inactive", "cd"),
+    )
 )
 UNFINISHED = frozenset(
     (
@@ -24,8 +48,19 @@ UNFINISHED = frozenset(
         *("stopped", "stopping", "interrupted", "suspended", "paused", "revoked", "requeued"),
         *("requeue", "resizing", "configuring", "completing", "terminated", "lost", "unfinished"),
         *("incomplete", "in_progress", "active", "diverged", "early_stopped", "dead", "stale"),
+        *("created", "draft", "open", "new", "nan"),
+        *("f", "ca", "to", "nf", "pr", "r", "pd", "bf", "dl", "s", "cg", "rq", "st", "rv"),
     )
 )
+_NO_FAULT = re.compile(r"(no|without|zero|0)_(any_)?(error|failure|fault|issue)s?")
+_UNFINISHED_STEMS = re.compile(
+    r"(?<![a-z])(not|never|no|non|un)_?(yet_)?(finish|complet|done|end|success|succe|respond)"
+    r"|crash|kill|fail|error|abort|cancel|preempt|prun|evict|time_?d?_?out|time_limit|oom"
+    r"|out_of_mem|interrupt|diverg|hung|hang|stuck|lost|stop|pending|queue|running|pause|suspend"
+    r"|unfinish|incomplete|partial|progress|ongoing|wait|schedul|provision|exception|zombie"
+    r"|sig(kill|term|int)|unsuccess|stall|unknown_host|unreachable"
+)
+_FINISHED_STEMS = re.compile(r"finish|complet|success|succeed|(?<![a-z])(done|ended|ok)(?![a-z])")
 
 
 def word(value: str) -> str:
@@ -43,33 +78,133 @@ def word(value: str) -> str:
     if cut:
         return min((name for name in known if name.startswith(text)), default=text)
     first = text.partition("_")[0]
-    return first if first in known else text
+    return first if first in UNFINISHED and len(first) > 3 else text
+
+
+def is_finished(text: str) -> bool | None:
+    """Whether a word of `word` means a finished run; None for a word that says neither.
+
+    >>> [is_finished(v) for v in ("oomkilled", "job_state_succeeded", "not_finished", "archived")]
+    [False, True, False, None]
+    """
+    if text in FINISHED or text in UNFINISHED:
+        return text in FINISHED
+    plain = _NO_FAULT.sub("ok", text)
+    if _UNFINISHED_STEMS.search(plain):
+        return False
+    return True if _FINISHED_STEMS.search(plain) else None
+
+
+def _parts(name: str) -> list[str]:
+    """The words of a column's name: 'hasCrashed', 'sys/failed' → ['has', 'crashed'], …"""
+    apart = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name.strip())
+    return [part for part in re.split(r"[^a-z]+", apart.lower()) if part]
+
+
+def _flag(name: str) -> str:
+    """A column's name without the words that say nothing."""
+    return "_".join(part for part in _parts(name) if part not in FILLERS)
+
+
+def _is_state(name: str) -> bool:
+    parts = _parts(name)
+    return parts in (["st"], ["s"]) or (bool(parts) and parts[-1].endswith(STATE_NAMES))
+
+
+Found = tuple[dict[int, str], list[str]]
+"""(what is said of each unfinished row, sentences of doubt)."""
+
+
+def _by_word(table: Table, column: str) -> Found:
+    """Rows whose state is a word for a run that did not finish."""
+    words = [word(str(value)) for value in table.text(column)]
+    ends = {text: is_finished(text) for text in set(words) - {""}}
+    doubts = []
+    if "terminated" in ends and True not in ends.values():
+        ends["terminated"] = True
+        doubts.append(
+            f"{column}=TERMINATED is Ray Tune's word for a trial that ran to its end, so such runs "
+            "are used; select rows with fit.where if it means another thing here"
+        )
+    known = set(ends.values()) - {None}
+    strange = sorted(text for text, end in ends.items() if end is None)
+    plain = _parts(column)[-1] in ("state", "status")
+    if strange and (known or (plain and len(ends) > 1)):
+        doubts.append(
+            f"{column}={strange[0]} is no state that is known, so its runs are used as "
+            "finished; select rows with fit.where"
+        )
+    if known and "" in words:
+        doubts.append(
+            f"{column} is empty in {words.count('')} row(s), which are used as finished; select "
+            "rows with fit.where"
+        )
+    return {i: text for i, text in enumerate(words) if ends.get(text) is False}, doubts
+
+
+def _truths(table: Table, column: str) -> list[bool] | None:
+    """A column of flags; None where it holds numbers of another kind, or nothing."""
+    values = table.columns[column]
+    if values.dtype.kind == "f" and not np.all(np.isin(values, (0, 1)) | np.isnan(values)):
+        return None
+    cells = [str(value).strip().lower() for value in table.text(column)]
+    return [cell not in FALSE for cell in cells] if any(cells) else None
+
+
+def _by_finished_flag(table: Table, column: str) -> Found:
+    truths = _truths(table, column) or []
+    return {i: f"not {_flag(column)}" for i, truth in enumerate(truths) if not truth}, []
+
+
+def _by_unfinished_flag(table: Table, column: str) -> Found:
+    truths = _truths(table, column) or []
+    return {i: _flag(column) for i, truth in enumerate(truths) if truth}, []
+
+
+def _by_exit_code(table: Table, column: str) -> Found:
+    codes = [str(value).strip() for value in table.text(column)]
+    if not any(codes):
+        return {}, []
+    said = {i: f"{column} {code}" if code else f"no {column}" for i, code in enumerate(codes)}
+    return {i: text for i, text in said.items() if codes[i] not in EXITED_WELL}, []
+
+
+def _by_progress(table: Table, column: str) -> Found:
+    """Rows below the whole, which is 1 or 100."""
+    try:
+        shares = np.array([float(cell.strip().rstrip("%") or "nan") for cell in table.text(column)])
+    except ValueError:
+        return {}, []
+    whole = np.nanmax(shares) if np.isfinite(shares).any() else 0
+    if whole not in (1, 100):
+        return {}, []
+    return {i: f"{column} {shares[i]:g} of {whole:g}" for i in np.flatnonzero(shares < whole)}, []
+
+
+READERS: tuple[tuple[Callable[[str], bool], Callable[[Table, str], Found]], ...] = (
+    (lambda name: "_".join(_parts(name)) in EXIT_CODES, _by_exit_code),
+    (_is_state, _by_word),
+    (lambda name: _flag(name) in FINISHED_FLAGS, _by_finished_flag),
+    (lambda name: _flag(name) in UNFINISHED_FLAGS, _by_unfinished_flag),
+    (lambda name: _flag(name) in PROGRESS, _by_progress),
+)
+"""By the name of a column: how it says that a run did not finish; the first that fits."""
 
 
 def columns_of(table: Table) -> list[str]:
-    """The columns that hold a state."""
-    return [
-        name
-        for name in table.columns
-        if re.sub(r"[^a-z]+", "_", name.strip().lower()).strip("_") in COLUMNS
-        or name.lower().endswith((".status", ".state"))
-    ]
+    """The columns that hold states as words."""
+    return [name for name in table.columns if _is_state(name)]
 
 
-def unfinished(table: Table) -> tuple[dict[int, str], list[str]]:
+def unfinished(table: Table) -> Found:
     """(state by row of each unfinished run, sentences about states that are not known)."""
     found: dict[int, str] = {}
-    doubts = []
-    for column in columns_of(table):
-        words = [word(str(value)) for value in table.text(column)]
-        known = [text for text in words if text in FINISHED or text in UNFINISHED]
-        found |= {i: text for i, text in enumerate(words) if text in UNFINISHED}
-        strange = sorted({t for t in words if t and t not in FINISHED and t not in UNFINISHED})
-        if known and strange:
-            doubts.append(
-                f"{column}={strange[0]} is no state that is known, so its runs are used as "
-                "finished; select rows with fit.where"
-            )
+    doubts: list[str] = []
+    for column in table.columns:
+        read = next((read for fits, read in READERS if fits(column)), None)
+        if read is not None:
+            rows, said = read(table, column)
+            found, doubts = {**rows, **found}, [*doubts, *said]
     return found, doubts
 
 

@@ -103,14 +103,34 @@ class Table:
             ) from None
 
     @classmethod
+    def from_json(cls, path: str | pathlib.Path) -> "Table":
+        """From a JSON file: a list of objects, or an object of columns."""
+        try:
+            found = json.loads(pathlib.Path(path).read_bytes())
+        except (OSError, ValueError, RecursionError) as error:
+            raise UserError(f"table={path} cannot be read as JSON ({reason_of(error)})") from None
+        if isinstance(found, dict):
+            columns = {k: list(v.values()) if isinstance(v, dict) else v for k, v in found.items()}
+            if columns and all(isinstance(column, list) for column in columns.values()):
+                return cls.from_columns(columns, str(path))
+        if isinstance(found, list) and found and all(isinstance(row, dict) for row in found):
+            return cls.from_records(map(_flat, found), str(path))
+        raise UserError(
+            f"table={path} is no list of JSON objects and no object of columns; give one object "
+            "for each run"
+        )
+
+    @classmethod
     def read(cls, path: str | pathlib.Path) -> "Table":
-        """From a file, by its ending: .parquet and .pq, .jsonl and .ndjson, else CSV."""
+        """From a file, by its ending: .parquet and .pq, .jsonl and .ndjson, .json, else CSV."""
         path = pathlib.Path(path)
         if not path.is_file():
             raise UserError(f"table={path} is not a file; give the path of a CSV or Parquet file")
         if path.suffix.lower() in (".jsonl", ".ndjson"):
             return cls.from_json_lines(path)
-        if path.suffix.lower() in (".parquet", ".pq"):
+        if path.suffix.lower() == ".json":
+            return cls.from_json(path)
+        if path.suffix.lower() in (".parquet", ".pq") or _is_parquet(path):
             return cls.from_parquet(path)
         return cls.from_csv(path)
 
@@ -169,7 +189,8 @@ class Table:
         for row, value in zip(self.places, values, strict=True):
             if _number(value, suffixes=True) is None:
                 raise UserError(
-                    f"{self.name} row {row}: {column}={value!r} is not a number; correct the cell"
+                    f"{self.name} row {row}: {column}={value!r} is not a number; correct the "
+                    "cell, and write numbers like 20150000, 2.015e7 or 20.15M"
                 )
         return np.array([_number(value, suffixes=True) for value in values], dtype=np.float64)
 
@@ -183,6 +204,14 @@ def as_table(table: Table | Mapping[str, Any] | Sequence[Mapping[str, Any]] | st
     if isinstance(table, Mapping) or hasattr(table, "columns"):
         return Table.from_columns(table)  # type: ignore[arg-type]
     return Table.from_records(table)
+
+
+def _is_parquet(path: pathlib.Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(4) == b"PAR1"
+    except OSError as error:
+        raise UserError(f"table={path} cannot be read ({reason_of(error)})") from None
 
 
 def _json_rows(path: pathlib.Path) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -4,6 +4,9 @@ A law fitted to millions of parameters and billions of tokens looks right and pr
 are wrong by orders of magnitude, so tables in other units are refused until they say which.
 """
 
+import math
+import re
+
 import numpy as np
 
 from gptjax.errors import UserError
@@ -14,6 +17,12 @@ WHOLE = 1e4  # counts below this are whole numbers; sizes derived as C / 6 D are
 RATIO = 300.0  # C is within this factor of 6 N D, whatever N counts
 JUMP = 3000.0  # tokens per parameter of neighbouring runs differ by less
 SIZES = 1e4  # as do sizes
+USUAL = (0.1, 3000.0)  # of the middle run; Chinchilla has 20, small models of today up to 2,000
+UNIT_WORDS = {
+    "perplexity": {"perplexity", "ppl", "pplx"},
+    "bits": {"bits", "bpb", "bpc", "bpw", "bpt"},
+}
+LOSS_WORDS = {"loss", "nll", "xent", "ce", "cross"}
 HIGHEST_LOSS = 14.0  # nats: a uniform guess over a million tokens
 REPAIR = (
     "give plain counts, or say what one unit is by fit.unit_params, fit.unit_tokens, "
@@ -52,17 +61,39 @@ def check(name: str, places: np.ndarray, values: dict[str, np.ndarray], given: s
 
 def check_loss(name: str, column: str, loss: np.ndarray) -> None:
     """Refuse a loss that no language model has in nats per token."""
-    ending = column.lower().replace("-", "_")
-    if "perplexity" in ending or ending.endswith("ppl"):
-        raise UserError(
-            f"{name}: {column} is a perplexity by its name; set fit.loss_unit=perplexity, and "
-            "its logarithm is fitted"
-        )
-    if ending in ("loss", "val_loss") and np.median(loss) > HIGHEST_LOSS:
+    parts = set(re.split(r"[^a-z]+", column.lower()))
+    for unit, words in UNIT_WORDS.items():
+        if parts & words:
+            raise UserError(
+                f"{name}: {column} is in {unit} by its name; set fit.loss_unit={unit}, and it is "
+                "fitted in nats"
+            )
+    if parts & LOSS_WORDS and np.median(loss) > HIGHEST_LOSS:
         raise UserError(
             f"{name}: the middle {column} is {np.median(loss):g}, above {HIGHEST_LOSS:g} nats per "
             "token; if it is a perplexity, set fit.loss_unit=perplexity"
         )
+
+
+def derived(name: str, params: np.ndarray, tokens: np.ndarray, flops: str) -> None:
+    """Refuse tokens that were made of FLOPs in another unit."""
+    middle = float(np.nanmedian(tokens / params)) if len(params) else math.nan
+    if not PER_PARAMETER[0] < middle < PER_PARAMETER[1]:
+        raise UserError(
+            f"{name}: D = C / 6N is {middle:.3g} tokens per parameter in the middle row, which no "
+            f"run has: {flops} or params is in another unit; {REPAIR}"
+        )
+
+
+def unusual(values: dict[str, np.ndarray]) -> list[str]:
+    """A sentence where tokens per parameter are possible and rare: perhaps a unit is wrong."""
+    middle = float(np.median(values["tokens"] / values["params"]))
+    if USUAL[0] <= middle <= USUAL[1]:
+        return []
+    return [
+        f"the middle run has {middle:.3g} tokens per parameter, which is rare: if params or tokens "
+        "are in thousands or millions, say so by fit.unit_params or fit.unit_tokens"
+    ]
 
 
 def _counts(name: str, places: np.ndarray, what: str, values: np.ndarray, least: float) -> None:
