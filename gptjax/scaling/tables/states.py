@@ -178,7 +178,8 @@ def _by_progress(table: Table, column: str) -> Found:
     whole = np.nanmax(shares) if np.isfinite(shares).any() else 0
     if whole not in (1, 100):
         return {}, []
-    return {i: f"{column} {shares[i]:g} of {whole:g}" for i in np.flatnonzero(shares < whole)}, []
+    below = np.flatnonzero(shares < whole).tolist()
+    return {i: f"{column} {shares[i]:g} of {whole:g}" for i in below}, []
 
 
 READERS: tuple[tuple[Callable[[str], bool], Callable[[Table, str], Found]], ...] = (
