@@ -1,4 +1,7 @@
-"""Writes docs/config.md from the config dataclasses: python docs/make_config_reference.py"""
+"""Writes docs/config.md and gptjax/settings.json from the config dataclasses.
+
+python docs/make_config_reference.py
+"""
 
 import dataclasses
 import typing
@@ -7,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from gptjax import config as configs
+from gptjax import setting_names
+from gptjax.experiment import setting_names as declared
 from gptjax.fields import sections
 
 PAGE = Path(__file__).with_name("config.md")
@@ -37,6 +42,11 @@ def render() -> str:
         parts.append(_section(name, cls))
         parts += [_section(f"{name}.{inner}", one) for inner, one in sections(cls).items()]
     return "\n".join(parts)
+
+
+def names() -> str:
+    """The names of all settings, by which wrong flags are told early."""
+    return setting_names.to_json(declared())
 
 
 def _section(name: str, cls: type) -> str:
@@ -87,3 +97,4 @@ def _shown(value: Any) -> str:
 
 if __name__ == "__main__":
     PAGE.write_text(render(), encoding="utf-8")
+    setting_names.FILE.write_text(names(), encoding="utf-8")

@@ -12,10 +12,10 @@ from ml_collections import ConfigDict
 
 from gptjax import config as configs
 from gptjax.config import MOVED, General
-from gptjax.errors import UserError, nearest
-from gptjax.fields import advice, former, from_text, leaves, sections, type_hints
-
-KNOWN = "experiments"
+from gptjax.early import experiment_file
+from gptjax.errors import UserError
+from gptjax.fields import former, from_text
+from gptjax.setting_names import Names, unknown
 
 
 def load(experiment: str) -> dict[str, Any]:
@@ -25,9 +25,7 @@ def load(experiment: str) -> dict[str, Any]:
       UserError: when the file is missing, is not Python, has no `get_config` or fails.
     """
     name, colon, argument = experiment.partition(":")
-    path = Path(name)
-    if not path.is_file():
-        raise UserError(f"--config={name} {_what_is_there(path)}; {_known_experiment(name)}")
+    path = experiment_file(experiment)
     module = _run(path)
     get_config = getattr(module, "get_config", None)
     if not callable(get_config):
@@ -70,7 +68,7 @@ def override(
     grown: dict[str, tuple] = {}
     for name, text in overrides:
         if name not in types:
-            raise UserError(_unknown(name, types))
+            raise UserError(unknown(name, setting_names()))
         if text is None and types[name] is not bool:
             raise UserError(f"--config.{name} has no value; write --config.{name}=VALUE")
         value = from_text(_shown(name), types[name], "true" if text is None else text)
@@ -92,12 +90,14 @@ def _copied(values: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def setting_names() -> Names:
+    """Every setting as it is declared now, those of experiment files that ran too."""
+    return Names(General, configs.sections(), MOVED)
+
+
 def setting_types() -> dict[str, Any]:
     """The annotated type of every dotted key."""
-    types = dict(type_hints(General))
-    for section, cls in configs.sections().items():
-        types |= {f"{section}.{leaf.key}": leaf.hint for leaf in leaves(cls)}
-    return types
+    return setting_names().types()
 
 
 def _shown(name: str) -> str:
@@ -105,44 +105,8 @@ def _shown(name: str) -> str:
     return name if "." in name else f"config.{name}"
 
 
-def _unknown(name: str, known: Mapping[str, Any]) -> str:
-    section, _, key = name.partition(".")
-    places = configs.sections()
-    if name in MOVED:
-        return f"config.{name} is not a setting; {configs.hint(name, known)}"
-    known_sections = [*places]
-    for top, cls in places.items():
-        known_sections += [f"{top}.{inner}" for inner in sections(cls)]
-    if name in known_sections:
-        return f"config.{name} is a section; set config.{name}.<key>, for example " + next(
-            f"--config.{path}=VALUE" for path in known if path.startswith(f"{name}.")
-        )
-    if section in places and key in former(places[section]):
-        return f"config.{name} is not a setting; {advice(key, places[section], section)}"
-    same_key = [path for path in known if path.rpartition(".")[2] == (key or section)]
-    if same_key:
-        return f"config.{name} is not a setting; did you mean config.{same_key[0]}?"
-    if section in places:
-        return f"config.{name} is not a setting; {advice(key, places[section], section)}"
-    near = nearest(name, known)
-    if not near.startswith("did"):
-        near = nearest(section, [*places, *(path for path in known if "." not in path)])
-    return f"config.{name} is not a setting; {near}"
-
-
-def _what_is_there(path: Path) -> str:
-    return "is a folder" if path.is_dir() else "does not exist"
-
-
-def _known_experiment(name: str) -> str:
-    known = sorted(str(file) for file in Path(KNOWN).glob("*.py"))
-    return nearest(name, known) if known else "give the path of an experiment file"
-
-
 def _run(path: Path) -> Any:
     """Execute the file as a module of its own."""
-    if path.suffix != ".py":
-        raise UserError(f"--config={path} is not a .py file; {_known_experiment(str(path))}")
     loader = SourceFileLoader("gptjax_experiment", str(path))
     spec = importlib.util.spec_from_loader(loader.name, loader)
     assert spec is not None

@@ -56,7 +56,10 @@ def main(argv: Sequence[str]) -> int:
         return 0
     try:
         command = parse(argv)
-        from gptjax.stages import start  # after parsing: a wrong flag need not wait for JAX
+        from gptjax import early
+
+        early.check(command.experiment, [key for key, _ in command.overrides])
+        from gptjax.stages import start  # only now: a wrong flag need not wait for JAX
 
         return start.run_experiment(command.experiment, command.overrides, command.workdir)
     except UserError as error:

@@ -11,6 +11,8 @@ PACKAGE = Path(__file__).parents[1] / "gptjax"
 # Rooms that are planned have their floor already.
 FLOORS = {
     "errors": 0,
+    "early": 0,
+    "setting_names": 0,
     "fields": 0,
     "files": 0,
     "identity": 0,
@@ -42,7 +44,10 @@ FLOORS = {
     "main": 10,
 }
 ONE_ROOM = (
-    {"errors", "fields", "files", "identity", "threads", "accelerators", "terminal"},
+    {
+        *("errors", "fields", "files", "identity", "threads", "accelerators", "terminal"),
+        *("early", "setting_names"),
+    },
     {"config", "experiment", "job"},
 )
 """Neighbours on one floor that may import each other."""

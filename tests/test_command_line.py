@@ -115,7 +115,7 @@ def test_a_reader_that_leaves_ends_the_job_quietly():
         "        print(line)\n"
         "    return 0\n"
         "start.run_experiment = talk\n"
-        "sys.exit(main.main(['gptjax', '--config=x']))\n"
+        f"sys.exit(main.main(['gptjax', {PLAN!r}]))\n"
     )
     with subprocess.Popen(
         [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from gptjax import setting_names
 from gptjax.experiment import setting_types
 
 REPO = Path(__file__).parents[1]
@@ -27,6 +28,11 @@ def reference():
 def test_config_reference_is_fresh():
     found = (DOCS / "config.md").read_text(encoding="utf-8")
     assert found == reference().render(), "run: python docs/make_config_reference.py"
+
+
+def test_the_names_of_settings_are_fresh():
+    found = setting_names.FILE.read_text(encoding="utf-8")
+    assert found == reference().names(), "run: python docs/make_config_reference.py"
 
 
 def test_config_reference_has_every_setting():

@@ -10,7 +10,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.linalg
+import scipy  # its parts are imported at their first use
 
 from gptjax import ops
 from gptjax.errors import UserError

@@ -117,7 +117,7 @@ def test_the_old_key_of_a_jobs_setting_is_refused_with_the_new_one(tmp_path, old
 
 SLOW = {
     *("matplotlib", "ray", "orbax", "jinja2", "datasets", "tensorflow", "tokenizers", "torch"),
-    *("scipy.stats", "scipy.optimize"),
+    *("scipy.stats", "scipy.optimize", "scipy.special", "scipy.linalg"),
 }
 
 
@@ -128,11 +128,17 @@ def imported_by(code: str) -> set[str]:
     return set(json.loads(out.stdout.splitlines()[-1]))
 
 
+PLAN = Path(__file__).parents[2] / "experiments" / "chinchilla_sweep.py"
+
+
 def test_before_an_experiment_is_read_nothing_slow_is_imported():
     known = imported_by(
         "from gptjax.main import main\n"
         "assert main(['gptjax', '--help']) == 0\n"
-        "assert main(['gptjax', '--confg=x']) == 2"
+        "assert main(['gptjax', '--confg=x']) == 2\n"
+        f"assert main(['gptjax', '--config={PLAN}', '--config.sweep.sizez=3']) == 2\n"
+        f"assert main(['gptjax', '--config={PLAN}', '--config.table=3']) == 2\n"
+        "assert main(['gptjax', '--config=missing.py']) == 2"
     )
     assert not known & {"jax", "numpy", "ml_collections", "rich", "flax", *SLOW}
 

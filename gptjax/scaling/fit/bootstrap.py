@@ -18,7 +18,7 @@ import math
 from statistics import NormalDist
 
 import numpy as np
-from scipy.special import ndtr
+import scipy  # its parts are imported at their first use
 
 from gptjax.scaling.fit import engine
 from gptjax.scaling.fit.engine import Problem
@@ -208,7 +208,8 @@ def smoothed_inside(residual: np.ndarray, delta: float) -> np.ndarray:
     """Probability of |residual + noise| < delta, the noise a third of the residuals' spread."""
     smooth = max(SMOOTHING * float(np.sqrt(np.mean(residual**2))), 1e-300)
     size = np.abs(residual)
-    return ndtr((delta - size) / smooth) - ndtr((-delta - size) / smooth)
+    cdf = scipy.special.ndtr
+    return cdf((delta - size) / smooth) - cdf((-delta - size) / smooth)
 
 
 def _noise(

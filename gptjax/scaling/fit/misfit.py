@@ -9,7 +9,7 @@ of the scatter between different runs against that between repeats.
 import dataclasses
 
 import numpy as np
-from scipy.special import fdtrc
+import scipy  # its parts are imported at their first use
 
 from gptjax.scaling.fit import engine, optimum
 from gptjax.scaling.fit.result import Fit
@@ -141,4 +141,4 @@ def _repeats(law: Fit, residual: np.ndarray, matrix: np.ndarray) -> float:
 def _f_test(first: float, terms: int, second: float, freedom: int) -> float:
     if terms < 1 or freedom < 3 or second <= 1e-24 * max(first, 1e-300) or second < 1e-20:
         return float("nan")
-    return float(fdtrc(terms, freedom, max(first, 0.0) / terms / (second / freedom)))
+    return float(scipy.special.fdtrc(terms, freedom, max(first, 0.0) / terms / (second / freedom)))

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.special import stdtrit
+import scipy  # its parts are imported at their first use
 
 from gptjax.errors import UserError, nearest
 from gptjax.scaling.laws.fit_laws import plain
@@ -298,7 +298,7 @@ def _interval(
     between_m = share @ (one.said_wLm[:, 0] - mean_m) ** 2
     rolled_m = growth * _decades(scores, *targets.T) ** 2
     sd_m = np.sqrt(one.noise**2 + np.maximum(within_m + between_m, rolled_m))
-    reach = stdtrit(max(int(last.sum()) - 4, 3), 0.5 + confidence / 2) * sd_m
+    reach = scipy.special.stdtrit(max(int(last.sum()) - 4, 3), 0.5 + confidence / 2) * sd_m
     return np.stack([1 / (1 + np.exp(-(mean_m + sign * reach))) for sign in (0, -1, 1)])
 
 
@@ -369,7 +369,7 @@ def _task_loss(
     rolled_m = _growth(off, far, noise) * _decades(scores, *targets.T) ** 2
     logs = np.log(law(*targets.T))
     sd = np.sqrt(noise**2 + np.maximum(logs[1:].var(axis=0), rolled_m))
-    reach = stdtrit(max(len(left) - 5, 3), 0.5 + confidence / 2) * sd
+    reach = scipy.special.stdtrit(max(len(left) - 5, 3), 0.5 + confidence / 2) * sd
     ends = np.stack([np.exp(logs[0] + sign * reach) for sign in (0, -1, 1)])
     return ends, float(np.sqrt(np.mean(off**2)))
 
