@@ -6,7 +6,7 @@
 Reads JSON lines, Parquet, WARC and plain text, compressed or not. Writes zstd JSON lines with ids
 that name the source, and report.html: what each stage dropped, why, and examples. Killed and
 started again it goes on; the output is the same bytes for any number of processes. Then train with
---config.data.source=jsonl --config.data.path=clean/.
+--config.data.source=jsonl --config.data.path='clean/*.jsonl.zst'.
 """
 
 from ml_collections import ConfigDict

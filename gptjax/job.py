@@ -24,6 +24,7 @@ JOBS: dict[str, str] = {
     "task_ladder": "gptjax.jobs.task_ladder",
     "precision_law": "gptjax.jobs.precision_law",
     "mixture_law": "gptjax.jobs.mixture_law",
+    "mixture_sweep": "gptjax.jobs.mixture_sweep",
     "clean": "gptjax.jobs.clean",
     "compare": "gptjax.jobs.compare",
     "convert": "gptjax.jobs.convert",

@@ -48,6 +48,17 @@ def forget_programs():
         gc.collect()
 
 
+@pytest.fixture(autouse=True, scope="module")
+def forget_sources():
+    """Drop the sources that experiments registered which a file loaded: choices are counted."""
+    from gptjax.data.sources import SOURCES
+
+    before = dict(SOURCES)
+    yield
+    SOURCES.clear()
+    SOURCES.update(before)
+
+
 def _resident_megabytes() -> float:
     """Memory of this process, 0 where the system does not say."""
     pages = Path("/proc/self/statm")

@@ -2,11 +2,8 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table as Printed
 
 from gptjax.config import Config
 from gptjax.errors import UserError
@@ -17,6 +14,7 @@ from gptjax.scaling.data_mixtures.fit import MixtureLaw, fit_mixtures, rank
 from gptjax.scaling.data_mixtures.forms import MIXTURE_FORMS
 from gptjax.scaling.data_mixtures.optimum import BestMixture, best_mixture
 from gptjax.scaling.tables.mixtures import MixtureRuns, read_mixtures
+from gptjax.stages import mixture_law
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,8 +80,8 @@ def main(config: Config, folder: Path) -> int:
     """Fit, find the best mixture, and write mixture.json and figures."""
     own: Settings = config.own["mixture_law"]
     runs = _read(own, own.table, own.losses)
-    laws = [
-        fit_mixtures(
+    laws = {
+        target: fit_mixtures(
             runs.weights_RK,
             runs.losses[target],
             runs.sources,
@@ -94,9 +92,9 @@ def main(config: Config, folder: Path) -> int:
             seed=config.fit.seed,
         )
         for target in own.targets
-    ]
+    }
     best = best_mixture(
-        laws,
+        list(laws.values()),
         _prior(own, runs),
         leash=own.leash,
         caps=_caps(own, runs),
@@ -106,12 +104,27 @@ def main(config: Config, folder: Path) -> int:
         seed=config.fit.seed,
     )
     ranks = _heldout(own, laws)
-    found = content(own, runs, laws, best, ranks)
+    found = mixture_law.content(laws, best, runs=len(runs), leash=own.leash, ranks=ranks)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "mixture.json", found)
-    _draw(config, folder, own, runs, laws, best)
-    _print(own, laws, best, ranks, folder)
+    _draw(config, folder, laws, runs, best)
+    mixture_law.show(laws, best, ranks, [str(folder / "mixture.json")])
     return 0
+
+
+def _draw(
+    config: Config,
+    folder: Path,
+    laws: dict[str, MixtureLaw],
+    runs: MixtureRuns,
+    best: BestMixture,
+) -> None:
+    """The best weights, and the predictions of the first target."""
+    from gptjax.report import mixture  # matplotlib is slow to import
+
+    target = next(iter(laws))
+    predicted = mixture.predicted_figure(laws[target], runs.losses[target], target)
+    mixture.draw(folder, [mixture.weights_figure(best), predicted], config.report)
 
 
 def _read(own: Settings, table: str, losses: str) -> MixtureRuns:
@@ -146,98 +159,15 @@ def _check_count(name: str, values: tuple, runs: MixtureRuns) -> None:
         )
 
 
-def _heldout(own: Settings, laws: list[MixtureLaw]) -> dict[str, float]:
+def _heldout(own: Settings, laws: dict[str, MixtureLaw]) -> dict[str, float]:
     """Spearman's correlation of each target, on the mixtures of larger models."""
     if not own.heldout_table:
         return {}
     runs = _read(own, own.heldout_table, own.heldout_losses)
     return {
         target: rank(law.predict(runs.weights_RK, runs.params), runs.losses[target])
-        for target, law in zip(own.targets, laws, strict=True)
+        for target, law in laws.items()
     }
-
-
-def content(
-    own: Settings,
-    runs: MixtureRuns,
-    laws: list[MixtureLaw],
-    best: BestMixture,
-    ranks: dict[str, float],
-) -> dict[str, Any]:
-    """The content of mixture.json: plain types only."""
-    return {
-        "sentence": best.sentence(),
-        "runs": len(runs),
-        "weights": {
-            name: weight.to_json() | {"prior": float(prior), "worth": worth.to_json()}
-            for name, weight, prior, worth in zip(
-                best.sources, best.weights, best.prior, best.worths, strict=True
-            )
-        },
-        "loss": best.loss.to_json() | {"run_low": best.run_low, "run_high": best.run_high},
-        "prior_loss": best.prior_loss,
-        "useless": list(best.useless),
-        "leash": own.leash,
-        "laws": {
-            target: {
-                "form": law.form.name,
-                "equation": law.form.equation,
-                "paper": law.form.paper,
-                "theta": law.theta.tolist(),
-                "scatter": float(np.std(law.residuals)),
-                "cross_validation": {
-                    name: {"error": score.error, "spearman": score.rank}
-                    for name, score in law.scores.items()
-                },
-                "heldout_spearman": ranks.get(target),
-            }
-            for target, law in zip(own.targets, laws, strict=True)
-        },
-    }
-
-
-def _draw(
-    config: Config,
-    folder: Path,
-    own: Settings,
-    runs: MixtureRuns,
-    laws: list[MixtureLaw],
-    best: BestMixture,
-) -> None:
-    from gptjax.report import mixture  # matplotlib is slow to import
-
-    report = config.report
-    mixture.draw_weights(folder, best, report.formats, report.dpi)
-    law, measured = laws[0], runs.losses[own.targets[0]]
-    mixture.draw_predicted(folder, law, measured, own.targets[0], report.formats, report.dpi)
-
-
-def _print(
-    own: Settings,
-    laws: list[MixtureLaw],
-    best: BestMixture,
-    ranks: dict[str, float],
-    folder: Path,
-) -> None:
-    console = Console(width=100)
-    table = Printed("source", "weight", "interval", "prior", "nats if left out")
-    order = np.argsort(-best.values)
-    for i in order:
-        weight, worth = best.weights[i], best.worths[i]
-        interval = f"[{weight.low:.4f}, {weight.high:.4f}]"
-        shown = f"{worth.value:.4f} [{worth.low:.4f}, {worth.high:.4f}]"
-        table.add_row(
-            best.sources[i], f"{weight.value:.4f}", interval, f"{best.prior[i]:.4f}", shown
-        )
-    console.print(table)
-    for target, law in zip(own.targets, laws, strict=True):
-        words = f"{target}: {law.form.equation}; cross-validated rank {law.score.rank:.3f}"
-        words += f", error {law.score.error:.4f} nats"
-        if target in ranks:
-            words += f"; ranks the held-out mixtures with {ranks[target]:.3f}"
-        console.print(words, markup=False, highlight=False, soft_wrap=True)
-    console.print(best.sentence(), markup=False, highlight=False, soft_wrap=True)
-    console.print(str(folder / "mixture.json"), markup=False, highlight=False, soft_wrap=True)
 
 
 JOB = Job(main, Settings, check)

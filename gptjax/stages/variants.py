@@ -8,7 +8,9 @@ from gptjax import experiment
 from gptjax.config import Config, make_config, to_mapping
 from gptjax.errors import UserError
 
-SECTIONS = ("model", "optim", "train", "sweep")
+SECTIONS = ("model", "optim", "train", "sweep", "data")
+OF_DATA = ("data.weights", "data.phases")
+"""Settings of the data that may differ: the tokens stay those of all."""
 SHARED = ("sweep.plan", "sweep.budgets", "sweep.seeds", "model.seq_len", "model.vocab_size")
 """Settings that make laws comparable: the same for all variants."""
 
@@ -67,6 +69,11 @@ def _parse(text: str) -> tuple[str, Mapping[str, str]]:
         if name.partition(".")[0] not in SECTIONS:
             raise UserError(
                 f"compare.sweeps has {name}; a variant changes settings of {', '.join(SECTIONS)}"
+            )
+        if name.startswith("data.") and name not in OF_DATA:
+            raise UserError(
+                f"compare.sweeps has {name}, and all variants are scored on one corpus; give each "
+                "text as one of data.sources, and a variant its data.weights"
             )
         if name in SHARED:
             raise UserError(f"compare.sweeps has {name}; set it for all variants instead")

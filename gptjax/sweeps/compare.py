@@ -25,7 +25,7 @@ class CompareConfig:
     sweeps: tuple[str, ...] = setting(
         (),
         "job=compare_sweeps: sweeps whose laws are compared, the first is the reference, each as "
-        "LABEL: SECTION.KEY=VALUE with settings of model, optim, train and sweep",
+        "LABEL: SECTION.KEY=VALUE with settings of model, optim, train and sweep, or data.weights",
     )
     learning_rates: tuple[float, ...] = setting(
         (1 / 3, 1.0, 3.0),

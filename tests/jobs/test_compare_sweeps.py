@@ -35,13 +35,31 @@ def test_a_variant_changes_what_it_names():
     assert found["a"].compare.sweeps == ()  # a third sweep does not make its folder another one
 
 
+def test_texts_are_compared_by_their_weights():
+    config = configs.default_config()
+    config.job = "compare_sweeps"
+    config.compare.sweeps = ("a: data.weights=(1,0)", "b: data.weights=(0,1)")
+    config.data.sources = ("raw: source=python-stdlib", "clean: source=python-stdlib")
+    config.data.weights = (1.0, 0.0)
+    found = variants(configs.make_config(config))
+    assert [one.data.weights for one in found.values()] == [(1.0, 0.0), (0.0, 1.0)]
+
+
+def test_the_experiment_on_cleaning_scores_both_texts_on_a_third():
+    config = configs.make_config(experiment.load("experiments/cleaning_sweep.py"))
+    assert config.data.targets == (1.0, 0.0, 0.0)
+    found = variants(config)
+    assert {one.data.weights for one in found.values()} == {(0.0, 1.0, 0.0), (0.0, 0.0, 1.0)}
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
         ("optim.b2=0.9", "LABEL: SECTION.KEY=VALUE"),
         (": optim.b2=0.9", "LABEL: SECTION.KEY=VALUE"),
         ("b: optim.b2", "without a value"),
-        ("b: data.source=text", "settings of model, optim, train, sweep"),
+        ("b: report.dpi=60", "settings of model, optim, train, sweep, data"),
+        ("b: data.source=text", "each text as one of data.sources"),
         ("b: sweep.budgets=1e9", "for all variants"),
         ("b: model.widht=3", "did you mean width"),
         ("A: optim.b2=0.9", "twice"),
