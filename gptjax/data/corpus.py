@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from gptjax.data import cache, mixture, tokenizers
+from gptjax.data import cache, mixture, mixture_tokenizer, tokenizers
 from gptjax.data.build import SIDES, check_lossless, tokenize
 from gptjax.data.config import DataConfig
 from gptjax.data.sources import SOURCES, Documents, Generated
@@ -119,16 +119,7 @@ def load(config: DataConfig, *, seq_len: int) -> Corpus:
         raise UserError(f"model.seq_len={seq_len} is no window; give 1 or more")
     mixture.check(config)
     if config.sources:
-        if TOKENIZERS[config.tokenizer].train is not None and not config.tokenizer_path:
-            raise UserError(
-                f"data.tokenizer={config.tokenizer} would be trained on each of data.sources by "
-                "itself, and a mixture has one for all; train it on one text, and name its file by "
-                "data.tokenizer_path"
-            )
-        each = {
-            label: load(one, seq_len=seq_len) for label, one in mixture.sources_of(config).items()
-        }
-        return _mixed(config, each)
+        return _mixed(config, _each(config, seq_len))
     source = SOURCES.get(config.source)
     if source is None:
         raise UserError(
@@ -144,6 +135,18 @@ def load(config: DataConfig, *, seq_len: int) -> Corpus:
     check_lossless(config, meta.get("lost"))
     _check_windows(corpus, recipe.field, seq_len)
     return corpus
+
+
+def _each(config: DataConfig, seq_len: int) -> dict[str, Corpus]:
+    """The corpus of each source of a mixture, in the ids of one tokenizer."""
+    asked = mixture.sources_of(config)
+    if TOKENIZERS[config.tokenizer].train is not None and not config.tokenizer_path:
+        plain = [dataclasses.replace(one, tokenizer="bytes") for one in asked.values()]
+        path = str(mixture_tokenizer.trained(config, [load(one, seq_len=seq_len) for one in plain]))
+        asked = {
+            label: dataclasses.replace(one, tokenizer_path=path) for label, one in asked.items()
+        }
+    return {label: load(one, seq_len=seq_len) for label, one in asked.items()}
 
 
 def _mixed(config: DataConfig, each: dict[str, Corpus]) -> Corpus:

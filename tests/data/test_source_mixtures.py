@@ -158,5 +158,16 @@ def test_sources_with_vocabularies_of_their_own_are_refused(two):
     sources = (*two().sources, "facts: source=zipf-facts zipf_facts.tokens=1000")
     with pytest.raises(UserError, match="'facts' has a vocabulary of its own"):
         load(two(sources=sources, weights=(0.5, 0.25, 0.25)), seq_len=32)
-    with pytest.raises(UserError, match="would be trained on each"):
-        load(two(tokenizer="bpe", vocab_size=300), seq_len=32)
+
+
+def test_a_trained_tokenizer_is_one_for_all_and_the_same_for_all_weights(two):
+    corpus = load(two(tokenizer="bpe", vocab_size=400), seq_len=32)
+    text = b"the scaling of naive 42"
+    assert corpus.decode(corpus.encode(text)) == text
+    assert 257 < corpus.vocab_size <= 401 and corpus.bytes_per_token > 1.2
+    words = corpus.decode(corpus.train)
+    assert len(words) == corpus.train_bytes
+    other = load(two(tokenizer="bpe", vocab_size=400, weights=(0.9, 0.1)), seq_len=32)
+    assert other.fingerprint == corpus.fingerprint
+    again = load(two(tokenizer="bpe", vocab_size=300), seq_len=32)
+    assert again.vocab_size < corpus.vocab_size
