@@ -14,6 +14,9 @@ from gptjax.infer.model import Model
 
 DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 VALUES = "0123456789"
+LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZ"
+"""Of keys."""
+FORM = "\n{key} = {value}\n"
 
 
 def needle(
@@ -23,7 +26,7 @@ def needle(
     lengths: Sequence[int] = (),
     depths: Sequence[float] = DEPTHS,
     repeats: int = 8,
-    form: str = "\n{key} = {value}\n",
+    form: str = FORM,
     seed: int = 0,
     tokens: int = TOKENS,
     task: str = "needle",
@@ -53,8 +56,8 @@ def needle(
             continue
         for depth in depths:
             for _ in range(repeats):
-                ids, value = haystack(model, filler, length, depth, form, rng)
-                requests += [Request(ids, tuple(model.encode(digit))[:1]) for digit in VALUES]
+                ids, value, endings = haystack(model, filler, length, depth, form, rng)
+                requests += [Request(ids, ending) for ending in endings]
                 rows.append({"length": length, "depth": depth, "value": value})
     if not rows:
         raise UserError(f"{task} has lengths {list(lengths)} beyond the context {model.context}")
@@ -73,17 +76,23 @@ def _lengths(model: Model) -> tuple[int, ...]:
 
 def haystack(
     model: Model, filler: str, length: int, depth: float, form: str, rng: random.Random
-) -> tuple[tuple[int, ...], str]:
-    """(ids of a text that ends where the needle's value is asked for, the value).
+) -> tuple[tuple[int, ...], str, list[tuple[int, ...]]]:
+    """(ids of a text that ends where the needle's value is asked for, the value, tokens of each).
+
+    The question is encoded with every value, and ends where the encodings differ first, so that a
+    tokenizer that joins a value with the space before it is asked for the token that it has seen.
 
     Raises:
       UserError: for a length without room for the needle and the question.
     """
-    key = "".join(rng.choice("ABCDEFGHJKLMNPQRSTUVWXYZ") for _ in range(4))
+    key = "".join(rng.choice(LETTERS) for _ in range(4))
     value = rng.choice(VALUES)
     hidden = model.encode(form.format(key=key, value=value))
-    asked = model.encode(form.format(key=key, value="\0").split("\0")[0])
-    room = length - 1 - len(hidden) - len(asked)
+    before = form.format(key=key, value="\0").split("\0")[0]
+    wholes = [model.encode(before + digit) for digit in VALUES]
+    asked = wholes[0][: min(_common(wholes[0], other) for other in wholes[1:])]
+    endings = [tuple(whole[len(asked) :]) for whole in wholes]
+    room = length - len(hidden) - len(asked) - max(map(len, endings))
     if room < 0:
         raise UserError(
             f"a text of {length} tokens has no room for a needle of {len(hidden) + len(asked)}; "
@@ -93,7 +102,14 @@ def haystack(
     start = rng.randrange(max(len(ids) - room, 1))
     hay = (ids[start:] + ids * (room // len(ids) + 1))[:room]
     place = round(depth * room)
-    return (prefix_of(model), *hay[:place], *hidden, *hay[place:], *asked), value
+    text = (prefix_of(model), *hay[:place], *hidden, *hay[place:], *asked)
+    return text, value, endings
+
+
+def _common(first: Sequence[int], second: Sequence[int]) -> int:
+    """Tokens that two texts have alike at their beginning."""
+    differ = (i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b)
+    return next(differ, min(len(first), len(second)))
 
 
 def _result(

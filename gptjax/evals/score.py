@@ -1,12 +1,14 @@
 """Log-probabilities of given tokens: the one scoring function under every score.
 
-Requests are batched by length into programs whose shape depends on a length alone, so that how many
-requests there are, and in which order, changes a number by float32's rounding at most. Requests
-with one context (the choices of an item) share its cache: the context is computed once.
+Requests are batched by length into programs of few shapes, so that how many requests there are
+changes a number by float32's rounding at most, and their order no bit. Requests with one context
+(the choices of an item) share its cache: the context is computed once. The head sees those places
+alone whose next token is scored.
 """
 
 import dataclasses
 import functools
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -21,6 +23,8 @@ from gptjax.infer.model import Model
 SMALLEST = 32
 TOKENS = 1024
 """Tokens of a batch, padding included."""
+SHARES = (1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1)
+"""Shares of a batch's tokens whose logits a program may give."""
 EACH = 4
 """Requests in a batch for each context that some share."""
 
@@ -119,44 +123,76 @@ def _groups(requests: Sequence[Request]) -> list[list[int]]:
 
 
 def width_of(longest: int) -> int:
-    """The padded width: 32, 48, 64, 96, 128, …, so that few programs serve all lengths.
+    """The padded width, in quarters of an octave: few programs, and little padding.
 
-    >>> [width_of(n) for n in (1, 33, 50, 65)]
-    [32, 48, 64, 96]
+    >>> [width_of(n) for n in (1, 33, 65, 130, 256)]
+    [32, 48, 80, 160, 256]
     """
-    width = SMALLEST
-    while width < longest:
-        width = width * 3 // 2 if width & (width - 1) == 0 else width * 4 // 3
-    return width
+    if longest <= SMALLEST:
+        return SMALLEST
+    step = max(SMALLEST // 2, 1 << ((longest - 1).bit_length() - 3))
+    return -(-longest // step) * step
 
 
 def _whole(
     model: Model, requests: Sequence[Request], where: Sequence[int], tokens: int
 ) -> list[tuple[int, Scored]]:
     """Requests that share nothing, each read in one pass."""
-
-    def shape(i: int) -> tuple[int, int]:
-        return width_of(requests[i].inputs), _few(len(requests[i].tokens))
-
     found = []
-    for (width, most), places in _by_shape(where, shape).items():
-        rows = max(1, tokens // width)
-        for some in _chunks(places, rows):
-            found += _read_whole(model, [requests[i] for i in some], some, rows, width, most)
+    for width, places in _batches(requests, where, tokens):
+        found += _read_whole(model, [requests[i] for i in places], places, tokens // width, width)
     return found
 
 
+def _batches(
+    requests: Sequence[Request], where: Sequence[int], tokens: int
+) -> Iterator[tuple[int, list[int]]]:
+    """(width, places of requests) of each batch, whatever the requests' order.
+
+    What does not fill a batch goes on to the next width where that is less padding than a batch
+    that is not full.
+    """
+
+    def key(i: int) -> tuple[Any, ...]:
+        request = requests[i]
+        return request.inputs, len(request.tokens), request.context, request.tokens
+
+    by_width: dict[int, list[int]] = {}
+    for i in sorted(where, key=key):
+        by_width.setdefault(width_of(requests[i].inputs), []).append(i)
+    widths, left = sorted(by_width), []
+    for width, wider in zip(widths, [*widths[1:], 0], strict=False):
+        rows = max(1, tokens // width)
+        left += by_width[width]
+        while len(left) >= rows or (left and not 0 < len(left) * wider < rows * width):
+            yield width, left[:rows]
+            left = left[rows:]
+
+
 def _read_whole(
-    model: Model, some: list[Request], where: list[int], rows: int, width: int, most: int
+    model: Model, some: list[Request], where: list[int], rows: int, width: int
 ) -> list[tuple[int, Scored]]:
+    rows = max(rows, 1)
     ids_BT, lengths_B = _padded([[*r.context, *r.tokens[:-1]] for r in some], rows, width)
-    targets_Bt, _ = _padded([r.tokens for r in some], rows, most)
-    first_B = np.array([len(r.context) - 1 for r in some] + [0] * (rows - len(some)))
-    places_Bt = np.minimum(first_B[:, None] + np.arange(most), width - 1)
-    logprobs, greedy = _whole_program(
-        model.config, _length(model), model.params, ids_BT, lengths_B, places_Bt, targets_Bt
+    targets = [token for r in some for token in r.tokens]
+    places_P = np.zeros(_share_of(rows * width, len(targets)), np.int32)
+    places_P[: len(targets)] = np.concatenate(
+        [row * width + np.arange(len(r.context) - 1, r.inputs) for row, r in enumerate(some)]
     )
-    return list(zip(where, _cut(some, logprobs, greedy), strict=True))
+    targets_P = np.zeros(len(places_P), np.int32)
+    targets_P[: len(targets)] = targets
+    logprobs, greedy = _whole_program(
+        model.config, _length(model), model.params, ids_BT, lengths_B, places_P, targets_P
+    )
+    ends = np.cumsum([len(r.tokens) for r in some])[:-1]
+    values, best = (np.split(np.asarray(x)[: len(targets)], ends) for x in (logprobs, greedy))
+    made = [Scored(v.copy(), bool(np.all(b))) for v, b in zip(values, best, strict=True)]
+    return list(zip(where, made, strict=True))
+
+
+def _share_of(tokens: int, count: int) -> int:
+    """Scored places of a batch, as one of few shares of its tokens."""
+    return next(n for n in (math.ceil(tokens * share) for share in SHARES) if n >= count)
 
 
 def _shared(
@@ -262,15 +298,17 @@ def _whole_program(
     params: Any,
     ids_BT: jax.Array,
     lengths_B: jax.Array,
-    places_Bt: jax.Array,
-    targets_Bt: jax.Array,
+    places_P: jax.Array,
+    targets_P: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
+    """Of the tokens that follow `places_P`, which count through all rows."""
     B, T = ids_BT.shape
     counts_BT = jnp.arange(T) < lengths_B[:, None]
     cache = models.init_cache(config, B, T)
     x_BTD, _ = models.decode(config, params, cache, ids_BT, counts_BT, fresh=True, length=length)
-    x_BtD = jnp.take_along_axis(x_BTD, places_Bt[..., None], axis=1)
-    return _of_targets(models.logits(config, params, x_BtD), targets_Bt)
+    x_1PD = x_BTD.reshape(1, B * T, -1)[:, places_P]
+    logprobs_1P, greedy_1P = _of_targets(models.logits(config, params, x_1PD), targets_P[None])
+    return logprobs_1P[0], greedy_1P[0]
 
 
 @functools.partial(jax.jit, static_argnames=("config", "length"))

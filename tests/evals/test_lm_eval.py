@@ -80,6 +80,13 @@ def harness(folder, tmp_path_factory):
         + files.format(place / "texts.jsonl")
         + "doc_to_text: ''\ndoc_to_target: '{{text}}'\nmetric_list:\n  - metric: bits_per_byte\n"
     )
+    (place / "answers.yaml").write_text(
+        "task: answers\noutput_type: generate_until\n"
+        + files.format(place / "own.jsonl")
+        + "doc_to_text: '{{question}}'\ndoc_to_target: '{{choices[answer]}}'\n"
+        "generation_kwargs:\n  until: ['e']\n  max_gen_toks: 6\n  do_sample: false\n"
+        "metric_list:\n  - metric: exact_match\n"
+    )
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
@@ -91,7 +98,7 @@ def harness(folder, tmp_path_factory):
     ):
         found[name] = lm_eval.simple_evaluate(
             model,
-            tasks=["texts", *(f"own{n}" for n in SHOTS)],
+            tasks=["texts", "answers", *(f"own{n}" for n in SHOTS)],
             task_manager=manager,
             log_samples=True,
             bootstrap_iters=1,
@@ -126,6 +133,15 @@ def test_rolling_likelihoods_agree(folder, harness):
     for name in ("ours", "theirs"):
         score = found[name]["results"]["texts"]["bits_per_byte,none"]
         assert own.metrics["bits_per_byte"].value == pytest.approx(score, rel=2e-5)
+
+
+def test_generated_answers_agree(harness):
+    made, _, found, _ = harness
+    ours, theirs = (
+        {one["doc_id"]: one["filtered_resps"] for one in found[name]["samples"]["answers"]}
+        for name in ("ours", "theirs")
+    )
+    assert ours == theirs and len(ours) == len(made) and len(set(map(str, ours.values()))) > 3
 
 
 def test_generation_stops_where_it_is_told(folder):

@@ -9,7 +9,7 @@ from scored_model import CONFIG, by_whole_pass, model
 
 from gptjax.errors import UserError
 from gptjax.evals import Document, choices, perplexity, statistics, text
-from gptjax.evals.score import Request, score
+from gptjax.evals.score import Request, _batches, score
 
 TOLERANCE = 2e-5
 """Nats of a token, between batches of other shapes: float32's rounding."""
@@ -52,6 +52,18 @@ def test_order_changes_no_bit_and_batches_no_more_than_rounding():
         others = score(model(), asked, tokens=tokens, share=share)
         for one, other in zip(plain, others, strict=True):
             np.testing.assert_allclose(one.logprobs, other.logprobs, atol=TOLERANCE)
+
+
+def test_batches_hold_every_request_once_and_little_padding():
+    rng = np.random.default_rng(0)
+    asked = [Request((1,) * rng.integers(40, 140), (2,) * rng.integers(10, 40)) for _ in range(480)]
+    made = list(_batches(asked, range(480), 1024))
+    assert sorted(i for _, places in made for i in places) == list(range(480))
+    for width, places in made:
+        assert len(places) <= 1024 // width and all(asked[i].inputs <= width for i in places)
+    padded = sum(1024 // width * width for width, _ in made)
+    assert sum(one.inputs for one in asked) / padded > 0.88
+    assert len(list(_batches(asked[:1] + asked[:1], range(2), 1024))) == 1
 
 
 @pytest.mark.parametrize(

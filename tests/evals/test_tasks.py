@@ -1,7 +1,9 @@
 """Tasks: items by rule and from files, needle, memorization, n-grams and calibration by hand."""
 
+import dataclasses
 import json
 import math
+import random
 
 import numpy as np
 import pytest
@@ -9,8 +11,10 @@ from scored_model import by_whole_pass, model
 
 from gptjax import evals
 from gptjax.data.sources.zipf_facts import ZipfFactsConfig
+from gptjax.data.tokenizers.byte import ByteTokenizer
 from gptjax.errors import UserError
 from gptjax.evals import ngrams
+from gptjax.evals.needle import FORM, haystack
 from gptjax.evals.tasks import TASKS, documents_of, find, items
 
 MAKERS = {
@@ -131,6 +135,26 @@ def test_a_needle_lies_where_it_is_said_and_guesses_are_at_chance():
     assert found.score.value < 0.5
     with pytest.raises(UserError, match="no room for a needle"):
         evals.needle(model(), "abc", lengths=(16,))
+
+
+class JoinsSpaces(ByteTokenizer):
+    """A space and the digit after it are one token, as in the tokenizers of the field."""
+
+    def encode(self, documents):
+        for ids in super().encode(documents):
+            row = ids.tolist()
+            for i in range(len(row) - 1, 0, -1):
+                if row[i - 1] == 32 and 48 <= row[i] < 58:
+                    row[i - 1 : i + 1] = [128 + row[i]]
+            yield np.array(row)
+
+
+def test_a_needle_is_asked_for_by_the_tokens_that_hid_it():
+    joined = dataclasses.replace(model(), tokenizer=JoinsSpaces())
+    for one, tokens in ((joined, [(128 + 48 + d,) for d in range(10)]), (model(), None)):
+        ids, value, endings = haystack(one, "abc def ", 40, 0.5, FORM, random.Random(1))
+        assert endings == (tokens or [(48 + d,) for d in range(10)])
+        assert endings[int(value)][0] in ids and len(ids) + 1 <= 41
 
 
 def test_memorization_is_the_greedy_continuation_and_the_ratio_by_hand():

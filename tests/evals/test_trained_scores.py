@@ -13,6 +13,7 @@ from compiled_model import init
 from gptjax import evals, infer, models
 from gptjax.data.tokenizers.byte import ByteTokenizer
 from gptjax.evals import ngrams
+from gptjax.evals.compression import compress, decompress
 from gptjax.evals.needle import haystack
 
 SMALL = {"vocab_size": 257, "depth": 1, "width": 32, "num_heads": 4, "norm": "rmsnorm"}
@@ -55,8 +56,10 @@ def copier():
     rng = random.Random(5)
 
     def text():
-        ids, value = haystack(untrained, FILLER * 4, 64, rng.random(), "\n{key} = {value}\n", rng)
-        return [*ids, ord(value)]
+        ids, value, endings = haystack(
+            untrained, FILLER * 4, 64, rng.random(), "\n{key} = {value}\n", rng
+        )
+        return [*ids, *endings[int(value)]]
 
     batches = (np.array([text() for _ in range(16)]) for _ in range(300))
     last_T = np.eye(64)[-1]
@@ -154,3 +157,19 @@ def test_the_divergence_of_a_models_five_grams_is_exact_on_a_markov_source():
     few = ngrams.compare_written(markov(DATA), data, written=300)
     assert few.metrics["floor"].value > 0.02 and abs(few.metrics["excess"].value) < 0.1
     assert sum(row["tokens"] - 4 for row in few.items) == 300
+
+
+def test_information_and_code_length_are_those_of_a_known_entropy():
+    """I(X_<t; X_t) is H(π) less the chain's entropy rate, and the coder takes that rate."""
+    start = stationary(DATA)
+    single = -float(start @ np.log(start))
+    rate = -float(start @ np.sum(DATA * np.log(DATA), axis=1))
+    data = texts(DATA, 200)
+    found = evals.perplexity(markov(DATA), [evals.Document(text[:63]) for text in data])
+    assert found.metrics["mutual_information"].value == pytest.approx(single - rate, abs=0.01)
+    assert found.score.value == pytest.approx(rate, abs=0.01)
+    content = "".join(text[:64] for text in data[:40]).encode()
+    made = compress(markov(DATA), content)
+    assert decompress(markov(DATA), made.data) == content
+    assert abs(made.payload_bits - made.ideal_bits) <= 0.001 * made.ideal_bits + 16
+    assert made.ideal_bits / len(content) == pytest.approx(rate / math.log(2), rel=0.03)
