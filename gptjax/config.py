@@ -26,6 +26,7 @@ from gptjax.scaling.config import FitConfig
 from gptjax.sweeps.compare import CompareConfig
 from gptjax.sweeps.config import SweepConfig
 from gptjax.train import RunSpec, TrainConfig, batch_warmup, transfer_width
+from gptjax.train.pictured import check_pictures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,6 +175,7 @@ def make_model(config: Config, corpus: Corpus) -> ModelConfig:
         )
     model = dataclasses.replace(model, vocab_size=size)
     models.validate(model)
+    check_pictures(model, corpus)
     return model
 
 

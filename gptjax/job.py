@@ -40,6 +40,7 @@ JOBS: dict[str, str] = {
     "align_task": "gptjax.jobs.align_task",
     "reward_overoptimization": "gptjax.jobs.reward_overoptimization",
     "finetuning_transfer": "gptjax.jobs.finetuning_transfer",
+    "caption": "gptjax.jobs.caption",
     "ensemble": "gptjax.jobs.ensemble",
     "compile": "gptjax.jobs.compile",
     "plan_mesh": "gptjax.jobs.plan_mesh",

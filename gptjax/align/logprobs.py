@@ -49,6 +49,7 @@ def score(spec: RunSpec, params: Params, batch: Batch, seeds_B: Array | None = N
         segment_ids_BT=batch.segment_ids_BT,
         positions_BT=batch.positions_BT,
         seeds_B=seeds_B,
+        pictures_BYXC=batch.pictures_BYXC,
         features=True,
     )
     logprobs_BTV = jax.nn.log_softmax(_logits(spec.model, x_BTD, w_DV))

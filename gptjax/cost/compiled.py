@@ -28,6 +28,7 @@ from gptjax.train import (
     next_token_batch,
     state_shardings,
 )
+from gptjax.train.pictured import picture_shapes
 
 GIB = 2**30
 
@@ -104,11 +105,17 @@ def compile_step(spec: RunSpec, layout: Layout) -> Cost:
     state, shardings = abstract_state(spec, layout)
     step = make_train_step(spec.program, next_token(spec.program), layout)
 
-    def one_step(state: Any, inputs_BT: Any, targets_BT: Any, hyper: Any) -> Any:
-        return step(state, next_token_batch(spec, inputs_BT, targets_BT, 0), hyper)
+    def one_step(state: Any, windows: Any, pictures_BYXC: Any, hyper: Any) -> Any:
+        inputs_BT, targets_BT = windows
+        batch = next_token_batch(spec, inputs_BT, targets_BT, 0)
+        return step(state, dataclasses.replace(batch, pictures_BYXC=pictures_BYXC), hyper)
 
     shape = (spec.batch_size, spec.model.seq_len)
     tokens = jax.ShapeDtypeStruct(shape, "int32", sharding=layout.batch)
+    pictures = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=layout.batch),
+        picture_shapes(spec),
+    )
     hyper = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=layout.replicated),
         jax.eval_shape(lambda: make_hyper(spec)),
@@ -119,7 +126,7 @@ def compile_step(spec: RunSpec, layout: Layout) -> Cost:
         spec.batch_size * spec.model.seq_len * training_flops_per_token(spec.model, spec.optim.cost)
     )
     with layout.context():
-        lowered = program.lower(state, tokens, tokens, hyper)
+        lowered = program.lower(state, (tokens, tokens), pictures, hyper)
         try:
             compiled = lowered.compile()
         except jax.errors.JaxRuntimeError as error:

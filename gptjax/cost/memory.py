@@ -32,6 +32,7 @@ from gptjax.train import (
     state_shardings,
 )
 from gptjax.train.layout import check_mesh
+from gptjax.train.pictured import picture_shapes
 from gptjax.train.state import TrainState
 
 
@@ -99,9 +100,26 @@ def held_by(shape: "Shape", state: "State", platform: str) -> Bytes:
         opt_state=state.opt_state,
         gradients=sums * state.gradients,
         gathered=gathered,
-        activations=tokens * activations,
+        activations=tokens * activations + _held_by_pictures(shape),
         head=2 * 4 * logits,
     )
+
+
+def _held_by_pictures(shape: "Shape") -> float:
+    """Bytes of the vision tower's blocks and of cross-attention, where there are pictures."""
+    model, vision = shape.spec.model, shape.spec.model.vision
+    if not vision.join:
+        return 0.0
+    vectors = (vision.image_size // vision.patch_size) ** 2 + 8
+    wide = vision.tower_mlp_width or 4 * vision.tower_width
+    block = 8 * vision.tower_width + 4 * wide + 4 * vision.tower_heads * vectors
+    tower = (vision.tower_depth + vision.global_depth) * vectors * block
+    cross = 0.0
+    if not models.picture_places(model):
+        every, _, _ = per_token(shape)
+        blocks = -(-model.depth // vision.every)
+        cross = blocks * model.seq_len * (2 * every + 4 * model.num_heads * vectors)
+    return shape.width * shape.tokens / model.seq_len * (tower + cross)
 
 
 def _held_inside(shape: "Shape", platform: str) -> float:
@@ -257,6 +275,7 @@ def compiled_bytes(spec: RunSpec) -> tuple[int, int]:
     shape = (spec.batch_size, spec.model.seq_len)
     tokens = jax.ShapeDtypeStruct(shape, jnp.int32)
     batch = jax.eval_shape(lambda tokens: next_token_batch(spec, tokens, tokens, 0), tokens)
+    batch = dataclasses.replace(batch, pictures_BYXC=picture_shapes(spec))
     hyper = jax.eval_shape(lambda: make_hyper(spec))
     step = jax.jit(make_train_step(spec, next_token(spec)), donate_argnums=0)
     found: Any = step.lower(state, batch, hyper).compile().memory_analysis()

@@ -58,6 +58,14 @@ class DataConfig(_Sections):
     )
     path: str = setting("", "text, jsonl: a file, a directory or a glob; tfds: the data directory")
     text_field: str = setting("text", "jsonl, tfds: the field that holds a document's text")
+    picture_field: str = setting(
+        "",
+        "jsonl: the field that names a document's picture, a file seen from the line's own; empty: "
+        "none",
+    )
+    picture_size: int = setting(
+        0, "side in pixels to which pictures are brought; 0: as they are", minimum=0, maximum=4096
+    )
     tokenizer: str = setting(
         "bytes", "how text becomes ids; tiktoken: by a file of ranks", choices=TOKENIZERS
     )

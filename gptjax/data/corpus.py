@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from gptjax.data import cache, mixture, mixture_tokenizer, tokenizers
+from gptjax.data import cache, mixture, mixture_tokenizer, pictures, tokenizers
 from gptjax.data.build import SIDES, check_lossless, tokenize
 from gptjax.data.config import DataConfig
-from gptjax.data.sources import SOURCES, Documents, Generated
+from gptjax.data.sources import SOURCES, Documents, Generated, Pictured
 from gptjax.data.token_files import TokenWriter, content, open_tokens
 from gptjax.data.tokenizers import TOKENIZERS, Tokenizer
 from gptjax.data.tokenizers.end_of_document import SIDECARS
@@ -60,6 +60,8 @@ class Corpus:
       folder: the cache folder that holds it all.
       parts: the sources of a mixture, one after another in `train` and in `heldout`; no window
         holds tokens of two. () where there is one source.
+      train_pictures, heldout_pictures: uint8 [documents, rows, columns, channels], the picture of
+        each document; None: there are none.
     """
 
     train: np.ndarray
@@ -77,6 +79,8 @@ class Corpus:
     tokenizer: Tokenizer
     folder: Path
     parts: tuple[Part, ...] = ()
+    train_pictures: np.ndarray | None = None
+    heldout_pictures: np.ndarray | None = None
 
     def train_windows(self, seq_len: int) -> tuple[int, ...]:
         """Windows of each source."""
@@ -128,12 +132,18 @@ def load(config: DataConfig, *, seq_len: int) -> Corpus:
     own = getattr(config, source.section) if source.settings else None
     opened = source.open(own, config, seq_len)
     recipe = _generated(config, opened) if isinstance(opened, Generated) else _text(config, opened)
+    if config.picture_size and not isinstance(opened, Pictured):
+        raise UserError(
+            f"data.picture_size={config.picture_size} is for pictures, and {recipe.field} has "
+            "none; set data.picture_field, or data.picture_size=0"
+        )
     folder, meta = cache.folder(
         cache.root(config.cache_dir), source.name, recipe.stamp, recipe.build
     )
     corpus = _open(folder, meta, recipe.reopen(folder), config.mask_end_of_document)
     check_lossless(config, meta.get("lost"))
-    _check_windows(corpus, recipe.field, seq_len)
+    if corpus.train_pictures is None:
+        _check_windows(corpus, recipe.field, seq_len)
     return corpus
 
 
@@ -157,6 +167,10 @@ def _mixed(config: DataConfig, each: dict[str, Corpus]) -> Corpus:
     """
     first = next(iter(each.values()))
     for label, one in each.items():
+        if one.train_pictures is not None:
+            raise UserError(
+                f"data.sources: {label!r} has pictures, and a mixture is of texts; leave it out"
+            )
         if type(one.tokenizer) is not type(first.tokenizer) or one.vocab_size != first.vocab_size:
             raise UserError(
                 f"data.sources: {label!r} has a vocabulary of its own ({one.vocab_size} ids, the "
@@ -243,7 +257,18 @@ def _generated(config: DataConfig, tokens: Generated) -> _Recipe:
     )
 
 
-def _text(config: DataConfig, documents: Documents) -> _Recipe:
+def _text(config: DataConfig, documents: Documents | Pictured) -> _Recipe:
+    if isinstance(documents, Pictured) and config.normalize:
+        raise UserError(
+            f"data.normalize=True is for text without pictures, and {documents.field} has them; "
+            "set data.normalize=false"
+        )
+
+    def build(folder: Path) -> dict[str, Any]:
+        if isinstance(documents, Pictured):
+            return pictures.build(config, documents, folder)
+        return tokenize(config, documents, folder)
+
     return _Recipe(
         stamp={
             "source": documents.stamp,
@@ -252,7 +277,7 @@ def _text(config: DataConfig, documents: Documents) -> _Recipe:
             "deduplicate": config.deduplicate,
             **({"normalize": True} if config.normalize else {}),
         },
-        build=lambda folder: tokenize(config, documents, folder),
+        build=build,
         reopen=lambda folder: tokenizers.reopen(config, folder),
         field=documents.field,
     )
@@ -282,6 +307,8 @@ def _open(folder: Path, meta: dict[str, Any], tokenizer: Tokenizer, masked: bool
         heldout_logprob_nats=nll,
         tokenizer=tokenizer,
         folder=folder,
+        train_pictures=pictures.open_pictures(folder, "train", meta),
+        heldout_pictures=pictures.open_pictures(folder, "heldout", meta),
     )
 
 

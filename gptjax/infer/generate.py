@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gptjax import models
 from gptjax.errors import UserError
 from gptjax.infer import samplers
 from gptjax.infer.constraints import Constraints
@@ -55,6 +56,7 @@ def generate(
     prompts: Sequence[Prompt],
     sampling: Sampling | Sequence[Sampling] = Sampling(),  # noqa: B008
     key: jax.Array | None = None,
+    pictures: np.ndarray | None = None,
 ) -> list[Answer]:
     """The answer to each prompt, all of them in one batch.
 
@@ -63,11 +65,12 @@ def generate(
       sampling: for all prompts, or one for each.
       key: of everything that is drawn; key 0 by default. A row's draws depend on the key, on its
         number and on nothing else of the batch.
+      pictures: [prompts, rows, columns, channels], the picture before each, for `model.vision`.
 
     Raises:
       UserError: for an empty prompt, one that is too long, or ids that the model has not.
     """
-    *_, answers = stream(model, prompts, sampling, key)
+    *_, answers = stream(model, prompts, sampling, key, pictures=pictures)
     return answers
 
 
@@ -78,13 +81,18 @@ def stream(
     key: jax.Array | None = None,
     *,
     chunk: int = CHUNK,
+    pictures: np.ndarray | None = None,
 ) -> Iterator[list[Answer]]:
     """All answers as far as they are, after every few tokens; the last are those of `generate`.
 
     While an answer grows its text leaves out what may still become a character or a stop string,
     and its `finish` is "".
     """
-    batch = Batch.of(model, prompts, sampling, key)
+    if pictures is not None:
+        # Ids of the places that a picture takes are not read; a prompt without them would be.
+        places = (0,) * models.picture_places(model.config)
+        prompts = [(*places, *encoded(model, prompt)) for prompt in prompts]
+    batch = dataclasses.replace(Batch.of(model, prompts, sampling, key), pictures=pictures)
     state = batch.start()
     stopped = np.zeros(len(batch.requests), bool)
     chunk = 1 if batch.constraints else chunk
@@ -113,6 +121,7 @@ class Batch:
     requests: tuple[Sampling, ...]
     keys: jax.Array
     constraints: Constraints
+    pictures: np.ndarray | None = None
 
     @classmethod
     def of(
@@ -165,6 +174,7 @@ class Batch:
             self.keys,
             ends_of(self.model, requests),
             jnp.asarray(limit_B),
+            None if self.pictures is None else jnp.asarray(self.pictures),
             tokens=-(-(total + spare) // SLOTS) * SLOTS,
             most=int(-(-limit_B.max() // SLOTS) * SLOTS),
         )

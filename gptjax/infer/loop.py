@@ -103,6 +103,7 @@ def prefill(
     key_B: jax.Array,
     ends_Be: jax.Array,
     limit_B: jax.Array,
+    pictures_BYXC: jax.Array | None = None,
     *,
     tokens: int,
     most: int,
@@ -111,11 +112,14 @@ def prefill(
 
     Args:
       prompts_BT, counts_BT: padded prompts, and which of their tokens count.
+      pictures_BYXC: the picture before each prompt.
       tokens: slots of the cache.
       most: M, the longest answer.
     """
     B = prompts_BT.shape[0]
     cache = empty_cache(plan, B, tokens)
+    if pictures_BYXC is not None:
+        cache = dataclasses.replace(cache, seen=models.see(plan.config, params, pictures_BYXC))
     logits_BV, cache = _read(plan, params, cache, prompts_BT, counts_BT, fresh=True)
     return first(plan, cache, logits_BV, rows, memories, key_B, ends_Be, limit_B, most=most)
 

@@ -90,6 +90,11 @@ def load(folder: str | Path) -> Model:
             f"{folder} holds a {type(found.config).__name__}, and generation reads text alone; "
             "give a folder with a decoder"
         )
+    if found.config.vision.join:
+        raise UserError(
+            f"{folder} holds a model of captioned pictures, and this job gives it none; use "
+            "job=caption"
+        )
     return prepare(found, name=Path(folder).expanduser().resolve().name)
 
 

@@ -9,6 +9,8 @@ from gptjax.models.api import (
     forward,
     init,
     logical_axes,
+    picture_places,
+    see,
 )
 from gptjax.models.config import Layer, ModelConfig
 from gptjax.models.decode import (
@@ -32,6 +34,7 @@ from gptjax.models.mlp import MLPS
 from gptjax.models.presets import PRESETS, preset, resolve
 from gptjax.models.stages import Stages
 from gptjax.models.validate import validate
+from gptjax.models.vision.config import JOINS, PictureConfig, Seen
 from gptjax.models.vision.cross_attention import (
     CrossText,
     apply_cross_text,
@@ -47,6 +50,7 @@ from gptjax.models.vision.image_text import (
     init_projected,
     project_images,
 )
+from gptjax.models.vision.joins import scaled
 from gptjax.models.vision.presets import VISION_PRESETS, vision_preset
 from gptjax.models.vision.tile_encoder import TileConfig, count_tiles, encode_tiles, init_tiles
 from gptjax.models.vision.tiled import (
@@ -66,6 +70,7 @@ from gptjax.models.vision.vit import (
 )
 
 __all__ = [
+    "JOINS",
     "MIXERS",
     "MLPS",
     "PRESETS",
@@ -77,8 +82,10 @@ __all__ = [
     "Mixer",
     "ModelConfig",
     "ParamCount",
+    "PictureConfig",
     "ProjectedVision",
     "Routing",
+    "Seen",
     "Stages",
     "Stream",
     "TileConfig",
@@ -121,6 +128,7 @@ __all__ = [
     "logits",
     "loss_names",
     "mixer_of",
+    "picture_places",
     "pool_images",
     "preset",
     "project_images",
@@ -130,6 +138,8 @@ __all__ = [
     "rewinds",
     "rope_length",
     "router_penalty",
+    "scaled",
+    "see",
     "unstacked",
     "validate",
     "vision_preset",

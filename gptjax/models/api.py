@@ -15,6 +15,7 @@ from gptjax.models.experts import Routing
 from gptjax.models.mixers.mixer import TokenInfo
 from gptjax.models.param_count import sizes
 from gptjax.models.validate import validate
+from gptjax.models.vision.config import JOINS, Seen
 
 Params = Any  # nested dict of float32 arrays
 
@@ -54,6 +55,7 @@ def apply(
     segment_ids_BT: jax.Array | None = None,
     positions_BT: jax.Array | None = None,
     shift_BTD: jax.Array | None = None,
+    pictures_BYXC: jax.Array | None = None,
 ) -> jax.Array:
     """float32 logits [B, T, V] of the token that follows each position, outside of training.
 
@@ -62,6 +64,8 @@ def apply(
       segment_ids_BT: document numbers; a token attends only within its own document.
       positions_BT: where each token is in its text, for packed and padded batches; None: 0…T−1.
       shift_BTD: where given, added to the embedded tokens.
+      pictures_BYXC: the picture before each text, uint8 or scaled to −1…1, for `model.vision`; its
+        `picture_places` are the first of the tokens, whose ids are not read.
 
     Raises:
       UserError: where the input is longer than the positions that the model learns.
@@ -73,6 +77,7 @@ def apply(
         segment_ids_BT=segment_ids_BT,
         positions_BT=positions_BT,
         shift_BTD=shift_BTD,
+        pictures_BYXC=pictures_BYXC,
     )[0]
 
 
@@ -84,6 +89,7 @@ def features(
     segment_ids_BT: jax.Array | None = None,
     positions_BT: jax.Array | None = None,
     shift_BTD: jax.Array | None = None,
+    pictures_BYXC: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """(x_BTD, w_DV), the head's input and matrix: their product is the logits before scale and cap.
 
@@ -96,6 +102,7 @@ def features(
         segment_ids_BT=segment_ids_BT,
         positions_BT=positions_BT,
         shift_BTD=shift_BTD,
+        pictures_BYXC=pictures_BYXC,
         features=True,
     )[0]
 
@@ -109,6 +116,7 @@ def forward(
     positions_BT: jax.Array | None = None,
     shift_BTD: jax.Array | None = None,
     seeds_B: jax.Array | None = None,
+    pictures_BYXC: jax.Array | None = None,
     features: bool = False,
 ) -> tuple[Any, Routing | None]:
     """The logits of `apply`, or the features, as in training; and the routers' statistics, if any.
@@ -122,8 +130,47 @@ def forward(
     """
     check_length(config, tokens_BT.shape[1])
     inputs = tokens_BT, TokenInfo(segment_ids_BT, positions_BT), shift_BTD, seeds_B
-    found: Any = _module(config).apply({"params": params}, *inputs, features=features)
+    shown: dict[str, Any] = {}
+    if pictures_BYXC is not None:
+        seen = see(config, params, pictures_BYXC)
+        here_T = jnp.arange(tokens_BT.shape[1]) if positions_BT is None else positions_BT
+        places_BT = jnp.broadcast_to(here_T, tokens_BT.shape)
+        shown = {"instead": instead(seen, places_BT), "between": between(config, params, seen)}
+    found: Any = _module(config).apply({"params": params}, *inputs, features=features, **shown)
     return found
+
+
+def see(config: ModelConfig, params: Params, pictures_BYXC: jax.Array) -> Seen:
+    """What texts see of the picture before each of them: for `forward`, and for a decoder's cache.
+
+    Raises:
+      UserError: where pictures are of another size than `model.vision` says.
+    """
+    return JOINS[config.vision.join].see(config, params.get("vision"), pictures_BYXC)
+
+
+def instead(seen: Seen, places_BT: jax.Array) -> tuple[jax.Array, jax.Array] | None:
+    """(here_BT, x_BTD): a picture's vectors in the place of a text's first tokens.
+
+    Args:
+      places_BT: where each token is in its text; negative: nowhere.
+    """
+    if seen.vectors_BPD is None:
+        return None
+    P = seen.vectors_BPD.shape[1]
+    at_BT1 = jnp.clip(places_BT, 0, P - 1)[..., None]
+    y_BTD = jnp.take_along_axis(seen.vectors_BPD, at_BT1, axis=1)
+    return (places_BT >= 0) & (places_BT < P), y_BTD
+
+
+def between(config: ModelConfig, params: Params, seen: Seen) -> Any:
+    """The cross-attention blocks, by the layers that they come before."""
+    return JOINS[config.vision.join].between(config, params.get("vision"), seen)
+
+
+def picture_places(config: ModelConfig) -> int:
+    """Positions at the beginning of a text that its picture takes."""
+    return JOINS[config.vision.join].places(config)
 
 
 def check_length(config: ModelConfig, T: int) -> None:
@@ -179,7 +226,16 @@ def _module(config: ModelConfig) -> nn.Module:
 
 
 def _boxed(config: ModelConfig, key: jax.Array) -> Any:
-    return _module(config).init(key, jnp.zeros((1, 1), jnp.int32))["params"]
+    params: Any = _module(config).init(key, jnp.zeros((1, 1), jnp.int32))["params"]
+    if not config.vision.join:
+        return params
+    vision = JOINS[config.vision.join].init(config, jax.random.fold_in(key, 1))
+
+    def whole(leaf: jax.Array) -> Any:
+        """Held by every device: a tower is small beside its decoder."""
+        return nn.LogicallyPartitioned(leaf, (None,) * leaf.ndim)
+
+    return {**params, "vision": jax.tree.map(whole, vision)}
 
 
 @functools.lru_cache(maxsize=256)  # counts, axes and layouts ask for the same ones

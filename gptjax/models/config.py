@@ -16,6 +16,7 @@ from gptjax.models.mlp import MLPS
 from gptjax.models.norms import NORMS
 from gptjax.models.remat import POLICIES
 from gptjax.models.rope import RopeConfig
+from gptjax.models.vision.config import PictureConfig
 from gptjax.ops import FEED_FORWARD
 
 
@@ -166,6 +167,7 @@ class ModelConfig:
     mixer: MixerConfig = section(MixerConfig, "mixers of tokens")
     experts: ExpertsConfig = section(ExpertsConfig, "mixtures of experts")
     dropout: DropoutConfig = section(DropoutConfig, "dropout in training")
+    vision: PictureConfig = section(PictureConfig, "pictures before texts")
     use_bias: bool = setting(True, "biases at model.bias_places")
     bias_places: tuple[str, ...] = setting(
         BIAS_PLACES,

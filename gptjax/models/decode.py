@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from gptjax.errors import UserError
+from gptjax.models.api import between, instead
 from gptjax.models.block import Block
 from gptjax.models.config import Layer, ModelConfig
 from gptjax.models.decoder import Embedding
@@ -21,6 +22,7 @@ from gptjax.models.mixers.mixer import Mixer, TokenInfo, mixer_of
 from gptjax.models.parameters import activation_type
 from gptjax.models.rope import depends_on_length
 from gptjax.models.stages import Stages
+from gptjax.models.vision.config import Seen
 
 Params = Any  # nested dict of arrays, and of leaves that `product` knows
 
@@ -33,10 +35,12 @@ class Cache:
     Attributes:
       layers: of each layer the arrays of `Mixer.cache`, with the batch before their axes.
       tokens_B: int32, tokens of each row that the cache holds; the next has this position.
+      seen: of the picture before each text (`models.see`); None: there is none.
     """
 
     layers: tuple[dict[str, jax.Array], ...]
     tokens_B: jax.Array
+    seen: Seen | None = None
 
 
 def init_cache(config: ModelConfig, batch: int, tokens: int, stream: Stream | None = None) -> Cache:
@@ -178,14 +182,21 @@ def _decode(
         None, positions_BT, Decoding(before_B, after_B, fresh and stream is None, stream), length
     )
     embed: Any = Embedding(config, parent=None).apply
-    x_BTD, _ = embed({"params": params["embed"]}, tokens_BT, None, jnp.maximum(positions_BT, 0))
+    seen = Seen() if cache.seen is None else cache.seen
+    shown, blocks = instead(seen, positions_BT), {}
+    if cache.seen is not None:
+        blocks = between(config, params, seen)
+    x_BTD, _ = embed({"params": params["embed"]}, tokens_BT, shown, jnp.maximum(positions_BT, 0))
     if shift is not None:
         x_BTD = x_BTD + shift.astype(x_BTD.dtype)
     own, layers = unstacked(config, params)["blocks"], []
-    for layer, one, kept in zip(config.layers_of_depth, own, cache.layers, strict=True):
+    each = zip(config.layers_of_depth, own, cache.layers, strict=True)
+    for number, (layer, one, kept) in enumerate(each):
+        if number in blocks:
+            x_BTD = blocks[number](x_BTD)
         x_BTD, after = _block(config, layer, one, kept, x_BTD, info)
         layers.append(after)
-    return x_BTD, Cache(tuple(layers), after_B)
+    return x_BTD, Cache(tuple(layers), after_B, cache.seen)
 
 
 def _in_turn(

@@ -12,6 +12,7 @@ from gptjax.models.config import ModelConfig
 from gptjax.models.dropout import EMBEDDING, dropped
 from gptjax.models.experts import Routing
 from gptjax.models.layer_stack import (
+    Between,
     Stacks,
     has_by_layer,
     is_one_scan,
@@ -78,26 +79,31 @@ class Decoder(nn.Module):
         info: TokenInfo = TokenInfo(),  # noqa: B008
         shift_BTD: jax.Array | None = None,
         seeds_B: jax.Array | None = None,
+        instead: tuple[jax.Array, jax.Array] | None = None,
+        between: Between | None = None,
         *,
         features: bool = False,
     ) -> tuple[Any, Routing | None]:
         """float32 logits [B, T, V]; with `features` the head's input and its matrix.
 
         Also the routers' statistics, where there are routers.
+
+        Args:
+          instead: of `Embedding`; `between`: of `run_blocks`. Both are how a picture is seen.
         """
         cfg, routing = self.config, None
-        x_BTD, w_VD = Embedding(cfg, name="embed")(tokens_BT, None, info.positions_BT)
+        x_BTD, w_VD = Embedding(cfg, name="embed")(tokens_BT, instead, info.positions_BT)
         if shift_BTD is not None:
             x_BTD = x_BTD + shift_BTD.astype(x_BTD.dtype)
         x_BTD = dropped(x_BTD, seeds_B, cfg.dropout.embedding, EMBEDDING)
         x_BTD = nn.with_logical_constraint(x_BTD, ("batch", "seq", "embed"))
         if self.is_initializing() and len(cfg.stacks) > 1:
             x_BTD = Stacks(cfg, name="blocks")(x_BTD, info)
-        elif self.is_initializing() or self._is_one_scan():
+        elif self.is_initializing() or (self._is_one_scan() and not between):
             x_BTD, _ = scan_of(cfg, cfg.layers_of_depth, "blocks")(x_BTD, info)
         else:
             stacks = stacks_of(cfg, nn.unbox(self.variables["params"]["blocks"]))
-            x_BTD, routing = run_blocks(cfg, stacks, x_BTD, info, seeds_B)
+            x_BTD, routing = run_blocks(cfg, stacks, x_BTD, info, seeds_B, between)
         if cfg.norm_place != "post":
             x_BTD = Norm(cfg, name="final_norm")(x_BTD)
         if not cfg.tied_head:

@@ -3,19 +3,28 @@
 from gptjax.models.config import ModelConfig
 from gptjax.models.mixers.mixer import mixer_of
 from gptjax.models.mlp import MLPS
+from gptjax.models.vision.config import JOINS
 
 
 def forward_flops(config: ModelConfig) -> float:
     """Matmul FLOPs of one token's forward pass, attention over the full square of the context.
+
+    A picture's are spread over the `seq_len` tokens that it stands before.
 
     >>> small = ModelConfig(depth=1, width=2, num_heads=1, mlp_width=8, seq_len=4, vocab_size=10)
     >>> forward_flops(small)
     168.0
     """
     head = float(2 * config.width * config.vocab_size)
-    return head + sum(
-        mixer_of(config, layer.mixer).flops(config) + MLPS[layer.mlp].flops(config)
-        for layer in config.layers_of_depth
+    picture, token = JOINS[config.vision.join].flops(config)
+    return (
+        head
+        + picture / config.seq_len
+        + token
+        + sum(
+            mixer_of(config, layer.mixer).flops(config) + MLPS[layer.mlp].flops(config)
+            for layer in config.layers_of_depth
+        )
     )
 
 

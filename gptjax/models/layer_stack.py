@@ -6,6 +6,7 @@ blocks are scanned or unrolled, so that a checkpoint does not depend on that cho
 
 import dataclasses
 import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -25,6 +26,9 @@ from gptjax.models.remat import (
     segment_length,
 )
 from gptjax.ops.backend import platform
+
+Between = Mapping[int, Callable[[jax.Array], jax.Array]]
+"""Blocks between the layers of a stack, by the number of the layer that each comes before."""
 
 
 class Stacks(nn.Module):
@@ -83,17 +87,21 @@ def run_blocks(
     x_BTD: jax.Array,
     info: TokenInfo,
     seeds_B: jax.Array | None = None,
+    between: Between | None = None,
 ) -> tuple[jax.Array, Routing | None]:
     """The residual stream after all layers of `config`, whose parameters are stacked by structure.
 
     Args:
       seeds_B: uint32, one for each sequence, of dropout and the routers' noise.
+      between: further blocks, by the number of the layer that they come before; all are unrolled.
 
     Returns:
       Also the routers' statistics, in the order of the layers; None without routers.
     """
-    unroll = unrolled(config) or has_by_layer(stacks)
-    run = _unrolled_in_segments if unroll else _scanned_by_period
+    unroll = unrolled(config) or has_by_layer(stacks) or between
+    run: Any = _scanned_by_period
+    if unroll:
+        run = functools.partial(_unrolled_in_segments, between=between)
     inputs = {name: {"params": stack} for name, stack in stacks.items()}
     if seeds_B is not None:
         for name in inputs:
@@ -120,21 +128,24 @@ def _unrolled(
     info: TokenInfo,
     *,
     segment: int = 0,
+    between: Between | None = None,
 ) -> tuple[jax.Array, Routing | None]:
     """Apply `layers` one by one, each to the next slice of its stack of parameters.
 
     With `segment`, so many at a time are recomputed in the backward pass.
     """
-    own = by_layer(layers, stacks)
+    own, blocks = by_layer(layers, stacks), between or {}
 
-    def in_turn(some: tuple[Layer, ...], params: Any, x_BTD: jax.Array) -> tuple[jax.Array, list]:
+    def in_turn(some: tuple, params: Any, x_BTD: jax.Array) -> tuple[jax.Array, list]:
         found = []
-        for layer, one in zip(some, params, strict=True):
+        for (number, layer), one in zip(some, params, strict=True):
+            if number in blocks:
+                x_BTD = blocks[number](x_BTD)
             x_BTD, routing = block_of(config, layer)(one, x_BTD, info)
             found.append(routing)
         return x_BTD, found
 
-    x_BTD, found = in_segments(in_turn, layers, own, x_BTD, segment)
+    x_BTD, found = in_segments(in_turn, tuple(enumerate(layers)), own, x_BTD, segment)
     return x_BTD, _joined(found)
 
 
@@ -183,10 +194,10 @@ def _joined(found: list[Routing | None]) -> Routing | None:
 
 
 def _unrolled_in_segments(
-    config: ModelConfig, layers: tuple[Layer, ...], *rest: Any
+    config: ModelConfig, layers: tuple[Layer, ...], *rest: Any, between: Between | None
 ) -> tuple[jax.Array, Routing | None]:
     segment = segment_length(config.remat, len(layers))
-    return _unrolled(config, layers, *rest, segment=segment)
+    return _unrolled(config, layers, *rest, segment=segment, between=between)
 
 
 def _scanned_by_period(

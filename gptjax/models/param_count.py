@@ -3,6 +3,7 @@
 from gptjax.models.config import ModelConfig
 from gptjax.models.mixers.mixer import mixer_of
 from gptjax.models.mlp import MLPS
+from gptjax.models.vision.config import JOINS
 
 
 def sizes(config: ModelConfig, *, active: bool = False) -> tuple[int, int]:
@@ -25,4 +26,5 @@ def sizes(config: ModelConfig, *, active: bool = False) -> tuple[int, int]:
         total += norms * norm + mixer + mlp.params(config, active)
     positions = config.seq_len if config.positions == "learned" else 0
     last = norm * (config.norm_place != "post")
-    return (config.vocab_size + positions) * D, total + last
+    vision = JOINS[config.vision.join].params(config)
+    return (config.vocab_size + positions) * D, total + last + vision

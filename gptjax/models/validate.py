@@ -5,6 +5,7 @@ from gptjax.errors import UserError
 from gptjax.models.config import TRAINS_ROUTERS, ModelConfig
 from gptjax.models.mixers.kernels import beyond_blockwise
 from gptjax.models.mixers.mixer import MIXERS, mixer_of
+from gptjax.models.vision.config import JOINS
 
 
 def validate(config: ModelConfig) -> None:
@@ -29,6 +30,7 @@ def validate(config: ModelConfig) -> None:
         )
     if config.positions == "rotary":
         _check_rotary(config)
+    JOINS[config.vision.join].check(config)
     if not config.layer_pattern:
         raise UserError("model.layer_pattern=() names no layer; give ('global',)")
     if not config.mlp_pattern:

@@ -31,6 +31,11 @@ def corpus_for(config: Config, model: convert.Model, field: str) -> Corpus:
     """
     if not isinstance(model.config, ModelConfig):
         raise UserError(f"{field} holds a {type(model.config).__name__}, which predicts no text")
+    if model.config.vision.join:
+        raise UserError(
+            f"{field} holds a model of captioned pictures, and this job scores text; use "
+            "job=caption"
+        )
     settings = config.data
     if model.kept is not None:
         own = flat(model.kept.data) | {"tokenizer_path": str(model.kept.file or "")}

@@ -6,16 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
 from gptjax.data import Corpus
 from gptjax.train.config import RunSpec
-from gptjax.train.feed import Feed
+from gptjax.train.feed import ScoredFeed, held_out_windows
 from gptjax.train.objectives import token_losses
 
 ERROR_BLOCKS = 64
+__all__ = ["Evaluation", "held_out_windows", "summarise", "window_losses"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,28 +41,13 @@ class Evaluation:
     by_source: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
-def held_out_windows(corpus: Corpus, seq_len: int, batch_size: int) -> np.ndarray:
-    """All complete held-out windows, [n, batch, T+1] int32, the last batch padded with −1.
+def window_losses(
+    spec: RunSpec, feed: ScoredFeed, params: Any, windows: Any
+) -> tuple[Array, Array]:
+    """(sum of nats, scored tokens) of each row of `feed.held_out`; pure, to be compiled."""
 
-    Of a mixture, those of the first source come first.
-    """
-    spans = [part.heldout for part in corpus.parts] or [(0, len(corpus.heldout))]
-    starts = np.concatenate([np.arange(first, end - seq_len, seq_len) for first, end in spans])
-    count = len(starts)
-    batch_size = min(batch_size, count)
-    rows = np.full((-(-count // batch_size) * batch_size, seq_len + 1), -1, np.int32)
-    rows[:count] = np.asarray(corpus.heldout)[starts[:, None] + np.arange(seq_len + 1)]
-    return rows.reshape(-1, batch_size, seq_len + 1)
-
-
-def window_losses(spec: RunSpec, feed: Feed, params: Any, windows: Array) -> tuple[Array, Array]:
-    """(sum of nats, scored tokens) of each window of `held_out_windows`; pure, to be compiled."""
-
-    def one_batch(rows: Array) -> tuple[Array, Array]:
-        real = rows[:, :1] >= 0
-        rows = jnp.maximum(rows, 0)
-        batch = feed.batch(spec, (rows[:, :-1], rows[:, 1:]))
-        batch = dataclasses.replace(batch, weights_BT=batch.weights_BT * real)
+    def one_batch(rows: Any) -> tuple[Array, Array]:
+        batch = feed.held_out_batch(spec, rows)
         losses = token_losses(spec, params, batch)
         return losses.sum(axis=1), batch.weights_BT.sum(axis=1)
 

@@ -36,6 +36,7 @@ class Batch:
         leaves out of the loss.
       segment_ids_BT: document numbers, where attention stays within documents.
       positions_BT: where each token is in its text, for packed sequences; None: 0…T−1.
+      pictures_BYXC: the picture before each text; None: there are none.
     """
 
     inputs_BT: Array
@@ -43,10 +44,12 @@ class Batch:
     weights_BT: Array
     segment_ids_BT: Array | None = None
     positions_BT: Array | None = None
+    pictures_BYXC: Array | None = None
 
     def in_order(self) -> "Batch":
         """The same with its tokens sharded by the layout over devices, and in its order."""
-        return jax.tree.map(_in_order, self)
+        tokens = jax.tree.map(_in_order, dataclasses.replace(self, pictures_BYXC=None))
+        return dataclasses.replace(tokens, pictures_BYXC=self.pictures_BYXC)
 
 
 def _in_order(x_BT: Array) -> Array:
@@ -87,6 +90,16 @@ def examples_at(hyper: Hyper, position: Any, batch: int, count: int | tuple[int,
         return data.windows_jax(hyper.seed, position, batch, count)
     assert hyper.mixture is not None, "a mixture needs RunSpec.source_weights"
     return mixed_windows_jax(hyper.mixture, hyper.seed, position, batch, count)
+
+
+class ScoredFeed(Feed, Protocol):
+    """A feed whose held-out part is scored by the loss of its tokens."""
+
+    def held_out(self, seq_len: int, batch_size: int) -> Any:
+        """Pytree of arrays [batches, rows, …]: all of the held-out part."""
+
+    def held_out_batch(self, spec: RunSpec, rows: Any) -> Batch:
+        """Traced: the batch of one of them, in which padding weighs nothing."""
 
 
 class TokenFeed:
@@ -133,9 +146,34 @@ class TokenFeed:
         begins = [part.train[0] for part in self._corpus.parts]
         return window_starts(windows, self._corpus.train_windows(seq_len), begins, seq_len, xp)
 
+    def held_out(self, seq_len: int, batch_size: int) -> np.ndarray:
+        """All complete held-out windows, [n, batch, T+1] int32, the last batch padded with −1."""
+        return held_out_windows(self._corpus, seq_len, batch_size)
+
+    def held_out_batch(self, spec: RunSpec, rows: Array) -> Batch:
+        """The batch of one of them, in which padding weighs nothing."""
+        real = rows[:, :1] >= 0
+        rows = jnp.maximum(rows, 0)
+        batch = self.batch(spec, (rows[:, :-1], rows[:, 1:]))
+        return dataclasses.replace(batch, weights_BT=batch.weights_BT * real)
+
     def batch(self, spec: RunSpec, rows: tuple[Array, Array]) -> Batch:
         """Windows with their weights, and their document numbers where the spec wants them."""
         return next_token_batch(spec, *rows, self._corpus.end_of_document)
+
+
+def held_out_windows(corpus: Corpus, seq_len: int, batch_size: int) -> np.ndarray:
+    """All complete held-out windows, [n, batch, T+1] int32, the last batch padded with −1.
+
+    Of a mixture, those of the first source come first.
+    """
+    spans = [part.heldout for part in corpus.parts] or [(0, len(corpus.heldout))]
+    starts = np.concatenate([np.arange(first, end - seq_len, seq_len) for first, end in spans])
+    count = len(starts)
+    batch_size = min(batch_size, count)
+    rows = np.full((-(-count // batch_size) * batch_size, seq_len + 1), -1, np.int32)
+    rows[:count] = np.asarray(corpus.heldout)[starts[:, None] + np.arange(seq_len + 1)]
+    return rows.reshape(-1, batch_size, seq_len + 1)
 
 
 def next_token_batch(

@@ -49,6 +49,13 @@ def check_mesh(config: MeshConfig, spec: RunSpec, devices: int) -> dict[str, int
     """
     sizes = resolve(config, devices)
     check_cuts(sizes, cuts(spec, config))
+    for axis in ("seq", "pipe"):
+        if sizes[axis] > 1 and spec.model.vision.join:
+            raise UserError(
+                f"mesh.{axis}={sizes[axis]} is not built for model.vision.join="
+                f"{spec.model.vision.join}, whose pictures stand before whole texts; set "
+                f"mesh.{axis}=1"
+            )
     if sizes["seq"] > 1:
         _check_sequence(config, spec, sizes["seq"])
     if sizes["expert"] > 1:

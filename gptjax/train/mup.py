@@ -39,11 +39,16 @@ def transfer_width(model: ModelConfig, optim: OptimConfig) -> tuple[ModelConfig,
     `hidden_init_scale`, `logit_scale`, `attention_scale`, and a learning-rate multiplier.
 
     Raises:
-      UserError: for a model with experts, latent attention or state spaces.
+      UserError: for a model with experts, latent attention, state spaces or pictures.
     """
     if optim.width_transfer == "none":
         return model, optim
     kinds = {(layer.mixer, layer.mlp) for layer in model.layers_of_depth}
+    if model.vision.join:
+        raise UserError(
+            f"optim.width_transfer=mup has no rules for model.vision.join={model.vision.join}; set "
+            "optim.width_transfer=none"
+        )
     if model.mixer.latent.kv_rank or not kinds <= {("global", "dense"), ("local", "dense")}:
         raise UserError(
             "optim.width_transfer=mup knows the rules for attention and dense feed-forwards only; "

@@ -144,6 +144,7 @@ def _losses(
         positions_BT=batch.positions_BT,
         shift_BTD=shift_BTD,
         seeds_B=seeds_B,
+        pictures_BYXC=batch.pictures_BYXC,
         features=spec.loss_chunk > 0,
     )
     if spec.loss_chunk:

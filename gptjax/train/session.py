@@ -21,6 +21,7 @@ from gptjax.train.config import RunSpec, TrainConfig
 from gptjax.train.feed import Batch, Feed, TokenFeed, examples_at
 from gptjax.train.layout import state_shardings
 from gptjax.train.objectives import Objective, next_token
+from gptjax.train.pictured import PictureFeed
 from gptjax.train.program_cache import Programs
 from gptjax.train.state import Hyper, TrainState, init_state, make_hyper
 from gptjax.train.step import Metrics, make_train_step
@@ -38,7 +39,8 @@ class Session:
       options: batch of evaluation, where batches are gathered, checkpoint intervals.
       layout_of: where a run's arrays live; None means one device.
       watch: the watchdog, which is told the phases of the process.
-      feed: where batches come from; next-token windows of the corpus by default.
+      feed: where batches come from; by default next-token windows of the corpus, or its pictures
+        with their texts.
       objective_of: what a run minimises; next-token prediction by default.
       shares_programs: whether runs share a `micro_batches.shared_program`, on a CPU; it costs each
         one sum of gradients more, so it is for many runs.
@@ -68,7 +70,7 @@ class Session:
         self._programs = Programs()
         self._ahead = threading.local()
         self._arrays: Any = None
-        self._windows: dict[int, Array] = {}
+        self._windows: dict[int, Any] = {}
 
     @property
     def corpus(self) -> Corpus:
@@ -208,10 +210,12 @@ class Session:
         return evaluate.summarise(spec, self.corpus, np.asarray(sums), np.asarray(counts))
 
     def _evaluate_program(
-        self, spec: RunSpec, params: Any, windows: Array, layout: Layout | None
+        self, spec: RunSpec, params: Any, windows: Any, layout: Layout | None
     ) -> Any:
-        def program_of(params: Any, windows: Array) -> tuple[Array, Array]:
-            return evaluate.window_losses(spec.layout, self.feed, params, windows)
+        feed: Any = self.feed
+
+        def program_of(params: Any, windows: Any) -> tuple[Array, Array]:
+            return evaluate.window_losses(spec.layout, feed, params, windows)
 
         options: dict[str, Any] = {} if layout is None else {"out_shardings": layout.replicated}
         return self._compiled(
@@ -240,10 +244,12 @@ class Session:
             self._arrays = jax.tree.map(put, self.feed.arrays)
         return self._arrays
 
-    def _held_out(self, seq_len: int, layout: Layout | None) -> Array:
+    def _held_out(self, seq_len: int, layout: Layout | None) -> Any:
         if seq_len not in self._windows:
-            rows = evaluate.held_out_windows(self.corpus, seq_len, self.options.eval_batch_size)
-            self._windows[seq_len] = jnp.asarray(rows) if layout is None else layout.put(rows)
+            feed: Any = self.feed
+            rows = feed.held_out(seq_len, self.options.eval_batch_size)
+            put = jnp.asarray if layout is None else layout.put
+            self._windows[seq_len] = jax.tree.map(put, rows)
         return self._windows[seq_len]
 
     def _advance_from_host(
@@ -267,7 +273,7 @@ class Session:
 
 def _feed_of(corpus: Corpus | None) -> Feed:
     assert corpus is not None, "a session needs a corpus or a feed"
-    return TokenFeed(corpus)
+    return TokenFeed(corpus) if corpus.train_pictures is None else PictureFeed(corpus)
 
 
 def _compiler_options() -> dict[str, int] | None:

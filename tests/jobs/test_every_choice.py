@@ -325,6 +325,8 @@ PLANNED = {
         "data.heldout_fraction": 0.2,
         "model.seq_len": 16,
     },
+    "pictures": {"data.source": "captioned-shapes", "model.seq_len": 64},
+    "pictures again": {"data.source": "captioned_shapes", "model.seq_len": 64},
     "step_law": {"sweep.rule": "step_law", "data.source": "zipf_facts", "model.seq_len": 64},
 }
 

@@ -1,7 +1,15 @@
 """The table of sources, one file each: where documents come from."""
 
-from gptjax.data.sources import arithmetic, jsonl, stdlib, text, tfds, zipf_facts
-from gptjax.data.sources.base import Documents, Generated, Source
+from gptjax.data.sources import (
+    arithmetic,
+    captioned_shapes,
+    jsonl,
+    stdlib,
+    text,
+    tfds,
+    zipf_facts,
+)
+from gptjax.data.sources.base import Documents, Generated, Pictured, Source
 
 SOURCES: dict[str, Source] = {}
 """By name: the choices of `data.source`."""
@@ -13,8 +21,8 @@ def register(source: Source) -> Source:
     return source
 
 
-_OURS = (stdlib, text, jsonl, tfds, zipf_facts, arithmetic)
+_OURS = (stdlib, text, jsonl, tfds, zipf_facts, arithmetic, captioned_shapes)
 for _source in (module.SOURCE for module in _OURS):
     register(_source)
 
-__all__ = ["SOURCES", "Documents", "Generated", "Source", "register"]
+__all__ = ["SOURCES", "Documents", "Generated", "Pictured", "Source", "register"]

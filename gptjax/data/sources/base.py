@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from gptjax.data.tokenizers.base import Tokenizer
 
 if TYPE_CHECKING:
@@ -27,6 +29,20 @@ class Documents:
 
     stamp: Any
     read: Callable[[], Iterator[bytes]]
+    field: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Pictured:
+    """Documents with one picture each.
+
+    Attributes:
+      stamp, field: as of `Documents`.
+      read: starts a pass over (text as UTF-8, picture as uint8 [rows, columns, channels]).
+    """
+
+    stamp: Any
+    read: Callable[[], Iterator[tuple[bytes, np.ndarray]]]
     field: str
 
 
@@ -60,7 +76,7 @@ class Source:
     """
 
     name: str
-    open: Callable[[Any, "DataConfig", int], Documents | Generated]
+    open: Callable[[Any, "DataConfig", int], Documents | Pictured | Generated]
     settings: type | None = None
 
     @property

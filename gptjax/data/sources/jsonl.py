@@ -1,14 +1,17 @@
 """The source `jsonl`: JSON Lines files, one document in each line's object."""
 
+import hashlib
 import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from gptjax.data import files
 from gptjax.data.compression import Content, contents
-from gptjax.data.sources.base import Documents, Source
+from gptjax.data.sources.base import Documents, Pictured, Source
 from gptjax.data.text_check import not_utf8, refuse_other_formats
 from gptjax.errors import UserError, nearest
 
@@ -95,29 +98,71 @@ def _record(line: bytes, where: str, number: int, offset: int, example: str) -> 
     return record
 
 
-def _document(record: dict[str, Any], text_field: str, place: str) -> bytes:
+def _document(
+    record: dict[str, Any], text_field: str, place: str, setting: str = "data.text_field"
+) -> bytes:
     """The text of one object."""
     if text_field not in record:
         raise UserError(
-            f"{place} has no field data.text_field={text_field!r}; "
+            f"{place} has no field {setting}={text_field!r}; "
             f"{nearest(text_field, record) if record else 'it is empty'}"
         )
     value = record[text_field]
     if not isinstance(value, str):
         raise UserError(
-            f"{place} has a {type(value).__name__} in data.text_field="
+            f"{place} has a {type(value).__name__} in {setting}="
             f"{text_field!r}; name a field that holds a string"
         )
     try:
         return value.encode()
     except UnicodeEncodeError as error:
         raise UserError(
-            f"{place} has half a surrogate pair in data.text_field={text_field!r}; "
-            "mend or drop the line"
+            f"{place} has half a surrogate pair in {setting}={text_field!r}; mend or drop the line"
         ) from error
 
 
-def _open(own: None, config: "DataConfig", seq_len: int) -> Documents:
+def pictured(path: str, text_field: str, picture_field: str, size: int) -> Pictured:
+    """The same with the picture that each line names, by a path from the line's own folder.
+
+    Raises:
+      UserError: as `jsonl`, and while reading for a line without a picture that can be read.
+    """
+    found, example = files.find(path, "jsonl", SUFFIXES), f'{{"{text_field}": "…"}}'
+
+    def read() -> Iterator[tuple[bytes, np.ndarray]]:
+        from gptjax.data.pictures import read_picture, resized
+
+        for file in found:
+            for place, record in _records([file], example):
+                text = _document(record, text_field, place)
+                name = _document(record, picture_field, place, "data.picture_field").decode()
+                picture = read_picture(file.parent / name, place)
+                yield text, resized(picture, size) if size else picture
+
+    shown = [
+        file.parent / str(record.get(picture_field, ""))
+        for file in found
+        for _, record in _records([file], example)
+    ]
+    facts = {"text_field": text_field, "picture_field": picture_field, "picture_size": size}
+    stamp = {"files": files.facts(found), "pictures": _digest(shown), **facts}
+    return Pictured(stamp, read, f"data.path={path!r}")
+
+
+def _digest(paths: list[Path]) -> str:
+    """A hash that changes whenever one of these files does, by size and time of change."""
+    hasher = hashlib.sha256()
+    for path in paths:
+        if path.is_file():  # others are told of while reading, with their line
+            found = path.stat()
+            hasher.update(f"{path} {found.st_size} {found.st_mtime_ns}\n".encode())
+    return hasher.hexdigest()
+
+
+def _open(own: None, config: "DataConfig", seq_len: int) -> Documents | Pictured:
+    if config.picture_field:
+        asked = config.text_field, config.picture_field, config.picture_size
+        return pictured(config.path, *asked)
     return jsonl(config.path, config.text_field)
 
 

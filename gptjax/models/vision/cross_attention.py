@@ -39,17 +39,29 @@ class ShownAttention(Attention):
 
     @nn.compact
     def __call__(  # type: ignore[override]
-        self, x_BTD: jax.Array, memory_BSW: jax.Array, visible_BTS: jax.Array | None
-    ) -> jax.Array:
+        self,
+        x_BTD: jax.Array | None,
+        memory_BSW: jax.Array | None,
+        visible_BTS: jax.Array | None,
+        keys: tuple[jax.Array, jax.Array] | None = None,
+    ) -> Any:
+        """What attention adds to x_BTD.
+
+        Args:
+          x_BTD: None: (k_BSKH, v_BSKH) are returned, to be given as `keys` with other tokens.
+          memory_BSW: the vectors; not read where there are `keys`.
+        """
         cfg = self.config
+        if keys is None:
+            assert memory_BSW is not None
+            k_BSKH = self.heads(memory_BSW, "key", cfg.kv_heads, "kv_heads")
+            v_BSKH = self.heads(memory_BSW, "value", cfg.kv_heads, "kv_heads")
+            keys = self._head_norm(k_BSKH, "key_norm_scale", "kv_heads"), v_BSKH
+        if x_BTD is None:
+            return keys
         q_BTNH = self.heads(x_BTD, "query", cfg.num_heads, "heads")
-        k_BSKH = self.heads(memory_BSW, "key", cfg.kv_heads, "kv_heads")
-        v_BSKH = self.heads(memory_BSW, "value", cfg.kv_heads, "kv_heads")
         q_BTNH = self._head_norm(q_BTNH, "query_norm_scale", "heads")
-        k_BSKH = self._head_norm(k_BSKH, "key_norm_scale", "kv_heads")
-        return self.out(
-            ops.bidirectional_attention(q_BTNH, k_BSKH, v_BSKH, visible_BTS=visible_BTS)
-        )
+        return self.out(ops.bidirectional_attention(q_BTNH, *keys, visible_BTS=visible_BTS))
 
 
 class GatedBlock(nn.Module):
@@ -71,6 +83,7 @@ class GatedBlock(nn.Module):
         memory_BSW: jax.Array | None,
         visible_BTS: jax.Array | None,
         mlp_BT: jax.Array | None = None,
+        keys: tuple[jax.Array, jax.Array] | None = None,
     ) -> jax.Array:
         """The residual stream after the block.
 
@@ -78,11 +91,12 @@ class GatedBlock(nn.Module):
           memory_BSW: the vectors attended to; None: the normed residual stream itself.
           visible_BTS: which of it a token sees; None: all.
           mlp_BT: tokens to which the feed-forward adds something; None: all.
+          keys: keys and values of the memory, in its place.
         """
         cfg = self.config
         h_BTD = Norm(cfg, name="attention_norm")(x_BTD)
         memory_BSW = h_BTD if memory_BSW is None else memory_BSW
-        h_BTD = ShownAttention(cfg, name="attention")(h_BTD, memory_BSW, visible_BTS)
+        h_BTD = ShownAttention(cfg, name="attention")(h_BTD, memory_BSW, visible_BTS, keys)
         x_BTD = x_BTD + self._gated("attention_gate", h_BTD)
         h_BTD = FeedForward(cfg, name="mlp")(Norm(cfg, name="mlp_norm")(x_BTD))
         if mlp_BT is not None:
