@@ -121,7 +121,7 @@ def caption(config: Config, folder: Path, corpus: Corpus) -> dict[str, Any]:
     rows = []
     for first in range(0, len(texts), asked.batch):
         wanted = [corpus.decode(ids).decode() for ids in texts[first : first + asked.batch]]
-        pictures = corpus.heldout_pictures[first : first + asked.batch]
+        pictures = corpus.heldout_pictures[first : first + len(wanted)]
         prompts = [[corpus.end_of_document]] * len(wanted)
         answers = infer.generate(model, prompts, sampling, pictures=pictures)
         for number, (text, answer) in enumerate(zip(wanted, answers, strict=True), first):
