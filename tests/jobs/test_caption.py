@@ -23,7 +23,7 @@ from gptjax.train import Session, make_hyper
 EXPERIMENT = Path(__file__).parents[2] / "experiments" / "vision_language.py"
 TINY = {
     "data.captioned_shapes.pictures": 40,
-    "data.captioned_shapes.size": 12,
+    "data.captioned_shapes.pixels": 12,
     "data.heldout_fraction": 0.2,
     "model.vision.image_size": 12,
     "model.vision.patch_size": 6,
@@ -124,7 +124,7 @@ def test_cells_of_a_sweep_see_their_pictures():
 
 def test_rows_hold_one_document_with_its_own_picture():
     """Each caption stands with the picture that it was drawn for, and is scored to its end."""
-    config = made(**{"data.captioned_shapes.seed": 3})
+    config = made(**{"data.captioned_shapes.shapes_seed": 3})
     corpus = configs.load_corpus(config)
     drawn = {picture.tobytes(): text for text, picture in draw(CaptionedShapesConfig(40, 12, 3))}
     sides = (corpus.train, corpus.train_pictures), (corpus.heldout, corpus.heldout_pictures)

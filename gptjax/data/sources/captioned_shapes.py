@@ -41,21 +41,21 @@ class CaptionedShapesConfig:
     """The settings of the source `captioned-shapes`."""
 
     pictures: int = setting(4096, "pictures to draw", minimum=2, maximum=1 << 20)
-    size: int = setting(24, "pixels a side", minimum=8, maximum=512)
-    seed: int = setting(0, "seed of the pictures", minimum=0, maximum=2**32 - 1)
+    pixels: int = setting(24, "pixels a side", minimum=8, maximum=512)
+    shapes_seed: int = setting(0, "seed of the pictures", minimum=0, maximum=2**32 - 1)
 
 
 def draw(config: CaptionedShapesConfig) -> Iterator[tuple[bytes, np.ndarray]]:
     """(caption, uint8 picture [size, size, 3]) of each."""
-    rng = np.random.default_rng(config.seed)
-    grid = (np.arange(config.size) + 0.5) / config.size
+    rng = np.random.default_rng(config.shapes_seed)
+    grid = (np.arange(config.pixels) + 0.5) / config.pixels
     kinds = list(itertools.product(RADII, COLORS, SHAPES, ("top", "bottom"), ("left", "right")))
     for _ in range(config.pictures):
         size, color, shape, row, column = kinds[rng.integers(len(kinds))]
         y, x = (CORNERS[side] + rng.uniform(-0.03, 0.03) for side in (row, column))
         radius = RADII[size] * rng.uniform(0.9, 1.1)
         inside = SHAPES[shape]((grid[None, :] - x) / radius, (grid[:, None] - y) / radius)
-        ground = rng.integers(0, 90) + rng.integers(0, 24, (config.size, config.size, 1))
+        ground = rng.integers(0, 90) + rng.integers(0, 24, (config.pixels, config.pixels, 1))
         picture = np.where(inside[..., None], np.array(COLORS[color]), ground)
         caption = f"a {size} {color} {shape} at the {row} {column}"
         yield caption.encode(), picture.astype(np.uint8)
