@@ -24,7 +24,7 @@ from gptjax.config import default_config
 from gptjax.data import DataConfig, cache, sources
 from gptjax.data.clean.config import CleanConfig
 from gptjax.data.clean.pipeline import clean
-from gptjax.data.sources import SOURCES, Documents, Generated, Source
+from gptjax.data.sources import SOURCES, Documents, Generated, Pictured, Source
 from gptjax.data.sources.stdlib import stdlib
 from gptjax.data.split import digest
 from gptjax.files import write_atomic
@@ -121,7 +121,7 @@ def _folder(config: DataConfig) -> Path:
 
 
 def _lines(name: str):
-    def opened(own: None, config: DataConfig, seq_len: int) -> Documents | Generated:
+    def opened(own: None, config: DataConfig, seq_len: int) -> Documents | Pictured | Generated:
         path = str(_folder(config) / name)
         return SOURCES["jsonl"].open(None, dataclasses.replace(config, path=path), seq_len)
 
