@@ -7,7 +7,17 @@ from rich.table import Table
 
 from gptjax.report import words
 from gptjax.report.numbers import count_text, power_text
-from gptjax.report.view import Json, bounded, exponents, law_label, number, other_laws, part, real
+from gptjax.report.view import (
+    Json,
+    bounded,
+    exponents,
+    law_label,
+    number,
+    other_laws,
+    part,
+    real,
+    unit_of_loss,
+)
 from gptjax.scaling.laws.saved import Laws
 from gptjax.scaling.laws.verdict import completed
 
@@ -35,7 +45,7 @@ def answer_table(laws: Laws | Json) -> Table:
         ]
         for i, (left, right) in enumerate(rows):
             label = "L(N, D) = E + A/N^α + B/D^β" if i == 0 else ""
-            table.add_row(label, left, right, "nats per token" if i == 0 else "")
+            table.add_row(label, left, right, unit_of_loss(laws) if i == 0 else "")
     for name, entry in other_laws(laws).items():
         for i, key in enumerate(part(entry, "params")):
             label = law_label(name) if i == 0 else ""

@@ -52,7 +52,7 @@ def draw_curves(ax: Axes, scene: Scene, curves: Curves, envelope: Json) -> None:
     if len(series(edge, "flops")):
         ax.plot(series(edge, "flops"), series(edge, "loss"), color=INK, lw=1.5, zorder=4)
     ax.set_xlabel("training compute C (FLOPs)")
-    ax.set_ylabel("training loss (nats per token)")
+    ax.set_ylabel(f"training loss ({scene.loss_unit})")
     ends = [loss[-1] for _, loss in curves.values()]
     if ends:
         tops = [loss.max() for _, loss in curves.values()]
@@ -104,7 +104,7 @@ def draw_isoflop(ax: Axes, scene: Scene, isoflop: Json) -> None:
         _interval_bar(ax, params, loss.value)
         ax.plot([params.value], [loss.value], "D", ms=5.2, color=colour, mec=INK, mew=1.0, zorder=6)
     ax.set_xlabel(scene.params_label)
-    ax.set_ylabel("held-out loss (nats per token)")
+    ax.set_ylabel(f"held-out loss ({scene.loss_unit})")
     style.log_axis(ax, "x", "count")
     style.log_axis(ax, "y", "loss")
     mark = Line2D([], [], marker="D", ms=4.6, color=PAPER, mec=INK, ls="", label="minimum")
@@ -242,7 +242,7 @@ def _holdout_valleys(ax: Axes, scene: Scene, groups: Mapping[float, list[Json]])
         for row in spread(group, ANSWERING):
             _held_out_point(ax, scene, row, real(row["params"]), colour)
     ax.set_xlabel(scene.params_label)
-    ax.set_ylabel("held-out loss (nats per token)")
+    ax.set_ylabel(f"held-out loss ({scene.loss_unit})")
     style.log_axis(ax, "x", "count")
     _pad(ax)
     style.log_axis(ax, "y", "loss")
@@ -263,8 +263,8 @@ def _holdout_diagonal(ax: Axes, scene: Scene, groups: Mapping[float, list[Json]]
         budget = real(row.get("budget"))
         shade = scene.shade(budget if budget > 0 else real(row.get("flops")))
         _held_out_point(ax, scene, row, measured, colours[shade], "predicted")
-    ax.set_xlabel("measured loss (nats per token)")
-    ax.set_ylabel("predicted loss (nats per token)")
+    ax.set_xlabel(f"measured loss ({scene.loss_unit})")
+    ax.set_ylabel(f"predicted loss ({scene.loss_unit})")
     style.log_axis(ax, "x", "loss")
     style.log_axis(ax, "y", "loss")
     _holdout_legend(ax, "predicted = measured, ± 2 %")

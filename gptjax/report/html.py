@@ -22,6 +22,7 @@ from gptjax.report.view import (
     headline,
     holdout_error,
     scene,
+    unit_of_loss,
 )
 from gptjax.scaling.laws.saved import Laws
 from gptjax.scaling.laws.verdict import completed
@@ -139,7 +140,7 @@ def _tiles(laws: Laws) -> list[tuple[str, str, str, str]]:
     for key, label, text in (
         ("params", "Parameters", count_text),
         ("tokens", "Tokens", count_text),
-        ("loss", "Loss, nats per token", fixed_text),
+        ("loss", f"Loss, {unit_of_loss(laws)}", fixed_text),
     ):
         value = bounded(entry, key)
         if math.isfinite(value.value):

@@ -28,6 +28,7 @@ from gptjax.report.view import (
     part,
     real,
     table_rows,
+    unit_of_loss,
 )
 from gptjax.report.words import three
 from gptjax.scaling.laws.saved import Laws
@@ -83,7 +84,7 @@ def parameters_table(laws: Laws) -> str:
         "The loss law",
         ["", "value"],
         rows,
-        note="L(N, D) = E + A/N<sup>α</sup> + B/D<sup>β</sup>, nats per token",
+        note="L(N, D) = E + A/N<sup>α</sup> + B/D<sup>β</sup>, " + escape(unit_of_loss(laws)),
     )
 
 
@@ -100,7 +101,8 @@ def prediction_table(laws: Laws) -> str:
                 interval_html(bounded(entry, "loss")),
             ]
         )
-    head = ["by", "FLOPs", "parameters", "tokens", "tokens each", "loss, nats per token"]
+    head = ["by", "FLOPs", "parameters", "tokens", "tokens each"]
+    head.append(f"loss, {escape(unit_of_loss(laws))}")
     return table("Predicted optimum", head, rows)
 
 

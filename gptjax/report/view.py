@@ -113,6 +113,7 @@ class Scene:
     runs: tuple[Run, ...]
     budgets: tuple[float, ...]
     params_label: str = "parameters N"
+    loss_unit: str = "nats per token"
     budget_label: str = "budget (FLOPs)"
 
     @functools.cached_property
@@ -138,6 +139,11 @@ class Scene:
         return int(np.argmin(np.abs(np.log(self.budgets) - math.log(budget))))
 
 
+def unit_of_loss(laws: Laws) -> str:
+    """The unit of the loss, as far as it is known."""
+    return str(laws.conventions.get("loss") or "nats per token")
+
+
 def scene(laws: Laws, table: Mapping[str, Sequence[Any]] | None) -> Scene:
     """The runs of `laws`, with what `runs.csv` adds for hovering."""
     rows = [row for row in laws.runs if _drawable(row)]
@@ -150,6 +156,7 @@ def scene(laws: Laws, table: Mapping[str, Sequence[Any]] | None) -> Scene:
         runs=(),
         budgets=budgets,
         params_label=counted.label if counted else "parameters N",
+        loss_unit=unit_of_loss(laws),
         budget_label="budget (FLOPs)" if known else "compute (FLOPs), about",
     )
     runs = []
@@ -167,7 +174,9 @@ def scene(laws: Laws, table: Mapping[str, Sequence[Any]] | None) -> Scene:
                 stderr=real(row.get("loss_stderr")),
                 used=bool(row.get("used", True)),
                 shade=empty.shade(budget if budget > 0 else real(row["flops"])),
-                text=_hover_text(row, details.get(cell, {}), reasons.get(cell, "")),
+                text=_hover_text(
+                    row, details.get(cell, {}), reasons.get(cell, ""), empty.loss_unit
+                ),
             )
         )
     return replace(empty, runs=tuple(runs))
@@ -188,7 +197,7 @@ def _bins(flops: Sequence[float]) -> tuple[float, ...]:
     return tuple(float(f"{10**x:.1e}") for x in np.linspace(low, high, count))
 
 
-def _hover_text(row: Json, detail: Json, reason: str) -> str:
+def _hover_text(row: Json, detail: Json, reason: str, unit: str) -> str:
     params, tokens = real(row["params"]), real(row["tokens"])
     stderr = real(row.get("loss_stderr"))
     noise = f" ± {fixed_text(stderr, 2)}" if stderr > 0 else ""
@@ -199,7 +208,7 @@ def _hover_text(row: Json, detail: Json, reason: str) -> str:
     ]
     lines = [
         f"run {row.get('cell')}",
-        f"loss {fixed_text(real(row['loss']), 5)}{noise} nats per token",
+        f"loss {fixed_text(real(row['loss']), 5)}{noise} {unit}",
         f"{count_text(params)} parameters, {count_text(tokens)} tokens"
         f" ({fixed_text(tokens / params, 3)} each)",
         f"{power_text(real(row['flops']), 2)} FLOPs",

@@ -26,6 +26,7 @@ from gptjax.report.view import (
     part,
     real,
     series,
+    unit_of_loss,
 )
 from gptjax.scaling.config import FLOPS_CONVENTIONS, LOSS_KINDS, PARAMS_CONVENTIONS
 from gptjax.scaling.laws.saved import Laws
@@ -64,7 +65,7 @@ def lead(laws: Laws) -> str:
         f"parameters** on **{count_text(tokens.value)} tokens**"
     )
     if math.isfinite(loss.value):
-        text += f" and expect a held-out loss of **{with_interval(loss)} nats per token**"
+        text += f" and expect a held-out loss of **{with_interval(loss)} {unit_of_loss(laws)}**"
     return text + "."
 
 
@@ -288,7 +289,12 @@ def counting(laws: Laws) -> list[str]:
         lines.append(f"N counts {params.words}.")
     if flops:
         lines.append(f"C counts {flops}.")
-    lines.append(f"Loss is {conventions.get('loss') or 'nats per token'} on held-out text.")
+    if conventions.get("params") == "stated":
+        lines.append(
+            "The table does not say what N, C and the loss count: they are taken as given."
+        )
+    unit = unit_of_loss(laws)
+    lines.append(f"Loss is {unit}{' on held-out text' if unit == 'nats per token' else ''}.")
     confidence = real(laws.settings.get("confidence"))
     if math.isfinite(confidence):
         lines.append(f"Brackets are {exact_text(100 * confidence, 4)}\xa0% intervals.")
