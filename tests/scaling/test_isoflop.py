@@ -6,7 +6,9 @@ from known_runs import chinchilla_loss, isoflop_grid, runs_table
 
 from gptjax import scaling
 from gptjax.errors import UserError
-from gptjax.scaling.approaches.isoflop import fit_isoflop
+from gptjax.scaling.approaches.isoflop import fit_isoflop, method_bias
+from gptjax.scaling.laws import verdict
+from gptjax.scaling.laws.saved import Laws
 
 CONFIG = scaling.FitConfig(resamples=100)
 
@@ -96,3 +98,18 @@ def test_a_noisy_valley_moves_the_line_less():
     table["loss"] = np.where(worst, table["loss"] * np.exp(shift), table["loss"])
     law = fit_isoflop(scaling.prepare(table), scaling.FitConfig(resamples=300))
     assert law.params.slope == pytest.approx(0.36 / 0.70, abs=0.02)
+
+
+def test_the_bias_of_the_method_is_simulated_on_the_grid_of_the_runs():
+    runs = scaling.prepare(runs_table(noise=0.003, seed=3))
+    law = scaling.fit(runs, resamples=0, starts=4)
+    found = method_bias(runs, law, CONFIG)
+    assert found["true"] == pytest.approx(law.params["a"].value)
+    assert found["bias"] == found["found"] - found["true"] and abs(found["bias"]) < 0.02
+    clean = scaling.prepare(runs_table(noise=0.0))
+    law = scaling.fit(clean, resamples=0, starts=4)
+    alone = fit_isoflop(clean, CONFIG).params.slope  # noiseless: all that is off is the method
+    assert method_bias(clean, law, CONFIG)["found"] == pytest.approx(alone, abs=2e-4)
+    entry = {"valleys": [], "method": {"bias": -0.012, "found": 0.501, "true": 0.513}}
+    notes = verdict.notes(Laws(laws={"isoflop": entry}))
+    assert any("moves a by -0.012" in line and "0.513" in line for line in notes)

@@ -17,8 +17,11 @@ from gptjax.scaling.config import FitConfig
 from gptjax.scaling.fit import bootstrap, engine
 from gptjax.scaling.fit.bootstrap import Interval
 from gptjax.scaling.fit.lines import PowerLine, power_line
+from gptjax.scaling.fit.result import Fit
 from gptjax.scaling.forms.frontier import FRONTIER
 from gptjax.scaling.tables.runs import Runs
+
+SIMULATED = 50  # resamples of a simulated table, which weigh its minima
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,6 +134,23 @@ def fit_isoflop(runs: Runs, config: FitConfig) -> IsoFlop:
         config,
         degree,
     )
+
+
+def method_bias(runs: Runs, law: Fit, config: FitConfig) -> dict[str, float]:
+    """What the method makes of noiseless losses of a known law at these sizes and tokens.
+
+    Returns:
+      `found`, the exponent a of N* ∝ C^a from the valleys, `true`, that of the law, and `bias`, the
+      first less the second; empty where the valleys of the law cannot be found.
+    """
+    place = {"params": runs.params, "tokens": runs.tokens, "flops": runs.flops}
+    clean = dataclasses.replace(runs, loss=engine.predict(law.form, law.values, place))
+    try:
+        found = fit_isoflop(clean, dataclasses.replace(config, resamples=SIMULATED))
+    except UserError:
+        return {}
+    right = law.params["a"].value
+    return {"found": found.params.slope, "true": right, "bias": found.params.slope - right}
 
 
 def _valley(runs: Runs, budget: float, config: FitConfig, degree: int) -> Valley:

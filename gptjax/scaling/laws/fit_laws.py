@@ -10,7 +10,7 @@ import numpy as np
 from gptjax.errors import UserError
 from gptjax.scaling.approaches import emergence, settings
 from gptjax.scaling.approaches.envelope import fit_envelope
-from gptjax.scaling.approaches.isoflop import IsoFlop, fit_isoflop
+from gptjax.scaling.approaches.isoflop import IsoFlop, fit_isoflop, method_bias
 from gptjax.scaling.approaches.mixture import Mixture, mix
 from gptjax.scaling.approaches.settings import varying
 from gptjax.scaling.config import FitConfig
@@ -28,6 +28,8 @@ from gptjax.threads import in_threads
 LINE_POINTS = 60
 CHECKED_RUNS = 10_000  # most runs that the checks of a law and its rival forms are fitted to
 HELD_RESAMPLES = 250  # enough for the intervals of the held-out runs
+EVERY_COUNT = "params_non_embedding"  # a column of tables that say what they count
+STATED = "stated"  # counted as the table has it, which does not say how
 ROLLED = ("chinchilla", "power_mean")  # forms whose forecasts are rolled out
 
 
@@ -107,6 +109,8 @@ def fit_laws(
     if not laws:
         raise UserError(_no_law(refused))
     parametric = results.get("chinchilla_parametric")
+    if "isoflop" in results and parametric is not None and config.diagnostics:
+        laws["isoflop"]["method"] = method_bias(some, parametric, config)
     mixed = _mixture(some, parametric, config)
     steps.tick()
     prediction = predictions(results, table, config)
@@ -281,14 +285,22 @@ def line_flops(table: Runs, config: FitConfig) -> np.ndarray:
 def conventions(table: Runs, config: FitConfig) -> dict[str, Any]:
     """What N and C count in these laws."""
     cost: Cost = cost_of(table)
+    ours = EVERY_COUNT in table.columns
     exact = config.flops_convention == "exact" and not any("6 N D" in w for w in table.warnings)
     return {
-        "params": config.params_convention,
-        "flops": "exact" if exact else "6nd",
-        "loss": "nats per token",
+        "params": config.params_convention if ours and not config.column_params else STATED,
+        "flops": "6nd" if not exact else "exact" if ours and not config.column_flops else STATED,
+        "loss": _unit_of_loss(config, ours),
         "cost": {"kappa": cost.kappa, "slope": cost.slope, "spread": cost.spread},
         "table": [],
     }
+
+
+def _unit_of_loss(config: FitConfig, ours: bool) -> str:
+    """The unit of the loss, as far as the table or the config says it."""
+    if config.loss_unit == "nats" and config.column_loss not in ("", "loss", "val_loss"):
+        return f"as in column {config.column_loss}"
+    return "nats per token" if ours and not config.column_loss else "nats"
 
 
 def predictions(results: dict[str, Any], table: Runs, config: FitConfig) -> list[dict[str, Any]]:

@@ -204,11 +204,27 @@ def _support(laws: Laws) -> list[str]:
 def _valleys(laws: Laws) -> list[str]:
     found = laws.law("isoflop").get("valleys") or []
     bad = [valley for valley in found if not valley.get("used")]
+    lines = _method_bias(laws.law("isoflop").get("method") or {})
     if not bad:
-        return []
+        return lines
     reasons = collections.Counter(f"{valley.get('reason')}" for valley in bad)
     listed = "; ".join(f"{count} because {why}" for why, count in reasons.most_common(SHOWN))
-    return [f"IsoFLOP: {len(bad)} of {len(found)} budgets have no usable valley: {listed}"]
+    return [
+        f"IsoFLOP: {len(bad)} of {len(found)} budgets have no usable valley: {listed}",
+        *lines,
+    ]
+
+
+def _method_bias(method: Mapping[str, Any]) -> list[str]:
+    """What the valleys of the fitted law itself give on the same grid."""
+    bias = _real(method.get("bias"))
+    if not math.isfinite(bias):
+        return []
+    return [
+        f"IsoFLOP: on this grid the method itself moves a by {bias:+.3f}: in losses of the form "
+        f"chinchilla without noise it finds {_real(method['found']):.3f} where that law has "
+        f"{_real(method['true']):.3f}"
+    ]
 
 
 def _mixed(laws: Laws) -> list[str]:
