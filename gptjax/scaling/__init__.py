@@ -11,6 +11,7 @@ from gptjax.scaling.fit.bootstrap import Interval
 from gptjax.scaling.fit.certificate import Certificate
 from gptjax.scaling.fit.fit import fit
 from gptjax.scaling.fit.optimum import inference_optimum
+from gptjax.scaling.fit.outputs import fit_outputs
 from gptjax.scaling.fit.profile import Profile
 from gptjax.scaling.fit.result import Fit, Optimum
 from gptjax.scaling.forms import FORMS, form_named, register
@@ -28,6 +29,7 @@ from gptjax.scaling.forms.form import (
     power,
 )
 from gptjax.scaling.forms.kaplan import kaplan_allocation
+from gptjax.scaling.laws.chain import Chain, chain
 from gptjax.scaling.laws.design import Plan, first_plan, run_next
 from gptjax.scaling.laws.fit_laws import fit_laws
 from gptjax.scaling.laws.predict import predict_loss, predict_saved
@@ -39,6 +41,7 @@ __all__ = [
     "FORMS",
     "Best",
     "Certificate",
+    "Chain",
     "Emergence",
     "Fit",
     "FitConfig",
@@ -55,11 +58,13 @@ __all__ = [
     "amplitude",
     "annealing_columns",
     "best_settings",
+    "chain",
     "exp",
     "exponent",
     "first_plan",
     "fit",
     "fit_laws",
+    "fit_outputs",
     "form_named",
     "free",
     "inference_optimum",
