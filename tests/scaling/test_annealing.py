@@ -100,3 +100,16 @@ def test_a_schedule_that_is_none_is_refused():
         scaling.multi_power_columns([])
     with pytest.raises(UserError, match="schedule of 2 steps has no step 3"):
         scaling.multi_power_columns([1.0, 0.5], steps=[1, 3])
+
+
+def test_a_warm_up_may_begin_at_zero():
+    rates = np.r_[np.linspace(0, 1, 5), np.ones(5), np.linspace(1, 0.1, 20)[1:]]
+    steps = np.arange(3, len(rates) + 1)
+    found = scaling.multi_power_columns(rates, steps)
+    later = scaling.multi_power_columns(rates[1:], steps - 1)
+    for name, column in later.items():
+        np.testing.assert_allclose(found[name], column, rtol=1e-12)
+    with pytest.raises(UserError, match="before the first learning rate"):
+        scaling.multi_power_columns(rates)
+    with pytest.raises(UserError, match="after it began"):
+        scaling.multi_power_columns(np.r_[rates, 0.0], steps)

@@ -54,18 +54,24 @@ def multi_power_columns(
         for schedules that are fitted or predicted together.
 
     Raises:
-      UserError: for a learning rate that is not above zero, or a step outside of the schedule.
+      UserError: for a learning rate that is not above zero, but at the beginning of a warm-up, or
+        a step outside of the schedule.
 
     >>> columns = multi_power_columns([1.0, 1.0, 0.5, 0.5], steps=[4])
     >>> [float(columns[name][0]) for name in ("lr_sum", "fall_1", "rate_1", "since_1", "fall_2")]
     [3.0, 0.5, 0.5, 1.0, 0.0]
     """
     rates = np.asarray(learning_rates, np.float64).ravel()
-    if not len(rates) or not np.all(np.isfinite(rates) & (rates > 0)):
-        raise UserError("a schedule has a learning rate that is not above zero; leave such steps")
+    begun = np.cumsum(rates > 0) > 0  # a warm-up may begin at zero
+    if not np.any(begun) or not np.all(np.isfinite(rates) & ((rates > 0) | ~begun)):
+        raise UserError(
+            "a schedule has a learning rate that is not above zero after it began; leave such steps"
+        )
     steps = np.arange(1, len(rates) + 1) if steps is None else np.asarray(steps).astype(int)
     if np.any((steps < 1) | (steps > len(rates))):
         raise UserError(f"a schedule of {len(rates)} steps has no step {steps.max()}")
+    if not np.all(begun[steps - 1]):
+        raise UserError(f"step {steps.min()} is before the first learning rate above zero")
     rates = rates / (peak or rates.max())
     sums = np.cumsum(rates)
     top = len(rates) - 1 - int(np.argmax(rates[::-1]))  # the last step at the peak
