@@ -76,7 +76,7 @@ class Chain:
         """
         both = (self.first, self.second)
         kinds = {(law.resamples.kind, law.resamples.seed, law.resamples.failed) for law in both}
-        same = np.array_equal(*(law.runs.cell for law in both))
+        same = np.array_equal(self.first.runs.cell, self.second.runs.cell)
         return same and len(kinds) == 1 and next(iter(kinds))[::2] == ("runs", 0)
 
 
