@@ -1,8 +1,9 @@
 """A source that only the experiment file knows: worker processes know it too."""
 
 import json
-import subprocess
-import sys
+
+from gptjax.data import sources
+from gptjax.main import main
 
 EXPERIMENT = '''
 """A sweep over a source of its own."""
@@ -36,14 +37,19 @@ def get_config(text):
 '''
 
 
-def test_a_sweep_trains_on_a_source_from_outside(tmp_path):
+def test_a_sweep_trains_on_a_source_from_outside(tmp_path, monkeypatch, capfd):
+    """Planned in this process; the worker is one of its own. No page is drawn."""
     (tmp_path / "counting.py").write_text(EXPERIMENT)
-    command = [
-        *(sys.executable, "-m", "gptjax.main", "--config=counting.py:up"),
-        *("--workdir=run", f"--config.data.cache_dir={tmp_path / 'cache'}"),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=400)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("gptjax.report.build", lambda *_, **__: "not drawn")
+    cache = f"--config.data.cache_dir={tmp_path / 'cache'}"
+    try:
+        main(["gptjax", "--config=counting.py:up", "--workdir=run", cache])
+    finally:
+        for name in ("counting-up", "counting_up"):
+            sources.SOURCES.pop(name, None)
     records = [json.loads(path.read_text()) for path in (tmp_path / "run/records").glob("*.json")]
-    assert len(records) == 2, done.stderr
+    told = capfd.readouterr().err
+    assert len(records) == 2, told
     assert all(record["status"] == "done" and record["loss"] < 6 for record in records), records
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in told

@@ -7,11 +7,17 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from test_kill import CALM, arguments, finish_here, place  # noqa: F401
+from test_kill import CALM, arguments, finish_here, place, workers_here  # noqa: F401
 
 from gptjax.main import main
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def workers():
+    with workers_here():
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """Real processes, SIGKILL at random moments: the same bits as a sweep that never stopped."""
 
+import contextlib
 import csv
 import json
 import os
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from gptjax.engines import local, process
 from gptjax.main import main
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
@@ -88,6 +90,18 @@ def finish_here(place: Path, workdir: Path, page: bool = False, **settings) -> P
             patch.setattr("gptjax.report.build", lambda *_, **__: "not drawn")
         assert main(["gptjax", *arguments(place, workdir, **settings)[3:]]) == 0
     return workdir
+
+
+@contextlib.contextmanager
+def workers_here():
+    """Workers of this process, for tests of what they leave; to start one takes four seconds."""
+
+    def run(workers: local.Workers, stop) -> int:
+        return process.work(workers._folder, "here")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(local.Workers, "run", run)
+        yield
 
 
 def finish(command: list[str]) -> str:
@@ -195,6 +209,7 @@ STACKED = {
 }
 
 
+@workers_here()
 def test_stacked_cells_equal_separate_ones(place, capsys):
     """Of each width two seeds and two lengths, four cells of which three are side by side."""
     settings = {**CALM, **STACKED, "sweep.widths": "(8,16)"}

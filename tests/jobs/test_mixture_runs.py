@@ -4,7 +4,7 @@ import csv
 import json
 
 import pytest
-from test_kill import CALM, arguments, finish_here, place  # noqa: F401
+from test_kill import CALM, arguments, finish_here, place, workers_here  # noqa: F401
 
 from gptjax.main import main
 
@@ -18,6 +18,12 @@ def sources(place):  # noqa: F811
             for label, glob in parts.items()
         )
     )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def workers():
+    with workers_here():
+        yield
 
 
 @pytest.fixture

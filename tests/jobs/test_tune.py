@@ -7,7 +7,7 @@ import io
 import json
 
 import pytest
-from test_kill import CALM, arguments, finish_here, place  # noqa: F401
+from test_kill import CALM, arguments, finish_here, place, workers_here  # noqa: F401
 
 from gptjax.main import main
 
@@ -19,6 +19,12 @@ TUNED = {
     "optim.learning_rate": 1e-3,
     "sweep.budgets": "(1e9,2e9)",
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def workers():
+    with workers_here():
+        yield
 
 
 @pytest.fixture(scope="module")
