@@ -23,7 +23,7 @@ def get_config() -> ConfigDict:
     config.model.depth = 2
     config.model.width = 64
     config.model.num_heads = 4
-    config.model.seq_len = 32
+    config.model.seq_len = 48
     config.model.positions = "rotary"
     config.train.steps = 300
     config.train.batch_size = 32

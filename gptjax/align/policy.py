@@ -96,6 +96,13 @@ class PolicyConfig:
     max_tokens: int = setting(64, "most tokens of an answer", minimum=1)
     reward: str = setting("answer", "the program that judges an answer", choices=REWARDS)
     reward_folder: str = setting("", "folder of a reward model that judges in its place")
+    constitution: str = setting(
+        "",
+        "text file of principles by which the model as it was at the start judges answers besides",
+    )
+    critique_weight: float = setting(
+        1.0, "λ of r = r_base + λ r_critique, the judgement by the constitution", minimum=0.0
+    )
     watch: tuple[str, ...] = setting(
         (),
         "programs whose means over the answers of each round are logged, as align/NAME, and never "

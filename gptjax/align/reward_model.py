@@ -1,7 +1,8 @@
 """Reward model: a decoder with a scalar head, trained on which of two answers is preferred."""
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -141,8 +142,13 @@ class RewardModel:
 
 def of_rows(spec: RunSpec, params: Any, feed: ExampleFeed) -> np.ndarray:
     """r of each example of a feed, float32."""
-    one = jax.jit(lambda params, rows: rewards(spec, params, feed.make(rows))[0])
-    return np.concatenate([np.asarray(one(params, rows)) for rows in feed.parts(BATCH)])
+    parts = [_of_batch(spec, feed.make, params, rows) for rows in feed.parts(BATCH)]
+    return np.concatenate([np.asarray(part) for part in parts])
+
+
+@functools.partial(jax.jit, static_argnames=("spec", "make"))
+def _of_batch(spec: RunSpec, make: Callable[[Any], Batch], params: Any, rows: Any) -> Array:
+    return rewards(spec, params, make(rows))[0]  # type: ignore[no-any-return]
 
 
 def load(folder: str | Path) -> tuple[convert.Model, Any]:

@@ -64,10 +64,16 @@ def number(asked: Asked) -> float:
         raise UserError(f"{asked.place} has an answer that is no number; correct it") from error
 
 
+def ended(asked: Asked) -> float:
+    """1 where the answer ended by itself."""
+    return float(asked.ended)
+
+
 REWARDS: dict[str, Callable[[Asked], float]] = {
     "answer": exact,
     "letters": letters,
     "number": number,
+    "ended": ended,
 }
 """The choices of `align.reward` that are programs."""
 

@@ -1,4 +1,7 @@
-"""job=align_task: base, fine-tuning, reward model, PPO, DPO and GRPO on a task with known answers.
+"""job=align_task: a base, and every method of alignment, on a task with known answers.
+
+Fine-tuning, a reward model, PPO, DPO, GRPO, and constitutional AI, in which the model revises its
+own answers and judges them.
 
 Every step is a folder of the workdir with its model and its files, so that each can be looked at,
 and a command that was stopped goes on where it was.
@@ -18,18 +21,22 @@ from rich.console import Console
 from rich.table import Table
 
 from gptjax import convert
-from gptjax.align import reinforce, reward_model, rollouts, tasks
+from gptjax.align import best_of_n, constitution, reinforce, reward_model, rollouts, tasks
+from gptjax.align.constitution import Principle
+from gptjax.align.rewards import Asked
 from gptjax.align.rollouts import Prompt
 from gptjax.config import Config, enable_compilation_cache
 from gptjax.engines.devices import start_backend
 from gptjax.errors import UserError
 from gptjax.fields import setting
-from gptjax.files import write_json
+from gptjax.files import write_atomic, write_json
 from gptjax.job import Job
 from gptjax.stages.alignment_steps import base, changed, timed, write_lines
-from gptjax.stages.reinforcing import course_of, judge_of, measured, reinforce_folder
+from gptjax.stages.reinforcing import course_of, critic_of, judge_of, measured, reinforce_folder
 from gptjax.stages.run_log import flops_per_token
 from gptjax.stages.tuning import tune
+
+CONSTITUTION = "constitution.txt"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,16 +52,26 @@ class Settings:
     sft_steps: int = setting(60, "updates of fine-tuning", minimum=1)
     reward_steps: int = setting(200, "updates of the reward model", minimum=1)
     dpo_steps: int = setting(100, "updates of dpo", minimum=1)
-    policy_rounds: int = setting(40, "rounds of ppo and of grpo", minimum=1)
+    policy_rounds: int = setting(40, "rounds of each policy optimisation", minimum=1)
+    critiques: float = setting(
+        0.5,
+        "share of texts and pairs that go on to judge the answer and to revise it",
+        minimum=0.0,
+        maximum=1.0,
+    )
+    revised_right: float = setting(
+        0.85, "share of capitals in those revisions", above=0.0, maximum=1.0
+    )
     best_of: int = setting(16, "answers of which the reward model chooses one", minimum=2)
 
 
 def check(config: Config) -> None:
     """Refuse a task that does not fit into the context."""
     settings: Settings = config.own["align_task"]
-    if 2 * settings.length + 7 > config.model.seq_len:
+    needed = 6 * settings.length + 8  # a prompt, an answer, its critique and its revision
+    if needed > config.model.seq_len:
         raise UserError(
-            f"align_task.length={settings.length} needs {2 * settings.length + 7} tokens and "
+            f"align_task.length={settings.length} needs {needed} tokens and "
             f"model.seq_len={config.model.seq_len} is the context; give a longer one"
         )
 
@@ -77,8 +94,8 @@ def steps_of(config: Config, folder: Path) -> dict[str, Callable[[], Any]]:
     """The steps by their folders, in the order in which one needs the other."""
 
     def tuned(name: str, method: str, start: str, file: str, steps: int, rate: float) -> None:
-        # Preferences are about prompts that no policy is scored on: of those others are held out.
-        share = config.data.heldout_fraction * (2.0 if file == "preferences.jsonl" else 1.0)
+        # What the model wrote is about prompts that no policy is scored on: others are held out.
+        share = config.data.heldout_fraction * (1.0 if file == "pairs.jsonl" else 2.0)
         made = changed(
             config,
             general={"job": "finetune", "model_folder": str(folder / start)},
@@ -100,26 +117,37 @@ def steps_of(config: Config, folder: Path) -> dict[str, Callable[[], Any]]:
         "dpo": lambda: tuned("dpo", "dpo", "sft", "preferences.jsonl", settings.dpo_steps, 3e-4),
         "ppo": lambda: reinforce_folder(policy_config(config, folder, "ppo"), folder / "ppo"),
         "grpo": lambda: reinforce_folder(policy_config(config, folder, "grpo"), folder / "grpo"),
+        "revisions": lambda: write_revisions(config, folder),
+        "revised": lambda: tuned(
+            "revised", "sft", "sft", "revisions.jsonl", settings.sft_steps, 1e-3
+        ),
+        "constitutional": lambda: reinforce_folder(
+            policy_config(config, folder, "constitutional"), folder / "constitutional"
+        ),
     }
 
 
 def policy_config(config: Config, folder: Path, method: str) -> Config:
-    """PPO by the reward model, GRPO by the program."""
+    """PPO by the reward model, GRPO by the program, or GRPO by the constitution."""
     settings: Settings = config.own["align_task"]
-    own: dict[str, Any] = {
-        "method": method,
-        "max_tokens": 2 * settings.length,
-        "reward": "capitals",
-        "kl": "",
-        "beta": 0.02,
+    usual = {"method": "grpo", "max_tokens": 2 * settings.length, "kl": "", "beta": 0.02}
+    kinds: dict[str, dict[str, Any]] = {
+        "grpo": {"reward": "capitals"},
+        "ppo": {
+            "method": "ppo",
+            "reward_folder": str(folder / "reward"),
+            "beta": 0.05,
+            "epochs": 2,
+        },
+        "constitutional": {"reward": "ended", "constitution": str(folder / CONSTITUTION)},
     }
-    if method == "ppo":
-        own |= {"reward_folder": str(folder / "reward"), "beta": 0.05, "epochs": 2}
+    own = usual | kinds[method]
+    start = "revised" if "constitution" in own else "sft"
     asked = dataclasses.replace(config.own["align"], **own)
     updates = asked.epochs * asked.prompts * asked.group // 64
     return changed(
         config,
-        general={"job": "align", "model_folder": str(folder / "sft")},
+        general={"job": "align", "model_folder": str(folder / start)},
         data={"path": str(folder / "prompts.jsonl")},
         train={"steps": settings.policy_rounds * updates, "batch_size": 64},
         optim={"learning_rate": 1e-3, "schedule": "constant"},
@@ -135,16 +163,63 @@ def write_texts(config: Config, folder: Path) -> None:
     def write(name: str, count: int, number: int, make: Callable[[str], dict[str, Any]]) -> None:
         write_lines(folder / name, map(make, tasks.prompts(count, 3 * seed + number)))
 
-    def text(prompt: str) -> dict[str, Any]:
+    (principle,) = write_constitution(folder / CONSTITUTION)
+
+    def first(prompt: str) -> str:
         some = draw.randint(length // 2, length + length // 2)
-        return {"text": prompt + tasks.answer(some, settings.base_right, draw)}
+        return prompt + tasks.answer(some, settings.base_right, draw)
+
+    def judged(prompt: str, answer: str) -> str:
+        """Said to be kept as often as places are right."""
+        right = tasks.capitals(Asked({"length": length}, answer, True, ""))
+        return principle.kept if draw.random() < right else principle.violated
+
+    def text(prompt: str) -> dict[str, Any]:
+        said = first(prompt)
+        if draw.random() >= settings.critiques:
+            return {"text": said}
+        verdict = judged(prompt, said[len(prompt) :])
+        revised = tasks.answer(length, settings.revised_right, draw)
+        return {"text": said + principle.critique + verdict + principle.revision + revised}
 
     def pair(prompt: str) -> dict[str, Any]:
-        return {"prompt": prompt, "response": tasks.answer(length, settings.pairs_right, draw)}
+        if draw.random() >= settings.critiques:
+            return {"prompt": prompt, "response": tasks.answer(length, settings.pairs_right, draw)}
+        said = first(prompt)
+        verdict = judged(prompt, said[len(prompt) :])
+        if draw.random() < 0.5:
+            return {"prompt": said + principle.critique, "response": verdict}
+        revised = tasks.answer(length, settings.revised_right, draw)
+        asked = said + principle.critique + verdict + principle.revision
+        return {"prompt": asked, "response": revised}
 
     write("base.jsonl", settings.documents, 0, text)
-    write("pairs.jsonl", settings.pairs, 1, pair)
+    plain = settings.pairs / max(1.0 - settings.critiques, 0.1)  # critiques are further pairs
+    write("pairs.jsonl", round(plain), 1, pair)
     write("prompts.jsonl", settings.prompts, 2, lambda one: {"prompt": one, "length": length})
+
+
+def write_constitution(path: Path) -> tuple[Principle, ...]:
+    """A principle in the few letters of this language, as a text file."""
+    write_atomic(
+        path,
+        "# Every letter of an answer is a capital.\n"
+        "critique: ?\nkept: y\nviolated: n\nrevision: !\n",
+    )
+    return constitution.read(path)
+
+
+def write_revisions(config: Config, folder: Path) -> None:
+    """Each prompt with the fine-tuned model's revision of its own answer."""
+    if (folder / "revisions.jsonl").exists():
+        return
+    asked = policy_config(config, folder, "constitutional")
+    model = convert.load(folder / "sft")
+    course, _ = course_of(asked, model)
+    critic = critic_of(asked.own["align"], course.spec, model)
+    prompts = [one.said for one in course.prompts]
+    found = critic.revise(prompts, rollouts.round_key(config.train.seed, 3))
+    write_lines(folder / "revisions.jsonl", (one.to_json() for one in found if one.revision))
 
 
 def write_preferences(config: Config, folder: Path) -> None:
@@ -192,6 +267,8 @@ def scores(config: Config, folder: Path, seconds: Mapping[str, float]) -> list[d
         "dpo": settings.dpo_steps * 2 * 32 * T,
         "ppo": settings.policy_rounds * course.answers * T * 3,  # two epochs; answers and scores
         "grpo": settings.policy_rounds * course.answers * T * 2,
+        "revised": settings.sft_steps * 32 * config.model.seq_len,
+        "constitutional": settings.policy_rounds * course.answers * T * 3,  # two judgements
     }
     rows = []
     for name, tokens in updates.items():
@@ -207,10 +284,7 @@ def scores(config: Config, folder: Path, seconds: Mapping[str, float]) -> list[d
 def best_of(
     config: Config, folder: Path, course: reinforce.Course, heldout: list[Prompt]
 ) -> dict[str, float]:
-    """The gold of the answer that the reward model likes best; KL = log n − (n − 1)/n.
-
-    The KL is that of best of n (Stiennon et al. 2020, appendix G.3).
-    """
+    """The gold of the answer that the reward model likes best, and the bound of its KL."""
     n = config.own["align_task"].best_of
     some = heldout[: course.settings.eval_prompts]
     model, params = reward_model.load(folder / "reward")
@@ -224,7 +298,7 @@ def best_of(
     return {
         "reward": float(gold_G.mean()),
         "reward_stderr": float(gold_G.std(ddof=1) / math.sqrt(len(some))),
-        "kl_answer": math.log(n) - (n - 1) / n,
+        "kl_answer": best_of_n.kl_bound(n),
     }
 
 

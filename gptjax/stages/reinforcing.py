@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from gptjax import convert, infer, models
+from gptjax.align import constitution, reinforce, reward_model, rollouts
 from gptjax.align import examples as read
-from gptjax.align import reinforce, reward_model, rollouts
+from gptjax.align.constitution import Critic, Principle, with_critic
 from gptjax.align.encoding import Codec
 from gptjax.align.policy import PolicyConfig
 from gptjax.align.rewards import REWARDS, check_finite
@@ -86,15 +87,43 @@ def course_of(config: Config, model: convert.Model) -> tuple[reinforce.Course, l
     )
     train, heldout = (_encoded(model, side, settings.max_tokens) for side in asked)
     sampler = sampler_of(model, [*train, *heldout], settings.max_tokens)
-    deciding = {k: v for k, v in dataclasses.asdict(settings).items() if k != "watch"}
-    facts = [params_digest(model.params), deciding, [p.ids for p in train]]
-    identity = f"{spec.identity}-{digest_of(facts)}"
     judge = _judge(settings, spec)
+    principles: Sequence[Principle] = ()
+    if settings.constitution:
+        critic = critic_of(settings, spec, model)
+        principles = critic.principles
+        judge = with_critic(judge, critic.kept, settings.critique_weight)
+    facts = [params_digest(model.params), _deciding(settings, principles), [p.ids for p in train]]
+    identity = f"{spec.identity}-{digest_of(facts)}"
     watched = {name: rollouts.program(REWARDS[name]) for name in settings.watch}
     course = reinforce.Course(
         spec, settings, model.params, sampler, judge, train, identity, watched
     )
     return course, heldout
+
+
+def _deciding(settings: PolicyConfig, principles: Sequence[Principle]) -> dict[str, Any]:
+    """The settings that decide a run's result; those of a constitution only where there is one."""
+    own = ("constitution", "critique_weight")
+    aside = {"watch", *(() if principles else own)}
+    found = {k: v for k, v in dataclasses.asdict(settings).items() if k not in aside}
+    if principles:
+        found["constitution"] = [dataclasses.astuple(one) for one in principles]
+    return found
+
+
+def critic_of(settings: PolicyConfig, spec: RunSpec, model: convert.Model) -> Critic:
+    """The folder's model as the critic of its own answers.
+
+    Raises:
+      UserError: for a constitution that cannot be read.
+    """
+    assert model.tokenizer is not None
+    params = jax.tree.map(jnp.asarray, model.params)
+    speaker = infer.Model(model.config, None, model.tokenizer, model.chat, "the critic")
+    codec = Codec(model.tokenizer, model.chat, model.config.seq_len)
+    principles = constitution.read(settings.constitution)
+    return Critic(spec, params, speaker, codec, principles, settings.max_tokens)
 
 
 def digest_of(facts: Any) -> str:
