@@ -2,9 +2,10 @@
 
     python -m gptjax.main --config=experiments/context_extension.py
 
-Two models of bytes are trained on the standard library at 64 tokens, one with rotary positions and
-one with ALiBi, and read at up to 256 without further training. Writes context_extension.json and
-figures/context_extension.png: loss by position, and needles found by length.
+Two models of bytes are trained at 64 tokens on code of the standard library with needles between
+its bytes, one with rotary positions and one with ALiBi, and read at up to 256 as they are. Writes
+context_extension.json and figures/context_extension.png: loss by position, and needles found by
+length and by depth.
 """
 
 from ml_collections import ConfigDict
@@ -17,7 +18,6 @@ def get_config() -> ConfigDict:
     config = default_config()
     config.experiment = "context_extension"
     config.job = "context_extension"
-    config.data.source = "python-stdlib"
     config.model.update(
         depth=2,
         width=64,

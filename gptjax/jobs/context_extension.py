@@ -1,6 +1,7 @@
 """job=context_extension: a model trained on short texts, read beyond them by every method."""
 
 import dataclasses
+import random
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +9,20 @@ import numpy as np
 
 from gptjax import ops
 from gptjax.config import Config
+from gptjax.data.sources.stdlib import stdlib
+from gptjax.data.split import digest, is_heldout
 from gptjax.engines.devices import start_backend
 from gptjax.errors import UserError
+from gptjax.evals.needle import FORM, LETTERS, VALUES
+from gptjax.evals.tasks.items import HELDOUT as HELD
 from gptjax.fields import replaced, setting
-from gptjax.files import write_json
+from gptjax.files import write_atomic, write_json
 from gptjax.job import Job
 
+TEXT = "text"
+"""The folder in the workdir with the documents."""
+BYTES, MENTIONS = 800, 4
+"""Bytes of code in a document, and how often a needle is written."""
 NEEDS_FACTORS = ("longrope",)
 """Scalings with a list of factors for one model, which cannot be guessed."""
 
@@ -25,6 +34,13 @@ class Settings:
     factor: int = setting(4, "longest text over model.seq_len", minimum=2, maximum=64)
     windows: int = setting(48, "held-out texts of that length", minimum=1)
     repeats: int = setting(4, "needles at each length and depth", minimum=1)
+    plant: bool = setting(
+        True,
+        "train on code of the standard library with needles between its bytes, so that finding "
+        "them is learnt; false: on config.data",
+    )
+    documents: int = setting(500, "documents that needles are planted into", minimum=10)
+    seed: int = setting(0, "of the planted needles", minimum=0)
 
 
 def check(config: Config) -> None:
@@ -43,6 +59,10 @@ def main(config: Config, folder: Path) -> int:
 
     asked: Settings = config.own["context_extension"]
     start_backend(config)
+    if asked.plant:
+        plant(folder / TEXT, asked, config.model.seq_len)
+        data = replaced(config.data, {"source": "text", "path": str(folder / TEXT)})
+        config = dataclasses.replace(config, data=data)
     rotary = find_model.find(config, "", folder / "rotary")
     other = dataclasses.replace(config, model=replaced(config.model, {"positions": "alibi"}))
     models = {
@@ -58,6 +78,26 @@ def main(config: Config, folder: Path) -> int:
     page.draw(folder, content, config.report.formats, config.report.dpi)
     print(folder / "context_extension.json")
     return 0
+
+
+def plant(place: Path, asked: Settings, length: int) -> None:
+    """Write documents of code in which a needle stands again and again, at random distances.
+
+    A key has its value for `MENTIONS` mentions, then another key comes, so that the value can be
+    read from the text before and from nothing else. Code that evaluations read is left out.
+    """
+    rng = random.Random(asked.seed)
+    code = sorted(d for d in stdlib().read() if len(d) >= BYTES and not is_heldout(digest(d), HELD))
+    for number in range(asked.documents):
+        text, made = rng.choice(code)[:BYTES].decode("utf-8", "ignore"), []
+        while text:
+            key = "".join(rng.choice(LETTERS) for _ in range(4))
+            line = FORM.format(key=key, value=rng.choice(VALUES))
+            for _ in range(MENTIONS):
+                gap = rng.randrange(2, max(length - 2 * len(line), 4))
+                made += [text[:gap], line]
+                text = text[gap:]
+        write_atomic(place / f"{number:04}.txt", "".join(made).encode())
 
 
 def extended(model: Any, factor: int) -> dict[str, Any]:

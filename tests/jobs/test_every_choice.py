@@ -402,6 +402,7 @@ ELSEWHERE = {
     ("clean", "strict"): "tests/jobs/test_clean.py",
     ("clean", "format"): "tests/jobs/test_clean.py",
     ("mixture_law", "form"): "tests/scaling/test_mixture_laws.py",
+    ("context_extension", "plant"): "tests/jobs/test_memorization.py",
     ("ensemble", "combination"): "tests/jobs/test_ensemble.py",
     ("evaluate", "style"): "tests/jobs/test_evaluate.py",
     ("quantize", "method"): "tests/jobs/test_quantize.py",

@@ -1,7 +1,9 @@
 """job=memorization, job=context_extension: canaries as told, methods by hand, figures."""
 
+import collections
 import dataclasses
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -11,6 +13,8 @@ import pytest
 from gptjax import ops
 from gptjax.data.split import digest, is_heldout
 from gptjax.errors import UserError
+from gptjax.evals import EvalConfig
+from gptjax.evals.tasks import documents_of
 from gptjax.experiment import load
 from gptjax.jobs import context_extension, memorization
 from gptjax.main import main
@@ -66,12 +70,26 @@ def test_a_model_is_extended_by_every_method_that_needs_no_list(tmp_path):
         "none": {
             "position": [8, 16],
             "loss": [3.0, 2.0],
-            "needle": {"lengths": [16, 32], "rate": [[0.0, 1.0]]},
+            "needle": {"lengths": [16, 32], "depths": [0.5], "rate": [[0.0, 1.0]]},
         }
     }
     content = {"trained": 8, "methods": rows}
     (path,) = extension_page.draw(tmp_path, content, ("png",), 50)
     assert path.exists() and "2.000 to 16" in context_extension._said(rows["none"])
+
+
+def test_planted_needles_keep_their_value_and_leave_out_what_is_scored(tmp_path):
+    asked = context_extension.Settings(documents=10)
+    context_extension.plant(tmp_path, asked, 64)
+    texts = [path.read_text() for path in sorted(tmp_path.iterdir())]
+    assert len(texts) == 10
+    scored = [document.text for document in documents_of(EvalConfig())]
+    for text in texts:
+        found = re.findall(r"\n([A-Z]{4}) = (\d)\n", text)
+        counts = collections.Counter(found)
+        assert len(counts) == len(dict(found)) > 1 and set(counts.values()) == {4}
+        code = re.sub(r"\n[A-Z]{4} = \d\n", "", text)
+        assert len(code.encode()) > 700 and not any(one.startswith(code) for one in scored)
 
 
 def test_other_positions_cannot_be_extended():
@@ -109,6 +127,7 @@ def test_the_job_trains_sizes_on_the_planted_text(tmp_path):
 def test_the_job_reads_beyond_training(tmp_path):
     """Two models for 20,000 tokens: pytest -m slow tests/jobs/test_memorization.py."""
     small = {"context_extension.windows": 2, "context_extension.repeats": 1, "model.width": 16}
+    small["context_extension.plant"] = False
     found = run(tmp_path, "context_extension", **small)
     assert set(found["methods"]) == {*ops.ROPE_SCALINGS, "alibi"} - {"longrope"}
     assert all(len(row["loss"]) == 8 for row in found["methods"].values())
