@@ -145,7 +145,7 @@ for _name, _open in (
 
 
 def get_config() -> ConfigDict:
-    """Four budgets and four sizes on each text; the loss is that of the reference alone."""
+    """Three budgets and four sizes on each text; the loss is that of the reference alone."""
     config = default_config()
     config.experiment = "cleaning_sweep"
     config.job = "compare_sweeps"
@@ -173,8 +173,8 @@ def get_config() -> ConfigDict:
         init_scale=0.15,
     )
     config.sweep.update(
-        budgets=(3e10, 6e10, 1.2e11, 2.4e11),
-        sizes=4,
+        budgets=(3e10, 6e10, 1.2e11),
+        widths=(12, 16, 24, 32),
         width_step=4,
         head_width=16,
         rule="demo_trunk",

@@ -112,7 +112,7 @@ def get_config() -> ConfigDict:
     config.sweep.update(
         plan="grid",
         widths=(12, 20, 32, 48),
-        tokens=(2e5,),
+        tokens=(1e5,),
         width_step=4,
         head_width=16,
         rule="demo_trunk",
