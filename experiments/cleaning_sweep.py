@@ -173,8 +173,8 @@ def get_config() -> ConfigDict:
         init_scale=0.15,
     )
     config.sweep.update(
-        budgets=(3e10, 6e10, 1.2e11),
-        widths=(12, 16, 24, 32),
+        budgets=(2e10, 4e10, 8e10),
+        widths=(8, 12, 16, 24),
         width_step=4,
         head_width=16,
         rule="demo_trunk",
