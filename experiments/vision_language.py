@@ -4,8 +4,8 @@
 
 A picture shows one of four shapes in one of five colours, large or small, in one of four corners,
 and its caption says so. The join is Llava's; `--config.model.vision.join=gated` is Flamingo's and
-`tiled` Llama 3.2's. Three minutes of two cores; at least 95 % of held-out captions are right word
-for word. docs/models.md has what was measured.
+`tiled` Llama 3.2's. Four minutes of two cores; with `projected` 95.3 % of 256 held-out captions are
+right word for word, and most of the others confuse small squares and circles of three pixels.
 
 A decoder that has only read captions learns to see with its own weights frozen:
 

@@ -30,7 +30,7 @@ SHAPES = {
     "triangle": lambda x, y: (abs(x) <= (y + 1) / 2) & (abs(y) <= 1),
     "cross": lambda x, y: (np.minimum(abs(x), abs(y)) <= 0.3) & (np.maximum(abs(x), abs(y)) <= 1),
 }
-RADII = {"small": 0.16, "large": 0.22}
+RADII = {"small": 0.13, "large": 0.22}
 """Half the side of a shape, of the picture's."""
 CORNERS = {"top": 0.27, "bottom": 0.73, "left": 0.27, "right": 0.73}
 CHANNELS = 3

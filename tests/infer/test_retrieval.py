@@ -1,0 +1,96 @@
+"""Retrieval: bm25s's and rank_bm25's numbers, an index on disk, both marginalisations by hand."""
+
+import itertools
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gptjax.data.tokenizers.byte import ByteTokenizer
+from gptjax.errors import UserError
+from gptjax.infer import retrieval
+
+DOCUMENTS = (
+    "red fox red",
+    "a dog and a fox",
+    "dog dog dog cat",
+    "bird",
+    "a cat sat on a mat and a mat",
+    "red bird red bird",
+)
+QUERY = "red fox a"
+# bm25s 0.3.16, method="lucene", k1=1.5, b=0.75, float64, times k1 + 1.
+BM25S = [2.827417, 2.36453, 0.0, 0.0, 1.352025, 1.508175]
+# rank_bm25 0.2.2, BM25Okapi with the same, whose logarithm is without the 1.
+OKAPI = [1.614109, 1.349857, 0.0, 0.0, 0.771841, 0.860983]
+
+
+class Words:
+    """One id a word."""
+
+    def __init__(self, documents=DOCUMENTS):
+        self.words = sorted({word for text in documents for word in text.split()})
+        self.vocab_size, self.end_of_document = len(self.words) + 2, len(self.words) + 1
+
+    def encode(self, documents):
+        known = {word: number for number, word in enumerate(self.words)}
+        for text in documents:
+            yield np.array([known.get(w, len(known)) for w in text.decode().split()])
+
+
+@pytest.fixture(scope="module")
+def index():
+    return retrieval.build(DOCUMENTS, Words())
+
+
+def asked(query):
+    return next(Words().encode([query.encode()])).tolist()
+
+
+def test_scores_are_those_of_other_libraries(index):
+    found = index.scores(asked(QUERY))
+    np.testing.assert_allclose(found, BM25S, atol=1e-6)
+    # All three words are in two documents of six: the logarithms differ by one factor.
+    np.testing.assert_allclose(found * np.log(4.5 / 2.5) / np.log(1 + 4.5 / 2.5), OKAPI, atol=2e-6)
+
+
+def test_the_best_come_first_and_a_word_asked_twice_counts_twice(index):
+    assert [which for which, _ in index.search(asked(QUERY), 3)] == [0, 1, 5]
+    np.testing.assert_allclose(
+        index.scores(asked("red red fox a")),
+        index.scores(asked(QUERY)) + index.scores(asked("red")),
+    )
+    assert not index.scores(asked("unheard")).any()
+
+
+def test_an_index_on_disk_belongs_to_its_tokenizer(index, tmp_path):
+    retrieval.save(index, tmp_path / "index")
+    again = retrieval.load(tmp_path / "index", Words())
+    assert again.documents == DOCUMENTS
+    np.testing.assert_array_equal(again.scores(asked(QUERY)), index.scores(asked(QUERY)))
+    with pytest.raises(UserError, match="index of another tokenizer's tokens"):
+        retrieval.load(tmp_path / "index", ByteTokenizer())
+    (tmp_path / "index" / retrieval.FILE).write_bytes(b"PK\x03\x04 cut")
+    with pytest.raises(UserError, match="no index that can be read"):
+        retrieval.load(tmp_path / "index", Words())
+    with pytest.raises(UserError, match="needs documents"):
+        retrieval.build([], Words())
+
+
+def test_both_marginalisations_are_sums_over_documents():
+    """All ways to choose one document, or one for each token, added up one by one."""
+    rng = np.random.default_rng(0)
+    scores, p = rng.normal(size=3), rng.uniform(0.05, 1.0, (3, 4))
+    weight = np.exp(scores) / np.exp(scores).sum()
+    prior = retrieval.prior(jnp.asarray(scores))
+    by_sequence = sum(weight[z] * p[z].prod() for z in range(3))
+    by_token = sum(
+        np.prod([weight[z] * p[z, i] for i, z in enumerate(chosen)])
+        for chosen in itertools.product(range(3), repeat=4)
+    )
+    logs = jnp.log(jnp.asarray(p, jnp.float32))
+    assert float(jnp.exp(retrieval.rag_sequence(prior, logs))) == pytest.approx(
+        by_sequence, rel=1e-5
+    )
+    assert float(jnp.exp(retrieval.rag_token(prior, logs))) == pytest.approx(by_token, rel=1e-5)
+    assert abs(by_sequence - by_token) > 1e-3
