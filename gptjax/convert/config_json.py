@@ -13,7 +13,7 @@ from typing import Any
 from gptjax.convert import biases, rotary
 from gptjax.convert.families import FAMILIES, INSTEAD, REQUIRED, Attribute, Family
 from gptjax.convert.layer_types import KINDS, LAYERS, pattern_of
-from gptjax.errors import UserError, nearest
+from gptjax.errors import UserError
 from gptjax.fields import flat, make, nested, replaced
 from gptjax.models import ModelConfig, validate
 
@@ -225,7 +225,7 @@ def _family(attributes: Mapping[str, Any]) -> Family:
     if not isinstance(name, str) or name not in FAMILIES:
         raise UserError(
             f"config.json has model_type={name!r}, which gptjax does not read; "
-            f"{nearest(name, FAMILIES)}"
+            f"it reads {', '.join(FAMILIES)}"
         )
     return FAMILIES[name]
 

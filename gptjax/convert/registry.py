@@ -46,7 +46,7 @@ def read_map(attributes: Mapping[str, Any], names: Names) -> TensorMap:
     if not isinstance(name, str) or name not in READERS:
         raise UserError(
             f"config.json has model_type={name!r}, which gptjax does not read; "
-            f"{nearest(name, READERS)}"
+            f"it reads {', '.join(READERS)}"
         )
     return READERS[name](attributes, names)
 

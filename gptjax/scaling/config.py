@@ -77,7 +77,9 @@ class FitConfig:
     weights: str = setting(
         "none", "weigh runs equally, or by their loss_stderr", choices=("none", "stderr")
     )
-    e_fixed: float | None = setting(None, "irreducible loss when it is known, in nats", minimum=0)
+    e_fixed: float | None = setting(
+        None, "irreducible loss when it is known, in nats", minimum=0, maximum=1e4
+    )
     tied_exponents: bool = setting(False, "force alpha = beta in the parametric law")
     starts: int = setting(64, "starting points of every fit", minimum=1, maximum=100_000)
     resamples: int = setting(1000, "bootstrap resamples", minimum=0, maximum=1_000_000)
@@ -92,8 +94,12 @@ class FitConfig:
     exclude_below_flops: float = setting(0.0, "runs with fewer FLOPs are left out", minimum=0)
     exclude_below_tokens: float = setting(0.0, "runs with fewer tokens are left out", minimum=0)
     exclude_above_loss: float = setting(0.0, "runs with more nats are left out; 0: none", minimum=0)
-    extrapolate: float = setting(10.0, "predict at this multiple of the largest budget", minimum=1)
-    predict_flops: tuple[float, ...] = setting((), "budgets to predict instead, in FLOPs", above=0)
+    extrapolate: float = setting(
+        10.0, "predict at this multiple of the largest budget", minimum=1, maximum=1e12
+    )
+    predict_flops: tuple[float, ...] = setting(
+        (), "budgets to predict instead, in FLOPs", above=0, maximum=1e36
+    )
     budget_tolerance: float = setting(
         0.1, "runs within this relative distance in FLOPs share a budget", above=0, below=1
     )

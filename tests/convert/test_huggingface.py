@@ -160,7 +160,7 @@ def folder(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"model_type": "lama"}, "model_type='lama', which gptjax does not read; did you mean"),
+        ({"model_type": "lama"}, "model_type='lama', which gptjax does not read; it reads gpt2, "),
         ({"quantization_config": {"bits": 4}}, "the weights are quantized"),
         ({"attention_bias": True}, "has no tensor model.layers.0.self_attn"),
         ({"hidden_act": "mish"}, "hidden_act='mish', which is not built"),

@@ -3,13 +3,14 @@
 import ast
 import importlib
 import inspect
+import json
 import sys
 from pathlib import Path
 
 import pytest
 from flat_settings import changed
 
-from gptjax import models
+from gptjax import convert, models
 from gptjax.convert.config_json import FAMILIES, LOADING, canonical, read_attributes
 from gptjax.convert.rotary import BASE, FRACTION, SCALING, TRAINED_LEN
 from gptjax.errors import UserError
@@ -214,3 +215,14 @@ def test_the_table_knows_what_the_class_reads(name):
     place = {"openai-gpt": "openai"}.get(name, name)
     module = importlib.import_module(f"transformers.models.{place}.modeling_{place}")
     assert reads(module, family.architecture) - NO_LOGITS - names_of(family) == set()
+
+
+@pytest.mark.parametrize(
+    "name", ["qwen2_moe", "gemma3", "deepseek_v3", "gpt_oss", "cohere2", "phi"]
+)
+def test_no_hint_leads_to_another_model(name, tmp_path):
+    """The family next by spelling computes another function."""
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": name}))
+    with pytest.raises(UserError, match=f"model_type='{name}'.* it reads gpt2, ") as told:
+        convert.read_config(tmp_path)
+    assert "did you mean" not in str(told.value)

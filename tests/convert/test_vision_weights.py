@@ -332,7 +332,7 @@ NOT_READ = [
     ("llava", {"text_config__model_type": "lama"}, None, "model_type='lama', which gptjax does"),
     ("llava", {"image_token_index": 13}, None, "image_token=13 is no token of text.vocab_size=13"),
     ("llava", {}, added("image_newline"), "tensor image_newline is not part of a llava"),
-    ("llava", {"model_type": "lava"}, None, "model_type='lava', .* did you mean llava"),
+    ("llava", {"model_type": "lava"}, None, "model_type='lava', .* it reads .*llava"),
 ]
 
 
@@ -354,7 +354,7 @@ def llava(**changes):
 NOT_WRITTEN = [
     (vit(first_norm=True), "", "vision.first_norm=True cannot be written as model_type=vit"),
     (vit(), "clip_vision_model", "vision.first_norm=False cannot be written as model_type=clip"),
-    (vit(mlp="swiglu"), "", "vision.mlp=swiglu cannot be written as model_type=vit; did you"),
+    (vit(mlp="swiglu"), "", "vision.mlp=swiglu cannot be written as model_type=vit; it can say"),
     (vit(pooler=True), "", "pooler=True and num_classes=5 cannot be written together"),
     (vit(), "llama", "model_type='llama' is not known for a vision transformer"),
     (llava(projector_layers=1), "", "projector_layers=1 cannot be written as model_type=llava"),

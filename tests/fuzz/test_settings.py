@@ -209,6 +209,15 @@ def real_process(words, folder, variables, seconds):
     return forked.Outcome(done.returncode, done.stdout, done.stderr, time.monotonic() - started)
 
 
+ENDED_IN_A_TRACEBACK = [("fit.extrapolate", "1e308"), ("fit.e_fixed", "1e308")]
+
+
+@pytest.mark.parametrize(("key", "value"), ENDED_IN_A_TRACEBACK)
+def test_what_ended_in_a_traceback_once(key, value, place, tmp_path):
+    words = [*command(key, place, tmp_path / "run"), f"--config.{key}={value}"]
+    judge(words, forked.run(words, tmp_path, {"GPTJAX_CACHE": str(place / "cache")}, SECONDS))
+
+
 @pytest.fixture(scope="module")
 def two_thousand():
     return sample(2000, seed=1)

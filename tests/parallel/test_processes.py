@@ -147,9 +147,9 @@ def test_a_flipped_bit_of_a_checkpoint_of_two_processes_is_found(tmp_path):
     processes[1].send_signal(signal.SIGTERM)
     finish(tmp_path, processes, status=75)
     checkpoints = tmp_path / "run" / "checkpoints"
-    (said,) = (checkpoints / "sha256").glob("last-*.json")
+    step = newest(checkpoints)
+    said = checkpoints / "sha256" / f"last-{step.name}.json"
     assert json.loads(said.read_text()).startswith("sums:")
-    (step,) = (path for path in (checkpoints / "last").iterdir() if path.name.isdecimal())
     largest = max((p for p in step.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
     content = bytearray(largest.read_bytes())
     content[len(content) // 2] ^= 1
@@ -159,10 +159,37 @@ def test_a_flipped_bit_of_a_checkpoint_of_two_processes_is_found(tmp_path):
     content[len(content) // 2] ^= 1
     largest.write_bytes(content)
     several = start(tmp_path, 1, 2, **{**long, "train.checkpoint_seconds": 0.01})
-    while not any(
-        path.name.isdecimal() for path in (checkpoints / "last").iterdir() if path != step
-    ):
+    while int(newest(checkpoints).name) == int(step.name):
         assert several[0].poll() is None, (tmp_path / "0.log").read_text()[-3000:]
         time.sleep(0.05)
     several[0].send_signal(signal.SIGTERM)
     finish(tmp_path, several, status=75)
+    several_read_what_one_saved(tmp_path, checkpoints, long)
+
+
+def newest(checkpoints):
+    """The folder of the last step that was saved."""
+    saved = (path for path in (checkpoints / "last").iterdir() if path.name.isdecimal())
+    return max(saved, key=lambda path: int(path.name))
+
+
+def several_read_what_one_saved(place, checkpoints, settings):
+    """Two processes gather the state of one to compare its SHA-256, damaged and mended."""
+    step = newest(checkpoints)
+    assert not json.loads(
+        (checkpoints / "sha256" / f"last-{step.name}.json").read_text()
+    ).startswith("sums:")
+    largest = max((p for p in step.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 1
+    largest.write_bytes(content)
+    finish(place, start(place, 2, 1, **settings), status=2)
+    assert f"{step} is damaged" in (place / "0.log").read_text()
+    content[len(content) // 2] ^= 1
+    largest.write_bytes(content)
+    both = start(place, 2, 1, **{**settings, "train.checkpoint_seconds": 0.01})
+    while int(newest(checkpoints).name) == int(step.name):
+        assert both[0].poll() is None, (place / "0.log").read_text()[-3000:]
+        time.sleep(0.05)
+    both[0].send_signal(signal.SIGTERM)
+    finish(place, both, status=75)

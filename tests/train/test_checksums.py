@@ -1,5 +1,11 @@
 """Checksums of states: alike on any mesh, unlike after any change."""
 
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import ml_dtypes
@@ -72,3 +78,40 @@ def test_any_change_is_found(change, kind):
     assert kind(after) != before
     assert not checksums.agrees(after, before)
     assert checksums.agrees(jax.tree.map(jnp.asarray, state()), before)
+
+
+BOTH = """
+import sys
+import jax
+sys.path.insert(0, sys.argv[3])
+jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
+from test_checksums import placed, state
+from jax.sharding import PartitionSpec
+from gptjax.train import checksums
+found = placed(state(), 2, PartitionSpec("fsdp"))
+assert not found["w"].is_fully_addressable
+print(checksums.sha256(found))
+print(checksums.agrees(found, checksums.sha256(found)), checksums.agrees(found, "0" * 64))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_gather_what_one_saved():
+    """Each has half of the numbers, and both get the SHA-256 of one process that has them all."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        place = f"127.0.0.1:{free.getsockname()[1]}"
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"}
+    environment["XLA_FLAGS"] = ""
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", BOTH, place, str(number), str(Path(__file__).parent)],
+            env=environment,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(2)
+    ]
+    said = [process.communicate(timeout=300)[0] for process in both]
+    whole = checksums.sha256(jax.tree.map(jnp.asarray, state()))
+    assert all(text.endswith(f"{whole}\nTrue False\n") for text in said), said

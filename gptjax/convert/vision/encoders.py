@@ -184,7 +184,7 @@ def read_vision_attributes(attributes: Mapping[str, Any]) -> tuple[VisionFamily,
     if name not in VISION_FAMILIES:
         raise UserError(
             f"config.json has model_type={name!r} for its vision, which gptjax does not read; "
-            f"{nearest(name, VISION_FAMILIES)}"
+            f"it reads {', '.join(VISION_FAMILIES)}"
         )
     family = VISION_FAMILIES[name]
     check_rest(attributes, {**LOADING, **family.only}, family.model_type)
@@ -293,7 +293,7 @@ def _lacks(family: VisionFamily, config: VisionConfig) -> list[str]:
         if isinstance(row.read, Mapping) and value not in row.read.values():
             reasons.append(
                 f"vision.{row.ours}={value} cannot be written as model_type={family.model_type}; "
-                f"{nearest(value, row.read.values())}"
+                f"it can say {', '.join(map(str, row.read.values()))}"
             )
     return reasons
 
