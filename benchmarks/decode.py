@@ -37,7 +37,8 @@ def ours(dtype):
     params = models.unstacked(config, models.init(config, jax.random.key(0)))
     if dtype != "float32":
         params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
-    model = infer.Model(config, params)
+    model = infer.for_few_rows(infer.Model(config, params))
+    params = model.params
     request = infer.sampling("greedy", max_tokens=ANSWER)
 
     def run(prompts):

@@ -11,7 +11,7 @@ from gptjax.infer.beam import BeamSearch, beam_search
 from gptjax.infer.generate import Answer, generate, stream
 from gptjax.infer.limits import Limits
 from gptjax.infer.members import Contrast, Mixture, joined, streaming
-from gptjax.infer.model import Model, load, prepare
+from gptjax.infer.model import Model, for_few_rows, load, prepare
 from gptjax.infer.pplm import Bag, Steering, steer
 from gptjax.infer.settings import PRESETS, Sampling, sampling
 from gptjax.infer.speculative import Gain, best_drafts, expected_tokens, speculate
@@ -34,6 +34,7 @@ __all__ = [
     "best_of",
     "best_right",
     "expected_tokens",
+    "for_few_rows",
     "generate",
     "joined",
     "load",

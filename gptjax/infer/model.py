@@ -10,9 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gptjax import convert, models
+from gptjax import convert, models, quant
 from gptjax.data.tokenizers import Tokenizer
 from gptjax.errors import UserError
+from gptjax.models.output_first import Embedding, OutputFirst
+from gptjax.quant.matrices import EMBEDDING, inside
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,3 +115,37 @@ def prepare(
     by_layer = jax.jit(functools.partial(models.unstacked, found.config))
     params = by_layer(jax.tree.map(jnp.asarray, found.params))
     return Model(found.config, params, tokenizer or found.tokenizer, found.chat, name)
+
+
+LARGE = 1 << 16
+"""Weights from which a matrix is turned: smaller ones cost little either way."""
+
+
+def for_few_rows(model: Model) -> Model:
+    """The model with its large matrices kept for products of few tokens (`OutputFirst`), on a CPU.
+
+    Answers of up to 32 at a time are made faster, with other last digits. Other devices,
+    joined models and leaves that are no arrays stay as they are.
+    """
+    if jax.default_backend() != "cpu" or model.others:
+        return model
+    turned = jax.jit(functools.partial(_turned, model.config))
+    return dataclasses.replace(model, params=turned(model.params))
+
+
+def _turned(config: models.ModelConfig, params: Any) -> Any:
+    blocks = list(params["blocks"])
+    for matrix in quant.matrices(config):
+        layer = matrix.layer
+        tree, path = (params, matrix.name) if layer is None else (blocks[layer], matrix.inner)
+        leaf = inside(tree, path)
+        if matrix.lead or matrix.size < LARGE or not jax.tree_util.all_leaves([leaf]):
+            continue
+        kept: Any = OutputFirst.of(leaf, len(matrix.inputs))
+        if matrix.name == EMBEDDING:
+            kept = Embedding(leaf)
+        if layer is None:
+            params = inside(params, path, kept)
+        else:
+            blocks[layer] = inside(tree, path, kept)
+    return {**params, "blocks": tuple(blocks)}

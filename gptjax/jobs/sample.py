@@ -70,11 +70,13 @@ def check(config: Config) -> None:
 
 def main(config: Config, folder: Path) -> int:
     """Print the answers as they are made, and tokens per second at the end."""
+    from gptjax import infer
     from gptjax.stages import find_model
 
     asked: Settings = config.own["sample"]
     start_backend(config)
-    model = _model(find_model.find(config, asked.model, folder), asked)
+    model = infer.for_few_rows(find_model.find(config, asked.model, folder))
+    model = _model(model, asked)
     questions = _questions(asked, model)
     request, done = _request(asked), []
     started, tokens = time.perf_counter(), 0

@@ -85,7 +85,7 @@ def _model(asked: Settings) -> Any:
     """
     from gptjax import infer
 
-    model = infer.load(asked.model)
+    model = infer.for_few_rows(infer.load(asked.model))
     if model.tokenizer is None:
         raise UserError(
             f"serve.model={asked.model} has no tokenizer, so texts cannot be served; put the "
