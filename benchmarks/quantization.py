@@ -81,7 +81,7 @@ def measure(config, folder, *, rounds, heldout_tokens, answer=ANSWER, methods=ME
         row = {"method": name, "bytes": quant.nbytes(params), "loss": found.loss}
         rows.append(row | {"bits_per_byte": found.bits_per_byte})
     for batch in (1, 8):
-        times = {name: [] for name in made}
+        times: dict[str, list] = {name: [] for name in made}
         for number in range(rounds + 1):
             for name in made:
                 found = seconds(ready[name], batch, answer)

@@ -132,7 +132,9 @@ def waited_for(started, when):
 
 def continuous(batcher, requests):
     """Served requests of a batcher that new ones enter at any step."""
-    started, todo, served, numbers = time.perf_counter(), [*requests], [], {}
+    started, todo = time.perf_counter(), [*requests]
+    served: list[Served] = []
+    numbers: dict[int, Served] = {}
     while todo or batcher.busy:
         now = time.perf_counter() - started
         while todo and todo[0].arrives <= now:
@@ -151,7 +153,8 @@ def continuous(batcher, requests):
 
 def static(batcher, requests):
     """The same of batches of as many as there are slots: none enters before all have ended."""
-    started, todo, served = time.perf_counter(), [*requests], []
+    started, todo = time.perf_counter(), [*requests]
+    served: list[Served] = []
     while todo:
         waited_for(started, todo[0].arrives)
         now = time.perf_counter() - started
@@ -249,7 +252,7 @@ def overhead(model, size, rounds):
     spoken = dataclasses.replace(model, tokenizer=_Bytes(size.config.vocab_size))
     alone, served = infer.Batcher(spoken, limits), infer.Batcher(spoken, limits)
     tokens = size.longest // 2
-    times = {"alone": [], "server": []}
+    times: dict[str, list] = {"alone": [], "server": []}
     with server(served) as port:
         for number in range(rounds + 1):
             found = {
@@ -281,7 +284,7 @@ def measure(size, *, rounds, load):
     seconds = size.requests * mean * step / SLOTS / load
     requests = requests_of(size, seconds)
     continuous(batcher, [dataclasses.replace(one, arrives=0.0) for one in requests[: 2 * SLOTS]])
-    found = {"static": [], "continuous": []}
+    found: dict[str, list] = {"static": [], "continuous": []}
     for _ in range(rounds):
         for name, serve in (("continuous", continuous), ("static", static)):
             found[name].append(summary(requests, serve(batcher, requests)))
