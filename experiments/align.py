@@ -4,9 +4,10 @@
 
 A right answer is six capitals. A base of texts with letters of either case, supervised
 fine-tuning, preferences drawn from it, a reward model, best of 16, PPO by that reward model, DPO on
-the same preferences, and GRPO by the program that knows the answers. Three minutes of processor
-time; the share of right places rises from .40 (base) over .57 (fine-tuned) to .93 (PPO) and .99
-(GRPO). docs/alignment.md has the table.
+the same preferences, GRPO by the program that knows the answers, and constitutional AI, in which
+the model revises and judges its own answers. Before the last was added it took three minutes of
+processor time, and the share of right places rose from .40 (base) over .57 (fine-tuned) to .93
+(PPO) and .99 (GRPO). docs/alignment.md has the table.
 """
 
 from ml_collections import ConfigDict
