@@ -9,8 +9,7 @@ need no extra (repetition, quality, c4, exact, near) make the other text of it. 
 scored on a third part of the prose, clean and in neither, and each gets a law; the compute
 multiplier says how many times as many FLOPs the spoilt text needs for the same loss.
 
-24 runs of 1.1e12 FLOPs in all; the plan predicts half a minute of training for each text on two
-cores. The multiplier has not been measured yet.
+24 runs of 1.1e12 FLOPs in all: about three minutes on two cores.
 """
 
 import ast
