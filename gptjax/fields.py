@@ -240,7 +240,10 @@ def advice(key: str, cls: type, section: str) -> str:
         near = nearest(key, [leaf.key for leaf in leaves(cls)])
     if near.startswith("choose"):
         same = [leaf.key for leaf in leaves(cls) if leaf.key.endswith(f".{key}")]
-        return f"did you mean {section}.{same[0]}?" if same else near
+        if same:
+            return f"did you mean {section}.{same[0]}?"
+        if outer not in inside:  # the keys of inner sections would make a sentence of a page
+            return nearest(key, [field.name for field in dataclasses.fields(cls)])
     return near
 
 

@@ -102,6 +102,7 @@ def test_a_frozen_decoder_keeps_its_bits(tmp_path, capsys):
     assert "use job=caption" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_cells_of_a_sweep_see_their_pictures():
     """Stacked cells are those trained alone, and sizes and FLOPs of the plan hold the tower."""
     grid = {"job": "sweep", "sweep.plan": "grid", "sweep.rule": "fixed"}

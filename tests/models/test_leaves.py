@@ -138,7 +138,7 @@ def test_a_leaf_without_a_rule_is_named():
 def test_products_of_parameters_are_in_one_file():
     """No module of models/ multiplies, transposes or looks up a parameter by itself.
 
-    Kinds of leaves have their own arrays in hand: `quantized.py` is the rules of such.
+    Kinds of leaves have their own arrays in hand: the exempted files are the rules of such.
     """
     room = Path(gptjax.__file__).parent / "models"
     raw = re.compile(r"ops\.(linear|ragged_product|slot_product)\(|\bw_[A-Z]+\.(T|reshape)")
@@ -146,6 +146,6 @@ def test_products_of_parameters_are_in_one_file():
         f"{path.relative_to(room)}: {line.strip()}"
         for path in room.rglob("*.py")
         for line in path.read_text().splitlines()
-        if raw.search(line) and path.name not in ("product.py", "quantized.py")
+        if raw.search(line) and path.name not in ("product.py", "quantized.py", "output_first.py")
     }
     assert not found

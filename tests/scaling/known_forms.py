@@ -198,6 +198,23 @@ CONTRACT = {
     "smooth": Case(
         LINE, {"top": 0.9, "K": 8.0, "alpha": 0.2}, {"params": 1e12}, kind="squares", noise=0.01
     ),
+    "overoptimization_best_of_n": Case(
+        {"distance": np.linspace(0.2, 4, 20)},
+        {"alpha": 0.8, "beta": 0.15},
+        {"distance": 6.0},
+        kind="squares",
+        noise=0.01,
+    ),
+    "overoptimization_rl": Case(
+        {"distance": np.linspace(0.2, 4, 20)},
+        {"alpha": 0.8, "beta": 0.4},
+        {"distance": 6.0},
+        kind="squares",
+        noise=0.01,
+    ),
+    "effective_data_transferred": Case(
+        ND, {"k": 500.0, "alpha": 0.2, "beta": 0.4}, {"params": 1e11, "tokens": 1e13}
+    ),
     "power_nd": Case(ND, {"K": 3.0, "a": -0.25, "b": 0.11}, {"params": 1e11, "tokens": 1e13}),
     "critical_batch": Case(
         {"batch": np.geomspace(1e4, 1e7, 9)}, {"S_min": 2e3, "B_crit": 3e5}, {"batch": 1e8}

@@ -45,6 +45,7 @@ MODEL = ModelConfig(depth=1, width=8, num_heads=1, seq_len=16, vocab_size=257)
 class FakeSession:
     class corpus:
         entropy_nats = None
+        parts = ()
 
 
 def cell(seed: int) -> Cell:
@@ -388,6 +389,7 @@ def test_known_entropy_replaces_the_noise_of_the_sample(tmp_path, monkeypatch):
     class Known(FakeSession):
         class corpus:
             entropy_nats = 0.5
+            parts = ()
 
     scored = dataclasses.replace(result(), evaluation=Evaluation(0.93, 0.01, 1.4, excess=0.4))
     monkeypatch.setattr(claimed_bundle, "run", lambda *a: scored)

@@ -36,6 +36,10 @@ CORNERS = {"top": 0.27, "bottom": 0.73, "left": 0.27, "right": 0.73}
 CHANNELS = 3
 
 
+VERSION = 1
+"""Of the drawing: other pictures for the same settings get another one."""
+
+
 @dataclasses.dataclass(frozen=True)
 class CaptionedShapesConfig:
     """The settings of the source `captioned-shapes`."""
@@ -63,7 +67,7 @@ def draw(config: CaptionedShapesConfig) -> Iterator[tuple[bytes, np.ndarray]]:
 
 def _open(own: CaptionedShapesConfig, config: "DataConfig", seq_len: int) -> Pictured:
     return Pictured(
-        stamp={"captioned-shapes": dataclasses.asdict(own)},
+        stamp={"captioned-shapes": {**dataclasses.asdict(own), "version": VERSION}},
         read=lambda: draw(own),
         field="data.source='captioned-shapes'",
     )

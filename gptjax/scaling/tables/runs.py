@@ -326,7 +326,7 @@ def _check(table: Table, column: str, what: str, values: np.ndarray, *, raw: boo
             raise UserError(
                 f"{place}={value:g} must be above zero; remove the row or correct it{hint}"
             )
-        if value > limit:
+        if abs(value) > limit:
             raise UserError(f"{place}={value:g} is beyond {limit:g}; check the column's unit")
 
 
