@@ -86,6 +86,8 @@ def majority_right(
     """
     if truth < 0:
         return 0.0
+    if k == 1:
+        return counts[truth] / sum(counts)
     rng = np.random.default_rng(seed)
     drawn = rng.multivariate_hypergeometric(np.asarray(counts), k, size=draws)
     most = drawn.max(axis=1, keepdims=True)

@@ -101,7 +101,9 @@ def test_the_whole_at_a_tiny_size(tmp_path, capsys):
     found = json.loads((tmp_path / "run" / "test_time_compute.json").read_text())
     assert len(found["rows"]) == 15 and found["form"] in ("beta", "power")
     for row in found["rows"]:
-        assert row["one"] >= max(row["majority"], row["likeliest"]) - 1e-9
+        assert row["one"] >= row["likeliest"] - 1e-9
+        noise = 0.0 if row["samples"] == 1 else 0.01  # majorities of drawn subsets
+        assert row["one"] >= row["majority"] - noise - 1e-9
     models = sorted((tmp_path / "run").glob("width-*"))
     times = [path.stat().st_mtime_ns for path in models]
     assert main(command) == 0 and len(models) == 3
