@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from gptjax.files import write_atomic
-from gptjax.report import style, svg
+from gptjax.report import style
+from gptjax.report.figure_block import figure_block
 from gptjax.report.numbers import count_text
 from gptjax.report.tables import table
-from gptjax.report.template import Section, page, render
+from gptjax.report.template import Section, page
 
 REASONS = 10
 """Reasons of a stage that are listed."""
@@ -147,5 +148,4 @@ def _lengths(result: Mapping[str, Any]) -> str:
 
 def _drawn(figure: Any, name: str, claim: str, caption: str) -> str:
     style.settle(figure)
-    drawing = svg.inline_svg(figure, name, claim, style.palette(1), {})
-    return render("figure", name=name, claim=claim, drawing=drawing, caption=caption, links=[])
+    return figure_block(figure, name, claim, style.palette(1), caption=caption)

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from gptjax.files import write_atomic
-from gptjax.report import style, svg, tables, words
+from gptjax.report import style, tables, words
 from gptjax.report.config import ReportConfig
+from gptjax.report.figure_block import figure_block
 from gptjax.report.numbers import count_text, fixed_text, interval_text, percent_text
 from gptjax.report.plots import Plot, choose_plots
 from gptjax.report.template import Section, markup, page, render
@@ -83,14 +84,9 @@ def _draw(plot: Plot, shown: Scene, workdir: Path, config: ReportConfig) -> str:
     saved = style.save(figure, Path(workdir) / "figures", plot.name, config.formats, config.dpi)
     hover = {gid: (cell, shown.by_cell[cell].text) for cell, gid in shown.gids.items()}
     colours = style.palette(len(shown.budgets))
-    drawing = svg.inline_svg(figure, plot.name, plot.claim, colours, hover)
-    return render(
-        "figure",
-        name=plot.name,
-        claim=plot.claim,
-        drawing=drawing,
-        caption=markup(plot.caption),
-        links=[(path.name, path.suffix[1:].upper()) for path in saved],
+    caption = markup(plot.caption)
+    return figure_block(
+        figure, plot.name, plot.claim, colours, caption=caption, saved=saved, hover=hover
     )
 
 

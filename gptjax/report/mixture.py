@@ -9,10 +9,11 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from gptjax.files import write_atomic
-from gptjax.report import style, svg
+from gptjax.report import style
 from gptjax.report.config import ReportConfig
+from gptjax.report.figure_block import figure_block
 from gptjax.report.tables import table
-from gptjax.report.template import Section, markup, page, render
+from gptjax.report.template import Section, markup, page
 
 Draw = tuple[str, float, Any]
 """A figure's name, its height in inches, and what draws it on axes."""
@@ -97,14 +98,7 @@ def build(
     colours = style.palette(1)
     drawn = draw(folder, figures, config)
     shown = [
-        render(
-            "figure",
-            name=name,
-            claim=CLAIMS[name],
-            drawing=svg.inline_svg(figure, name, CLAIMS[name], colours, {}),
-            caption="",
-            links=(),
-        )
+        figure_block(figure, name, CLAIMS[name], colours)
         for (name, _, _), figure in zip(figures, drawn, strict=True)
     ]
     words = f"{found['sentence']} {found['check_sentence']}"

@@ -9,9 +9,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from gptjax.files import write_atomic
-from gptjax.report import style, svg
+from gptjax.report import style
+from gptjax.report.figure_block import figure_block
 from gptjax.report.tables import table
-from gptjax.report.template import Section, page, render
+from gptjax.report.template import Section, markup, page
 
 TITLES = {"best_of_n": "best of n", "rl": "reinforcement learning"}
 
@@ -29,15 +30,15 @@ def build(
     saved = style.save(figure, folder / "figures", "overoptimization", formats, dpi)
     colours = style.palette(len({one.pairs for one in curves}))
     claim = "What is optimised rises, and what was wanted falls"
-    shown = render(
-        "figure",
-        name="overoptimization",
-        claim=claim,
-        drawing=svg.inline_svg(figure, "overoptimization", claim, colours, {}),
+    shown = figure_block(
+        figure,
+        "overoptimization",
+        claim,
+        colours,
         caption="Points: every best of n, every round of a policy. Lines: the laws, with the "
         "interval of their mean. Above: gold reward over that of the first policy; below: the "
         "reward model's, in its own units.",
-        links=[(path.name, path.suffix[1:].upper()) for path in saved],
+        saved=saved,
     )
     html = page(
         "Over-optimisation of reward models",
@@ -45,7 +46,7 @@ def build(
         facts=[f"{len(curves)} laws", f"{len(rows)} points"],
         colours=colours,
         sections=[
-            Section("Answer", "".join(f"<p>{line}</p>" for line in content["notes"])),
+            Section("Answer", "".join(f"<p>{markup(line)}</p>" for line in content["notes"])),
             Section("Figure", f'<div class="figures">{shown}</div>'),
             Section("Laws", _laws(curves) + _slopes(content)),
         ],

@@ -10,10 +10,11 @@ from matplotlib.axes import Axes
 from rich.table import Table
 
 from gptjax.files import write_atomic
-from gptjax.report import style, svg, tables
+from gptjax.report import style, tables
 from gptjax.report.config import ReportConfig
+from gptjax.report.figure_block import figure_block
 from gptjax.report.numbers import count_text, duration_text, fixed_text, interval_text, power_text
-from gptjax.report.template import Section, markup, page, render
+from gptjax.report.template import Section, markup, page
 from gptjax.report.view import Json, Number, number, real
 
 DASHES = ("-", (0, (4, 1.4)), (0, (1, 1.2)), (0, (5, 1.2, 1, 1.2)), (0, (8, 1.5)))
@@ -250,8 +251,7 @@ def _draw(
         style.settle(figure)
     style.save(figure, folder / "figures", name, config.formats, config.dpi)
     colours = style.palette(len(content["laws"]))
-    drawing = svg.inline_svg(figure, name, claim, colours, {})
-    return render("figure", name=name, claim=claim, drawing=drawing, caption=caption, links=())
+    return figure_block(figure, name, claim, colours, caption=caption)
 
 
 def _standings_html(content: Json) -> str:

@@ -9,10 +9,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from gptjax.files import write_atomic
-from gptjax.report import style, svg
+from gptjax.report import style
+from gptjax.report.figure_block import figure_block
 from gptjax.report.numbers import count_text
 from gptjax.report.tables import table
-from gptjax.report.template import Section, markup, page, render
+from gptjax.report.template import Section, markup, page
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -31,15 +32,15 @@ def build(
     saved = style.save(figure, folder / "figures", "transfer", formats, dpi)
     colours = style.palette(len({row["params"] for row in rows}))
     claim = "Pre-training is worth data, most where there is little"
-    shown = render(
-        "figure",
-        name="transfer",
-        claim=claim,
-        drawing=svg.inline_svg(figure, "transfer", claim, colours, {}),
+    shown = figure_block(
+        figure,
+        "transfer",
+        claim,
+        colours,
         caption="Left: held-out loss at the early stop, from scratch (lines) and pre-trained "
         "(points). Right: tokens that pre-training is worth, and the law with the interval of its "
         "mean.",
-        links=[(path.name, path.suffix[1:].upper()) for path in saved],
+        saved=saved,
     )
     html = page(
         "Effective data transferred",
