@@ -115,6 +115,8 @@ def test_effective_data_is_read_between_the_runs_from_scratch():
     )
     noisy = [4.0, 3.0, 3.1, 2.0]  # the third is worse than with fewer tokens
     assert effective_data([1, 2, 3, 4], noisy, 2.5) > 3.0
+    # A loss of 5 after one of 4 counts as 4: half of the way in ln L is sqrt(200 · 400) tokens.
+    assert effective_data([100, 200, 400], [4, 5, 1], 2) == pytest.approx(np.sqrt(200 * 400))
 
 
 def run_of(params, tokens, pretrained, worth):
