@@ -100,6 +100,12 @@ def check(config: "DataConfig") -> None:
             raise UserError(
                 f"data.weights{where} sum to {sum(row):.6g}; give weights that sum to 1"
             )
+        for weight, count_of, label in zip(row, counts_of(row), sources_of(config), strict=True):
+            if weight > 0 and not count_of:
+                raise UserError(
+                    f"data.weights gives {label!r} a part of {weight:g}, and {1 / PLACES:.2g} is "
+                    "the least that is exact; give 0 or more than that"
+                )
     if list(config.phases) != sorted(set(config.phases)):
         raise UserError(f"data.phases={config.phases} must rise; sort them and give each once")
     if len(config.repeats) not in (1, count):

@@ -63,6 +63,8 @@ class Index:
         longer_N = 1 - self.b + self.b * self.lengths_N / max(self.lengths_N.mean(), 1e-9)
         found = np.zeros(N)
         for term, times in Counter(query).items():
+            if term + 1 >= len(self.starts_V):
+                continue  # no token of the index
             here = slice(*self.starts_V[term : term + 2])
             which, f = self.where_P[here], self.counts_P[here]
             rarity = np.log1p((N - len(which) + 0.5) / (len(which) + 0.5))

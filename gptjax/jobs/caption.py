@@ -95,7 +95,7 @@ def main(config: Config, folder: Path) -> int:
     spec = make_run(config, corpus)
     if decoder is not None:
         _check_decoder(config, spec, decoder)
-    session = FrozenDecoder(corpus, config, decoder)
+    session = FrozenDecoder(corpus, config, decoder and decoder.params)
     workdir.open_workdir(config, folder, fingerprint=session.fingerprint)
     with claimed_run.claimed(folder, config.sweep.claim_seconds) as fence:
         if not own_folder.has_params(folder / own_folder.MODEL):
@@ -163,22 +163,39 @@ def _decoder(config: Config) -> tuple[Any, Config]:
         return None, config
     found = convert.load(config.general.model_folder)
     optim = dataclasses.replace(config.optim, frozen=(*config.optim.frozen, ALL_BUT_VISION))
-    return found.params, dataclasses.replace(config, optim=optim)
+    return found, dataclasses.replace(config, optim=optim)
 
 
-def _check_decoder(config: Config, spec: RunSpec, decoder: Any) -> None:
-    """Refuse a decoder of other shapes, naming the first leaf."""
-    plain = dataclasses.replace(spec.model, vision=type(spec.model.vision)())
-    wanted, found = (
-        {path: leaf.shape for path, leaf in by_path(tree).items()}
-        for tree in (shapes_of(models.init, plain), decoder)
+FREE = frozenset(
+    (
+        *("family", "preset", "seq_len", "init_scale", "hidden_init_scale", "dropout", "vision"),
+        *("layers", "attention_impl", "compute_dtype", "remat"),
     )
-    for path in sorted(wanted.keys() | found.keys()):
-        if wanted.get(path) != found.get(path):
+)
+"""Settings of a decoder that change neither its shapes nor what it computes."""
+
+
+def _check_decoder(config: Config, spec: RunSpec, found: convert.Model) -> None:
+    """Refuse a decoder of other shapes, naming the first leaf, or one that computes otherwise."""
+    plain = dataclasses.replace(spec.model, vision=type(spec.model.vision)())
+    wanted, given = (
+        {path: leaf.shape for path, leaf in by_path(tree).items()}
+        for tree in (shapes_of(models.init, plain), found.params)
+    )
+    for path in sorted(wanted.keys() | given.keys()):
+        if wanted.get(path) != given.get(path):
             raise UserError(
                 f"config.model_folder={config.general.model_folder} has {path} of shape "
-                f"{found.get(path)}, and the sections model and data make {wanted.get(path)}; give "
+                f"{given.get(path)}, and the sections model and data make {wanted.get(path)}; give "
                 "the settings that the decoder was trained with"
+            )
+    for field in dataclasses.fields(spec.model):
+        theirs, ours = getattr(found.config, field.name), getattr(spec.model, field.name)
+        if theirs != ours and field.name not in FREE:
+            raise UserError(
+                f"config.model_folder={config.general.model_folder} has model.{field.name}="
+                f"{theirs!r}, and the config {ours!r}; give the settings that the decoder was "
+                "trained with"
             )
 
 

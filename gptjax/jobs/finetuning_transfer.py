@@ -22,6 +22,7 @@ from gptjax.config import Config, enable_compilation_cache, load_corpus, make_ru
 from gptjax.data import Corpus
 from gptjax.data.sources.stdlib import stdlib
 from gptjax.engines.devices import start_backend
+from gptjax.engines.workdir import open_workdir
 from gptjax.errors import UserError
 from gptjax.fields import setting
 from gptjax.files import read_json, write_json
@@ -92,7 +93,7 @@ def main(config: Config, folder: Path) -> int:
     asked: Settings = config.own["finetuning_transfer"]
     start_backend(config)
     enable_compilation_cache(config)
-    folder.mkdir(parents=True, exist_ok=True)
+    open_workdir(config, folder, fingerprint="written by the job")
     write_texts(config, folder)
     rows = []
     for width in sorted(set(asked.widths)):
@@ -157,6 +158,11 @@ class PartialSession(Session):
     def read_only(self, tokens: int) -> None:
         """Train on so many tokens from now on."""
         whole = np.asarray(self.corpus.train)
+        if tokens > len(whole):
+            raise UserError(
+                f"finetuning_transfer: the prose has {len(whole)} tokens for training, fewer than "
+                f"{tokens} of a run; give more finetuning_transfer.target_bytes or fewer tokens"
+            )
         self._arrays = jnp.asarray(np.resize(whole[:tokens], whole.shape))
         self.fingerprint = f"{self._whole}-{tokens}"
 

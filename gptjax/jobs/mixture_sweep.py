@@ -24,12 +24,13 @@ from gptjax.scaling.data_mixtures.optimum import BestMixture, best_mixture
 from gptjax.stages import mixture_law, plan
 from gptjax.stages.sweep import corpus_facts
 from gptjax.sweeps import Cell, records
-from gptjax.sweeps.mixtures import Weights, cells_of, drawn, rounded
+from gptjax.sweeps.mixtures import DECIMALS, Weights, cells_of, drawn, rounded
 
 PARAMS = "params_non_embedding_with_head"
 LEAST = 3
 """Mixtures for each source that a plan has at least."""
-TOTAL = "total"
+TOTAL = "(loss of runs)"
+"""No label of a source, which begins with a letter."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,6 +181,7 @@ def _best(
     length = large.run.model.seq_len
     leave = np.broadcast_to(config.data.repeats, (len(corpus.parts),))
     caps = leave * np.array(corpus.train_windows(length)) / (large.run.steps * large.run.batch_size)
+    caps = np.maximum(caps - len(caps) * 10.0**-DECIMALS, 0.0)  # rounding raises a weight by less
     return best_mixture(
         list(laws.values()),
         np.array(config.data.weights),

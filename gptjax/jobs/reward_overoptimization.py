@@ -22,6 +22,7 @@ from gptjax.align import best_of_n, reinforce, reward_model, rollouts, tasks
 from gptjax.align.rollouts import Answers, Prompt
 from gptjax.config import Config, enable_compilation_cache
 from gptjax.engines.devices import start_backend
+from gptjax.engines.workdir import open_workdir
 from gptjax.errors import UserError
 from gptjax.fields import setting
 from gptjax.job import Job
@@ -78,7 +79,7 @@ def main(config: Config, folder: Path) -> int:
     """All steps, the points, and the laws through them."""
     start_backend(config)
     enable_compilation_cache(config)
-    folder.mkdir(parents=True, exist_ok=True)
+    open_workdir(config, folder, fingerprint="written by the job")
     write_texts(config, folder)
     timed(folder / "base", lambda: base(config, folder / "base.jsonl", folder / "base"))
     course, heldout = first_policy(config, folder)
@@ -171,8 +172,13 @@ def write_preferences(config: Config, folder: Path, course: reinforce.Course) ->
             chosen, rejected = (answers.asked[j].text for j in (better, worse))
             if gold[better] > gold[worse] and chosen and rejected:
                 lines.append({**one.said, "chosen": chosen, "rejected": rejected})
+    if len(lines) < most:
+        raise UserError(
+            f"reward_overoptimization.pairs={most}: of {2 * most} pairs of answers {len(lines)} "
+            "differ in their gold reward; give fewer pairs or longer answers"
+        )
     for pairs, number in reward_models(config):
-        some = random.Random(1000 * seed + number).sample(lines, min(pairs, len(lines)))
+        some = random.Random(1000 * seed + number).sample(lines, pairs)
         write_lines(folder / f"preferences-{pairs}-{number}.jsonl", some)
 
 

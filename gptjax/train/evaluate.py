@@ -101,7 +101,7 @@ def _of_mixture(spec: RunSpec, corpus: Corpus, sums: np.ndarray, counts: np.ndar
         nats_a_byte = float(parts @ (known / bytes_K))
     return Evaluation(
         loss=loss,
-        stderr=float(np.sqrt(np.nansum((parts * np.array(errors)) ** 2))),
+        stderr=float(np.sqrt(np.sum((parts * np.array(errors))[parts > 0] ** 2))),
         bits_per_byte=nats_a_byte / math.log(2),
         by_source={
             part.label: float(loss)

@@ -229,3 +229,10 @@ def test_a_session_of_part_of_the_corpus_repeats_its_first_tokens(base, monkeypa
 def test_every_amount_has_its_reward_models():
     found = list(reward_overoptimization.reward_models(config_of("reward_overoptimization")))
     assert found[:3] == [(64, 0), (64, 1), (64, 2)] and len(found) == 12
+
+
+def test_a_gold_reward_that_only_falls_has_its_peak_at_the_start():
+    values = {"alpha": np.array([-0.5, 0.5, 0.5]), "beta": np.array([0.1, 0.1, -0.1])}
+    found = overoptimization.peak(overoptimization.BEST_OF_N, values)
+    np.testing.assert_allclose(found[:2], [0.0, 2.5])
+    assert np.isnan(found[2])

@@ -128,6 +128,10 @@ CODE = "code: source=python-stdlib"
     "settings, words",
     [
         ({"sources": (CODE, "b: path=x"), "weights": (0.5, 0.4)}, "data.weights sum to 0.9"),
+        (
+            {"sources": (CODE, "b: path=x"), "weights": (0.99997, 0.00003)},
+            "the least that is exact",
+        ),
         ({"sources": (CODE,), "weights": ()}, "data.weights has 0 entries for 1 data.sources"),
         ({"weights": (1.0,)}, "data.weights is for a mixture and data.sources is empty"),
         ({"sources": ("code",), "weights": (1.0,)}, "write it as LABEL: KEY=VALUE"),

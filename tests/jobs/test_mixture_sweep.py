@@ -83,7 +83,7 @@ def test_what_is_useless_gets_no_weight_and_the_check_stands(
     assert len(check["rows"]) == 3 and {"best", "prior"} <= set(check)
     for row in check["rows"]:  # thirty steps of a tiny model
         assert row["measured"] == pytest.approx(row["predicted"], rel=0.1)
-    assert set(found["laws"]) == {"words", "total"}
+    assert set(found["laws"]) == {"words", "(loss of runs)"}
     assert "</html>" in (workdir / "report.html").read_text()
     assert main(flags(place, workdir)) == 0  # nothing is trained again
     assert json.loads((workdir / "mixture.json").read_text()) == found

@@ -1,6 +1,7 @@
 """Tables as other people's tools write them: dialects, states, units, curves, hidden settings."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -8,7 +9,8 @@ from known_runs import runs_table
 
 from gptjax import scaling
 from gptjax.errors import UserError
-from gptjax.scaling.tables import states
+from gptjax.scaling.tables import states, units
+from gptjax.scaling.tables.table import Table
 
 HEADER = "params,tokens,loss\n"
 PLAIN = "20145496,8273147837,3.71013\n32232794,5170717334,3.61369\n"
@@ -281,3 +283,60 @@ def test_several_conditions_select_rows():
 def test_duplicates_can_be_kept():
     table = {n: [*v, *v[:2]] for n, v in runs_table().items()}
     assert len(scaling.prepare(table, scaling.FitConfig(keep_duplicates=True))) == 37
+
+
+@pytest.mark.parametrize(
+    ("column", "cells", "left_out"),
+    [
+        ("job_exit_code", [0, 1], [1]),
+        ("sys/exit_code", [0, 137], [1]),
+        ("exit_status", ["COMPLETED", "FAILED"], [1]),
+        ("state", ["10 errors", "0 errors"], [0]),
+        ("state", ["bloom done", "installed ok"], []),
+        ("error", ["No error", "CUDA OOM"], [1]),
+        ("timeout", ["24h", "24h"], []),
+        ("success", ["failed", "ok"], [0]),
+        ("has_crashed", ["yes", "no"], [0]),
+    ],
+)
+def test_flags_and_codes_are_read_by_what_they_say(column, cells, left_out):
+    found, _ = states.unfinished(Table.from_columns({"params": [1e6, 2e6], column: cells}, "t"))
+    assert sorted(found) == left_out
+
+
+def test_shares_of_progress_that_are_missing_are_a_doubt():
+    table = Table.from_columns({"params": [1e6, 2e6, 3e6], "progress": [0.5, math.nan, 1.0]}, "t")
+    found, doubts = states.unfinished(table)
+    assert sorted(found) == [0] and "empty in 1 row" in doubts[0]
+
+
+@pytest.mark.parametrize(
+    ("column", "unit"),
+    [
+        *(("valPPL", "perplexity"), ("valPerplexity", "perplexity"), ("myppl", "perplexity")),
+        *(("loss_bits", "bits"), ("val_bpb", "bits"), ("loss_4bits", ""), ("loss_bits4", "")),
+        ("val_loss", ""),
+    ],
+)
+def test_the_unit_of_a_loss_by_its_name(column, unit):
+    if not unit:
+        return units.check_loss("t", column, np.array([3.0, 2.5]))
+    with pytest.raises(UserError, match=f"fit.loss_unit={unit}"):
+        units.check_loss("t", column, np.array([3.0, 2.5]))
+
+
+def test_columns_of_json_are_joined_by_the_names_of_their_rows(tmp_path):
+    path = tmp_path / "t.json"
+    columns = {"params": {"0": 1e6, "1": 2e6}, "loss": {"1": 3.1, "0": 3.9}}
+    path.write_text(json.dumps(columns))
+    assert Table.read(path).numbers("loss").tolist() == [3.9, 3.1]
+    path.write_text(json.dumps(columns | {"loss": {"2": 3.1, "0": 3.9}}))
+    with pytest.raises(UserError, match="other rows in loss"):
+        Table.read(path)
+
+
+def test_a_rate_is_no_count(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("params,tokens,flops,loss\n1e8,2e9,312 TFLOP/s,3.0\n2e8,4e9,312 TFLOP/s,2.8\n")
+    with pytest.raises(UserError):
+        scaling.prepare(Table.read(path), scaling.FitConfig(), ("params", "tokens"))

@@ -147,6 +147,11 @@ def _items(said: dict[str, Any], path: Path, split: str) -> list[Item]:
 
 def _item(said: dict[str, Any], row: dict[str, Any], where: str) -> Item:
     question = _filled(said["doc_to_text"], row, where)
+    if isinstance(question, int) or (isinstance(question, str) and question.isdigit()):
+        raise UserError(
+            f"{where}: doc_to_text is the number {question}, by which the harness chooses among "
+            "several contexts, and one is read here; give a text"
+        )
     choices = said["doc_to_choice"]
     if isinstance(choices, dict):
         choices = list(choices.values())

@@ -61,6 +61,11 @@ def fit_outputs(
     stacked[OUTPUT] = np.repeat(np.arange(len(outputs), dtype=float), len(given))
     stacked[RUN] = np.array([f"{i}" for i in range(len(given))] * len(outputs), dtype=object)
     settings = {**dataclasses.asdict(config or FitConfig()), **options}
+    if settings["column_group"]:
+        raise UserError(
+            f"fit.column_group={settings['column_group']!r} is not read here: the outputs of one "
+            "row are resampled together; give one row a run"
+        )
     settings |= {"column_loss": "target", "column_group": RUN}
     joint = joint_form(one, tuple(outputs), tuple(shared))
     return fit(Table(stacked, given.name), joint, config=fields.make(FitConfig, settings, "fit"))

@@ -42,7 +42,7 @@ FORMS = (BEST_OF_N, REINFORCEMENT)
 
 
 def peak(form: Form, values: Values) -> Any:
-    """The distance of the highest gold reward; NaN where β ≤ 0 and it only rises.
+    """The distance of the highest gold reward; NaN where β ≤ 0 and it does not bend down.
 
     α/2β of best of n and e^(α/β − 1) of reinforcement learning, where the derivative is zero.
 
@@ -52,7 +52,7 @@ def peak(form: Form, values: Values) -> Any:
     1.0
     """
     alpha, beta = (np.asarray(values[name], np.float64) for name in ("alpha", "beta"))
-    bends = (beta > 0) & (alpha > 0) if form is BEST_OF_N else beta > 0
+    bends = beta > 0
     ratio = alpha / np.where(bends, beta, 1.0)
-    place = ratio / 2 if form is BEST_OF_N else np.exp(np.minimum(ratio - 1, 50.0))
+    place = np.maximum(ratio / 2, 0.0) if form is BEST_OF_N else np.exp(np.minimum(ratio - 1, 50.0))
     return np.where(bends, place, np.nan)

@@ -106,6 +106,16 @@ class Sheet:
             }
 
 
+def name_words(name: str) -> list[str]:
+    """The words of a column's name.
+
+    >>> name_words("hasCrashed"), name_words("sys/failed"), name_words("val_ppl_c4")
+    (['has', 'crashed'], ['sys', 'failed'], ['val', 'ppl', 'c'])
+    """
+    apart = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name.strip())
+    return [part for part in re.split(r"[^a-z]+", apart.lower()) if part]
+
+
 def in_parts(rows: Iterable[Row]) -> Iterator[list[Row]]:
     """Rows in lists of `PART`."""
     iterator = iter(rows)
@@ -216,6 +226,8 @@ def _in_words(cell: str) -> float | None:
     if not found:
         return None
     word = re.sub(r"[^a-z]", "", found[2].lower())
+    if "/" in found[2] and not word.endswith("days"):
+        return None  # a rate, as FLOP/s, is no count
     for noun in ("", *NOUNS):
         if word.endswith(noun) and word.removesuffix(noun) in SUFFIXES:
             return float(found[1]) * SUFFIXES[word.removesuffix(noun)]

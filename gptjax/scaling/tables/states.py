@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from gptjax.scaling.tables.dialects import name_words
 from gptjax.scaling.tables.table import Table
 
 STATE_NAMES = ("state", "status", "outcome", "result")
@@ -30,6 +31,7 @@ EXIT_CODES = frozenset(
     ("exit_code", "exitcode", "exit_status", "return_code", "returncode", "retcode", "rc")
 )
 PROGRESS = frozenset(("progress", "percent_complete", "percent_done", "fraction_done"))
+TRUE = frozenset(("true", "t", "yes", "y", "1", "1.0", "✓", "✔"))
 FALSE = frozenset(("", "false", "f", "no", "n", "0", "0.0", "nan", "none", "null", "✗", "✘", "-"))
 EXITED_WELL = frozenset(("0", "0:0", "0.0"))
 
@@ -52,13 +54,14 @@ UNFINISHED = frozenset(
         *("f", "ca", "to", "nf", "pr", "r", "pd", "bf", "dl", "s", "cg", "rq", "st", "rv"),
     )
 )
-_NO_FAULT = re.compile(r"(no|without|zero|0)_(any_)?(error|failure|fault|issue)s?")
+_NO_FAULT = re.compile(r"(?<![a-z0-9])(no|without|zero|0)_(any_)?(error|failure|fault|issue)s?")
 _UNFINISHED_STEMS = re.compile(
     r"(?<![a-z])(not|never|no|non|un)_?(yet_)?(finish|complet|done|end|success|succe|respond)"
-    r"|crash|kill|fail|error|abort|cancel|preempt|prun|evict|time_?d?_?out|time_limit|oom"
-    r"|out_of_mem|interrupt|diverg|hung|hang|stuck|lost|stop|pending|queue|running|pause|suspend"
+    r"|(?<![a-z])(oom|hung|hang|stall|prun)"
+    r"|crash|kill|fail|error|abort|cancel|preempt|evict|time_?d?_?out|time_limit"
+    r"|out_of_mem|interrupt|diverg|stuck|lost|stop|pending|queue|running|pause|suspend"
     r"|unfinish|incomplete|partial|progress|ongoing|wait|schedul|provision|exception|zombie"
-    r"|sig(kill|term|int)|unsuccess|stall|unknown_host|unreachable"
+    r"|sig(kill|term|int)|unsuccess|unknown_host|unreachable"
 )
 _FINISHED_STEMS = re.compile(r"finish|complet|success|succeed|(?<![a-z])(done|ended|ok)(?![a-z])")
 
@@ -95,19 +98,13 @@ def is_finished(text: str) -> bool | None:
     return True if _FINISHED_STEMS.search(plain) else None
 
 
-def _parts(name: str) -> list[str]:
-    """The words of a column's name: 'hasCrashed', 'sys/failed' → ['has', 'crashed'], …"""
-    apart = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name.strip())
-    return [part for part in re.split(r"[^a-z]+", apart.lower()) if part]
-
-
 def _flag(name: str) -> str:
     """A column's name without the words that say nothing."""
-    return "_".join(part for part in _parts(name) if part not in FILLERS)
+    return "_".join(part for part in name_words(name) if part not in FILLERS)
 
 
 def _is_state(name: str) -> bool:
-    parts = _parts(name)
+    parts = name_words(name)
     return parts in (["st"], ["s"]) or (bool(parts) and parts[-1].endswith(STATE_NAMES))
 
 
@@ -128,7 +125,7 @@ def _by_word(table: Table, column: str) -> Found:
         )
     known = set(ends.values()) - {None}
     strange = sorted(text for text, end in ends.items() if end is None)
-    plain = _parts(column)[-1] in ("state", "status")
+    plain = name_words(column)[-1] in ("state", "status")
     if strange and (known or (plain and len(ends) > 1)):
         doubts.append(
             f"{column}={strange[0]} is no state that is known, so its runs are used as "
@@ -142,29 +139,37 @@ def _by_word(table: Table, column: str) -> Found:
     return {i: text for i, text in enumerate(words) if ends.get(text) is False}, doubts
 
 
-def _truths(table: Table, column: str) -> list[bool] | None:
-    """A column of flags; None where it holds numbers of another kind, or nothing."""
-    values = table.columns[column]
-    if values.dtype.kind == "f" and not np.all(np.isin(values, (0, 1)) | np.isnan(values)):
-        return None
+def _flags(table: Table, column: str) -> list[str]:
+    """The cells of a column of flags, in small letters; none where it holds another thing.
+
+    Numbers other than 0 and 1, and texts that begin with a digit, such as the limit `24h`, are no
+    flags.
+    """
     cells = [str(value).strip().lower() for value in table.text(column)]
-    return [cell not in FALSE for cell in cells] if any(cells) else None
+    numbers = [cell for cell in cells if cell not in FALSE | TRUE and cell[:1].isdigit()]
+    return cells if any(cells) and not numbers else []
 
 
 def _by_finished_flag(table: Table, column: str) -> Found:
-    truths = _truths(table, column) or []
-    return {i: f"not {_flag(column)}" for i, truth in enumerate(truths) if not truth}, []
+    """Rows whose flag is no, or a word for a run that did not finish."""
+    cells = enumerate(_flags(table, column))
+    no = [i for i, cell in cells if cell in FALSE or is_finished(word(cell)) is False]
+    return {i: f"not {_flag(column)}" for i in no}, []
 
 
 def _by_unfinished_flag(table: Table, column: str) -> Found:
-    truths = _truths(table, column) or []
-    return {i: _flag(column) for i, truth in enumerate(truths) if truth}, []
+    """Rows whose flag is yes, or a text, as of an error, that does not say that there is none."""
+    cells = enumerate(_flags(table, column))
+    yes = [i for i, cell in cells if cell not in FALSE and is_finished(word(cell)) is not True]
+    return {i: _flag(column) for i in yes}, []
 
 
 def _by_exit_code(table: Table, column: str) -> Found:
     codes = [str(value).strip() for value in table.text(column)]
     if not any(codes):
         return {}, []
+    if any(code and not re.fullmatch(r"-?[\d.]+(:\d+)?", code) for code in codes):
+        return _by_word(table, column)
     said = {i: f"{column} {code}" if code else f"no {column}" for i, code in enumerate(codes)}
     return {i: text for i, text in said.items() if codes[i] not in EXITED_WELL}, []
 
@@ -178,12 +183,17 @@ def _by_progress(table: Table, column: str) -> Found:
     whole = np.nanmax(shares) if np.isfinite(shares).any() else 0
     if whole not in (1, 100):
         return {}, []
-    below = np.flatnonzero(shares < whole).tolist()
-    return {i: f"{column} {shares[i]:g} of {whole:g}" for i in below}, []
+    below, unknown = np.flatnonzero(shares < whole).tolist(), int(np.isnan(shares).sum())
+    doubts = [
+        f"{column} is empty in {unknown} row(s), which are used as finished; select rows with "
+        "fit.where"
+    ]
+    found = {i: f"{column} {shares[i]:g} of {whole:g}" for i in below}
+    return found, doubts if unknown else []
 
 
 READERS: tuple[tuple[Callable[[str], bool], Callable[[Table, str], Found]], ...] = (
-    (lambda name: "_".join(_parts(name)) in EXIT_CODES, _by_exit_code),
+    (lambda name: _flag(name) in EXIT_CODES, _by_exit_code),
     (_is_state, _by_word),
     (lambda name: _flag(name) in FINISHED_FLAGS, _by_finished_flag),
     (lambda name: _flag(name) in UNFINISHED_FLAGS, _by_unfinished_flag),

@@ -110,7 +110,7 @@ class Table:
         except (OSError, ValueError, RecursionError) as error:
             raise UserError(f"table={path} cannot be read as JSON ({reason_of(error)})") from None
         if isinstance(found, dict):
-            columns = {k: list(v.values()) if isinstance(v, dict) else v for k, v in found.items()}
+            columns = _by_index(found, path)
             if columns and all(isinstance(column, list) for column in columns.values()):
                 return cls.from_columns(columns, str(path))
         if isinstance(found, list) and found and all(isinstance(row, dict) for row in found):
@@ -301,6 +301,16 @@ def _number(value: Any, *, suffixes: bool = False) -> float | None:
         return float(value)
     except (TypeError, ValueError, OverflowError):
         return None
+
+
+def _by_index(found: dict[str, Any], path: str | pathlib.Path) -> dict[str, Any]:
+    """Columns whose cells stand under their row's name, as pandas writes them, in one order."""
+    cells = {name: column for name, column in found.items() if isinstance(column, dict)}
+    rows = next(iter(cells.values()), {})
+    for name, column in cells.items():
+        if column.keys() != rows.keys():
+            raise UserError(f"table={path} has other rows in {name} than in {next(iter(cells))}")
+    return {**found, **{name: [column[row] for row in rows] for name, column in cells.items()}}
 
 
 def _flat(row: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -10,6 +10,7 @@ import re
 import numpy as np
 
 from gptjax.errors import UserError
+from gptjax.scaling.tables.dialects import name_words
 
 LEAST = {"params": 100.0, "tokens": 1000.0}
 PER_PARAMETER = (1e-3, 1e6)  # tokens per parameter of the middle run
@@ -18,10 +19,8 @@ RATIO = 300.0  # C is within this factor of 6 N D, whatever N counts
 JUMP = 3000.0  # tokens per parameter of neighbouring runs differ by less
 SIZES = 1e4  # as do sizes
 USUAL = (0.1, 3000.0)  # of the middle run; Chinchilla has 20, small models of today up to 2,000
-UNIT_WORDS = {
-    "perplexity": {"perplexity", "ppl", "pplx"},
-    "bits": {"bits", "bpb", "bpc", "bpw", "bpt"},
-}
+PERPLEXITY = ("perplexity", "ppl", "pplx")
+BITS = {"bits", "bpb", "bpc", "bpw", "bpt"}
 LOSS_WORDS = {"loss", "nll", "xent", "ce", "cross"}
 HIGHEST_LOSS = 14.0  # nats: a uniform guess over a million tokens
 REPAIR = (
@@ -61,18 +60,26 @@ def check(name: str, places: np.ndarray, values: dict[str, np.ndarray], given: s
 
 def check_loss(name: str, column: str, loss: np.ndarray) -> None:
     """Refuse a loss that no language model has in nats per token."""
-    parts = set(re.split(r"[^a-z]+", column.lower()))
-    for unit, words in UNIT_WORDS.items():
-        if parts & words:
-            raise UserError(
-                f"{name}: {column} is in {unit} by its name; set fit.loss_unit={unit}, and it is "
-                "fitted in nats"
-            )
-    if parts & LOSS_WORDS and np.median(loss) > HIGHEST_LOSS:
+    parts = name_words(column)
+    unit = _unit_by_name(column, parts)
+    if unit:
+        raise UserError(
+            f"{name}: {column} is in {unit} by its name; set fit.loss_unit={unit}, and it is "
+            "fitted in nats"
+        )
+    if set(parts) & LOSS_WORDS and np.median(loss) > HIGHEST_LOSS:
         raise UserError(
             f"{name}: the middle {column} is {np.median(loss):g}, above {HIGHEST_LOSS:g} nats per "
             "token; if it is a perplexity, set fit.loss_unit=perplexity"
         )
+
+
+def _unit_by_name(column: str, parts: list[str]) -> str:
+    """The unit that a loss has by its name; '' for nats, and for those of weights of a few bits."""
+    if any(part.endswith(PERPLEXITY) for part in parts):
+        return "perplexity"
+    of_weights = re.search(r"\d[ _-]?bits?|bits?[ _-]?\d", column.lower())
+    return "bits" if set(parts) & BITS and not of_weights else ""
 
 
 def derived(name: str, params: np.ndarray, tokens: np.ndarray, flops: str) -> None:
