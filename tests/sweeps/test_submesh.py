@@ -53,7 +53,7 @@ def test_a_stack_stays_on_one_device_and_a_cpu_says_no_limit():
 
 
 def test_runs_of_a_sweep_in_parts_share_programs():
-    corpus = SimpleNamespace(fingerprint="c")
+    corpus = SimpleNamespace(fingerprint="c", train_pictures=None)
     for tokens in (0, 512):
         session = session_on(corpus, SweepConfig(part_tokens=tokens), TrainConfig(), [None])
         assert session.shares_programs == (tokens > 0)
