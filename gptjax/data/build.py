@@ -132,14 +132,14 @@ def _tokenizer(
         return tokenizers.reopen(config, folder), read_json(done)
     documents = _documents(spool, 0, deduplicate=config.deduplicate)
     tokenizer = tokenizers.make(config, documents, folder)
-    lost = _lost(tokenizer, itertools.islice(_documents(spool, 1), LOSSLESS_SAMPLE))
+    lost = lost_text(tokenizer, itertools.islice(_documents(spool, 1), LOSSLESS_SAMPLE))
     check_lossless(config, lost)
     if spool.spilled:
         write_json(done, lost)
     return tokenizer, lost
 
 
-def _lost(tokenizer: Tokenizer, documents: Iterable[bytes]) -> tuple[str, str] | None:
+def lost_text(tokenizer: Tokenizer, documents: Iterable[bytes]) -> tuple[str, str] | None:
     """A text among these documents that does not come back from its ids, and what comes instead."""
     sample = list(documents)
     for document, ids in zip(sample, tokenizer.encode(sample), strict=True):

@@ -18,6 +18,8 @@ from gptjax.errors import UserError
 
 CHUNK = 1 << 20
 COMPRESSED_CHUNK = 1 << 16  # so that a chunk of zeros does not become gigabytes at once
+SKIPPABLE = tuple(bytes([byte]) + b"*M\x18" for byte in range(0x50, 0x60))
+"""First bytes of zstd's frames without content, with which pzstd and others begin."""
 TAR_MARK, TAR_MARK_AT = b"ustar", 257
 
 
@@ -33,15 +35,20 @@ class Compression:
 
     name: str
     suffixes: tuple[str, ...]
-    mark: bytes
+    marks: tuple[bytes, ...]
     start: Callable[[], Any]
 
 
 COMPRESSIONS = (
-    Compression("gzip", (".gz", ".gzip", ".tgz"), b"\x1f\x8b\x08", lambda: zlib.decompressobj(31)),
-    Compression("zstd", (".zst", ".zstd", ".tzst"), b"\x28\xb5\x2f\xfd", _zstd),
-    Compression("bzip2", (".bz2", ".tbz2"), b"BZh", bz2.BZ2Decompressor),
-    Compression("xz", (".xz", ".txz"), b"\xfd7zXZ\0", lzma.LZMADecompressor),
+    Compression(
+        "gzip", (".gz", ".gzip", ".tgz", ".taz"), (b"\x1f\x8b\x08",), lambda: zlib.decompressobj(31)
+    ),
+    Compression(
+        "zstd", (".zst", ".zstd", ".tzst", ".tzstd"), (b"\x28\xb5\x2f\xfd", *SKIPPABLE), _zstd
+    ),
+    Compression("bzip2", (".bz2", ".bzip2", ".tbz2", ".tbz"), (b"BZh",), bz2.BZ2Decompressor),
+    Compression("xz", (".xz", ".txz"), (b"\xfd7zXZ\0",), lzma.LZMADecompressor),
+    Compression("lzma", (".lzma", ".tlz"), (b"\x5d\0\0",), lzma.LZMADecompressor),
 )
 
 
@@ -163,7 +170,7 @@ def chunks(file: Path) -> Iterator[bytes]:
 
 def _compression(file: Path, first: bytes) -> Compression | None:
     for compression in COMPRESSIONS:
-        if file.suffix.lower() in compression.suffixes or first.startswith(compression.mark):
+        if file.suffix.lower() in compression.suffixes or first.startswith(compression.marks):
             return compression
     return None
 
@@ -179,6 +186,11 @@ def _decompressed(file: Path, parts: Iterator[bytes], found: Compression) -> Ite
             try:
                 yield member.decompress(part)
             except Exception as error:  # each library has its own
+                if "dictionary" in str(error).lower():
+                    raise UserError(
+                        f"data.path: {str(file)!r} was compressed with a dictionary, which is not "
+                        "in it; decompress it with that (zstd -d -D), or leave it out"
+                    ) from error
                 raise _damaged(file, found.name, f"before byte {read}") from error
             part = member.unused_data if member.eof else b""
             member = None if member.eof else member

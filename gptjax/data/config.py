@@ -76,8 +76,8 @@ class DataConfig(_Sections):
     )
     end_of_document: str = setting(
         "",
-        "the token between documents, by name, for a tokenizer that is loaded; empty = as the file "
-        "or those beside it say, new = one more id",
+        "the token between documents, by name or by id, for a tokenizer that is loaded; empty = as "
+        "the file or those beside it say, new = one more id",
     )
     lossy: bool = setting(False, "train on a tokenizer that does not give a text back unchanged")
     vocab_size: int = setting(

@@ -13,6 +13,7 @@ import numpy as np
 from gptjax.data import cache, mixture, mixture_tokenizer, pictures, tokenizers
 from gptjax.data.build import SIDES, check_lossless, tokenize
 from gptjax.data.config import DataConfig
+from gptjax.data.shuffle import num_windows
 from gptjax.data.sources import SOURCES, Documents, Generated, Pictured
 from gptjax.data.token_files import TokenWriter, content, open_tokens
 from gptjax.data.tokenizers import TOKENIZERS, Tokenizer
@@ -84,8 +85,17 @@ class Corpus:
 
     def train_windows(self, seq_len: int) -> tuple[int, ...]:
         """Windows of each source."""
-        spans = [part.train for part in self.parts] or [(0, len(self.train))]
-        return tuple(max(0, (last - first - 1) // seq_len) for first, last in spans)
+        return self._windows([part.train for part in self.parts], self.train, seq_len)
+
+    def heldout_windows(self, seq_len: int) -> tuple[int, ...]:
+        """Held-out windows of each source."""
+        return self._windows([part.heldout for part in self.parts], self.heldout, seq_len)
+
+    def _windows(
+        self, spans: list[tuple[int, int]], tokens: np.ndarray, seq_len: int
+    ) -> tuple[int, ...]:
+        each = spans or [(0, len(tokens))]
+        return tuple(num_windows(last - first, seq_len) for first, last in each)
 
     def encode(self, text: str | bytes) -> np.ndarray:
         """The ids of a text, without end-of-document ids."""
@@ -276,6 +286,7 @@ def _text(config: DataConfig, documents: Documents | Pictured) -> _Recipe:
             "heldout_fraction": config.heldout_fraction,
             "deduplicate": config.deduplicate,
             **({"normalize": True} if config.normalize else {}),
+            **({"side": pictures.SPLIT_BY} if isinstance(documents, Pictured) else {}),
         },
         build=build,
         reopen=lambda folder: tokenizers.reopen(config, folder),

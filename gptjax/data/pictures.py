@@ -1,9 +1,9 @@
 """Captioned pictures: a corpus whose documents have one picture each.
 
 Captions become tokens like any other text. Their pictures lie beside the token files, document by
-document, as uint8. The side and the place of a document follow from a hash of picture and caption,
-since many pictures may have the same caption. All of them are held in memory while a corpus is
-built.
+document, as uint8. The side of a document follows from a hash of its picture, so that all captions
+of one picture are on one side; its place there from a hash of picture and caption. All of them are
+held in memory while a corpus is built.
 """
 
 import hashlib
@@ -15,14 +15,19 @@ from typing import Any
 import numpy as np
 
 from gptjax.data import encoder, tokenizers
-from gptjax.data.build import SIDES, check_lossless
+from gptjax.data.build import LOSSLESS_SAMPLE, SIDES, check_lossless, lost_text
 from gptjax.data.config import DataConfig
+from gptjax.data.files import refuse_irregular
 from gptjax.data.sources.base import Pictured
 from gptjax.data.split import check_sides, digest, is_heldout
 from gptjax.data.token_files import TokenWriter, content
 from gptjax.errors import UserError
 
 Captioned = tuple[bytes, np.ndarray]
+SPLIT_BY = "picture"
+"""The hash that gives the side, for the identity of a corpus."""
+DEEP = ("I", "F")
+"""How Pillow's names of pictures with more than 8 bits a value begin."""
 
 
 class Sides:
@@ -44,7 +49,8 @@ class Sides:
             if deduplicate and name in seen:
                 continue
             seen.add(name)
-            self._sides[is_heldout(name, fraction)].append((name, self.read, caption, picture))
+            side = is_heldout(digest(picture.tobytes()), fraction)
+            self._sides[side].append((name, self.read, caption, picture))
         for side in self._sides:
             side.sort(key=lambda one: one[:2])
         self.kept = [len(side) for side in self._sides]
@@ -80,7 +86,7 @@ def build(config: DataConfig, source: Pictured, folder: Path) -> dict[str, Any]:
         (folder / f"{side}_pictures.bin").write_bytes(pictures.tobytes())
         digests.append(hashlib.sha256(pictures.tobytes()).hexdigest())
         sizes.append(sum(map(len, sides.captions(number))))
-    lost = _lost(tokenizer, sides.captions(1))
+    lost = lost_text(tokenizer, itertools.islice(sides.captions(1), LOSSLESS_SAMPLE))
     check_lossless(config, lost)
     return {
         "content": content(digests, tokenizer.vocab_size, tokenizer.end_of_document),
@@ -127,21 +133,23 @@ def resized(picture: np.ndarray, size: int) -> np.ndarray:
 
     if picture.shape[:2] == (size, size):
         return picture
-    shown = Image.fromarray(picture).resize((size, size), Image.Resampling.BILINEAR)
-    return np.asarray(shown, np.uint8).reshape(size, size, -1)
+    each = [Image.fromarray(np.ascontiguousarray(one)) for one in np.moveaxis(picture, -1, 0)]
+    return np.stack([one.resize((size, size), Image.Resampling.BILINEAR) for one in each], -1)
 
 
 def read_picture(path: Path, place: str) -> np.ndarray:
     """uint8 [rows, columns, 3] of a file: .npy, or any format that Pillow knows.
 
     Raises:
-      UserError: for a file that is missing or no picture.
+      UserError: for a file that is missing, no picture, or has more than 8 bits a value.
     """
     from PIL import Image, UnidentifiedImageError
 
     try:
+        refuse_irregular(path.stat().st_mode, f"{place}: the picture {path}")
         if path.suffix != ".npy":
             with Image.open(path) as shown:
+                _check_depth(shown.mode, path, place)
                 return np.asarray(shown.convert("RGB"), np.uint8)
         found = np.load(path, allow_pickle=False)
     except (OSError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
@@ -155,6 +163,15 @@ def read_picture(path: Path, place: str) -> np.ndarray:
     return np.asarray(found)
 
 
+def _check_depth(mode: str, path: Path, place: str) -> None:
+    """Refuse what the conversion to 8 bits would cut off at 255."""
+    if mode.startswith(DEEP):
+        raise UserError(
+            f"{place}: the picture {path} has more than 8 bits a value (mode {mode}); save it with "
+            "values from 0 to 255"
+        )
+
+
 def _alike(source: Pictured) -> Iterator[Captioned]:
     """The documents, all of whose pictures have one shape."""
     first: tuple[int, ...] = ()
@@ -166,12 +183,3 @@ def _alike(source: Pictured) -> Iterator[Captioned]:
                 "data.picture_size to bring them to one size"
             )
         yield caption, picture
-
-
-def _lost(tokenizer: tokenizers.Tokenizer, captions: Iterable[bytes]) -> tuple[str, str] | None:
-    sample = list(captions)[:4]
-    for caption, ids in zip(sample, tokenizer.encode(sample), strict=True):
-        back = tokenizer.decode(ids)
-        if back != caption:
-            return caption.decode()[:30], back.decode(errors="ignore")[:30]
-    return None

@@ -9,7 +9,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from gptjax import convert, ops
+from gptjax import convert, data, ops
 from gptjax.config import Config, enable_compilation_cache
 from gptjax.convert import own_folder
 from gptjax.engines.devices import start_backend
@@ -96,7 +96,7 @@ def main(config: Config, folder: Path) -> int:
 
 def _windows(heldout: Any, seq_len: int, settings: Settings) -> tuple[np.ndarray, np.ndarray]:
     """Windows to fit on, and later ones to score on, [n, T + 1]."""
-    count = (len(heldout) - 1) // seq_len
+    count = data.num_windows(len(heldout), seq_len)
     fit = max(1, min(settings.fit_tokens // seq_len, count // 2))
     score = max(1, min(settings.score_tokens // seq_len, count - fit))
     if count < 2:

@@ -75,8 +75,7 @@ def _of_mixture(spec: RunSpec, corpus: Corpus, sums: np.ndarray, counts: np.ndar
 
     A source of which no window was scored has none, and no part.
     """
-    width = spec.model.seq_len
-    windows = [(end - first - 1) // width for first, end in (one.heldout for one in corpus.parts)]
+    windows = corpus.heldout_windows(spec.model.seq_len)
     ends = np.cumsum(windows)
     losses, errors, tokens = [], [], []
     for first, end in zip(ends - windows, ends, strict=True):

@@ -167,8 +167,9 @@ def held_out_windows(corpus: Corpus, seq_len: int, batch_size: int) -> np.ndarra
 
     Of a mixture, those of the first source come first.
     """
-    spans = [part.heldout for part in corpus.parts] or [(0, len(corpus.heldout))]
-    starts = np.concatenate([np.arange(first, end - seq_len, seq_len) for first, end in spans])
+    firsts = [part.heldout[0] for part in corpus.parts] or [0]
+    each = zip(firsts, corpus.heldout_windows(seq_len), strict=True)
+    starts = np.concatenate([first + np.arange(count) * seq_len for first, count in each])
     count = len(starts)
     batch_size = min(batch_size, count)
     rows = np.full((-(-count // batch_size) * batch_size, seq_len + 1), -1, np.int32)

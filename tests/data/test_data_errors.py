@@ -16,6 +16,7 @@ import zstandard
 
 from gptjax.data import load
 from gptjax.data.sources.stdlib import stdlib
+from gptjax.data.text_check import utf8
 from gptjax.errors import UserError
 
 
@@ -142,7 +143,7 @@ CASES = [
     ({"tokenizer": "bpe", "end_of_document": "<eos>"}, r"data.end_of_document='<eos>' is for a"),
     (
         {"tokenizer": "tiktoken", "tokenizer_path": "ranks", "end_of_document": "<eos>"},
-        r"data.end_of_document='<eos>' names a token, and a file of ranks has no names",
+        r"data.end_of_document='<eos>' is no id beside the ranks",
     ),
     ({"tokenizer": "sentencepiece", "tokenizer_path": "tokenizer.model"}, r"not a SentencePiece"),
     ({"tokenizer": "sentencepiece", "tokenizer_path": "empty.model"}, r"not a SentencePiece model"),
@@ -181,6 +182,61 @@ def test_refused(here, config, settings, words):
         if field in settings:
             settings = settings | {field: str(here / settings[field])}
     assert re.search(words, refused(config(**settings)))
+
+
+OTHER_KINDS = {
+    b"PK\x05\x06" + b"\1" * 18: "a zip archive",
+    b"!<arch>\ndebian-binary   1410000000  0     0     100644  4\n": "a Unix archive",
+    b"begin 644 notes.txt\nM" + b"5" * 60 + b"\n": "a uuencoded file",
+    b"\n%PDF-1.7\n1 0 obj\n<< /Type /Catalog >>\n": "a PDF",
+    b"%!PS-Adobe-3.0 EPSF-3.0\n%%Title: notes\n": "a PostScript file",
+    b"{\\rtf1\\ansi{\\fonttbl\\f0 Times;}\\f0 Hello\\par}": "an RTF document",
+    b"GIF89a" + b"\1" * 8: "a picture",
+    b"P2\n# made by hand\n2 2\n255\n0 255 255 0\n": "a picture",
+    b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n": "Git LFS pointer",
+    b"<!DOCTYPE html>\n<html><body>Hello</body></html>": "an HTML page",
+    b"\xef\xbb\xbf<?xml version='1.0'?>\n<!-- x -->\n<!doctype HTML PUBLIC>\n": "an HTML page",
+    b"  <HTML lang=en>": "an HTML page",
+    "東京タワー".encode("iso2022_jp"): "text in ISO 2022",
+    "서울 타워".encode("iso2022_kr"): "text in ISO 2022",
+}
+
+
+@pytest.mark.parametrize(("content", "kind"), OTHER_KINDS.items())
+def test_bytes_of_another_kind_are_named_though_they_are_utf8(content, kind):
+    content.decode()
+    with pytest.raises(UserError, match=f"'some.txt' (is|looks like) .*{kind}.*, or leave it out"):
+        list(utf8([content + b" and more text\n" * 9], "some.txt"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"The mark %PDF-1.7 begins a PDF.",
+        b"begin 1984 with a book\n",
+        b"# <html> in a comment",
+        b"<p>a fragment</p>",
+        b"{\\it emphasis} of TeX",
+        b"P1 is a name, 2 2 are numbers",
+        b"\x1b[31mred\x1b[0m",
+        b"%! is odd",
+        b"From: a friend\n",
+    ],
+)
+def test_texts_that_begin_like_other_kinds_are_read(text):
+    assert list(utf8([text], "some.txt")) == [text]
+
+
+def test_pages_are_read_as_they_are_written_when_asked(tmp_path, config):
+    (tmp_path / "pages").mkdir()
+    for number in range(70):
+        (tmp_path / "pages" / f"{number}.html").write_text(f"<html><p>page {number}</p></html>")
+    settings = {"source": "text", "path": str(tmp_path / "pages"), "heldout_fraction": 0.3}
+    with pytest.raises(UserError, match=r"is an HTML page, not text; .*data.text.markup=true"):
+        load(config(**settings), seq_len=8)
+    corpus = load(config(**settings, **{"text.markup": True}), seq_len=8)
+    assert corpus.report["documents_read"] == 70
+    assert b"</p></html>" in corpus.decode(corpus.train)
 
 
 @pytest.mark.parametrize(("side", "fraction"), [("held-out", 0.05), ("train", 0.97)])

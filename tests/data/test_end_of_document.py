@@ -1,5 +1,6 @@
 """Which token of a loaded tokenizer ends a document: as its folder says, or as the user does."""
 
+import base64
 import json
 
 import pytest
@@ -9,6 +10,8 @@ from gptjax.data import load
 from gptjax.data.tokenizers.huggingface import read_json
 from gptjax.data.tokenizers.sentencepiece import read as read_model
 from gptjax.data.tokenizers.sentencepiece import train as train_model
+from gptjax.data.tokenizers.tiktoken import PUBLISHED, _end
+from gptjax.data.tokenizers.tiktoken import read as read_ranks
 from gptjax.errors import UserError
 
 NAMES = ["<pad>", "<one>", "<two>", "<three>"]
@@ -37,6 +40,9 @@ def folder(tmp_path, **files):
         ({"special_tokens_map": {"eos_token": {"content": "<two>"}}}, 5),
         ({"generation_config": {"eos_token_id": 6}}, 6),
         ({"generation_config": {"eos_token_id": [6, 5]}}, 6),
+        ({"config": {"eos_token_id": 5}}, 5),
+        ({"config": {"eos_token_id": 5}, "generation_config": {"eos_token_id": 6}}, 6),
+        ({"config": {"eos_token_id": True}, "generation_config": {"eos_token_id": 6}}, 6),
         (
             {
                 "tokenizer_config": {"eos_token": "<one>"},
@@ -66,6 +72,7 @@ def test_the_user_says_more_than_the_folder(tmp_path):
     path = folder(tmp_path, tokenizer_config={"eos_token": "<one>"})
     assert read_json(words(), path, "<three>").end_of_document == 6
     assert read_json(words(), path, "new").end_of_document == 7
+    assert read_json(words(), path, "5").end_of_document == 5
     with pytest.raises(UserError, match=r"data.end_of_document='<tree>' is no .* mean <three>\?"):
         read_json(words(), path, "<tree>")
 
@@ -118,6 +125,90 @@ def test_another_end_beside_the_file_is_another_corpus(tmp_path, config, texts):
     first = load(wanted, seq_len=16)
     folder(tmp_path, tokenizer_config={"eos_token": "<two>"})
     assert load(wanted, seq_len=16).fingerprint != first.fingerprint
+
+
+RANKS = b"".join(b"%s %d\n" % (base64.b64encode(bytes([i])), i) for i in range(256))
+
+
+@pytest.mark.parametrize(
+    ("files", "asked", "end"),
+    [
+        ({}, "", 256),
+        ({}, "new", 256),
+        ({}, "300", 300),
+        ({"tokenizer_config": {"eos_token": "<end>"}}, "", 256),
+        ({"generation_config": {"eos_token_id": [258, 260]}}, "", 258),
+        ({"generation_config": {"eos_token_id": 65}}, "", 256),  # a text's own id
+        (
+            {
+                "tokenizer_config": {
+                    "eos_token": "<end>",
+                    "added_tokens_decoder": {
+                        "256": {"content": "<begin>"},
+                        "257": {"content": "<end>"},
+                    },
+                }
+            },
+            "",
+            257,
+        ),
+        (
+            {"tokenizer_config": {"added_tokens_decoder": {"257": {"content": "<end>"}}}},
+            "<end>",
+            257,
+        ),
+    ],
+)
+def test_ranks_end_as_the_files_beside_them_say(tmp_path, config, texts, files, asked, end):
+    """Llama 3's tokenizer.model has <|begin_of_text|> after its last rank, and its end behind it."""
+    folder(tmp_path, **files)
+    path = tmp_path / "tokenizer.model"
+    path.write_bytes(RANKS)
+    found = read_ranks(RANKS, str(path), "gpt2", asked)
+    assert (found.end_of_document, found.vocab_size) == (end, end + 1)
+    assert found.decode([65, end, 66]) == b"AB"
+    wanted = config(
+        source="text",
+        path=str(texts),
+        heldout_fraction=0.2,
+        tokenizer="tiktoken",
+        tokenizer_path=str(path),
+        end_of_document=asked,
+    )
+    assert [load(wanted, seq_len=16).end_of_document for _ in range(2)] == [end] * 2
+
+
+def test_published_ranks_have_their_published_end():
+    """A folder that an earlier version kept has the id after the last rank."""
+    for (count, last), end in PUBLISHED.items():
+        skipped = end if last == count else count  # p50k_base leaves out its special token
+        ranks = {b"%d" % i: i + (i >= skipped) for i in range(count)}
+        assert _end(ranks, "cl100k_base.tiktoken", "") == end
+        assert _end(ranks, "ranks.tiktoken", "") == last + 1
+
+
+@pytest.mark.parametrize(("asked", "word"), [("65", "no id beside the ranks"), ("<end>", "no id")])
+def test_an_end_that_a_text_may_become_is_refused(asked, word):
+    with pytest.raises(UserError, match=word):
+        read_ranks(RANKS, "here", "gpt2", asked)
+
+
+def test_sentencepiece_ends_as_the_files_beside_it_say(tmp_path):
+    """Phi-3's tokenizer.model is Llama's, and its <|endoftext|> lies beyond its pieces."""
+    model = train_model([b"the scaling law of the loss, 1984\n" * 4] * 4, 300, "bpe")
+    size = read_model(model, "").vocab_size
+    beside = {str(size + 2): {"content": "<|endoftext|>"}, "5": {"content": "never"}}
+    folder(
+        tmp_path,
+        tokenizer_config={"eos_token": "<|endoftext|>", "added_tokens_decoder": beside},
+    )
+    path = str(tmp_path / "tokenizer.model")
+    found = read_model(model, path)
+    assert (found.end_of_document, found.vocab_size) == (size + 2, size + 3)
+    assert read_model(model, path, "</s>").end_of_document == 1
+    assert read_model(model, path, str(size)).end_of_document == size
+    folder(tmp_path, tokenizer_config={"eos_token": "never", "added_tokens_decoder": beside})
+    assert read_model(model, path).end_of_document == 1
 
 
 def test_sentencepiece_by_name():

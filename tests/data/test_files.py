@@ -131,6 +131,9 @@ def test_folders_behind_links_are_read_and_loops_end(tmp_path, write):
         ("a.zstd", zstandard.compress),
         ("a.bz2", bz2.compress),
         ("a.xz", lzma.compress),
+        ("a.lzma", lambda text: lzma.compress(text, format=lzma.FORMAT_ALONE)),
+        ("b.txt", lambda text: lzma.compress(text, format=lzma.FORMAT_ALONE)),
+        ("c.txt", lambda text: b"P*M\x18\4\0\0\0abcd" + zstandard.compress(text)),
         ("no_suffix", gzip.compress),
         ("a.txt", zstandard.compress),
     ],
@@ -138,6 +141,15 @@ def test_folders_behind_links_are_read_and_loops_end(tmp_path, write):
 def test_compression_is_known_by_name_or_content(tmp_path, name, pack):
     (tmp_path / name).write_bytes(pack(b"text of some length"))
     assert read(text_files(str(tmp_path / name), 1 << 20)) == [b"text of some length"]
+
+
+def test_zstd_with_a_dictionary_is_named(tmp_path):
+    samples = [b"sample %d of the law of the loss " % i * 20 for i in range(200)]
+    words = zstandard.train_dictionary(2000, samples)
+    packed = zstandard.ZstdCompressor(dict_data=words).compress(samples[0])
+    (tmp_path / "a.zst").write_bytes(packed)
+    with pytest.raises(UserError, match="compressed with a dictionary, which is not in it"):
+        read(text_files(str(tmp_path / "a.zst"), 1 << 20))
 
 
 def test_zstd_with_a_long_window(tmp_path):

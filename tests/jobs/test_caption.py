@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 from pathlib import Path
 
 import jax
@@ -11,7 +12,7 @@ from PIL import Image
 
 from gptjax import config as configs
 from gptjax import convert, data, experiment
-from gptjax.data.pictures import texts_of
+from gptjax.data.pictures import resized, texts_of
 from gptjax.data.sources.captioned_shapes import CaptionedShapesConfig, draw
 from gptjax.engines import cells
 from gptjax.errors import UserError
@@ -158,6 +159,15 @@ def write_pictures(folder, pictures):
     return path
 
 
+def into_pipe(path):
+    path.unlink()
+    os.mkfifo(path)
+
+
+def deep(path):
+    Image.fromarray(np.full((9, 9), 300, np.uint16)).save(path)
+
+
 def settings_of(path, **more):
     asked = {"source": "jsonl", "path": str(path), "picture_field": "picture", **more}
     return replaced(data.DataConfig(), {"heldout_fraction": 0.3, **asked})
@@ -180,11 +190,41 @@ def test_pictures_of_files(tmp_path, monkeypatch):
     assert data.load(settings_of(path), seq_len=16).fingerprint != corpus.fingerprint
 
 
+def test_captions_of_one_picture_are_on_one_side(tmp_path, monkeypatch):
+    monkeypatch.setenv("GPTJAX_CACHE", str(tmp_path / "cache"))
+    drawn = [picture for _, picture in draw(CaptionedShapesConfig(12, 9))]
+    path = write_pictures(tmp_path, drawn)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    more = [line | {"text": f"{line['text']} again {n}"} for line in lines for n in range(5)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines + more))
+    corpus = data.load(settings_of(path), seq_len=16)
+    sides = [
+        {picture.tobytes() for picture in pictures}
+        for pictures in (corpus.train_pictures, corpus.heldout_pictures)
+    ]
+    assert len(corpus.train_pictures) + len(corpus.heldout_pictures) == 72
+    assert len(sides[0]) + len(sides[1]) == 12 and not sides[0] & sides[1]
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 5])
+def test_any_number_of_channels_is_resized_alike(channels):
+    picture = np.random.default_rng(0).integers(0, 255, (6, 9, channels), np.uint8)
+    small = resized(picture, 4)
+    assert small.shape == (4, 4, channels) and small.dtype == np.uint8
+    assert np.array_equal(small[..., :1], resized(picture[..., :1], 4))
+    if channels == 3:
+        whole = Image.fromarray(picture).resize((4, 4), Image.Resampling.BILINEAR)
+        assert np.array_equal(small, np.asarray(whole))
+
+
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
         (lambda folder: (folder / "1.png").unlink(), "line 2: the picture .*1.png cannot be read"),
         (lambda folder: (folder / "1.png").write_text("no"), "line 2: .* is no picture"),
+        (lambda folder: into_pipe(folder / "1.png"), "line 2: .*1.png is a named pipe"),
+        (lambda folder: into_pipe(folder / "0.npy"), "line 1: .*0.npy is a named pipe"),
+        (lambda folder: deep(folder / "1.png"), "line 2: .* more than 8 bits a value"),
         (lambda folder: np.save(folder / "0.npy", np.zeros((9, 9))), "line 1: .* holds float64"),
         (lambda folder: np.save(folder / "2.npy", np.zeros((3, 9, 3), np.uint8)), "picture_size"),
     ],

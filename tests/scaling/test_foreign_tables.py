@@ -150,6 +150,17 @@ def test_a_state_that_is_no_state_of_a_run_is_kept():
     assert states.word("killed ") == "killed"
 
 
+@pytest.mark.parametrize("column", ["random_state", "rng_state", "final_state"])
+def test_numbers_under_a_longer_name_are_no_states(column):
+    """A seed, as scikit-learn calls it; words under such a name are states."""
+    table = {key: value[:4] for key, value in runs_table().items()}
+    said = scaling.prepare(table | {column: [0.0, 1.0, 2.0, np.nan]}).warnings
+    assert not any(column in one for one in said)
+    assert (
+        len(scaling.prepare(table | {column: ["finished", "crashed", "finished", "killed"]})) == 2
+    )
+
+
 def test_columns_that_only_look_like_states_are_read_as_what_they_are():
     table = {key: value[:4] for key, value in runs_table().items()}
     for column, values in {

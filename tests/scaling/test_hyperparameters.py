@@ -120,6 +120,9 @@ def test_a_hidden_setting_of_any_kind_is_refused():
         "weight_decay": np.where(number % 2 == 0, 0.1, np.nan),
         "batch_size": np.random.default_rng(0).uniform(1, 100, count),
         "per_device_train_batch_size": 1.0 + number % 2,
+        "grad_acc": 1.0 + number % 2,
+        "memory_tokens": 128.0 + number % 2,
+        "max_grad_norm": np.random.default_rng(1).uniform(0.1, 1, count),
     }
     for name, values in hidden.items():
         with pytest.raises(UserError, match=f"judged while {name} varies"):
@@ -149,6 +152,9 @@ def test_seeds_results_and_functions_of_the_setting_hide_nothing():
         "seed": np.arange(count) % 3,
         "steps": 1000 * np.round(table["learning_rate"] * 1e4),
         "seconds": np.random.default_rng(0).uniform(size=count),
+        "grad_norm": np.random.default_rng(1).uniform(size=count),
+        "peak_memory": 10.0 + np.arange(count) % 2,
+        "random_state": np.arange(count) % 2,
     }
     assert len(scaling.setting_law(table, resamples=0).used) == 9
 

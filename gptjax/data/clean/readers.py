@@ -153,7 +153,7 @@ def _json_lines(content: Content, broken: Broken, strict: bool) -> Iterator[tupl
 
 
 def _text(content: Content, broken: Broken, strict: bool) -> Iterator[tuple[int, Any]]:
-    yield 1, {"text": b"".join(utf8(content.chunks, content.name)).decode()}
+    yield 1, {"text": b"".join(utf8(content.chunks, content.name, markup=True)).decode()}
 
 
 def _parquet(content: Content, broken: Broken, strict: bool) -> Iterator[tuple[int, Any]]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 FEW_FILES = 64
 PIECES = 512
 PIECE_BYTES = (512, 8192)
-ENDS = ((b"\n\n", b"\r\n\r\n"), (b"\n",), (b"\r\r",), (b"\r",))
+ENDS = ((b"\n\n", b"\n\r\n"), (b"\n",), (b"\r\r",), (b"\r",))
 """Where a piece may end, best first: a blank line, a line; the last two are of old Macs."""
 
 
@@ -32,12 +32,14 @@ class TextConfig:
         minimum=0,
         was="document_bytes",
     )
+    markup: bool = setting(False, "read HTML pages as they are written, which are refused else")
 
 
-def text(path: str, document_bytes: int) -> Documents:
+def text(path: str, document_bytes: int, *, markup: bool = False) -> Documents:
     """One document for each file, or for each piece of a file (`data.text.document_bytes`).
 
-    A member of an archive is one document unless `document_bytes` is given.
+    A member of an archive is one document unless `document_bytes` is given. Pages are refused
+    unless `markup` lets them be read as they are written.
 
     Raises:
       UserError: where `path` names no file; while reading, for a file that cannot be read, is
@@ -49,14 +51,14 @@ def text(path: str, document_bytes: int) -> Documents:
 
     def read() -> Iterator[bytes]:
         for content in itertools.chain.from_iterable(map(contents, found)):
-            chunks = utf8(content.chunks, content.name)
+            chunks = utf8(content.chunks, content.name, markup=markup)
             if document_bytes or (size and not content.member):
                 yield from pieces(chunks, size)
             else:
                 yield b"".join(chunks)
 
     return Documents(
-        stamp={"files": facts, "document_bytes": size},
+        stamp={"files": facts, "document_bytes": size, **({"markup": True} if markup else {})},
         read=read,
         field=f"data.path={path!r}",
     )
@@ -117,7 +119,7 @@ def _piece_end(content: bytes, start: int, size: int) -> int:
 
 
 def _open(own: TextConfig, config: "DataConfig", seq_len: int) -> Documents:
-    return text(config.path, own.document_bytes)
+    return text(config.path, own.document_bytes, markup=own.markup)
 
 
 SOURCE = Source("text", _open, TextConfig)

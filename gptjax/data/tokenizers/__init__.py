@@ -70,8 +70,8 @@ def make(config: "DataConfig", documents: Iterable[bytes], folder: Path) -> Toke
         (folder / kind.file).write_bytes(content)
     tokenizer = read(config, content, config.tokenizer_path)
     name = getattr(tokenizer, "end_name", "")
-    if config.tokenizer_path and name:
-        end_of_document.keep(folder, name)
+    if config.tokenizer_path and name != "":
+        end_of_document.keep(folder, name, config.end_of_document)
     return tokenizer
 
 

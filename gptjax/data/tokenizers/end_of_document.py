@@ -6,7 +6,7 @@ own. So it is taken from the files that lie beside a `tokenizer.json`, in the or
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,15 @@ KNOWN = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|eos|>", "[EOS]"
 """Names that published tokenizers give it, most specific first."""
 
 SIDECAR = "tokenizer_config.json"
-SIDECARS = (SIDECAR, "special_tokens_map.json", "generation_config.json")
-"""Files beside a tokenizer's that may name it, in the order of their weight."""
+NAMED_BY = (
+    (SIDECAR, "eos_token"),
+    ("special_tokens_map.json", "eos_token"),
+    ("generation_config.json", "eos_token_id"),
+    ("config.json", "eos_token_id"),
+)
+"""Files beside a tokenizer's that may name it, and their keys, in the order of their weight."""
+SIDECARS = tuple(name for name, _ in NAMED_BY[:3])
+"""Those of them that are kept with a tokenizer."""
 
 
 def find(path: str, asked: str, ids: Mapping[str, int], special: Mapping[str, int]) -> int | None:
@@ -40,11 +47,9 @@ def find(path: str, asked: str, ids: Mapping[str, int], special: Mapping[str, in
         return None
     if asked:
         return _asked(asked, ids, special)
-    for found in _settings(Path(path).parent) if path else ():
-        if isinstance(found, str) and found in ids:
-            return ids[found]
-        if isinstance(found, int) and found in ids.values():
-            return found
+    said = named_beside(path, ids, ids.values())
+    if said is not None:
+        return said
     known = next((special[name] for name in KNOWN if name in special), None)
     if known is None and special:
         raise UserError(
@@ -55,18 +60,52 @@ def find(path: str, asked: str, ids: Mapping[str, int], special: Mapping[str, in
     return known
 
 
-def keep(folder: Path, name: str) -> None:
-    """Write the name beside a tokenizer that is kept in `folder`, where `find` looks for it."""
-    (folder / SIDECAR).write_text(json.dumps({"eos_token": name}))
+def named_beside(path: str, ids: Mapping[str, int], there: Container[int]) -> int | None:
+    """The id that the files beside a tokenizer's give, of those that are `there`.
+
+    Raises:
+      UserError: for such a file that cannot be read.
+    """
+    for found in _settings(Path(path).parent) if path else ():
+        number = ids.get(found) if isinstance(found, str) else found
+        if number is not None and number in there:
+            return number
+    return None
+
+
+def numbers_beside(path: str) -> dict[str, int]:
+    """Ids of special tokens by name, as a tokenizer_config.json beside the file has them."""
+    listed = _read(Path(path).parent / SIDECAR).get("added_tokens_decoder") if path else None
+    rows = listed.items() if isinstance(listed, Mapping) else ()
+    named = [(one.get("content"), number) for number, one in rows if isinstance(one, Mapping)]
+    return {name: int(number) for name, number in named if isinstance(name, str) and _whole(number)}
+
+
+def keep(folder: Path, name: str | int, asked: str = "") -> None:
+    """Write name or id beside a tokenizer that is kept in `folder`, where `find` looks for it.
+
+    Args:
+      asked: `data.end_of_document`, which an id is kept under too.
+    """
+    said: dict[str, Any] = {"eos_token": name}
+    if asked and isinstance(name, int):
+        said["added_tokens_decoder"] = {str(name): {"content": asked}}
+    (folder / SIDECAR).write_text(json.dumps(said))
 
 
 def _asked(name: str, ids: Mapping[str, int], special: Mapping[str, int]) -> int:
+    if name not in ids and _whole(name) and int(name) in ids.values():
+        return int(name)
     if name not in ids:
         raise UserError(
             f"data.end_of_document={name!r} is no token of data.tokenizer_path; "
             f"{nearest(name, special or ids)}"
         )
     return ids[name]
+
+
+def _whole(text: Any) -> bool:
+    return str(text).isascii() and str(text).isdecimal()
 
 
 def _some(special: Mapping[str, int]) -> str:
@@ -76,14 +115,10 @@ def _some(special: Mapping[str, int]) -> str:
 
 def _settings(folder: Path) -> list[str | int]:
     """What the files of a model's folder call it: names and ids, in the order of their weight."""
-    found: list[Any] = [
-        _read(folder / SIDECAR).get("eos_token"),
-        _read(folder / "special_tokens_map.json").get("eos_token"),
-        _read(folder / "generation_config.json").get("eos_token_id"),
-    ]
+    found: list[Any] = [_read(folder / name).get(key) for name, key in NAMED_BY]
     found = [value.get("content") if isinstance(value, Mapping) else value for value in found]
     found = [value[0] if isinstance(value, list) and value else value for value in found]
-    return [value for value in found if isinstance(value, str | int)]
+    return [value for value in found if type(value) in (str, int)]
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -20,11 +20,17 @@ class JsonTokenizer:
     Attributes:
       special: ids of its special tokens by name, which no text encodes to.
       added: ids of all tokens that its file adds to its vocabulary, special or not.
-      end_name: the file's name for the end of a document; "" where it has none.
+      end_name: the file's name for the end of a document, or its id where it has no names; "" where
+        it has none.
     """
 
-    def __init__(self, tokenizer: Any, path: str = "", end: str = ""):
-        """Find the end of a document: `end` is `data.end_of_document`, `path` the file's."""
+    def __init__(
+        self, tokenizer: Any, path: str = "", end: str = "", end_id: int | None = None
+    ) -> None:
+        """Find the end of a document: `end` is `data.end_of_document`, `path` the file's.
+
+        `end_id` is it for a file without names.
+        """
         # Otherwise the text "<|endoftext|>" would become the special token.
         tokenizer.encode_special_tokens = True
         tokenizer.no_truncation()
@@ -36,9 +42,13 @@ class JsonTokenizer:
         ids = tokenizer.get_vocab(with_added_tokens=True)
         size = max(ids.values(), default=-1) + 1
         self.special = special
-        found_end = end_of_document.find(path, end, ids, special)
-        self.end_of_document = size if found_end is None else found_end
-        self.end_name = next((name for name, i in ids.items() if i == found_end), "")
+        self.end_name: str | int
+        if end_id is None:
+            found_end = end_of_document.find(path, end, ids, special)
+            self.end_of_document = size if found_end is None else found_end
+            self.end_name = next((name for name, i in ids.items() if i == found_end), "")
+        else:
+            self.end_of_document = self.end_name = end_id
         self.vocab_size = max(size, self.end_of_document + 1)
 
     def encode(self, documents: Sequence[bytes]) -> Iterator[np.ndarray]:

@@ -24,19 +24,25 @@ if TYPE_CHECKING:
 
 SPACE = "\u2581"
 UNKNOWN, END = 0, 1
+KEPT_BEYOND = 1 << 16
+"""How far beyond the pieces an id may lie that a folder gives as a number."""
 
 
 class SentencePieceTokenizer:
-    """A SentencePiece model, with an end-of-document id that no text encodes to."""
+    """A SentencePiece model, with an end-of-document id that no text encodes to.
 
-    def __init__(self, processor: Any, end: str = ""):
+    Attributes:
+      end_name: that id, under which it is kept.
+    """
+
+    def __init__(self, processor: Any, path: str = "", end: str = ""):
         self._processor = processor
         size = processor.get_piece_size()
         self._pieces = [_piece_bytes(processor, number) for number in range(size)]
         marks = [processor.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE.encode()]
         self._mark = marks if all(processor.is_byte(mark) for mark in marks) else None
         self._prefixed = processor.encode("a", out_type=str)[:1] != ["a"]
-        self.end_of_document = _end(processor, end)
+        self.end_of_document = self.end_name = _end(processor, path, end)
         self.vocab_size = max(size, self.end_of_document + 1)
 
     def encode(self, documents: Sequence[bytes]) -> Iterator[np.ndarray]:
@@ -61,21 +67,26 @@ class SentencePieceTokenizer:
         return b"".join(self._pieces[number] for number in numbers)
 
 
-def _end(processor: Any, asked: str) -> int:
-    """The id of the piece that ends a document; one more where the model has none."""
+def _end(processor: Any, path: str, asked: str) -> int:
+    """The id that ends a document: a control piece, or one beside the model's pieces."""
     size, own = processor.get_piece_size(), processor.eos_id()
-    if not asked and own >= 0:
-        return own
-    if asked in ("", end_of_document.NEW):
+    control = {processor.id_to_piece(i): i for i in range(size) if processor.is_control(i)}
+    beside = end_of_document.numbers_beside(path)
+    named = control | {name: number for name, number in beside.items() if number >= size}
+    if asked == end_of_document.NEW:
         return size
-    number = processor.piece_to_id(asked)
-    if processor.id_to_piece(number) == asked and processor.is_control(number):
-        return number
-    pieces = [processor.id_to_piece(i) for i in range(size) if processor.is_control(i)]
-    raise UserError(
-        f"data.end_of_document={asked!r} is no control piece of data.tokenizer_path; "
-        f"{nearest(asked, [*pieces, end_of_document.NEW])}"
-    )
+    if asked in named:
+        return named[asked]
+    there = {*named.values(), *range(size, size + KEPT_BEYOND)}
+    if asked.isascii() and asked.isdecimal() and int(asked) in there:
+        return int(asked)
+    if asked:
+        raise UserError(
+            f"data.end_of_document={asked!r} is no control piece of data.tokenizer_path; "
+            f"{nearest(asked, [*named, end_of_document.NEW])}"
+        )
+    said = end_of_document.named_beside(path, named, there)
+    return said if said is not None else own if own >= 0 else size
 
 
 def _piece_bytes(processor: Any, number: int) -> bytes:
@@ -160,7 +171,7 @@ def read(content: bytes, path: str, end: str = "") -> SentencePieceTokenizer:
             f"data.tokenizer_path={path!r} is not a SentencePiece model{other_kind(content)}; "
             "name another file, or leave it empty to train one"
         ) from error
-    return SentencePieceTokenizer(processor, end)
+    return SentencePieceTokenizer(processor, path, end)
 
 
 @dataclasses.dataclass(frozen=True)

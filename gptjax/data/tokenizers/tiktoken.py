@@ -2,6 +2,7 @@
 
 Ranks say which bytes are tokens and in which order they were made. The merges that made them are
 found again: the last merge of a token joins the two parts that all earlier merges leave of it.
+The file has no special tokens; the ids that published vocabularies give them are facts beside it.
 """
 
 import base64
@@ -9,11 +10,12 @@ import binascii
 import dataclasses
 import itertools
 from collections.abc import Mapping
+from pathlib import Path
 
 from gptjax.data.tokenizers.base import TokenizerKind, other_kind
 from gptjax.data.tokenizers.bpe import GPT2_PATTERN
-from gptjax.data.tokenizers.end_of_document import NEW
-from gptjax.data.tokenizers.huggingface import END, JsonTokenizer
+from gptjax.data.tokenizers.end_of_document import NEW, named_beside, numbers_beside
+from gptjax.data.tokenizers.huggingface import JsonTokenizer
 from gptjax.errors import UserError
 from gptjax.fields import setting
 
@@ -41,28 +43,37 @@ PATTERNS = {
     ),
 }
 
+PUBLISHED = {
+    (50_256, 50_255): 50_256,  # r50k_base, <|endoftext|>
+    (50_280, 50_280): 50_256,  # p50k_base, <|endoftext|>
+    (100_256, 100_255): 100_257,  # cl100k_base, <|endoftext|>
+    (199_998, 199_997): 199_999,  # o200k_base, <|endoftext|>
+    (128_000, 127_999): 128_001,  # Llama 3, <|end_of_text|>
+    (151_643, 151_642): 151_643,  # Qwen, <|endoftext|>
+}
+"""(ranks, the last of them) of published files -> the id of their end of a document."""
+KEPT = "ranks.tiktoken"
+
 
 def read(content: bytes, path: str, pattern: str, end: str = "") -> JsonTokenizer:
-    """The tokenizer of a file of ranks; its end of a document is the id after the last rank.
+    """The tokenizer of a file of ranks.
 
     Ranks may leave numbers out, as p50k_base does where its special tokens are: no text gets those.
+    The end of a document is what `end` says, the files beside it, or the published vocabulary of as
+    many ranks; else the id after the last rank.
 
     Args:
-      path: for the error.
+      path: for the error, and beside which settings may name the end of a document.
       pattern: a name of PATTERNS.
-      end: `data.end_of_document`, which ranks have no names for.
+      end: `data.end_of_document`, a number, or a name that a tokenizer_config.json beside it has.
 
     Raises:
       UserError: where the content is no file of ranks, or lacks a byte.
     """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
-    if end not in ("", NEW):
-        raise UserError(
-            f"data.end_of_document={end!r} names a token, and a file of ranks has no names; leave "
-            "it empty: the id after the last rank ends a document"
-        )
     ranks = _ranks(content, path)
+    end_id = _end(ranks, path, end)
     letters = _letters()
     spelt = {token: "".join(letters[byte] for byte in token) for token in ranks}
     vocab = {spelt[token]: rank for token, rank in ranks.items()}
@@ -73,10 +84,30 @@ def read(content: bytes, path: str, pattern: str, end: str = "") -> JsonTokenize
     spell = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([cut, spell])
     tokenizer.decoder = decoders.ByteLevel()
-    if len(ranks) == max(ranks.values()) + 1:
-        tokenizer.add_special_tokens([END])
-        return JsonTokenizer(tokenizer, end=END)
-    return JsonTokenizer(tokenizer, end=NEW)  # the library would give END a number that is taken
+    return JsonTokenizer(tokenizer, end_id=end_id)
+
+
+def _end(ranks: Mapping[bytes, int], path: str, asked: str) -> int:
+    """The id that ends a document: one that no text gets."""
+    taken, after = set(ranks.values()), max(ranks.values()) + 1
+    free = range(MAX_RANK + 1)
+    if asked == NEW:
+        return after
+    named = numbers_beside(path)
+    if asked:
+        number = named.get(asked, int(asked) if asked.isascii() and asked.isdecimal() else -1)
+        if number in taken or number not in free:
+            raise UserError(
+                f"data.end_of_document={asked!r} is no id beside the ranks, which have no names; "
+                f"give a number that no token has, such as {after}, or leave it empty"
+            )
+        return number
+    said = named_beside(path, named, free)
+    if said is not None and said not in taken:
+        return said
+    if Path(path).name == KEPT:  # by a version of gptjax that knew no other
+        return after
+    return PUBLISHED.get((len(ranks), after - 1), after)
 
 
 def _ranks(content: bytes, path: str) -> dict[bytes, int]:
@@ -137,7 +168,7 @@ class TiktokenConfig:
 KIND = TokenizerKind(
     "tiktoken",
     read=lambda content, path, own, end: read(content, path, own.pattern, end),
-    file="ranks.tiktoken",
+    file=KEPT,
     settings=TiktokenConfig,
     read_settings=lambda own, config: {"pattern": own.pattern},
 )

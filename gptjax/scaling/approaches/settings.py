@@ -207,8 +207,14 @@ _NO_SETTINGS = re.compile(
 _SETTINGS = re.compile(
     r"(^|[^a-z])(lr|wd|bs)($|[^a-z])|learning_?rate|batch|weight_?decay|warm_?up|drop_?out"
     r"|beta_?[12]|momentum|epsilon|schedul|optimi[sz]er|z_loss|smoothing|init_s|dataset|seq_?len"
+    r"|grad(ient)?_?acc|accumul|memory_(tokens|len|size)|context|window|max_grad_norm|clip_?(norm|val)"
+    r"|grad_?clip|precision|dtype|tokeni[sz]er|vocab|num_(heads|layers)|time_?(embed|scale|mix)"
+    r"|loss_(scale|weight|type|fn)|run_?length|device_batch|score_(fn|func)|state_(size|dim)"
 )
-_MEASURED = re.compile(r"time|second|per_s(ec)?$|hour|stat(e|us)$|^(eval|train|val)_loss|norm$")
+_MEASURED = re.compile(
+    r"time(?!_?(embed|scale|mix))|second|per_s(ec)?$|hour|stat(e|us)$|^(eval|train|val)_loss"
+    r"|(?<!max_grad_)(?<!clip_)(?<!clip)norm$"
+)
 
 
 def _is_no_setting(name: str, column: np.ndarray, runs: int) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from gptjax.scaling.tables.dialects import name_words
+from gptjax.scaling.tables.dialects import EMPTY, name_words
 from gptjax.scaling.tables.table import Table
 
 STATE_NAMES = ("state", "status", "outcome", "result")
@@ -113,8 +113,15 @@ Found = tuple[dict[int, str], list[str]]
 
 
 def _by_word(table: Table, column: str) -> Found:
-    """Rows whose state is a word for a run that did not finish."""
+    """Rows whose state is a word for a run that did not finish.
+
+    Numbers under a longer name, such as `random_state`, are no states.
+    """
     words = [word(str(value)) for value in table.text(column)]
+    if _flag(column) not in STATE_NAMES and not any(
+        re.search("[a-z]", w) for w in {*words} - EMPTY
+    ):
+        return {}, []
     ends = {text: is_finished(text) for text in set(words) - {""}}
     doubts = []
     if "terminated" in ends and True not in ends.values():
