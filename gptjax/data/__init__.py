@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from gptjax.data.config import DataConfig
 from gptjax.data.corpus import Corpus, load
+from gptjax.data.token_files import num_windows
 
 if TYPE_CHECKING:
     from gptjax.data.shuffle import (
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
         cut_numpy,
         gather_jax,
         gather_numpy,
-        num_windows,
         window_of_jax,
         window_of_numpy,
         windows_jax,

@@ -13,9 +13,8 @@ import numpy as np
 from gptjax.data import cache, mixture, mixture_tokenizer, pictures, tokenizers
 from gptjax.data.build import SIDES, check_lossless, tokenize
 from gptjax.data.config import DataConfig
-from gptjax.data.shuffle import num_windows
 from gptjax.data.sources import SOURCES, Documents, Generated, Pictured
-from gptjax.data.token_files import TokenWriter, content, open_tokens
+from gptjax.data.token_files import TokenWriter, content, num_windows, open_tokens
 from gptjax.data.tokenizers import TOKENIZERS, Tokenizer
 from gptjax.data.tokenizers.end_of_document import SIDECARS
 from gptjax.errors import UserError, nearest

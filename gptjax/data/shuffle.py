@@ -22,17 +22,10 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Int32, UInt32
 
+from gptjax.data.token_files import num_windows
+
 MAX_WINDOWS = 2**31 - 1
 _GOLDEN = 0x9E3779B9
-
-
-def num_windows(num_tokens: int, seq_len: int) -> int:
-    """How many whole windows of `seq_len` inputs and targets fit in `num_tokens`.
-
-    >>> num_windows(9, 4), num_windows(8, 4)
-    (2, 1)
-    """
-    return max(0, (num_tokens - 1) // seq_len)
 
 
 def windows_numpy(seed: int, step: int, batch: int, num_windows: int) -> np.ndarray:

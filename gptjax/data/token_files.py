@@ -23,6 +23,15 @@ def smallest_dtype(vocab_size: int) -> np.dtype:
     return np.dtype(np.min_scalar_type(vocab_size - 1))
 
 
+def num_windows(num_tokens: int, seq_len: int) -> int:
+    """How many whole windows of `seq_len` inputs and targets fit in `num_tokens`.
+
+    >>> num_windows(9, 4), num_windows(8, 4)
+    (2, 1)
+    """
+    return max(0, (num_tokens - 1) // seq_len)
+
+
 class TokenWriter:
     """Appends ids to a file and hashes them on the way; the hash is the same for any type."""
 
