@@ -160,7 +160,7 @@ RANKS = b"".join(b"%s %d\n" % (base64.b64encode(bytes([i])), i) for i in range(2
     ],
 )
 def test_ranks_end_as_the_files_beside_them_say(tmp_path, config, texts, files, asked, end):
-    """Llama 3's tokenizer.model has <|begin_of_text|> after its last rank, and its end behind it."""
+    """Llama 3 has <|begin_of_text|> after the last rank of its tokenizer.model."""
     folder(tmp_path, **files)
     path = tmp_path / "tokenizer.model"
     path.write_bytes(RANKS)
