@@ -49,8 +49,8 @@ class Sides:
             if deduplicate and name in seen:
                 continue
             seen.add(name)
-            side = is_heldout(digest(picture.tobytes()), fraction)
-            self._sides[side].append((name, self.read, caption, picture))
+            held = is_heldout(digest(picture.tobytes()), fraction)
+            self._sides[held].append((name, self.read, caption, picture))
         for side in self._sides:
             side.sort(key=lambda one: one[:2])
         self.kept = [len(side) for side in self._sides]
@@ -134,7 +134,8 @@ def resized(picture: np.ndarray, size: int) -> np.ndarray:
     if picture.shape[:2] == (size, size):
         return picture
     each = [Image.fromarray(np.ascontiguousarray(one)) for one in np.moveaxis(picture, -1, 0)]
-    return np.stack([one.resize((size, size), Image.Resampling.BILINEAR) for one in each], -1)
+    small = [np.asarray(one.resize((size, size), Image.Resampling.BILINEAR)) for one in each]
+    return np.stack(small, -1)
 
 
 def read_picture(path: Path, place: str) -> np.ndarray:
