@@ -29,6 +29,7 @@ JOBS: dict[str, str] = {
     "compare": "gptjax.jobs.compare",
     "convert": "gptjax.jobs.convert",
     "sample": "gptjax.jobs.sample",
+    "rag": "gptjax.jobs.rag",
     "evaluate": "gptjax.jobs.evaluate",
     "memorization": "gptjax.jobs.memorization",
     "context_extension": "gptjax.jobs.context_extension",

@@ -100,7 +100,8 @@ class Batcher:
         self.length = _length(model, limits)
         self.key = jax.random.key(0) if key is None else key
         top = min(limits.logprobs, model.config.vocab_size)
-        self.plan = Plan.of(model, self.length, tuple(samplers.FILTERS), top)
+        filters = tuple(name for name, one in samplers.FILTERS.items() if not one.joins)
+        self.plan = Plan.of(model, self.length, filters, top)
         self.shares = all(map(models.rewinds, (model.config, *self.plan.others)))
         self.schedule = schedule.empty(limits.slots, limits.waiting)
         self.requests: dict[int, Request] = {}
@@ -158,6 +159,12 @@ class Batcher:
         if len(sampling.stop_ids) > STOP_IDS:
             raise UserError(
                 f"sampling.stop_ids has {len(sampling.stop_ids)} tokens; give {STOP_IDS} or fewer"
+            )
+        joined = set(samplers.names_of([sampling])) - set(self.plan.filters)
+        if joined:
+            raise UserError(
+                f"sampling.own={sorted(joined)} joins rows, and the slots of a batcher are apart; "
+                "use infer.generate"
             )
         check_constraint(self.model, sampling)
         return ids, fitted(self.model, ids, sampling)

@@ -1,21 +1,21 @@
-"""Retrieval for generation (RAG): a BM25 index on disk, and answers' probability over documents.
+"""Retrieval for generation (RAG): an index of passages on disk, and how it is searched.
 
 Lewis et al., "Retrieval-Augmented Generation for Knowledge-Intensive NLP Tasks" (2020), section
-2.1. Terms are the tokens of a model's tokenizer, so that any language and any vocabulary is served;
-an index therefore belongs to one tokenizer.
+2.1. BM25's terms are the tokens of a model's tokenizer, so that any language and any vocabulary is
+served; dense vectors are a model's own states. An index therefore belongs to one tokenizer, and
+with vectors to one model.
 """
 
 import dataclasses
 import hashlib
 import io
 import json
+import re
 import zipfile
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from gptjax.data.tokenizers import Tokenizer
@@ -23,6 +23,7 @@ from gptjax.errors import UserError
 from gptjax.files import write_atomic
 
 FILE = "index.npz"
+FACTS = ("documents", "names", "tokenizer", "k1", "b", "states_of", "stamp")
 PROBE = "The 3 quick-brown foxes naïvely jump; 東京 0123456789\n"
 """A text whose ids tell tokenizers apart."""
 
@@ -33,11 +34,16 @@ class Index:
 
     Attributes:
       documents: the texts.
+      names: of each document, for who reads an answer; their numbers where none are given.
       starts_V: of each term the first of its postings, and at the end how many there are.
       where_P, counts_P: of each posting the document, and how often it has the term.
       lengths_N: terms of each document.
       tokenizer: `fingerprint` of what made the terms.
       k1, b: of BM25.
+      states_ND: the dense vector of each document, of length one; [0, 0] without.
+      mean_D: what was taken from each before that.
+      states_of: `states_fingerprint` of the model that made them; "" without.
+      stamp: says of which files it was built.
     """
 
     documents: tuple[str, ...]
@@ -48,6 +54,15 @@ class Index:
     tokenizer: str
     k1: float = 1.5
     b: float = 0.75
+    names: tuple[str, ...] = ()
+    states_ND: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    mean_D: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.float32))
+    states_of: str = ""
+    stamp: str = ""
+
+    def name(self, document: int) -> str:
+        """What the document is called."""
+        return self.names[document] if self.names else str(document)
 
     def scores(self, query: Sequence[int]) -> np.ndarray:
         """BM25 of every document, float64 [N]: Σ over the query's terms of
@@ -72,10 +87,18 @@ class Index:
         return found
 
     def search(self, query: Sequence[int], count: int) -> list[tuple[int, float]]:
-        """(number of the document, score), the best first, of equal ones the earlier first."""
-        scores = self.scores(query)
-        best = np.argsort(-scores, kind="stable")[:count]
-        return [(int(one), float(scores[one])) for one in best]
+        """(number of the document, BM25), the best first, of equal ones the earlier first."""
+        return best(self.scores(query), count)
+
+
+def best(scores_N: np.ndarray, count: int) -> list[tuple[int, float]]:
+    """(number, score) of the highest scores, of equal ones the earlier first.
+
+    >>> best(np.array([1.0, 3.0, 3.0]), 2)
+    [(1, 3.0), (2, 3.0)]
+    """
+    order = np.argsort(-scores_N, kind="stable")[:count]
+    return [(int(one), float(scores_N[one])) for one in order]
 
 
 def fingerprint(tokenizer: Tokenizer) -> str:
@@ -86,7 +109,13 @@ def fingerprint(tokenizer: Tokenizer) -> str:
 
 
 def build(
-    documents: Sequence[str], tokenizer: Tokenizer, k1: float = 1.5, b: float = 0.75
+    documents: Sequence[str],
+    tokenizer: Tokenizer,
+    k1: float = 1.5,
+    b: float = 0.75,
+    *,
+    names: Sequence[str] = (),
+    stamp: str = "",
 ) -> Index:
     """The index of some texts.
 
@@ -104,13 +133,14 @@ def build(
     counts_P = np.concatenate([counts for _, counts in counted])
     lengths = np.array([len(one) for one in ids])
     made_by = fingerprint(tokenizer)
-    return Index(tuple(documents), starts, where_P[order], counts_P[order], lengths, made_by, k1, b)
+    arrays = starts, where_P[order], counts_P[order], lengths
+    return Index(tuple(documents), *arrays, made_by, k1, b, tuple(names), stamp=stamp)
 
 
 def save(index: Index, folder: Path) -> None:
     """Write the index into a folder; its file is whole or absent."""
     arrays = {field.name: getattr(index, field.name) for field in dataclasses.fields(index)}
-    facts = {name: arrays.pop(name) for name in ("documents", "tokenizer", "k1", "b")}
+    facts = {name: arrays.pop(name) for name in FACTS}
     content = io.BytesIO()
     np.savez_compressed(
         content, facts=np.frombuffer(json.dumps(facts).encode(), np.uint8), **arrays
@@ -129,7 +159,7 @@ def load(folder: Path, tokenizer: Tokenizer) -> Index:
         with np.load(folder / FILE, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
         facts = json.loads(arrays.pop("facts").tobytes())
-        facts["documents"] = tuple(facts["documents"])
+        facts |= {name: tuple(facts[name]) for name in ("documents", "names")}
         found = Index(**arrays, **facts)
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise UserError(f"{folder} holds no index that can be read; build it again") from error
@@ -141,29 +171,14 @@ def load(folder: Path, tokenizer: Tokenizer) -> Index:
     return found
 
 
-def prior(scores_Z: jax.Array) -> jax.Array:
-    """log P(z|x) of the retrieved documents: softmax of their scores (the paper's equation 1)."""
-    return jax.nn.log_softmax(jnp.asarray(scores_Z, jnp.float32))
+def passages(text: str, words: int) -> list[str]:
+    """The text in passages of so many words, as it is written; 0: whole.
 
-
-def rag_sequence(prior_Z: jax.Array, logprobs_ZT: jax.Array) -> jax.Array:
-    """log Σ_z P(z|x) Π_i P(y_i|x, z, y_<i): one document for the whole answer.
-
-    >>> half, p = jnp.log(jnp.array([0.5, 0.5])), jnp.array([[1.0, 0.5], [0.5, 1.0]])
-    >>> round(float(jnp.exp(rag_sequence(half, jnp.log(p)))), 4)
-    0.5
+    >>> passages("one two  three\nfour five", 2)
+    ['one two', 'three\nfour', 'five']
     """
-    return jax.nn.logsumexp(prior_Z + jnp.sum(logprobs_ZT, axis=-1))
-
-
-def rag_token(prior_Z: jax.Array, logprobs_ZT: jax.Array) -> jax.Array:
-    """log Π_i Σ_z P(z|x) P(y_i|x, z, y_<i): another document may stand behind each token.
-
-    P(z|x) is that of the question at every token, as in the paper; it is not updated by the tokens
-    before, with which the product would be that of RAG-Sequence.
-
-    >>> half, p = jnp.log(jnp.array([0.5, 0.5])), jnp.array([[1.0, 0.5], [0.5, 1.0]])
-    >>> round(float(jnp.exp(rag_token(half, jnp.log(p)))), 4)
-    0.5625
-    """
-    return jnp.sum(jax.nn.logsumexp(prior_Z[:, None] + logprobs_ZT, axis=0))
+    if not words:
+        return [text.strip()]
+    spans = [found.span() for found in re.finditer(r"\S+", text)]
+    groups = [spans[i : i + words] for i in range(0, len(spans), words)]
+    return [text[group[0][0] : group[-1][1]] for group in groups]

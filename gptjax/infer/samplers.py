@@ -1,8 +1,9 @@
 """Samplers: pure functions from logits to a token, in the field's order, with settings by row.
 
-A `Filter` changes logits; those that some row asks for are applied in the order of FILTERS, which
-is that of `transformers` and vLLM: bias, penalties, temperature, top-k, top-p, min-p, typical. Then
-a token is drawn, with a key of each row's own. What a filter must remember is a `Memory`.
+A `Filter` changes logits; those that some row asks for are applied in the order of FILTERS: the
+pool of rows, then as in `transformers` and vLLM bias, penalties, temperature, top-k, top-p, min-p,
+typical. Then a token is drawn, with a key of each row's own. What a filter must remember is a
+`Memory`.
 
 Sets of likeliest tokens are found by bisection over the bits of a threshold: 32 sums in place of a
 sort of the vocabulary, the same for every row's own setting, and ties stay together.
@@ -48,12 +49,15 @@ class Filter:
       is_on: whether a request needs it; what no request of a batch needs is not computed.
       memory: a name of MEMORIES that it reads; "" for none.
       rows: its own arrays from the requests and the vocabulary, [B, …] by name.
+      joins: whether a row's logits depend on other rows', which must then begin and end together:
+        no filter of a batcher.
     """
 
     apply: Callable[[jax.Array, Rows, Memories], jax.Array]
     is_on: Callable[[Sampling], bool]
     memory: str = ""
     rows: Callable[[Sequence[Sampling], int], Rows] = lambda requests, vocabulary: {}
+    joins: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,6 +187,28 @@ def _only(logits_BV: jax.Array, stays: jax.Array) -> jax.Array:
     return jnp.where(stays, logits_BV, -jnp.inf)
 
 
+def _pooled(logits_BV: jax.Array, rows: Rows, memories: Memories) -> jax.Array:
+    """log Σ_z P(z)·P(token | z) over the rows z of a group, the same in each of them."""
+    B = logits_BV.shape[0]
+    weighted_BV = jax.nn.log_softmax(logits_BV) + rows["pool_weight"][:, None]
+    most_BV = jax.ops.segment_max(weighted_BV, rows["pool"], num_segments=B)
+    shares_BV = jnp.exp(weighted_BV - most_BV[rows["pool"]])
+    sums_BV = jax.ops.segment_sum(shares_BV, rows["pool"], num_segments=B)
+    return (most_BV + jnp.log(sums_BV))[rows["pool"]]
+
+
+def _pooled_rows(requests: Sequence[Sampling], vocabulary: int) -> Rows:
+    """The group of each row, a row without one in its own, and its log-weight there."""
+    asked = [request.own.get("pooled") for request in requests]
+    names = [("alone", i) if one is None else ("pool", one[0]) for i, one in enumerate(asked)]
+    numbers = {name: i for i, name in enumerate(dict.fromkeys(names))}
+    weights = [0.0 if one is None else one[1] for one in asked]
+    return {
+        "pool": jnp.asarray([numbers[name] for name in names], jnp.int32),
+        "pool_weight": jnp.asarray(weights, jnp.float32),
+    }
+
+
 def _allowed(logits_BV: jax.Array, rows: Rows, memories: Memories) -> jax.Array:
     return _only(logits_BV, rows["allowed"])
 
@@ -281,6 +307,7 @@ MEMORIES: dict[str, Memory] = {"counts": Memory(_start_counts, _update_counts)}
 """What filters remember; another package adds its own."""
 
 FILTERS: dict[str, Filter] = {
+    "pooled": Filter(_pooled, lambda r: "pooled" in r.own, rows=_pooled_rows, joins=True),
     "allowed": Filter(_allowed, lambda r: bool(r.regex or r.json_schema), rows=_allowed_rows),
     "logit_bias": Filter(_bias, lambda r: bool(r.logit_bias), rows=_bias_rows),
     "repetition_penalty": Filter(_repetition, lambda r: r.repetition_penalty != 1.0, "counts"),

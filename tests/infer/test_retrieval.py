@@ -8,7 +8,8 @@ import pytest
 
 from gptjax.data.tokenizers.byte import ByteTokenizer
 from gptjax.errors import UserError
-from gptjax.infer import retrieval
+from gptjax.infer import rag, retrieval, samplers
+from gptjax.infer.settings import Sampling
 
 DOCUMENTS = (
     "red fox red",
@@ -82,15 +83,46 @@ def test_both_marginalisations_are_sums_over_documents():
     rng = np.random.default_rng(0)
     scores, p = rng.normal(size=3), rng.uniform(0.05, 1.0, (3, 4))
     weight = np.exp(scores) / np.exp(scores).sum()
-    prior = retrieval.prior(jnp.asarray(scores))
     by_sequence = sum(weight[z] * p[z].prod() for z in range(3))
     by_token = sum(
         np.prod([weight[z] * p[z, i] for i, z in enumerate(chosen)])
         for chosen in itertools.product(range(3), repeat=4)
     )
-    logs = jnp.log(jnp.asarray(p, jnp.float32))
-    assert float(jnp.exp(retrieval.rag_sequence(prior, logs))) == pytest.approx(
-        by_sequence, rel=1e-5
-    )
-    assert float(jnp.exp(retrieval.rag_token(prior, logs))) == pytest.approx(by_token, rel=1e-5)
+    prior, logs = rag.prior(scores), np.log(p)
+    assert np.exp(rag.rag_sequence(prior, logs)) == pytest.approx(by_sequence)
+    assert np.exp(rag.rag_token(prior, logs)) == pytest.approx(by_token)
     assert abs(by_sequence - by_token) > 1e-3
+
+
+def test_both_are_those_of_transformers():
+    """RagTokenForGeneration.marginalize and RagSequenceForGeneration.get_nll, transformers 5.24."""
+    prior_Z = rag.prior([-0.436435252, -1.169801950, 1.739367843])
+    logprobs_ZT = np.array(
+        [
+            [-2.242362575, -5.648979063, -1.993982418, -3.068126934],
+            [-0.466853511, -0.825100709, -3.811668372, -3.580580279],
+            [-0.708850980, -2.157476012, -1.219249603, -0.799518420],
+        ]
+    )
+    assert rag.rag_token(prior_Z, logprobs_ZT) == pytest.approx(-5.156041588, rel=1e-8)
+    assert rag.rag_sequence(prior_Z, logprobs_ZT) == pytest.approx(-5.039164831, rel=1e-8)
+
+
+def test_rows_of_a_pool_choose_from_one_sum_of_probabilities():
+    p_BV = np.array([[0.6, 0.3, 0.1], [0.1, 0.3, 0.6], [0.2, 0.5, 0.3]])
+    owns = {0: (7, np.log(0.25)), 2: (7, np.log(0.75))}
+    requests = [Sampling(own={"pooled": owns[i]} if i in owns else {}) for i in range(3)]
+    names = samplers.names_of(requests)
+    rows = samplers.rows_of(requests, 3, names)
+    found = np.exp(samplers.filtered(jnp.log(p_BV), rows, {}, ("pooled",)))
+    one = 0.25 * p_BV[0] + 0.75 * p_BV[2]
+    np.testing.assert_allclose(found, [one, p_BV[1], one], rtol=1e-5)
+    assert names[0] == "pooled"
+
+
+def test_passages_keep_their_text_and_names_stay_with_them(tmp_path):
+    text = "one two  three\n\nfour five"
+    assert retrieval.passages(text, 2) == ["one two", "three\n\nfour", "five"]
+    assert retrieval.passages(f" {text}\n", 0) == [text]
+    retrieval.save(retrieval.build(["red", "fox"], Words(), names=["a", "b"]), tmp_path)
+    assert retrieval.load(tmp_path, Words()).name(1) == "b"

@@ -1,0 +1,268 @@
+"""job=rag: answers from an index of documents, each with the documents that it stands on."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from gptjax.config import Config
+from gptjax.data import files
+from gptjax.data.clean import readers
+from gptjax.engines.devices import start_backend
+from gptjax.errors import UserError
+from gptjax.fields import section, setting
+from gptjax.files import write_atomic
+from gptjax.infer import rag, retrieval
+from gptjax.infer.settings import PRESETS, SamplingConfig
+from gptjax.job import Job
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The model, the documents, the questions and the answers of job=rag."""
+
+    model: str = setting(
+        "",
+        "folder of a model: ours, a run's, Hugging Face's, or a sweep's for its best cell; empty: "
+        "a small model of the config's own sections is trained first",
+    )
+    documents: str = setting(
+        "",
+        "folder, file or pattern of documents (JSON lines, Parquet, WARC, plain text, compressed "
+        "or not); empty: what the index holds",
+    )
+    index: str = setting(
+        "", "folder of the index, which is built there if it is missing; empty: in the workdir"
+    )
+    text_field: str = setting("", "field of a record with its text; empty: the usual names")
+    passage_words: int = setting(100, "documents are cut into so many words; 0: whole", minimum=0)
+    retriever: str = setting(
+        "bm25",
+        "bm25 over the tokenizer's tokens, or dense: cosine of the model's own states",
+        choices=rag.RETRIEVERS,
+    )
+    marginal: str = setting(
+        "sequence",
+        "sequence: one passage behind the whole answer, token: another may be behind each token "
+        "(Lewis et al. 2020)",
+        choices=rag.MARGINALS,
+    )
+    sources: int = setting(4, "passages that are read for an answer", minimum=1)
+    prior_temperature: float = setting(
+        1.0, "divides the scores before P(passage | question) is their softmax", above=0.0
+    )
+    template: str = setting(
+        r"{document}\n{question}", r"prompt, with {document}, {question}, and \n for a line feed"
+    )
+    question: str = setting("", "what is asked")
+    questions: str = setting(
+        "",
+        "file of questions: a text in each line, or .jsonl with prompt, and with answer where the "
+        "share of right ones is wanted",
+    )
+    output: str = setting("", ".jsonl file for answers and their sources")
+    preset: str = setting(
+        "greedy", "named settings in place of the defaults below", choices=("", *PRESETS)
+    )
+    sampling: SamplingConfig = section(SamplingConfig, "how an answer is made")
+
+
+def check(config: Config) -> None:
+    """Refuse no question or two sources of them, and a template without its two places."""
+    asked: Settings = config.own["rag"]
+    if bool(asked.question) == bool(asked.questions):
+        raise UserError(
+            f"rag.question={asked.question!r} and rag.questions={asked.questions!r}; give one of "
+            "them"
+        )
+    if asked.questions and not Path(asked.questions).expanduser().is_file():
+        raise UserError(f"rag.questions={asked.questions} is no file; give a file of questions")
+    for place in ("{document}", "{question}"):
+        if asked.template.count(place) != 1:
+            raise UserError(f"rag.template={asked.template!r} must have {place} once; write it so")
+    if asked.output and not Path(asked.output).expanduser().absolute().parent.is_dir():
+        raise UserError(
+            f"rag.output={asked.output} is in no folder; make the folder or give another file"
+        )
+
+
+def main(config: Config, folder: Path) -> int:
+    """Build or read the index, answer every question, name the sources."""
+    from gptjax import infer
+    from gptjax.stages import find_model
+
+    asked: Settings = config.own["rag"]
+    start_backend(config)
+    model = find_model.find(config, asked.model, folder)
+    if model.tokenizer is None:
+        raise UserError(
+            f"rag.model={asked.model} has no tokenizer, so texts cannot be read; put the "
+            "tokenizer's file into its folder"
+        )
+    index = _index(asked, model, folder)
+    quick, request, rows = infer.for_few_rows(model), _request(asked), []
+    for number, said in enumerate(_questions(asked)):
+        found = rag.ask(
+            quick,
+            index,
+            said["prompt"],
+            request,
+            retriever=asked.retriever,
+            marginal=asked.marginal,
+            documents=asked.sources,
+            template=asked.template.replace(r"\n", "\n"),
+            temperature=asked.prior_temperature,
+            seed=number,
+        )
+        _print(said["prompt"], found)
+        rows.append(_row(said, found, asked))
+    if asked.output:
+        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        write_atomic(Path(asked.output).expanduser(), "".join(lines))
+    known = [row["right"] for row in rows if "right" in row]
+    if known:
+        print(f"{sum(known)} of {len(known)} answers are right ({sum(known) / len(known):.0%})")
+    return 0
+
+
+def _request(asked: Settings) -> Any:
+    """The settings, a preset's where they are at their defaults."""
+    from gptjax.infer import Sampling
+
+    plain = SamplingConfig()
+    given = {k: v for k, v in vars(asked.sampling).items() if v != getattr(plain, k)}
+    return Sampling(**{**PRESETS.get(asked.preset, {}), **given})
+
+
+def _index(asked: Settings, model: Any, folder: Path) -> retrieval.Index:
+    """The index of the folder, built there from the documents if it is missing.
+
+    Raises:
+      UserError: for an index of another tokenizer, of another model's states or of other files.
+    """
+    from gptjax.infer import dense_retrieval
+
+    place = Path(asked.index).expanduser() if asked.index else folder / "index"
+    if not (place / retrieval.FILE).exists():
+        index = _build(asked, model)
+        retrieval.save(index, place)
+        print(f"{place}: {len(index.documents):,} passages of {asked.documents}", flush=True)
+        return index
+    index = retrieval.load(place, model.tokenizer)
+    dense_retrieval.check_states(index, model)
+    if asked.documents and index.stamp != _stamp(asked):
+        raise UserError(
+            f"{place} is an index of other files than rag.documents={asked.documents}, or of them "
+            "at another time or in other passages; delete it, or name another folder in rag.index"
+        )
+    return index
+
+
+def _build(asked: Settings, model: Any) -> retrieval.Index:
+    from gptjax.infer import dense_retrieval
+
+    if not asked.documents:
+        raise UserError(
+            "rag.documents='' names no document and there is no index yet; give "
+            "--config.rag.documents=FOLDER"
+        )
+    names, texts = [], []
+    for name, text in _passages(asked):
+        names.append(name)
+        texts.append(text)
+    index = retrieval.build(texts, model.tokenizer, names=names, stamp=_stamp(asked))
+    return dense_retrieval.with_states(index, model) if asked.retriever == "dense" else index
+
+
+def _passages(asked: Settings) -> Iterator[tuple[str, str]]:
+    """(name, text) of every passage: its document's name, and its number in it where it has more.
+
+    Raises:
+      UserError: for a file that cannot be read, and a record without a text.
+    """
+    broken = readers.Broken()
+    try:
+        for file in readers.find(asked.documents):
+            for one in readers.documents(file, broken, strict=True, text_field=asked.text_field):
+                cut = [text for text in retrieval.passages(one.text, asked.passage_words) if text]
+                for number, text in enumerate(cut, 1):
+                    yield f"{one.id} [{number}/{len(cut)}]" if len(cut) > 1 else one.id, text
+    except UserError as error:
+        raise _of_here(error) from error
+
+
+def _stamp(asked: Settings) -> str:
+    """A hash of which files there are and of how they are cut."""
+    try:
+        facts: list[Any] = files.facts(readers.find(asked.documents))
+    except UserError as error:
+        raise _of_here(error) from error
+    facts += [asked.passage_words, asked.text_field]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
+
+
+def _of_here(error: UserError) -> UserError:
+    """The sentence with the names of this job's settings."""
+    words = str(error).replace("clean.input", "rag.documents").replace("data.path", "rag.documents")
+    return UserError(words.replace(", or set clean.strict=false to leave it out", ""))
+
+
+def _questions(asked: Settings) -> list[dict[str, Any]]:
+    """The lines of the file, or the one question."""
+    if asked.question:
+        return [{"prompt": asked.question}]
+    path = Path(asked.questions).expanduser()
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"rag.questions={path} cannot be read; give a text in UTF-8") from error
+    numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    if path.suffix != ".jsonl":
+        found = [{"prompt": line} for _, line in numbered]
+    else:
+        found = [_of_json(f"{path} line {number}", line) for number, line in numbered]
+    if not found:
+        raise UserError(f"rag.questions={path} has no question; give a text in each line")
+    return found
+
+
+def _of_json(place: str, line: str) -> dict[str, Any]:
+    try:
+        said = json.loads(line)
+    except ValueError as error:
+        raise UserError(f"{place} is not JSON ({error}); correct it") from error
+    if not isinstance(said, dict) or not isinstance(said.get("prompt"), str):
+        raise UserError(f'{place} has no prompt; write lines such as {{"prompt": "…"}}')
+    return said
+
+
+def _print(question: str, found: rag.Grounded) -> None:
+    print(f"--- {question}\n{found.answer.text}", flush=True)
+    for source in found.sources:
+        print(f"    {source.posterior:6.1%}  {source.name}", flush=True)
+
+
+def _row(said: dict[str, Any], found: rag.Grounded, asked: Settings) -> dict[str, Any]:
+    """A line of the output."""
+    row = {
+        **said,
+        "text": found.answer.text,
+        "tokens": list(found.answer.tokens),
+        "finish": found.answer.finish,
+        "marginal": asked.marginal,
+        "logprob": round(found.logprob, 6),
+        "sources": [
+            {**vars(source), **{n: round(getattr(source, n), 6) for n in NUMBERS}}
+            for source in found.sources
+        ],
+    }
+    if isinstance(said.get("answer"), str):
+        row["right"] = found.answer.text.strip() == said["answer"].strip()
+    return row
+
+
+NUMBERS = ("score", "prior", "posterior")
+
+JOB = Job(main, Settings, check, one_run=True, trains=True)
