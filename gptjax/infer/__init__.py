@@ -11,7 +11,7 @@ from gptjax.infer.beam import BeamSearch, beam_search
 from gptjax.infer.generate import Answer, generate, stream
 from gptjax.infer.limits import Limits
 from gptjax.infer.members import Contrast, Mixture, joined, streaming
-from gptjax.infer.model import Model, for_few_rows, load, prepare
+from gptjax.infer.model import Model, for_few_rows, load, prepare, with_adapters
 from gptjax.infer.pplm import Bag, Steering, steer
 from gptjax.infer.settings import PRESETS, Sampling, sampling
 from gptjax.infer.speculative import Gain, best_drafts, expected_tokens, speculate
@@ -47,4 +47,5 @@ __all__ = [
     "steer",
     "stream",
     "streaming",
+    "with_adapters",
 ]

@@ -110,13 +110,14 @@ class Batcher:
         self.read_tokens = self.shared_tokens = 0
         self.constraints = Constraints.free(limits.slots, model.config.vocab_size)
         self._last = -1
+        self._of_rows: tuple[list[str], Any] | None = None
         self._state = self._allocate()
 
     def _allocate(self) -> State:
         """Empty slots, with arrays as those of a request that was read."""
         request = self._request([0], Sampling(max_tokens=1), 0)
         cache = _empty_cache(self.plan, self.length)
-        _, each_B1D, cache = self._piece(cache, request.prompt, fresh=True)
+        _, each_B1D, cache = self._piece(cache, request.prompt, "", fresh=True)
         one = self._first_of(request, cache, each_B1D, self.constraints.allowed_BV[0])
         state = _repeated(one, self.limits.slots)
         return dataclasses.replace(state, done_B=jnp.ones(self.limits.slots, bool))
@@ -261,7 +262,10 @@ class Batcher:
         reading, request = self.reading, self.requests[self.reading.number]
         prompt = request.prompt
         ids = prompt[reading.read : reading.read + self.limits.piece]
-        each_BTD, each_B1D, reading.cache = self._piece(reading.cache, ids, fresh=reading.read == 0)
+        adapter = request.sampling.adapter
+        each_BTD, each_B1D, reading.cache = self._piece(
+            reading.cache, ids, adapter, fresh=reading.read == 0
+        )
         if request.scores:
             self._score(reading, request, each_BTD)
         reading.read += len(ids)
@@ -276,7 +280,7 @@ class Batcher:
         number = self.schedule.waiting[0]
         request = self.requests[number]
         piece = len(request.prompt) if request.scores else self.limits.piece
-        entry = schedule.entry_of(self.schedule, request.prompt, piece)
+        entry = schedule.entry_of(self.schedule, self._told_apart(request), piece)
         if entry is None:
             return
         self.schedule = schedule.entered(self.schedule, entry)
@@ -300,10 +304,25 @@ class Batcher:
         growing.prompt_top += pairs(ids_Tt[:, :top], values_Tt[:, :top])
 
     def _piece(
-        self, cache: Any, ids: Sequence[int], *, fresh: bool
+        self, cache: Any, ids: Sequence[int], adapter: str, *, fresh: bool
     ) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...], Any]:
         ids_BT, counts_BT = padded([ids], min(width_of(len(ids)), self.limits.piece))
-        return _read_piece(self.plan, self.model.params, cache, ids_BT, counts_BT, fresh=fresh)
+        params = self._params([adapter])
+        return _read_piece(self.plan, params, cache, ids_BT, counts_BT, fresh=fresh)
+
+    def _params(self, names: Sequence[str]) -> Any:
+        """The parameters for rows of these adapters, kept while the rows stay."""
+        if not self.model.adapters.names:
+            return self.model.params
+        if self._of_rows is None or self._of_rows[0] != names:
+            self._of_rows = [*names], self.model.adapters.params_of(names)
+        return self._of_rows[1]
+
+    def _told_apart(self, request: Request) -> tuple[int, ...]:
+        """The prompt as prefixes are compared: caches of other adapters hold other numbers."""
+        V, adapter = self.model.config.vocab_size, request.sampling.adapter
+        number = self.model.adapters.number(adapter)
+        return tuple(id + V * number for id in request.prompt)
 
     def _enter(self, reading: _Reading, each_B1D: Sequence[jax.Array]) -> None:
         """Put the prompt's cache and the first token of its answer into the slot."""
@@ -316,7 +335,7 @@ class Batcher:
         self._state = _put(self._state, jnp.int32(reading.slot), one)
         if self.shares:
             self.schedule = schedule.filled(
-                self.schedule, reading.slot, request.prompt, self.limits.piece
+                self.schedule, reading.slot, self._told_apart(request), self.limits.piece
             )
         self.reading = None
 
@@ -359,9 +378,12 @@ class Batcher:
         idle_B[list(active)] = False
         steps = 1 if self.constraints else self.limits.steps
         rows = self.constraints.into(self._state.rows)
+        adapters = [""] * self.limits.slots
+        for slot, number in active.items():
+            adapters[slot] = self.requests[number].sampling.adapter
         self._state = _advance(
             self.plan,
-            self.model.params,
+            self._params(adapters),
             dataclasses.replace(self._state, rows=rows),
             jnp.asarray(idle_B),
             steps,

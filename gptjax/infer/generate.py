@@ -1,6 +1,7 @@
 """Answers to prompts: whole, or as they are made."""
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -101,7 +102,7 @@ def stream(
             done = state.done_B | jnp.asarray(stopped)
             rows = batch.constraints.into(state.rows)
             state = dataclasses.replace(state, done_B=done, rows=rows)
-            state = advance(batch.plan, model.params, state, jnp.int32(steps))
+            state = advance(batch.plan, batch.params, state, jnp.int32(steps))
         answers = batch.answers(state)
         for row, answer in enumerate(answers):
             batch.constraints.consume(row, answer.tokens)
@@ -152,6 +153,12 @@ class Batch:
         plan = Plan.of(model, total, samplers.names_of(requests), top)
         return cls(model, plan, ids, requests, keys, Constraints.of(model, requests))
 
+    @functools.cached_property
+    def params(self) -> Any:
+        """The model's parameters, with the adapter of each row where some row has one."""
+        names = [request.adapter for request in self.requests]
+        return self.model.adapters.params_of(names) if any(names) else self.model.params
+
     def start(self, *, spare: int = 0) -> State:
         """Prompts read, and the first token of each answer made.
 
@@ -166,7 +173,7 @@ class Batch:
         filters, spared = self.plan.filters, self.model.end_ids
         return prefill(
             self.plan,
-            self.model.params,
+            self.params,
             prompts_BT,
             counts_BT,
             self.constraints.into(samplers.rows_of(requests, V, filters)),
@@ -289,6 +296,7 @@ def fitted(model: Model, prompt: Sequence[int], request: Sampling) -> Sampling:
             f"sampling.stop={request.stop} needs a tokenizer, which {model.name} has not; give "
             "sampling.stop_ids"
         )
+    model.adapters.check(request.adapter)
     if not model.context:
         return request
     room = model.context - len(prompt)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 from gptjax import convert, models, quant
 from gptjax.data.tokenizers import Tokenizer
 from gptjax.errors import UserError
+from gptjax.infer.adapters import NO_ADAPTERS, Adapters, read_adapters
 from gptjax.models.output_first import Embedding, OutputFirst
 from gptjax.quant.matrices import EMBEDDING, inside
 
@@ -30,6 +31,7 @@ class Model:
       others: further members, whose parameters follow the first one's in `params`.
       combine: of `Plan`; None: the model is one.
       stream: how caches forget old tokens; None: they do not.
+      adapters: that requests choose by name, one row of a batch this and one that.
     """
 
     config: models.ModelConfig
@@ -40,6 +42,7 @@ class Model:
     others: tuple["Model", ...] = ()
     combine: Any = None
     stream: models.Stream | None = None
+    adapters: Adapters = NO_ADAPTERS
 
     @functools.cached_property
     def context(self) -> int:
@@ -117,6 +120,31 @@ def prepare(
     return Model(found.config, params, tokenizer or found.tokenizer, found.chat, name)
 
 
+def with_adapters(model: Model, folders: Mapping[str, str | Path]) -> Model:
+    """The model with LoRA adapters that requests choose by name (`Sampling.adapter`).
+
+    The base is there once; a batch may have a row for each adapter and for none.
+
+    Args:
+      folders: of PEFT adapters, ours or others', by name. A model that is kept for few rows must be
+        so before (`for_few_rows`).
+
+    Raises:
+      UserError: for an adapter of another base, a matrix that is not multiplied row by row, and
+        joined models.
+    """
+    if model.others:
+        raise UserError(f"{model.name} joins models, which have no adapters; serve one of them")
+    if not folders:
+        return model
+    if model.name in folders:
+        raise UserError(
+            f"the adapter {model.name!r} has the name of the base; give another to one of them"
+        )
+    paths = {name: Path(folder).expanduser() for name, folder in folders.items()}
+    return dataclasses.replace(model, adapters=read_adapters(model.config, model.params, paths))
+
+
 LARGE = 1 << 16
 """Weights from which a matrix is turned: smaller ones cost little either way."""
 
@@ -124,8 +152,8 @@ LARGE = 1 << 16
 def for_few_rows(model: Model) -> Model:
     """The model with its large matrices kept for products of few tokens (`OutputFirst`), on a CPU.
 
-    Answers of up to 32 at a time are made faster, with other last digits. Other devices,
-    joined models and leaves that are no arrays stay as they are.
+    Answers of up to 32 at a time are made faster, with other last digits. Other devices, joined
+    models and leaves that are no arrays stay as they are; adapters are attached afterwards.
     """
     if jax.default_backend() != "cpu" or model.others:
         return model

@@ -77,10 +77,12 @@ class Sampling(SamplingConfig):
     Attributes:
       logit_bias: added to the logits of single tokens, by id.
       own: settings of filters from outside, by name.
+      adapter: a name of the model's adapters; "": the base alone.
     """
 
     logit_bias: Mapping[int, float] = dataclasses.field(default_factory=dict)
     own: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    adapter: str = ""
 
 
 PRESETS: dict[str, dict[str, Any]] = {

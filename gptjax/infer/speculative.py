@@ -80,7 +80,7 @@ def speculate(
     _check(batch, draft, drafts)
     run = _start(batch, draft, drafts)
     config = None if draft is None else draft.config
-    params = (model.params, None if draft is None else draft.params)
+    params = (batch.params, None if draft is None else draft.params)
     run = _to_the_end(batch.plan, config, drafts, params, run)
     rounds, tried, accepted = (int(jnp.sum(x)) for x in (run.rounds_B, run.tried_B, run.accepted_B))
     made = int(jnp.sum(run.state.made_B)) - len(batch.requests)

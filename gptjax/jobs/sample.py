@@ -14,6 +14,7 @@ from gptjax.engines.devices import start_backend
 from gptjax.errors import UserError
 from gptjax.fields import section, setting
 from gptjax.files import write_atomic
+from gptjax.infer.adapters import named
 from gptjax.infer.members import MembersConfig, streaming, with_members
 from gptjax.infer.searches import SearchConfig
 from gptjax.infer.settings import PRESETS, Sampling, SamplingConfig
@@ -43,6 +44,14 @@ class Settings:
     sampling: SamplingConfig = section(SamplingConfig, "how an answer is made")
     search: SearchConfig = section(SearchConfig, "how answers are searched for")
     members: MembersConfig = section(MembersConfig, "further models that answer with the first")
+    adapters: tuple[str, ...] = setting(
+        (), "LoRA adapters of the model, each as NAME=FOLDER, for one batch of several"
+    )
+    adapter: str = setting(
+        "",
+        "name of the adapter that answers; a line of .jsonl may say another as `adapter`; empty: "
+        "the model alone",
+    )
     recent: int = setting(
         0,
         "text without an end: latest tokens that the cache keeps, besides the sinks; 0: all of the "
@@ -60,6 +69,7 @@ def check(config: Config) -> None:
             f"sample.prompt={asked.prompt!r} and sample.prompts={asked.prompts} are both given; "
             "leave one out"
         )
+    named(asked.adapters, "sample.adapters")
     if asked.prompts and not Path(asked.prompts).expanduser().is_file():
         raise UserError(f"sample.prompts={asked.prompts} is no file; give a file of prompts")
     if asked.output and not Path(asked.output).expanduser().absolute().parent.is_dir():
@@ -82,7 +92,7 @@ def main(config: Config, folder: Path) -> int:
     started, tokens = time.perf_counter(), 0
     for first in range(0, len(questions), asked.batch):
         some = questions[first : first + asked.batch]
-        answers = _answer(model, some, request, first, asked.search)
+        answers = _answer(model, some, request, first, asked)
         done += [_row(one.said, answer, model) for one, answer in zip(some, answers, strict=True)]
         tokens += sum(len(answer.tokens) for answer in answers)
     seconds = time.perf_counter() - started
@@ -98,8 +108,12 @@ def main(config: Config, folder: Path) -> int:
 
 
 def _model(model: Any, asked: Settings) -> Any:
-    """The model with its members, and with a cache that forgets where one was asked for."""
+    """The model with its members and adapters, and a cache that forgets where it was asked for."""
+    from gptjax.infer import with_adapters
+
     model = with_members(model, asked.members)
+    adapters = named(asked.adapters, "sample.adapters")
+    model = with_adapters(model, adapters) if adapters else model
     return streaming(model, first=asked.sinks, last=asked.recent) if asked.recent else model
 
 
@@ -129,7 +143,7 @@ def _request(asked: Settings) -> Sampling:
 
 
 def _answer(
-    model: Any, some: Sequence[Any], request: Sampling, first: int, asked: SearchConfig
+    model: Any, some: Sequence[Any], request: Sampling, first: int, asked: Settings
 ) -> list[Any]:
     """The answers of one batch; a single one streams where it is made token by token."""
     import jax
@@ -138,12 +152,17 @@ def _answer(
 
     key = jax.random.fold_in(jax.random.key(max(request.seed, 0)), first)
     requests = [
-        dataclasses.replace(request, seed=-1, stop_ids=(*request.stop_ids, *one.ends))
+        dataclasses.replace(
+            request,
+            seed=-1,
+            stop_ids=(*request.stop_ids, *one.ends),
+            adapter=one.said.get("adapter", asked.adapter),
+        )
         for one in some
     ]
-    if len(some) == 1 and asked.kind == SearchConfig().kind:
+    if len(some) == 1 and asked.search.kind == SearchConfig().kind:
         return _streamed(model, some[0], requests, key)
-    answers, said = search(model, [one.prompt for one in some], requests, key, asked)
+    answers, said = search(model, [one.prompt for one in some], requests, key, asked.search)
     for one, answer in zip(some, answers, strict=True):
         print(f"--- {_shown(one.said)}\n{_words(model, answer)}", flush=True)
     if said:

@@ -12,6 +12,7 @@ from gptjax.data.chat import FORMATS
 from gptjax.engines.devices import start_backend
 from gptjax.errors import UserError
 from gptjax.fields import section, setting
+from gptjax.infer.adapters import named
 from gptjax.infer.limits import Limits
 from gptjax.infer.members import MembersConfig, with_members
 from gptjax.job import Job
@@ -36,6 +37,11 @@ class Settings(Limits):
         30.0, "seconds for answers under way after SIGTERM; the rest is refused", minimum=0.0
     )
     warm: bool = setting(True, "compile all programs before the port opens")
+    adapters: tuple[str, ...] = setting(
+        (),
+        "LoRA adapters of the model, each as NAME=FOLDER; clients ask for one by its name as the "
+        "model",
+    )
     members: MembersConfig = section(MembersConfig, "further models that answer with the first")
 
 
@@ -49,6 +55,7 @@ def check(config: Config) -> None:
     missing = [name for name in EXTRA if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(f"job=serve needs {' and '.join(missing)}; pip install 'gptjax[serve]'")
+    named(asked.adapters, "serve.adapters")
     _token(asked)
 
 
@@ -92,7 +99,10 @@ def _model(asked: Settings) -> Any:
             "tokenizer's file into its folder"
         )
     model = with_members(model, asked.members)
-    return dataclasses.replace(model, chat=asked.chat or model.chat, name=asked.name or model.name)
+    name = asked.name or model.name
+    model = dataclasses.replace(model, chat=asked.chat or model.chat, name=name)
+    adapters = named(asked.adapters, "serve.adapters")
+    return infer.with_adapters(model, adapters) if adapters else model
 
 
 def _token(asked: Settings) -> str:
@@ -114,8 +124,9 @@ def _token(asked: Settings) -> str:
 def _say(batcher: Any, host: str, port: int, token: str) -> None:
     """Where it is, and how much it holds."""
     shown = f"[{host}]" if ":" in host else host
+    names = " and ".join((batcher.model.name, *batcher.model.adapters.names))
     print(
-        f"{batcher.model.name}: {batcher.limits.slots} slots of {batcher.length:,} tokens, "
+        f"{names}: {batcher.limits.slots} slots of {batcher.length:,} tokens, "
         f"{batcher.cache_bytes / 1e6:,.1f} MB of caches\n"
         f"http://{shown}:{port}/ for a browser, http://{shown}:{port}/v1 for clients",
         flush=True,

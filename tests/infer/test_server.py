@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from gptjax import infer, models
+from gptjax.convert import peft
 from gptjax.data.tokenizers.byte import ByteTokenizer
 
 openai = pytest.importorskip("openai")
@@ -75,8 +76,12 @@ def serving(service, **options):
 
 
 @pytest.fixture(scope="module")
-def service():
-    made = Service(infer.Batcher(model(), LIMITS))
+def service(tmp_path_factory):
+    """Of the model with one adapter."""
+    place, rng = tmp_path_factory.mktemp("tuned"), np.random.default_rng(0)
+    pair = rng.normal(size=(2, 64, 1)), rng.normal(size=(2, 1, 16))
+    peft.write_adapter(place, CONFIG, peft.Adapter(1, 1.0, {"blocks/mlp/down": pair}))
+    made = Service(infer.Batcher(infer.with_adapters(model(), {"tuned": place}), LIMITS))
     yield made
     made.close()
 
@@ -113,10 +118,25 @@ def direct(prompt, **settings):
 
 
 def test_models(client):
-    assert [one.id for one in client.models.list()] == ["tiny"]
+    assert [one.id for one in client.models.list()] == ["tiny", "tuned"]
     assert client.models.retrieve("tiny").id == "tiny"
-    with pytest.raises(openai.NotFoundError, match="ask for 'tiny'"):
+    assert client.models.retrieve("tuned").parent == "tiny"
+    with pytest.raises(openai.NotFoundError, match="ask for 'tiny' or 'tuned'"):
         client.models.retrieve("other/name")
+
+
+def test_the_model_field_chooses_an_adapter(client):
+    """What it then says is compared in test_adapters.py."""
+    asked, texts = {"prompt": "x", "max_tokens": 8, "temperature": 0}, []
+    for name in ("tiny", "tuned", "tuned"):
+        reply = client.completions.create(model=name, **asked)
+        assert reply.model == name
+        texts.append(reply.choices[0].text)
+    assert texts[0] != texts[1] == texts[2]
+    with pytest.raises(openai.NotFoundError) as refused:
+        client.completions.create(model="tuned2", **asked)
+    assert refused.value.body["code"] == "model_not_found"
+    assert refused.value.body["param"] == "model"
 
 
 def test_completions_say_what_the_model_says(client):

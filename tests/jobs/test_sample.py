@@ -5,11 +5,12 @@ import json
 
 import compiled_model
 import jax
+import numpy as np
 import pytest
 import tokenizers as hf
 
 from gptjax import infer, models
-from gptjax.convert import own_folder
+from gptjax.convert import own_folder, peft
 from gptjax.convert.own_folder import KeptTokenizer
 from gptjax.data import DataConfig, chat
 from gptjax.data.tokenizers import bpe
@@ -43,6 +44,23 @@ def test_a_prompt_streams_and_its_speed_is_told(model, tmp_path, capfd):
     assert out.startswith("def f(") and len(out.encode()) > len("def f(\n")
     assert "9 tokens in " in err and "tokens per second" in err
     assert not (tmp_path / "work").exists()
+
+
+def test_lines_choose_adapters_by_name(model, tmp_path, capfd):
+    pair = np.ones((1, 32, 1)), np.linspace(-9, 9, 8).reshape(1, 1, 8) ** 3
+    tuned = peft.Adapter(1, 1.0, {"blocks/mlp/down": pair})
+    peft.write_adapter(tmp_path / "tuned", CONFIG, tuned)
+    lines = [{"prompt": "a"}, {"prompt": "a", "adapter": ""}, {"prompt": "a", "adapter": "mine"}]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    flags = [f"prompts={tmp_path}/in.jsonl", f"output={tmp_path}/out.jsonl", "preset=greedy"]
+    flags += [f"adapters=mine={tmp_path}/tuned", "sampling.max_tokens=5"]
+    assert sample(model, *flags, "adapter=mine", tmp_path=tmp_path) == 0
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert rows[0]["tokens"] == rows[2]["tokens"] != rows[1]["tokens"]
+    assert sample(model, *flags, "adapter=its", tmp_path=tmp_path) == 2
+    assert "the adapter 'its' is not known" in capfd.readouterr().err
+    assert sample(model, "adapters=mine", tmp_path=tmp_path) == 2
+    assert "sample.adapters='mine' is no adapter by name" in capfd.readouterr().err
 
 
 def test_an_answer_matches_an_expression(model, tmp_path, capfd):

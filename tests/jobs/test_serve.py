@@ -11,10 +11,11 @@ import sys
 
 import compiled_model
 import jax
+import numpy as np
 import pytest
 
 from gptjax import models
-from gptjax.convert import own_folder
+from gptjax.convert import own_folder, peft
 from gptjax.convert.own_folder import KeptTokenizer
 from gptjax.data import DataConfig
 from gptjax.main import main
@@ -40,7 +41,17 @@ def flags(folder, *given):
 def test_a_process_serves_and_ends_after_its_answers(folder, tmp_path):
     """SIGTERM amid an answer: the answer is finished, the next request is refused, status 0."""
     (tmp_path / "key").write_text("secret\n")
-    given = ["port=0", "slots=2", f"token_file={tmp_path}/key", "warm=false", "name=small"]
+    pair = np.ones((1, 8, 1)), np.ones((1, 1, 8))
+    tuned = peft.Adapter(1, 1.0, {"blocks/attention/value": pair})
+    peft.write_adapter(tmp_path / "tuned", CONFIG, tuned)
+    given = [
+        f"adapters=tuned={tmp_path}/tuned",
+        "port=0",
+        "slots=2",
+        f"token_file={tmp_path}/key",
+        "warm=false",
+        "name=small",
+    ]
     process = subprocess.Popen(
         [sys.executable, "-m", "gptjax.main", *flags(folder, *given)[1:]],
         stdout=subprocess.PIPE,
@@ -49,7 +60,7 @@ def test_a_process_serves_and_ends_after_its_answers(folder, tmp_path):
     )
     try:
         said = process.stdout.readline() + process.stdout.readline()
-        assert "small: 2 slots of 1,024 tokens, " in said
+        assert "small and tuned: 2 slots of 1,024 tokens, " in said
         port = int(re.search(r"http://127.0.0.1:(\d+)/", said)[1])
         body = {"prompt": "x", "max_tokens": 900, "stream": True, "logit_bias": {"256": -100}}
         reply = post(port, body)

@@ -133,13 +133,15 @@ class _Api:
         return PlainTextResponse(self.metrics.text(gauges), media_type=CONTENT_TYPE)
 
     async def models(self, request: Request) -> Response:
-        """The only model."""
-        return JSONResponse({"object": "list", "data": [self._model()]})
+        """The model, and its adapters under their own names."""
+        names = (self.model.name, *self.model.adapters.names)
+        return JSONResponse({"object": "list", "data": [self._model(name) for name in names]})
 
     async def one_model(self, request: Request) -> Response:
         """The model of that name."""
-        self._check_model(request.path_params["name"])
-        return JSONResponse(self._model())
+        name = request.path_params["name"]
+        self._check_model(name)
+        return JSONResponse(self._model(name))
 
     async def completions(self, request: Request) -> Response:
         """/v1/completions."""
@@ -154,7 +156,9 @@ class _Api:
     ) -> Response:
         body = await self._body(request)
         asked, checked = await starlette.concurrency.run_in_threadpool(self._parse, parse, body)
-        form, run = kind.new(self.model, asked), self._submit(asked, checked)
+        name = asked.settings.adapter or self.model.name
+        answering = dataclasses.replace(self.model, name=name)
+        form, run = kind.new(answering, asked), self._submit(asked, checked)
 
         def end() -> None:
             self.service.cancel(run.tickets)
@@ -171,9 +175,12 @@ class _Api:
 
     def _parse(self, parse: Callable[..., Asked], body: bytes) -> tuple[Asked, list[Any]]:
         said = requests.read_json(body)
-        if said.get("model") is not None:
-            self._check_model(said["model"])
+        name = self.model.name if said.get("model") is None else said["model"]
+        self._check_model(name)
         asked = parse(said, self.model, self.batcher.length)
+        if name != self.model.name:
+            settings = dataclasses.replace(asked.settings, adapter=name)
+            asked = dataclasses.replace(asked, settings=settings)
         count, limits = len(asked.prompts) * asked.n, self.batcher.limits
         if count > limits.slots + limits.waiting:
             raise BadRequest(
@@ -290,21 +297,24 @@ class _Api:
             )
 
     def _check_model(self, name: Any) -> None:
-        if name != self.model.name:
+        names = (self.model.name, *self.model.adapters.names)
+        if name not in names:
             raise BadRequest(
-                f"the model {str(name)[:80]!r} is not here; ask for {self.model.name!r}",
+                f"the model {str(name)[:80]!r} is not here; ask for "
+                f"{' or '.join(map(repr, names))}",
                 "model",
                 status=404,
                 code="model_not_found",
             )
 
-    def _model(self) -> dict[str, Any]:
+    def _model(self, name: str) -> dict[str, Any]:
         return {
-            "id": self.model.name,
+            "id": name,
             "object": "model",
             "created": self.created,
             "owned_by": "gptjax",
             "max_model_len": self.batcher.length,
+            "parent": None if name == self.model.name else self.model.name,
         }
 
     def _refusal(self, error: UserError) -> Response:
