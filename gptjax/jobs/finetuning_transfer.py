@@ -181,7 +181,9 @@ def row_of(
     def begin() -> Any:
         return state_of(timed, jax.tree.map(jnp.array, start))
 
-    result = run(session, timed, place, Hooks(), begin if cell.pretrained else None)
+    stderr_of: dict[int, float] = {}  # of this process; those before a restart are not kept
+    hooks = Hooks(evaluation=lambda step, score: stderr_of.update({step: float(score.stderr)}))
+    result = run(session, timed, place, hooks, begin if cell.pretrained else None)
     step, loss = min(result.history, key=lambda one: one[1])
     row = {
         "width": cell.width,
@@ -190,7 +192,7 @@ def row_of(
         "pretrained": int(cell.pretrained),
         "loss": float(loss),
         "steps": int(step),
-        "stderr": float(result.evaluation.stderr),
+        "stderr": stderr_of.get(step),
     }
     write_json(place / "cell.json", row)
     return row

@@ -108,19 +108,31 @@ def main(config: Config, folder: Path) -> int:
     corpus = load_corpus(config)
     asks = questions(corpus, settings.questions)
     each = [_asked(config, corpus, width, asks, folder) for width in sorted(set(settings.widths))]
-    law = repeated_sampling.fit_repeated_sampling(
-        [one.params for one in each],
-        np.stack([one.right_Qn for one in each]),
-        resamples=settings.resamples,
-        seed=settings.seed,
-    )
     rows = [row for one in each for row in shares_of(one, settings)]
     costs = at_equal_cost(each, settings)
-    found = dataclasses.asdict(law) | {"values": law.law.values, "rows": rows, "equal_cost": costs}
-    write_json(folder / "test_time_compute.json", found)
-    figure.draw(folder, rows, law.law, config.report.formats, config.report.dpi)
-    _print(rows, costs, law, folder)
+    law, refused = _law(each, settings)
+    found = {"values": law.law.values} | dataclasses.asdict(law) if law else {"refused": refused}
+    write_json(folder / "test_time_compute.json", found | {"rows": rows, "equal_cost": costs})
+    curve = law.law if law else None
+    figure.draw(folder, rows, curve, config.report.formats, config.report.dpi)
+    _print_rows(rows, costs)
+    print("\n".join(_law_lines(law) if law else [f"no law of samples and sizes: {refused}"]))
+    print(folder / "test_time_compute.json")
     return 0
+
+
+def _law(each: Sequence[Asked], settings: Settings) -> tuple[RepeatedSampling | None, str]:
+    """The law of samples and sizes, or why there is none."""
+    try:
+        law = repeated_sampling.fit_repeated_sampling(
+            [one.params for one in each],
+            np.stack([one.right_Qn for one in each]),
+            resamples=settings.resamples,
+            seed=settings.seed,
+        )
+    except UserError as error:
+        return None, str(error)
+    return law, ""
 
 
 def questions(corpus: Corpus, most: int) -> list[tuple[str, str]]:
@@ -224,9 +236,7 @@ def at_equal_cost(each: Sequence[Asked], settings: Settings) -> list[dict[str, A
     return rows
 
 
-def _print(
-    rows: list[dict[str, Any]], costs: list[dict[str, Any]], law: RepeatedSampling, folder: Path
-) -> None:
+def _print_rows(rows: list[dict[str, Any]], costs: list[dict[str, Any]]) -> None:
     console = Console(width=100)
     table = Table(title="share of held-out questions that are right")
     for name in ("parameters", "samples", *KINDS.values()):
@@ -246,17 +256,19 @@ def _print(
         names = (f"{row['params']:,}", str(row["samples"]), str(row["of_largest"]))
         table.add_row(*names, *gains)
     console.print(table)
+
+
+def _law_lines(law: RepeatedSampling) -> list[str]:
     values = ", ".join(
         f"{name} = {value:.3g} [{law.low[name]:.3g}, {law.high[name]:.3g}]"
         for name, value in law.law.values.items()
     )
-    print(f"the law {law.form}: {values}")
-    for form, errors in law.errors.items():
-        print(
-            f"{form}: off by {errors['samples']:.3f} at all samples from a quarter of them, by "
-            f"{errors['size']:.3f} for the largest model from the others (mean of shares)"
-        )
-    print(folder / "test_time_compute.json")
+    errors = (
+        f"{form}: off by {one['samples']:.3f} at all samples from a quarter of them, by "
+        f"{one['size']:.3f} for the largest model from the others (mean of shares)"
+        for form, one in law.errors.items()
+    )
+    return [f"the law {law.form}: {values}", *errors]
 
 
 def _with_interval(value: float, low: float, high: float, sign: str = "") -> str:

@@ -74,7 +74,8 @@ def print_answer(laws: Laws | Json, console: Console) -> None:
         console.print(table)
     else:
         say(words.lead(laws))
-    for line in (words.threshold(laws), *words.settings(laws), words.verdict(laws)[0]):
+    joint = (words.threshold(laws), *words.settings(laws), *words.joint(laws))
+    for line in (*joint, words.verdict(laws)[0]):
         if line:
             say(line)
     for line in laws.notes:

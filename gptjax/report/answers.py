@@ -20,7 +20,7 @@ def draw(
 
     Args:
       rows: params, samples, and the shares `one` and `majority` with their intervals.
-      law: `coverage(params, samples)` of `one`.
+      law: `coverage(params, samples)` of `one`; None draws no lines of it.
     """
     written = []
     for name, power, label in (
@@ -51,7 +51,8 @@ def _lines(ax: Any, rows: Sequence[Mapping[str, Any]], scale: float, colour: Any
     shares = np.array([row["one"] for row in rows])
     bars = np.abs(np.array([row["one_interval"] for row in rows]).T - shares)
     ax.errorbar(x, shares, bars, fmt="o", ms=3, lw=0.7, color=colour, label=f"N = {size:,}")
-    ax.plot(x, law.coverage(size, samples), lw=0.9, color=colour)
+    if law is not None:
+        ax.plot(x, law.coverage(size, samples), lw=0.9, color=colour)
     dotted = np.array([row["majority"] for row in rows])
     bounds = np.array([row["majority_interval"] for row in rows]).T
     ax.plot(x, dotted, ":", lw=1.1, color=colour)

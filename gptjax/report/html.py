@@ -159,7 +159,7 @@ def _trust(laws: Laws) -> str:
         tables.other_laws_table(laws),
     )
     threshold = words.threshold(laws)
-    sentences = ([threshold] if threshold else []) + words.settings(laws)
+    sentences = [*([threshold] if threshold else []), *words.settings(laws), *words.joint(laws)]
     return render(
         "trust", lines=words.certificate(laws), tables="".join(found), sentences=sentences
     )

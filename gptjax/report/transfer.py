@@ -38,8 +38,8 @@ def build(
         claim,
         colours,
         caption="Left: held-out loss at the early stop, from scratch (lines) and pre-trained "
-        "(points). Right: tokens that pre-training is worth, and the law with the interval of its "
-        "mean.",
+        "(points). N counts all parameters, embeddings included. Right: tokens that pre-training "
+        "is worth, and the law with the interval of its mean.",
         saved=saved,
     )
     html = page(

@@ -108,6 +108,13 @@ def settings(laws: Laws) -> list[str]:
     return [sentence for sentence in found if sentence]
 
 
+def joint(laws: Laws) -> list[str]:
+    """One sentence a score that is predicted through the loss, and one of outputs together."""
+    entries = [*laws.chains, *([laws.outputs] if laws.outputs else [])]
+    found = [str(entry.get("sentence") or "") for entry in entries]
+    return [sentence for sentence in found if sentence]
+
+
 def drawn(count: int, most: int) -> str:
     """What a figure says that shows a part of its runs or curves."""
     if count <= most:

@@ -122,6 +122,23 @@ class FitConfig:
         "columns, such as learning_rate, whose best value at each N and D is fitted as K N^a D^b; "
         "the other laws then use the best run of each N and D",
     )
+    chained: tuple[str, ...] = setting(
+        (),
+        "columns, such as the error on a task, that are predicted through the loss, each by "
+        "fit.chain_form",
+    )
+    chain_form: str = setting(
+        "error_of_loss", "law form of one column, the loss, that fit.chained follow"
+    )
+    outputs: tuple[str, ...] = setting(
+        (),
+        "columns, such as losses on several held-out sets, that are fitted together by "
+        "fit.outputs_form with the parameters fit.shared in common",
+    )
+    outputs_form: str = setting("chinchilla", "law form of each of fit.outputs")
+    shared: tuple[str, ...] = setting(
+        ("alpha", "beta"), "parameters that are the same for all of fit.outputs"
+    )
     column_params: str = setting("", "column that holds N, where the table is not ours")
     column_tokens: str = setting("", "column that holds D, where the table is not ours")
     column_loss: str = setting("", "column that holds the loss, where the table is not ours")

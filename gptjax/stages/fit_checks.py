@@ -19,7 +19,13 @@ def check_forms(config: scaling.FitConfig) -> None:
       UserError: for the first of them.
     """
     load(config.form_files)
-    for key, names in (("forms", config.forms), ("compare", config.compare)):
+    wanted = {
+        "forms": config.forms,
+        "compare": config.compare,
+        "chain_form": (config.chain_form,),
+        "outputs_form": (config.outputs_form,),
+    }
+    for key, names in wanted.items():
         for name in names:
             if name not in scaling.FORMS:
                 raise UserError(
@@ -40,8 +46,9 @@ def check_fit(config: scaling.FitConfig, cells: Sequence[Cell]) -> None:
     )
     for what in ("params", "tokens", "loss", "flops", "budget", "group"):
         _check_column(table, f"column_{what}", getattr(config, f"column_{what}"))
-    for name in config.settings:
-        _check_column(table, "settings", name)
+    for key in ("settings", "chained", "outputs"):
+        for name in getattr(config, key):
+            _check_column(table, key, name)
     planned = [
         condition
         for condition in filter(None, config.where.split(","))

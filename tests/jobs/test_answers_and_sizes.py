@@ -58,6 +58,22 @@ def test_figures_are_drawn(tmp_path):
     assert all(path.exists() for path in paths)
 
 
+def test_shares_are_written_where_no_law_can_be_fitted(tmp_path, monkeypatch, capsys):
+    """Every answer is wrong: the table and the figures are there, then the reason."""
+    wrong = {width: asked(10 * width, [*"99999999"], [-1.0] * 8) for width in (8, 16, 24)}
+    monkeypatch.setattr(job, "_asked", lambda config, corpus, width, *rest: wrong[width])
+    monkeypatch.setattr(job, "load_corpus", lambda config: None)
+    monkeypatch.setattr(job, "questions", lambda corpus, most: [])
+    raw = experiment.load(str(EXPERIMENT))
+    raw["test_time_compute"]["widths"], raw["test_time_compute"]["samples"] = (8, 16, 24), 8
+    raw["report"]["formats"], raw["report"]["dpi"] = ("png",), 50
+    assert job.main(configs.make_config(raw), tmp_path) == 0
+    found = json.loads((tmp_path / "test_time_compute.json").read_text())
+    assert len(found["rows"]) == 12 and "law" not in found
+    assert found["refused"].startswith("0 shares of solved questions are between")
+    assert f"no law of samples and sizes: {found['refused']}" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [

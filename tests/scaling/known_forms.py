@@ -116,6 +116,13 @@ CONTRACT = {
         {"params": 3e10, "tokens": 1e12, "unique_tokens": 1e11},
     ),
     "gadre": Case(ND, {"E": 1.508, "a": 90, "b": 190, "x": 0.2425}),
+    "error_of_loss": Case(
+        {"task_loss": np.linspace(2.0, 5.0, 24)},
+        {"epsilon": 0.86, "k": 2.2, "gamma": 0.72},
+        {"task_loss": 1.7},
+        kind="squares",
+        noise=0.003,
+    ),
     "farseer": Case(
         WIDE_ND,
         {

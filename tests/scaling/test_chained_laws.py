@@ -1,9 +1,11 @@
 """Chains of two laws, and one law of several outputs with shared exponents."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
-from gptjax import scaling
+from gptjax import report, scaling
 from gptjax.errors import UserError
 
 SCORE = scaling.Form(
@@ -105,3 +107,32 @@ def test_shared_exponents_are_known_better_than_each_alone():
         scaling.fit_outputs(table, ("loss", "code"), shared=("alfa",))
     with pytest.raises(UserError, match="fewer than two"):
         scaling.fit_outputs(table, ("loss",))
+
+
+def test_a_config_names_scores_and_outputs():
+    """Both go into laws.json with a sentence for terminal and report."""
+    table = {name: column for name, column in runs(5).items() if name != "task_loss"}
+    n, d = table["params"], table["tokens"]
+    table["code"] = 2.1 + 250 * n**-0.34 + 2000 * d**-0.36
+    config = scaling.FitConfig(
+        approaches=("parametric",), diagnostics=False, holdout_budgets=0, resamples=60, starts=8
+    )
+    asked = {"chained": ("error", "bleu"), "outputs": ("loss", "code"), "predict_flops": (1e22,)}
+    laws = scaling.fit_laws(table, None, dataclasses.replace(config, **asked))
+    error, missing = laws["chains"]
+    best = laws["prediction"][0]
+    right = 0.9 - 3 * np.exp(
+        -1.1 * (1.7 + 400 * best["params"] ** -0.34 + 1200 * best["tokens"] ** -0.36)
+    )
+    (at,) = error["prediction"]
+    assert at["low"] < right < at["high"] and at["high"] - at["low"] < 0.1
+    assert missing["sentence"].startswith(
+        "No law of bleu through the loss: the table has no column"
+    )
+    found = laws["outputs"]["prediction"][0]["outputs"]
+    assert found["loss"]["value"] == pytest.approx(best["loss"], rel=0.01)
+    code = 2.1 + 250 * best["params"] ** -0.34 + 2000 * best["tokens"] ** -0.36
+    assert found["code"]["value"] == pytest.approx(code, rel=0.01)
+    said = " ".join(report.answer(laws, width=1000).split())
+    assert error["sentence"] in said and laws["outputs"]["sentence"] in said
+    assert "shared alpha = 0.3" in said

@@ -117,3 +117,37 @@ def test_the_rates_and_batches_of_deepseek_are_those_of_their_law(size, rate, ba
     tokens = loss("power_nd", power, params=size, tokens=2e12)
     assert tokens == pytest.approx(0.2920 * flops**0.3271)
     assert tokens == pytest.approx(batch * 4096, rel=0.06)
+
+
+@pytest.mark.parametrize(
+    ("params", "tokens", "rate", "batch"),
+    [
+        (429260800, 8e9, 1.953e-3, 128),
+        (429260800, 2.27e10, 1.953e-3, 192),
+        (536872960, 5e10, 2.762e-3, 352),
+        (1073741824, 5.69e10, 1.381e-3, 256),
+    ],
+)
+def test_step_law_gives_the_best_runs_of_its_authors(params, tokens, rate, batch):
+    """Li et al. 2025: 1.79 N^-.713 D^.307 and .58 D^.571 tokens, against the lowest smoothed loss
+    of four of their grids, whose steps are a factor of 1.4 in the rate and up to 2 in the batch."""
+    law = {"K": 1.79, "a": -0.713, "b": 0.307}
+    assert loss("power_nd", law, params=params, tokens=tokens) == pytest.approx(rate, rel=0.45)
+    law = {"K": 0.58, "a": 0.0, "b": 0.571}
+    found = loss("power_nd", law, params=params, tokens=tokens)
+    assert abs(np.log(found / (2048 * batch))) < np.log(2)
+
+
+def test_the_best_sparsity_of_abnar_rises_with_size():
+    """Their figure 3: of one budget, the larger a model is, the fewer of its parameters act."""
+    names = ("E", "A", "B", "alpha", "beta", "K", "lambda_", "M", "delta", "gamma")
+    printed = (0.94, 16612.5, 5455.67, 0.5962, 0.3954, 0.4598, -0.1666, 17.26, 0.1603, 0.1595)
+    sparsity = 1 - np.geomspace(1e-3, 1, 400)
+    best = []
+    for params in (1e9, 3e9, 1e10, 3e10):
+        columns = {"params": params, "sparsity": sparsity}
+        columns["tokens"] = 1e20 / 6 / (params * (1 - sparsity))
+        best.append(
+            sparsity[np.argmin(loss("sparsity", dict(zip(names, printed, strict=True)), **columns))]
+        )
+    assert np.all(np.diff(best) > 0) and best[-1] > 0.9

@@ -8,7 +8,6 @@ well each is known.
 """
 
 import dataclasses
-import re
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from gptjax.scaling.approaches.valley import Curve
 from gptjax.scaling.config import FitConfig
 from gptjax.scaling.fit.fit import fit
 from gptjax.scaling.fit.result import Fit
+from gptjax.scaling.tables import column_names
 from gptjax.scaling.tables.runs import Runs, prepare, same_keys
 from gptjax.scaling.tables.table import Table, as_table
 
@@ -199,30 +199,13 @@ def _text_columns(table: Table, runs: Runs) -> dict[str, np.ndarray]:
 
 
 EMPTY = -1e300  # stands for an empty cell
-_NO_SETTINGS = re.compile(
-    r"seed|loss|stderr|time|second|hour|^cell$|^name$|^run|_id$|trunk|bundle|worker|host|device"
-    r"|stat(e|us)$|reason|date|created|bits_per|flops|grad_norm|tokens_per|per_s(ec)?$|acc(uracy)?$"
-    r"|score|digest|memory|skipped|^params|^tokens|budget|exit_?code|progress"
-)
-_SETTINGS = re.compile(
-    r"(^|[^a-z])(lr|wd|bs)($|[^a-z])|learning_?rate|batch|weight_?decay|warm_?up|drop_?out"
-    r"|beta_?[12]|momentum|epsilon|schedul|optimi[sz]er|z_loss|smoothing|init_s|dataset|seq_?len"
-    r"|grad(ient)?_?acc|accumul|memory_(tokens|len|size)|context|window|max_grad_norm|clip_?(norm|val)"
-    r"|grad_?clip|precision|dtype|tokeni[sz]er|vocab|num_(heads|layers)|time_?(embed|scale|mix)"
-    r"|loss_(scale|weight|type|fn)|run_?length|device_batch|score_(fn|func)|state_(size|dim)"
-)
-_MEASURED = re.compile(
-    r"time(?!_?(embed|scale|mix))|second|per_s(ec)?$|hour|stat(e|us)$|^(eval|train|val)_loss"
-    r"|(?<!max_grad_)(?<!clip_)(?<!clip)norm$"
-)
 
 
 def _is_no_setting(name: str, column: np.ndarray, runs: int) -> bool:
     """Seeds, names, results, and what differs from run to run without a setting's name."""
-    name = name.lower()
-    if _SETTINGS.search(name) and not _MEASURED.search(name):
+    if column_names.is_setting(name):
         return False
-    return bool(_NO_SETTINGS.search(name)) or len(set(column.tolist())) > runs / 3
+    return column_names.is_no_setting(name) or len(set(column.tolist())) > runs / 3
 
 
 def _varies_apart(column: np.ndarray, own: list[np.ndarray]) -> bool:

@@ -20,7 +20,7 @@ from gptjax.scaling.fit.holdout import hold_out, without_largest
 from gptjax.scaling.fit.optimum import Cost, cost_of
 from gptjax.scaling.fit.result import Fit
 from gptjax.scaling.forms import form_named, load
-from gptjax.scaling.laws import describe, design, verdict
+from gptjax.scaling.laws import describe, design, joint, verdict
 from gptjax.scaling.laws.saved import Laws
 from gptjax.scaling.tables.runs import Runs, best_of_each, prepare, require
 from gptjax.threads import in_threads
@@ -130,6 +130,8 @@ def fit_laws(
         holdout=_holdout(parametric, some, results.get("isoflop"), config),
         emergence=_emergence(results),
         settings_laws=_settings_laws(runs, prediction, config),
+        chains=joint.chains(table, parametric, prediction, config),
+        outputs=joint.outputs(runs, prediction, config),
     )
     if config.diagnostics and parametric is not None:
         target = prediction[0]["flops"]

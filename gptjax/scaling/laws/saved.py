@@ -34,6 +34,8 @@ class Laws:
       run_next: the plan of further runs.
       emergence: a sigmoid beside its smooth rival.
       settings_laws: laws of the best learning rate, batch and so on.
+      chains: scores predicted through the loss.
+      outputs: one law of several columns with shared parameters.
     """
 
     schema: int = SCHEMA
@@ -55,6 +57,8 @@ class Laws:
     run_next: Json | None = None
     emergence: Json | None = None
     settings_laws: Sequence[Json] = ()
+    chains: Sequence[Json] = ()
+    outputs: Json | None = None
 
     @classmethod
     def from_json(cls, content: Any, place: str = "laws") -> Self:
