@@ -10,14 +10,14 @@ import re
 RESULTS = """
     acc accuracy bpb budget cell created date datetime device devices digest ended exitcode finished
     flops hash host hostname hour hours id loss losses minutes nll node perplexity ppl progress
-    reason runtime score scores sec second seconds secs seed seeds skipped started state status std stderr
-    time timestamp trunk bundle url uuid walltime worker workers
+    reason runtime score scores sec second seconds secs seed seeds skipped started state status std
+    stderr time timestamp trunk bundle url uuid walltime worker workers
 """
 """Words of results, seeds and labels."""
 KNOBS = """
     coef coeff coefficient decay depth dim embedding embeddings every factor fn frac fraction
-    function groups heads interval kind layers len length mixer mode moment rank rate ratio scale scaling
-    schedule scheduler size slots steps type weight weights width
+    function groups heads interval kind layers len length mixer mode moment rank rate ratio scale
+    scaling schedule scheduler size slots steps type weight weights width
 """
 """Last words of a setting, whatever is before them: loss_weight, state_dim, time_steps."""
 _RESULTS, _KNOBS = (frozenset(words.split()) for words in (RESULTS, KNOBS))
