@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from gptjax.report import style
+from gptjax.report import style, svg
 from gptjax.report.numbers import exact_text, fixed_text, interval_text, power_text
 from gptjax.report.style import ACCENT, INK, MUTED, PAPER, SECOND
 from gptjax.report.view import (
@@ -315,17 +315,15 @@ Point = tuple[Run, float, float, bool]
 
 
 def _points(ax: Axes, scene: Scene, points: Sequence[Point], *, clip: bool = True) -> None:
-    """Runs as points; each by itself where it answers to the pointer, else by colour."""
-    if len(scene.runs) <= ANSWERING:
-        for run, x, y, filled in points:
-            style_of = _marker(scene, run.shade, filled)
-            ax.plot([x], [y], **style_of, gid=scene.gids.get(run.cell), clip_on=clip)
-        return
-    groups: dict[tuple[int, bool], list[tuple[float, float]]] = {}
+    """Runs as points of one artist a colour; its gid lists those that answer to the pointer."""
+    groups: dict[tuple[int, bool], list[tuple[float, float, str]]] = {}
     for run, x, y, filled in points:
-        groups.setdefault((run.shade, bool(filled)), []).append((x, y))
+        mine = groups.setdefault((run.shade, bool(filled)), [])
+        mine.append((x, y, scene.gids.get(run.cell, "")))
     for (shade, filled), places in groups.items():
-        ax.plot(*zip(*places, strict=True), **_marker(scene, shade, filled), clip_on=clip)
+        x, y, names = zip(*places, strict=True)
+        gid = svg.JOINED.join(names) if all(names) else None
+        ax.plot(x, y, **_marker(scene, shade, filled), gid=gid, clip_on=clip)
 
 
 def _marker(scene: Scene, shade: int, filled: bool) -> dict[str, Any]:

@@ -2,13 +2,18 @@
 
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 
+import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from gptjax.report.config import FORMATS
 from gptjax.report.style import ROLES, Palette, drawing
+
+JOINED = ","
+"""Between the identifiers of the points that one artist draws."""
 
 
 def inline_svg(
@@ -22,6 +27,7 @@ def inline_svg(
       hover: gid of an artist to (cell, text shown when pointed at).
     """
     buffer = io.StringIO()
+    seen = _seen(figure)
     with drawing():
         figure.savefig(buffer, format="svg", metadata=FORMATS["svg"], transparent=True)
     svg = buffer.getvalue()
@@ -31,7 +37,7 @@ def inline_svg(
     svg = _prefix_ids(svg, name)
     svg = _role_colours(svg, colours)
     svg = re.sub(r"'?DejaVu Sans'?(, sans-serif)?", "var(--font)", svg)
-    svg = _add_hover(svg, name, hover)
+    svg = _add_hover(_parted(svg, name, seen), name, hover)
     view = re.search(r'viewBox="[^"]*"', svg)
     head = f'<svg class="plot" role="img" aria-label="{escape(label)}" {view[0] if view else ""}>'
     return re.sub(r"<svg[^>]*>", head, svg, count=1)
@@ -62,6 +68,33 @@ def _role_colours(svg: str, colours: Palette) -> str:
         lambda m: f"{m[1]}: {variables.get(m[2], m[2])}",
         svg,
     )
+
+
+def _seen(figure: Figure) -> dict[str, list[str]]:
+    """The points of each artist of several that lie on the figure: the file has these alone."""
+    found = {}
+    for line in figure.findobj(Line2D):
+        names = str(line.get_gid() or "").split(JOINED)
+        if len(names) > 1:
+            places = line.get_transform().transform(line.get_xydata())
+            inside = np.all((places >= figure.bbox.min) & (places <= figure.bbox.max), axis=1)
+            found[line.get_gid()] = [name for name, kept in zip(names, inside, strict=True) if kept]
+    return found
+
+
+def _parted(svg: str, name: str, seen: Mapping[str, Sequence[str]]) -> str:
+    """Each point of an artist of several in a group of its own, so that each answers alone."""
+    for joined, names in seen.items():
+        head = f'<g id="{name}-{joined}">'
+        before, found, after = svg.partition(head)
+        ids = iter(names)
+
+        def alone(match: re.Match[str], ids: Iterator[str] = ids) -> str:
+            return f'<g id="{name}-{next(ids)}">{match[0]}</g>'
+
+        after = re.sub(r"<use [^>]*/>", alone, after, count=len(names)) if names else after
+        svg = before + found.replace(f' id="{name}-{joined}"', "") + after
+    return svg
 
 
 def _add_hover(svg: str, name: str, hover: Mapping[str, tuple[str, str]]) -> str:

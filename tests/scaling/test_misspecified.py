@@ -12,6 +12,7 @@ import pytest
 
 from gptjax import scaling
 from gptjax.scaling.approaches.mixture import akaike_weights, mix, mixed
+from gptjax.scaling.fit.fit import fit_runs
 from gptjax.scaling.fit.misfit import lack_of_fit, undetected
 from gptjax.scaling.laws import verdict
 from gptjax.scaling.laws.saved import Laws
@@ -123,6 +124,16 @@ def test_a_form_that_describes_the_runs_better_has_the_weight():
     fits = [scaling.fit(runs, form, config=config) for form in ("chinchilla", "kaplan_nd")]
     weights = akaike_weights(fits)
     assert weights[1] > 0.95 and weights.sum() == pytest.approx(1)
+
+
+def test_nine_runs_do_not_leave_out_a_form_by_their_number_alone():
+    config = scaling.FitConfig(resamples=0, starts=4, diagnostics=False)
+    runs = scaling.prepare(table(chinchilla, 0))
+    few = runs.take(np.arange(len(runs)) % 4 == 0)
+    fits = [
+        fit_runs(few, scaling.form_named(n), config, quick=True) for n in ("chinchilla", "gadre")
+    ]
+    assert len(few) == 9 and akaike_weights(fits)[0] > 0.05
 
 
 def test_exact_runs_weigh_the_form_that_made_them():

@@ -42,11 +42,32 @@ APART = [
     prediction("mixture", 1e10, 9e9, 1.1e10),
     prediction("isoflop", 3e10, 2.5e10, 4e10),
 ]
+AMONG = [
+    prediction("mixture", 1e10, 2e9, 5e10),
+    prediction("chinchilla_parametric", 4e9, 3e9, 5e9),
+    prediction("isoflop", 3e10, 2.5e10, 4e10),
+]
 FAR = [prediction("mixture", 1e10, 9e9, 1.1e10, flops=1e25)]
 MISSED = [{"form": "chinchilla", "factor": 30.0, "error": -0.06, "reason": None}]
 DOUBTS = {
     "misfit": ({"laws": MISFIT}, "residuals have structure"),
     "disjoint": ({"prediction": APART}, "IsoFLOP valleys and the mixture of forms disagree"),
+    "disjoint beside a wide headline": (
+        {"prediction": AMONG},
+        "the form chinchilla and IsoFLOP valleys disagree",
+    ),
+    "misfit of a part": (
+        {
+            "laws": MISFIT,
+            "mixture": {
+                "forms": [
+                    {"form": "kaplan_nd", "weight": 0.95, "misfit": True},
+                    {"form": "power_mean", "weight": 0.05, "misfit": False},
+                ]
+            },
+        },
+        "of the headline's forms only power_mean leaves none, with 5% of the weight",
+    ),
     "far": ({"prediction": FAR}, "times the largest run"),
     "missed": ({"rollout": MISSED}, "misses the best run by 6.0%"),
     "unbounded": (
@@ -80,6 +101,11 @@ def test_every_note_is_said_once():
         "2 duplicated run(s) left out",
     ):
         assert text.count(sentence) == 1
+
+
+def test_a_headline_of_one_other_form_is_said():
+    one = {"forms": [{"form": "gadre", "weight": 1.0, "misfit": False}]}
+    assert "the headline is that of the form gadre alone" in laws(mixture=one).notes
 
 
 def test_a_distance_that_is_a_doubt_is_no_note_as_well():

@@ -5,6 +5,7 @@ All of them print what is written here, so that no doubt is lost on the way to t
 
 import collections
 import dataclasses
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -107,12 +108,15 @@ def _misfit(laws: Laws) -> list[str]:
     if not found.get("found"):
         return []
     forms = (laws.mixture or {}).get("forms") or []
-    better = [row["form"] for row in forms if not row.get("misfit")]
-    rest = (
-        f"the headline rests on {_listed(better)}, which leaves none"
-        if better
-        else "no form that was tried is without it"
-    )
+    better = [row for row in forms if not row.get("misfit")]
+    share = sum(_real(row.get("weight")) for row in better)
+    names = _listed([str(row["form"]) for row in better]) if better else ""
+    if not better:
+        rest = "no form that was tried is without it"
+    elif share > 0.99:
+        rest = f"the headline rests on {names}, which leaves none"
+    else:
+        rest = f"of the headline's forms only {names} leaves none, with {share:.0%} of the weight"
     return [
         f"the form chinchilla does not describe these runs: its residuals have structure that "
         f"noise has not (p = {p:.1g}); {rest}."
@@ -154,22 +158,30 @@ def _distance(laws: Laws) -> list[str]:
 
 
 def _disagreement(laws: Laws) -> list[str]:
-    """Approaches whose intervals of N* do not meet at the first budget that is predicted."""
+    """Approaches whose intervals of N* or D* do not meet at the first budget that is predicted.
+
+    Each beside the headline, and those that meet it beside each other.
+    """
     first = laws.prediction[0]
     same = [row for row in laws.prediction if row.get("flops") == first.get("flops")]
-    found = []
-    for row in same[1:]:
-        for name, unit in (("params", "parameters"), ("tokens", "tokens")):
-            ends = [_real(r.get(f"{name}{end}")) for r in (first, row) for end in ("_low", "_high")]
-            if all(map(math.isfinite, ends)) and (ends[0] > ends[3] or ends[2] > ends[1]):
-                found.append(
-                    f"{_label(row['law'])} and {_label(first['law'])} disagree at "
-                    f"{_real(first.get('flops')):.3g} FLOPs: {_real(row[name]):.3g} "
-                    f"[{ends[2]:.3g}, {ends[3]:.3g}] against {_real(first[name]):.3g} "
-                    f"[{ends[0]:.3g}, {ends[1]:.3g}] {unit}."
-                )
-                break
-    return found
+    beside = {row["law"]: _apart(row, first) for row in same[1:]}
+    rest = [row for row in same[1:] if not beside[row["law"]]]
+    among = [_apart(row, other) for row, other in itertools.combinations(rest, 2)]
+    return [line for line in (*beside.values(), *among) if line]
+
+
+def _apart(row: Mapping[str, Any], first: Mapping[str, Any]) -> str:
+    """A sentence where the intervals of two predictions do not meet; '' where they do."""
+    for name, unit in (("params", "parameters"), ("tokens", "tokens")):
+        ends = [_real(r.get(f"{name}{end}")) for r in (first, row) for end in ("_low", "_high")]
+        if all(map(math.isfinite, ends)) and (ends[0] > ends[3] or ends[2] > ends[1]):
+            return (
+                f"{_label(row['law'])} and {_label(first['law'])} disagree at "
+                f"{_real(first.get('flops')):.3g} FLOPs: {_real(row[name]):.3g} "
+                f"[{ends[2]:.3g}, {ends[3]:.3g}] against {_real(first[name]):.3g} "
+                f"[{ends[0]:.3g}, {ends[1]:.3g}] {unit}."
+            )
+    return ""
 
 
 def _unbounded(laws: Laws) -> list[str]:
@@ -229,6 +241,8 @@ def _method_bias(method: Mapping[str, Any]) -> list[str]:
 
 def _mixed(laws: Laws) -> list[str]:
     forms = (laws.mixture or {}).get("forms") or []
+    if len(forms) == 1 and forms[0]["form"] != "chinchilla":
+        return [f"the headline is that of the form {forms[0]['form']} alone"]
     if len(forms) < 2:
         return []
     listed = ", ".join(f"{row['form']} {row['weight']:.0%}" for row in forms)

@@ -460,7 +460,7 @@ def best_of_each(runs: Runs, settings: tuple[str, ...]) -> Runs:
     beaten = [
         LeftOut(
             runs.cell[row],
-            f"{runs.cell[kept]} has the same N and D and a better {' and '.join(settings)}",
+            f"a run of the same N and D has a better {' and '.join(settings)}: {runs.cell[kept]}",
         )
         for rows, kept in zip(groups, best, strict=True)
         for row in rows
