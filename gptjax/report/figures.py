@@ -321,9 +321,9 @@ def _points(ax: Axes, scene: Scene, points: Sequence[Point], *, clip: bool = Tru
         mine = groups.setdefault((run.shade, bool(filled)), [])
         mine.append((x, y, scene.gids.get(run.cell, "")))
     for (shade, filled), places in groups.items():
-        x, y, names = zip(*places, strict=True)
+        xs, ys, names = zip(*places, strict=True)
         gid = svg.JOINED.join(names) if all(names) else None
-        ax.plot(x, y, **_marker(scene, shade, filled), gid=gid, clip_on=clip)
+        ax.plot(xs, ys, **_marker(scene, shade, filled), gid=gid, clip_on=clip)
 
 
 def _marker(scene: Scene, shade: int, filled: bool) -> dict[str, Any]:

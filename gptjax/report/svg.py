@@ -72,13 +72,14 @@ def _role_colours(svg: str, colours: Palette) -> str:
 
 def _seen(figure: Figure) -> dict[str, list[str]]:
     """The points of each artist of several that lie on the figure: the file has these alone."""
-    found = {}
+    found: dict[str, list[str]] = {}
     for line in figure.findobj(Line2D):
-        names = str(line.get_gid() or "").split(JOINED)
+        joined = str(line.get_gid() or "")
+        names = joined.split(JOINED)
         if len(names) > 1:
             places = line.get_transform().transform(line.get_xydata())
             inside = np.all((places >= figure.bbox.min) & (places <= figure.bbox.max), axis=1)
-            found[line.get_gid()] = [name for name, kept in zip(names, inside, strict=True) if kept]
+            found[joined] = [name for name, kept in zip(names, inside, strict=True) if kept]
     return found
 
 
