@@ -51,7 +51,7 @@ def start(folder, count, devices, **settings):
     ]
     found = []
     for process in range(count):
-        environment = {**os.environ, "JAX_NUM_CPU_DEVICES": str(devices), "XLA_FLAGS": ""}
+        environment = {**os.environ, "JAX_NUM_CPU_DEVICES": str(devices)}
         if count > 1:
             environment |= {
                 "GPTJAX_COORDINATOR": f"127.0.0.1:{port}",
