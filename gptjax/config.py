@@ -18,6 +18,7 @@ from gptjax.data import Corpus, cache, mixture
 from gptjax.data.config import DataConfig
 from gptjax.errors import UserError, nearest
 from gptjax.fields import make, setting
+from gptjax.files import user_path
 from gptjax.models import ModelConfig
 from gptjax.optim import OptimConfig
 from gptjax.parallel import MeshConfig
@@ -253,7 +254,7 @@ def enable_compilation_cache(config: Config) -> None:
     folder = config.general.compilation_cache
     if folder == "off":
         return
-    path = _shared_programs(config) if folder == "auto" else Path(folder)
+    path = _shared_programs(config) if folder == "auto" else user_path(folder)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -269,7 +270,7 @@ def enable_compilation_cache(config: Config) -> None:
 def _shared_programs(config: Config) -> Path:
     """The folder that JAX was given, or one beside the token cache."""
     given = os.environ.get("JAX_COMPILATION_CACHE_DIR", "")
-    return Path(given) if given else cache.root(config.data.cache_dir) / "xla"
+    return user_path(given) if given else cache.root(config.data.cache_dir) / "xla"
 
 
 def _check_together(config: Config) -> None:

@@ -4,12 +4,20 @@ import contextlib
 import errno
 import json
 import os
+import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from gptjax.errors import UserError
+
+IRREGULAR: tuple[tuple[Callable[[int], bool], str], ...] = (
+    (stat.S_ISDIR, "a directory"),
+    (stat.S_ISFIFO, "a named pipe, which can be read only once"),
+    (stat.S_ISSOCK, "a socket"),
+    (lambda mode: stat.S_ISCHR(mode) or stat.S_ISBLK(mode), "a device"),
+)
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
@@ -99,13 +107,53 @@ def read_json(path: Path) -> Any:
       UserError: when the file is missing or is not JSON.
     """
     try:
-        return json.loads(path.read_text())
+        check_plain(path)
+        return json.loads(path.read_bytes())
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist; check the path") from error
     except (OSError, ValueError) as error:
         raise UserError(
             f"{path} cannot be read as JSON ({error}); delete it and run again"
         ) from error
+
+
+def user_path(text: str | Path) -> Path:
+    """A path that a user gave, with ~ and ~NAME as home folders unless there is such a file.
+
+    Raises:
+      UserError: for a home folder that the system does not know.
+    """
+    given = str(text)
+    if not given.startswith("~") or os.path.lexists(given):
+        return Path(given)
+    full = os.path.expanduser(given)
+    if full.startswith("~"):
+        raise UserError(
+            f"{given} needs the home folder of {given.partition('/')[0]!r}, which the system does "
+            "not know (is HOME set?); give the whole path"
+        )
+    return Path(full)
+
+
+def check_plain(path: Path) -> None:
+    """Refuse what would hang a reader, or never end; what is not there is left to it.
+
+    Raises:
+      UserError: for a directory, a named pipe, a socket or a device.
+    """
+    with contextlib.suppress(OSError, ValueError):  # ValueError: a null byte in the name
+        refuse_irregular(path.stat().st_mode, str(path))
+
+
+def refuse_irregular(mode: int, where: str) -> None:
+    """Refuse pipes, sockets, devices and directories by their mode.
+
+    Raises:
+      UserError: naming the kind.
+    """
+    kind = next((words for is_one, words in IRREGULAR if is_one(mode)), "")
+    if kind:
+        raise UserError(f"{where} is {kind}; give a plain file")
 
 
 def finite(value: Any) -> Any:

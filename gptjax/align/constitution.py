@@ -25,6 +25,7 @@ from gptjax.align.packing import Rows, one_by_one
 from gptjax.align.rewards import check_finite
 from gptjax.align.rollouts import Answers, Judge, by_layer
 from gptjax.errors import UserError
+from gptjax.files import check_plain, user_path
 from gptjax.infer.prompts import turn_ends
 from gptjax.train import RunSpec
 
@@ -80,8 +81,10 @@ def read(path: str | Path) -> tuple[Principle, ...]:
     Raises:
       UserError: for a file that cannot be read or a block that is no principle, by its line.
     """
+    place = user_path(path)
+    check_plain(place)
     try:
-        text = Path(path).expanduser().read_text(encoding="utf-8")
+        text = place.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"align.constitution={str(path)!r} cannot be read: {error}") from error
     found = [_principle(str(path), number, block) for number, block in _blocks(text)]

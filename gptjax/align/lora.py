@@ -17,6 +17,7 @@ import numpy as np
 from gptjax.convert import peft
 from gptjax.errors import UserError
 from gptjax.fields import setting
+from gptjax.files import user_path
 from gptjax.models import ModelConfig
 from gptjax.models.layer_stack import ByLayer
 from gptjax.models.low_rank import LowRank, is_low_rank
@@ -84,7 +85,7 @@ def attached(config: ModelConfig, params: Params, settings: LoraConfig, key: jax
 
 
 def _read(config: ModelConfig, params: Params, settings: LoraConfig) -> Params:
-    found = peft.read_adapter(Path(settings.adapter).expanduser(), config)
+    found = peft.read_adapter(user_path(settings.adapter), config)
     if (found.rank, found.alpha) != (settings.rank, settings.alpha):
         raise UserError(
             f"finetune.lora.adapter={settings.adapter} has rank {found.rank} and alpha "

@@ -21,6 +21,7 @@ from gptjax.align.preferences import count_pairs, pair_rows
 from gptjax.convert import own_folder, tensor_files
 from gptjax.errors import UserError
 from gptjax.fields import setting
+from gptjax.files import user_path
 from gptjax.ops import preference_losses as losses
 from gptjax.train import Batch, Objective, RunSpec
 
@@ -157,7 +158,7 @@ def load(folder: str | Path) -> tuple[convert.Model, Any]:
     Raises:
       UserError: where the folder's model has no head.
     """
-    model, place = convert.load(folder), Path(folder).expanduser()
+    model, place = convert.load(folder), user_path(folder)
     inside = place / own_folder.MODEL
     stored = tensor_files.open_folder(inside if own_folder.has_params(inside) else place)
     if HEAD not in stored:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from gptjax.data.chat import FORMATS, ChatFormat
-from gptjax.files import read_json
+from gptjax.files import check_plain, read_json
 
 SETTINGS, TEMPLATE = "tokenizer_config.json", "chat_template.jinja"
 FROM_VARIABLES = ("bos_token", "eos_token")
@@ -18,6 +18,7 @@ def format_of(folder: Path) -> str:
     settings = read_json(folder / SETTINGS) if (folder / SETTINGS).exists() else {}
     template = settings.get("chat_template") or ""
     if (folder / TEMPLATE).exists():
+        check_plain(folder / TEMPLATE)
         template = (folder / TEMPLATE).read_text(encoding="utf-8")
     if isinstance(template, list):  # several, by name
         named = {each.get("name"): each.get("template") for each in template}

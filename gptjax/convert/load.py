@@ -17,7 +17,7 @@ from gptjax.convert.own_folder import MODEL, KeptTokenizer
 from gptjax.data import DataConfig, tokenizers
 from gptjax.data.tokenizers import Tokenizer
 from gptjax.errors import UserError
-from gptjax.files import read_json
+from gptjax.files import read_json, user_path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +61,7 @@ def load(folder: str | Path, *, shardings: Any = None) -> Model:
     Raises:
       UserError: where the folder holds no model, or one that is damaged.
     """
-    place = Path(folder).expanduser()
+    place = user_path(folder)
     for is_there, read in READERS:
         if is_there(place):
             return read(place, shardings)

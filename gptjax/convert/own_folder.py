@@ -22,7 +22,7 @@ from gptjax.data import Corpus, DataConfig, tokenizers
 from gptjax.data.tokenizers import Tokenizer, end_of_document
 from gptjax.errors import UserError
 from gptjax.fields import flat, make, nested, upgraded
-from gptjax.files import read_json, write_json
+from gptjax.files import check_plain, read_json, write_json
 
 CONFIG, ORBAX_PARAMS = "model.json", "params"
 MODEL = "model"
@@ -57,6 +57,8 @@ class KeptTokenizer:
         Raises:
           UserError: for a file that is none of its kind.
         """
+        if self.file:
+            check_plain(self.file)
         content = self.file.read_bytes() if self.file else b""
         return tokenizers.read(self.data, content, str(self.file or ""))
 

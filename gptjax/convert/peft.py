@@ -21,7 +21,7 @@ from gptjax.convert.families import FAMILIES, Tensor
 from gptjax.convert.huggingface import join, split
 from gptjax.convert.tensor_map import Source, Sources, by_path, shapes_of
 from gptjax.errors import UserError
-from gptjax.files import read_json, write_json
+from gptjax.files import read_json, user_path, write_json
 
 CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 PREFIX = "base_model.model."
@@ -123,7 +123,7 @@ def base_of(folder: Path) -> Path:
       UserError: where there is none on this machine.
     """
     named = str(_said(folder).get("base_model_name_or_path") or "")
-    place = Path(named).expanduser()
+    place = user_path(named)
     if not named or not place.is_dir():
         raise UserError(
             f"{folder / CONFIG} has base_model_name_or_path={named!r}, which is no folder here; "

@@ -2,20 +2,12 @@
 
 import glob
 import os
-import stat
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from gptjax.data.compression import stem, unreadable
 from gptjax.errors import UserError, nearest
-
-IRREGULAR: tuple[tuple[Callable[[int], bool], str], ...] = (
-    (stat.S_ISDIR, "a directory"),
-    (stat.S_ISFIFO, "a named pipe, which can be read only once"),
-    (stat.S_ISSOCK, "a socket"),
-    (lambda mode: stat.S_ISCHR(mode) or stat.S_ISBLK(mode), "a device"),
-)
+from gptjax.files import refuse_irregular
 
 
 def find(path: str, source: str, suffixes: tuple[str, ...]) -> list[Path]:
@@ -104,10 +96,3 @@ def facts(files: list[Path]) -> list[Any]:
         refuse_irregular(found.st_mode, f"data.path: {str(file)!r}")
         facts.append([os.path.abspath(file), found.st_size, found.st_mtime_ns])
     return facts
-
-
-def refuse_irregular(mode: int, where: str) -> None:
-    """Refuse pipes, sockets, devices and directories, which would hang or never end."""
-    kind = next((words for is_one, words in IRREGULAR if is_one(mode)), "")
-    if kind:
-        raise UserError(f"{where} is {kind}; give a plain file")

@@ -17,11 +17,11 @@ import numpy as np
 from gptjax.data import encoder, tokenizers
 from gptjax.data.build import LOSSLESS_SAMPLE, SIDES, check_lossless, lost_text
 from gptjax.data.config import DataConfig
-from gptjax.data.files import refuse_irregular
 from gptjax.data.sources.base import Pictured
 from gptjax.data.split import check_sides, digest, is_heldout
 from gptjax.data.token_files import TokenWriter, content
 from gptjax.errors import UserError
+from gptjax.files import refuse_irregular
 
 Captioned = tuple[bytes, np.ndarray]
 SPLIT_BY = "picture"

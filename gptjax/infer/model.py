@@ -13,6 +13,7 @@ import numpy as np
 from gptjax import convert, models, quant
 from gptjax.data.tokenizers import Tokenizer
 from gptjax.errors import UserError
+from gptjax.files import user_path
 from gptjax.infer.adapters import NO_ADAPTERS, Adapters, read_adapters
 from gptjax.models.output_first import Embedding, OutputFirst
 from gptjax.quant.matrices import EMBEDDING, inside
@@ -100,7 +101,7 @@ def load(folder: str | Path) -> Model:
             f"{folder} holds a model of captioned pictures, and this job gives it none; use "
             "job=caption"
         )
-    return prepare(found, name=Path(folder).expanduser().resolve().name)
+    return prepare(found, name=user_path(folder).resolve().name)
 
 
 def prepare(
@@ -141,7 +142,7 @@ def with_adapters(model: Model, folders: Mapping[str, str | Path]) -> Model:
         raise UserError(
             f"the adapter {model.name!r} has the name of the base; give another to one of them"
         )
-    paths = {name: Path(folder).expanduser() for name, folder in folders.items()}
+    paths = {name: user_path(folder) for name, folder in folders.items()}
     return dataclasses.replace(model, adapters=read_adapters(model.config, model.params, paths))
 
 

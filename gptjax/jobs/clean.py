@@ -10,6 +10,7 @@ from gptjax.config import Config
 from gptjax.data.clean.config import CleanConfig
 from gptjax.data.clean.pipeline import clean
 from gptjax.errors import UserError
+from gptjax.files import user_path
 from gptjax.job import Job
 
 
@@ -28,7 +29,7 @@ def check(config: Config) -> None:
 def main(config: Config, folder: Path) -> int:
     """Clean, then write report.html beside the shards; started again, it does what is missing."""
     own: CleanConfig = config.own["clean"]
-    output = Path(own.output) if own.output else folder / "clean"
+    output = user_path(own.output) if own.output else folder / "clean"
     result = clean(own, output, lambda words: print(words, flush=True))
     from gptjax.report import cleaning  # matplotlib is slow to import
 

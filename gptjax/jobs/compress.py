@@ -12,7 +12,7 @@ from gptjax.config import Config, enable_compilation_cache
 from gptjax.engines.devices import start_backend
 from gptjax.errors import UserError
 from gptjax.fields import setting
-from gptjax.files import write_atomic
+from gptjax.files import user_path, write_atomic
 from gptjax.job import Job
 
 
@@ -35,7 +35,7 @@ def check_files(job: str, model: str, source: str) -> None:
     """Refuse what is not there, for both directions."""
     if not model:
         raise UserError(f"{job}.model='' names no model; give --config.{job}.model=DIR")
-    if not Path(source).expanduser().is_file():
+    if not user_path(source).is_file():
         raise UserError(f"{job}.input={source} is no file; give --config.{job}.input=FILE")
 
 
@@ -47,10 +47,10 @@ def main(config: Config, folder: Path) -> int:
     asked: Settings = config.own["compress"]
     start_backend(config)
     enable_compilation_cache(config)
-    source = Path(asked.input).expanduser()
+    source = user_path(asked.input)
     content = source.read_bytes()
     made = compress(infer.load(asked.model), content)
-    target = Path(asked.output or f"{source}.gptjax").expanduser()
+    target = user_path(asked.output or f"{source}.gptjax")
     write_atomic(target, made.data)
     over = made.payload_bits / max(made.ideal_bits, 1e-9) - 1
     rows = {"this model": len(made.data), **others(content)}

@@ -14,6 +14,7 @@ from gptjax.engines import workdir
 from gptjax.engines.devices import start_backend
 from gptjax.errors import UserError
 from gptjax.fields import setting
+from gptjax.files import user_path
 from gptjax.job import Job
 
 
@@ -40,7 +41,7 @@ def _from_huggingface(settings: Any, folder: Path) -> int:
 
 
 def _to_huggingface(settings: Any, folder: Path) -> int:
-    place = Path(settings.folder).expanduser()
+    place = user_path(settings.folder)
     model = _load(folder)
     convert.to_huggingface(
         model.config,

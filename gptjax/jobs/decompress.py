@@ -7,7 +7,7 @@ from gptjax.config import Config, enable_compilation_cache
 from gptjax.engines.devices import start_backend
 from gptjax.errors import UserError
 from gptjax.fields import setting
-from gptjax.files import write_atomic
+from gptjax.files import user_path, write_atomic
 from gptjax.job import Job
 
 
@@ -23,12 +23,12 @@ class Settings:
 def check(config: Config) -> None:
     """Refuse what is not named, and a target that is there."""
     asked: Settings = config.own["decompress"]
-    if not asked.model or not Path(asked.input).expanduser().is_file():
+    if not asked.model or not user_path(asked.input).is_file():
         raise UserError(
             f"decompress.model={asked.model!r} and decompress.input={asked.input!r} must name a "
             "model's folder and a file of job=compress"
         )
-    if not asked.output or Path(asked.output).expanduser().exists():
+    if not asked.output or user_path(asked.output).exists():
         raise UserError(
             f"decompress.output={asked.output!r} must name a file that is not there yet; give "
             "another name"
@@ -43,9 +43,9 @@ def main(config: Config, folder: Path) -> int:
     asked: Settings = config.own["decompress"]
     start_backend(config)
     enable_compilation_cache(config)
-    data = Path(asked.input).expanduser().read_bytes()
+    data = user_path(asked.input).read_bytes()
     content = decompress(infer.load(asked.model), data)
-    target = Path(asked.output).expanduser()
+    target = user_path(asked.output)
     write_atomic(target, content)
     print(f"{len(content):,} bytes; {target}")
     return 0

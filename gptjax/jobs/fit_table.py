@@ -6,6 +6,7 @@ from pathlib import Path
 from gptjax.config import Config
 from gptjax.errors import UserError
 from gptjax.fields import setting
+from gptjax.files import user_path
 from gptjax.job import Job
 from gptjax.stages import fit
 
@@ -22,13 +23,13 @@ def check(config: Config) -> None:
     table = config.own["fit_table"].table
     if not table:
         raise UserError("fit_table.table='' names no table; give --config.fit_table.table=FILE.csv")
-    if not Path(table).is_file():
+    if not user_path(table).is_file():
         raise UserError(f"fit_table.table={table} is not a file; give the path of a CSV or Parquet")
 
 
 def main(config: Config, folder: Path) -> int:
     """Write laws.json, figures and report.html for the table."""
-    fit.laws_of_tables(config, folder, Path(config.own["fit_table"].table), None)
+    fit.laws_of_tables(config, folder, user_path(config.own["fit_table"].table), None)
     return 0
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from gptjax.config import Config
 from gptjax.errors import UserError, nearest
 from gptjax.fields import setting
+from gptjax.files import user_path
 from gptjax.job import Job
 from gptjax.scaling.tasks import LAWS, forecast, read_scores
 from gptjax.stages import task_forecasts
@@ -40,7 +41,7 @@ def check(config: Config) -> None:
     asked: Settings = config.own["forecast"]
     if not asked.table:
         raise UserError("forecast.table='' names no table; give --config.forecast.table=FILE.csv")
-    if not Path(asked.table).is_file():
+    if not user_path(asked.table).is_file():
         raise UserError(f"forecast.table={asked.table} is not a file; give the path of a table")
     if not asked.params or len(asked.params) != len(asked.tokens):
         raise UserError(

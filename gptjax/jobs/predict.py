@@ -10,6 +10,7 @@ from rich.table import Table
 from gptjax.config import Config
 from gptjax.errors import UserError
 from gptjax.fields import setting
+from gptjax.files import user_path
 from gptjax.job import Job
 from gptjax.scaling.laws.predict import predict_loss, predict_saved
 from gptjax.scaling.laws.saved import Laws
@@ -49,7 +50,7 @@ def main(config: Config, folder: Path) -> int:
     """Print N*, D* and the loss at each budget, with intervals; writes nothing."""
     asked: Settings = config.own["predict"]
     place = f"predict.laws={asked.laws}"
-    laws = Laws.from_json(read_laws(Path(asked.laws)), place)
+    laws = Laws.from_json(read_laws(user_path(asked.laws)), place)
     table = Table(title=f"Predicted by {asked.laws}", title_justify="left")
     for name in ("law", "FLOPs", "params", "tokens", "tokens/param", "loss, nats per token"):
         table.add_column(name, justify="left" if name == "law" else "right")

@@ -13,7 +13,7 @@ from gptjax.data.clean import readers
 from gptjax.engines.devices import start_backend
 from gptjax.errors import UserError
 from gptjax.fields import section, setting
-from gptjax.files import write_atomic
+from gptjax.files import user_path, write_atomic
 from gptjax.infer import rag, retrieval
 from gptjax.infer.settings import PRESETS, SamplingConfig
 from gptjax.job import Job
@@ -77,12 +77,12 @@ def check(config: Config) -> None:
             f"rag.question={asked.question!r} and rag.questions={asked.questions!r}; give one of "
             "them"
         )
-    if asked.questions and not Path(asked.questions).expanduser().is_file():
+    if asked.questions and not user_path(asked.questions).is_file():
         raise UserError(f"rag.questions={asked.questions} is no file; give a file of questions")
     for place in ("{document}", "{question}"):
         if asked.template.count(place) != 1:
             raise UserError(f"rag.template={asked.template!r} must have {place} once; write it so")
-    if asked.output and not Path(asked.output).expanduser().absolute().parent.is_dir():
+    if asked.output and not user_path(asked.output).absolute().parent.is_dir():
         raise UserError(
             f"rag.output={asked.output} is in no folder; make the folder or give another file"
         )
@@ -120,7 +120,7 @@ def main(config: Config, folder: Path) -> int:
         rows.append(_row(said, found, asked))
     if asked.output:
         lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        write_atomic(Path(asked.output).expanduser(), "".join(lines))
+        write_atomic(user_path(asked.output), "".join(lines))
     known = [row["right"] for row in rows if "right" in row]
     if known:
         print(f"{sum(known)} of {len(known)} answers are right ({sum(known) / len(known):.0%})")
@@ -144,7 +144,7 @@ def _index(asked: Settings, model: Any, folder: Path) -> retrieval.Index:
     """
     from gptjax.infer import dense_retrieval
 
-    place = Path(asked.index).expanduser() if asked.index else folder / "index"
+    place = user_path(asked.index) if asked.index else folder / "index"
     if not (place / retrieval.FILE).exists():
         index = _build(asked, model)
         retrieval.save(index, place)
@@ -213,7 +213,7 @@ def _questions(asked: Settings) -> list[dict[str, Any]]:
     """The lines of the file, or the one question."""
     if asked.question:
         return [{"prompt": asked.question}]
-    path = Path(asked.questions).expanduser()
+    path = user_path(asked.questions)
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:

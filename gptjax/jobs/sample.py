@@ -13,7 +13,7 @@ from gptjax.data.chat import FORMATS
 from gptjax.engines.devices import start_backend
 from gptjax.errors import UserError
 from gptjax.fields import section, setting
-from gptjax.files import write_atomic
+from gptjax.files import user_path, write_atomic
 from gptjax.infer.adapters import named
 from gptjax.infer.members import MembersConfig, streaming, with_members
 from gptjax.infer.searches import SearchConfig
@@ -70,9 +70,9 @@ def check(config: Config) -> None:
             "leave one out"
         )
     named(asked.adapters, "sample.adapters")
-    if asked.prompts and not Path(asked.prompts).expanduser().is_file():
+    if asked.prompts and not user_path(asked.prompts).is_file():
         raise UserError(f"sample.prompts={asked.prompts} is no file; give a file of prompts")
-    if asked.output and not Path(asked.output).expanduser().absolute().parent.is_dir():
+    if asked.output and not user_path(asked.output).absolute().parent.is_dir():
         raise UserError(
             f"sample.output={asked.output} is in no folder; make the folder or give another file"
         )
@@ -98,7 +98,7 @@ def main(config: Config, folder: Path) -> int:
     seconds = time.perf_counter() - started
     if asked.output:
         lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in done)
-        write_atomic(Path(asked.output).expanduser(), "".join(lines))
+        write_atomic(user_path(asked.output), "".join(lines))
     print(
         f"{tokens:,} tokens in {seconds:.1f} s, {tokens / seconds:.1f} tokens per second with "
         "compiling",
@@ -122,7 +122,7 @@ def _questions(asked: Settings, model: Any) -> list[Any]:
     from gptjax.infer.prompts import Asked, read_prompts
 
     if asked.prompts:
-        found = read_prompts(Path(asked.prompts).expanduser(), model, asked.chat)
+        found = read_prompts(user_path(asked.prompts), model, asked.chat)
     elif asked.prompt:
         found = [Asked(asked.prompt, {"prompt": asked.prompt})]
     elif model.end_ids:

@@ -12,6 +12,7 @@ from gptjax.data.chat import FORMATS
 from gptjax.engines.devices import start_backend
 from gptjax.errors import UserError
 from gptjax.fields import section, setting
+from gptjax.files import check_plain, user_path
 from gptjax.infer.adapters import named
 from gptjax.infer.limits import Limits
 from gptjax.infer.members import MembersConfig, with_members
@@ -109,7 +110,8 @@ def _token(asked: Settings) -> str:
     """The key of `token_file`."""
     if not asked.token_file:
         return ""
-    path = Path(asked.token_file).expanduser()
+    path = user_path(asked.token_file)
+    check_plain(path)
     try:
         token = path.read_text(encoding="utf-8").partition("\n")[0].strip()
     except (OSError, UnicodeDecodeError) as error:

@@ -7,6 +7,7 @@ from gptjax.accelerators import ACCELERATORS
 from gptjax.config import Config
 from gptjax.engines import task_scores
 from gptjax.errors import UserError
+from gptjax.files import user_path
 from gptjax.job import Job
 
 
@@ -24,7 +25,7 @@ def check_before(config: Config, job: Job, folder: Path) -> None:
         _check_device(config.general.device)
         _check_offload(config)
         if config.general.compilation_cache not in ("auto", "off"):
-            place = Path(config.general.compilation_cache)
+            place = user_path(config.general.compilation_cache)
             _check_folder(f"config.compilation_cache={place}", place)
 
 

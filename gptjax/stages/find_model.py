@@ -15,6 +15,7 @@ from gptjax.data import Corpus
 from gptjax.engines import cells as planned
 from gptjax.engines import workdir
 from gptjax.errors import UserError
+from gptjax.files import user_path
 from gptjax.sweeps import Cell, records
 from gptjax.train import Diverged, Hooks, RunSpec, Session, make_layout, run
 
@@ -35,7 +36,7 @@ def find(config: Config, place: str, folder: Path) -> infer.Model:
     """
     if not place:
         return infer.load(_small(config, folder / SMALL))
-    source = Path(place).expanduser()
+    source = user_path(place)
     if planned.has_plan(source) and (source / "records").is_dir():
         return infer.load(_best_cell(source, folder))
     return infer.load(source)

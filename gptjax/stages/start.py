@@ -8,6 +8,7 @@ from typing import Any
 from gptjax import job
 from gptjax.config import make_config
 from gptjax.experiment import absolute, load, override
+from gptjax.files import user_path
 from gptjax.stages.checks import check_before
 
 
@@ -32,7 +33,7 @@ def run(values: Mapping[str, Any], workdir: str, experiment: str = "") -> int:
       UserError: for everything that is the user's to mend.
     """
     config = dataclasses.replace(make_config(values), experiment_file=experiment)
-    folder = Path(workdir) if workdir else Path("runs") / config.general.experiment
+    folder = user_path(workdir) if workdir else Path("runs") / config.general.experiment
     task = job.find(config.general.job)
     check_before(config, task, folder)
     return task.main(config, folder)

@@ -18,7 +18,7 @@ from gptjax.convert import own_folder
 from gptjax.engines import claimed_run, workdir
 from gptjax.engines.devices import join_processes, process_index, start_backend
 from gptjax.errors import UserError
-from gptjax.files import read_json, write_json
+from gptjax.files import read_json, user_path, write_json
 from gptjax.optim import trainable
 from gptjax.stages.run_log import Log
 from gptjax.stages.tuned_model import keep
@@ -76,7 +76,7 @@ def _tune(
         def finish(params: Any) -> None:
             keep(folder, model, lora.without(params))
             if lora_settings.rank:
-                base = str(Path(config.general.model_folder).expanduser().absolute())
+                base = str(user_path(config.general.model_folder).absolute())
                 lora.save(folder / ADAPTER, start.config, params, lora_settings, base)
             report.update(METHODS[start.settings.method].report(task, start.spec, params))
 

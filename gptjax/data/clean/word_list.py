@@ -2,11 +2,11 @@
 
 import dataclasses
 import re
-from pathlib import Path
 
 from gptjax.data.clean.documents import KEPT, Document, Judge, Verdict
 from gptjax.errors import UserError
 from gptjax.fields import setting
+from gptjax.files import check_plain, user_path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,8 +39,10 @@ def make(config: WordListConfig) -> Judge:
 
 def read(path: str) -> list[str]:
     """The words of a list in small letters, empty lines and those that begin with # left out."""
+    place = user_path(path)
+    check_plain(place)
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = place.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"clean.word_list.path={path!r} cannot be read ({error}); give a text file with one "

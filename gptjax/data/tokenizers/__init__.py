@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gptjax.data.files import refuse_irregular
 from gptjax.data.tokenizers import bpe, byte, end_of_document, sentencepiece, tiktoken
 from gptjax.data.tokenizers.base import Tokenizer, TokenizerKind
 from gptjax.errors import UserError
+from gptjax.files import refuse_irregular
 
 if TYPE_CHECKING:
     from gptjax.data.config import DataConfig

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gptjax.errors import UserError, nearest
+from gptjax.files import check_plain
 
 NEW = "new"
 """The value of `data.end_of_document` that adds one more id."""
@@ -123,6 +124,7 @@ def _settings(folder: Path) -> list[str | int]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
+        check_plain(path)
         found = json.loads(path.read_bytes())
     except FileNotFoundError:
         return {}

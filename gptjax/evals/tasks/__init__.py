@@ -19,6 +19,7 @@ from gptjax.evals.result import Result
 from gptjax.evals.tasks import items
 from gptjax.evals.tasks.files import read_items, read_rows
 from gptjax.evals.tasks.harness_file import HarnessTask, read_task
+from gptjax.files import user_path
 from gptjax.infer.model import Model
 
 
@@ -148,7 +149,7 @@ def documents_of(settings: EvalConfig) -> list[Document]:
         return [Document(text, "python-stdlib", f"file {i}") for i, text in enumerate(held)]
     found: list[Document] = []
     for name in settings.texts:
-        path = Path(name).expanduser()
+        path = user_path(name)
         if not path.is_file():
             raise UserError(f"evaluate.texts={name} is no file; give .jsonl or plain text")
         if path.suffix == ".jsonl":
@@ -211,7 +212,7 @@ def find(name: str, known: Mapping[str, Task] | None = None) -> Task:
     if name in known:
         return known[name]
     if "/" in name or Path(name).suffix in (".jsonl", ".yaml", ".yml"):
-        return file_task(Path(name).expanduser())
+        return file_task(user_path(name))
     raise UserError(f"evaluate.tasks={name} is no task; {nearest(name, known)}")
 
 

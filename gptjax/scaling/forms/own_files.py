@@ -5,6 +5,7 @@ from pathlib import Path
 from types import ModuleType
 
 from gptjax.errors import UserError
+from gptjax.files import user_path
 from gptjax.scaling.forms.form import Form
 
 _READ: dict[Path, tuple[Form, ...]] = {}
@@ -16,7 +17,7 @@ def forms_of(path: str | Path) -> tuple[Form, ...]:
     Raises:
       UserError: where there is no such file, it cannot be run, or it has no form.
     """
-    place = Path(path).expanduser().resolve()
+    place = user_path(path).resolve()
     if place not in _READ:
         if place.suffix != ".py" or not place.is_file():
             raise UserError(f"fit.form_files has {path}, which is no Python file; give its path")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from gptjax.errors import UserError, nearest
-from gptjax.files import write_atomic
+from gptjax.files import user_path, write_atomic
 from gptjax.scaling.tables import dialects
 from gptjax.scaling.tables.dialects import reason_of
 
@@ -123,7 +123,7 @@ class Table:
     @classmethod
     def read(cls, path: str | pathlib.Path) -> "Table":
         """From a file, by its ending: .parquet and .pq, .jsonl and .ndjson, .json, else CSV."""
-        path = pathlib.Path(path)
+        path = user_path(path)
         if not path.is_file():
             raise UserError(f"table={path} is not a file; give the path of a CSV or Parquet file")
         if path.suffix.lower() in (".jsonl", ".ndjson"):
