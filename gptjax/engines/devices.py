@@ -5,6 +5,20 @@ import os
 from gptjax.config import Config
 from gptjax.errors import UserError
 
+NUMBERS = {
+    "jax_enable_x64": False,
+    "jax_default_prng_impl": "threefry2x32",
+    "jax_threefry_partitionable": True,
+    "jax_random_seed_offset": 0,
+    "jax_default_matmul_precision": None,
+    "jax_numpy_dtype_promotion": "standard",
+    "jax_numpy_rank_promotion": "allow",
+    "jax_softmax_custom_jvp": False,
+    "jax_disable_jit": False,
+}
+"""Options of JAX that change numbers, each with its default: a result is a function of its cell,
+and a shell's JAX_DEFAULT_PRNG_IMPL would draw other weights under the same name."""
+
 
 def start_backend(config: Config) -> str:
     """Start JAX on `config.device` and return the platform.
@@ -86,7 +100,9 @@ VARIABLES = ("COORDINATOR", "PROCESSES", "PROCESS")
 def _choose(config: Config) -> None:
     import jax
 
-    jax.config.update("jax_enable_x64", False)  # whatever JAX_ENABLE_X64 says
+    for name, default in NUMBERS.items():
+        if hasattr(jax.config, name):  # versions of JAX drop options
+            jax.config.update(name, default)
     device = config.general.device
     if device != "auto":
         jax.config.update("jax_platforms", {"gpu": "cuda"}.get(device, device))

@@ -162,8 +162,11 @@ def test_a_damaged_checkpoint_costs_time_and_no_bit(place, straight, damage):  #
 
 @pytest.mark.parametrize(
     "variables",
-    [{"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}, {"JAX_ENABLE_X64": "1"}],
-    ids=["eight devices", "64 bits"],
+    [
+        {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"},
+        {"JAX_ENABLE_X64": "1", "JAX_DEFAULT_PRNG_IMPL": "rbg", "JAX_RANDOM_SEED_OFFSET": "7"},
+    ],
+    ids=["eight devices", "64 bits and other random numbers"],
 )
 def test_what_a_shell_says_changes_no_bit(place, straight, variables):  # noqa: F811
     workdir = place / next(iter(variables))

@@ -29,12 +29,12 @@ SETTINGS = {
     "model.dropout.attention": 0.1,
     "model.dropout.residual": 0.2,
     "train.tokens": 0,
-    "train.steps": 60_000,
+    "train.steps": 3_000,
     "train.batch_size": 2,
     "train.evaluations": 1,
     "train.keep_best": "false",
     "train.tensorboard": "false",
-    "train.checkpoint_seconds": 0.2,
+    "train.checkpoint_seconds": 1000,
     "data.source": "zipf-facts",
     "data.zipf_facts.tokens": 4096,
     "data.zipf_facts.heldout_tokens": 2048,
@@ -42,11 +42,30 @@ SETTINGS = {
     "sweep.claim_seconds": 3,
     "device": "cpu",
 }
+# After its first call a run saves, and waits while the file that HOLD names is there.
+HELD = """
+import os, time
+from pathlib import Path
+from gptjax.train.loop import _Run
+
+plain, hold = _Run._stop_or_save, os.environ.get("HOLD", "")
+
+def waiting(self, state):
+    if hold and int(state.step):
+        self.clock._saved_at = float("-inf")
+    plain(self, state)
+    while hold and int(state.step) and Path(hold).exists():
+        time.sleep(0.05)
+
+_Run._stop_or_save = waiting
+"""
 
 
 def command(place: Path, name: str) -> list[str]:
     flags = [f"--config.{key}={value}" for key, value in SETTINGS.items()]
-    head = [sys.executable, "-m", "gptjax.main", f"--config={EXPERIMENT}"]
+    experiment = place / "train_held.py"
+    experiment.write_text(EXPERIMENT.read_text() + HELD)
+    head = [sys.executable, "-m", "gptjax.main", f"--config={experiment}"]
     return [
         *head,
         f"--workdir={place / name}",
@@ -55,8 +74,12 @@ def command(place: Path, name: str) -> list[str]:
     ]
 
 
-def start(words: list[str]) -> subprocess.Popen:
-    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+def start(words: list[str], hold: Path | None = None) -> subprocess.Popen:
+    """A command; with `hold` it goes on after its first save only when that file is removed."""
+    others = {**os.environ, "HOLD": str(hold)} if hold else os.environ
+    return subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=others
+    )
 
 
 def until_saved(folder: Path, process: subprocess.Popen) -> None:
@@ -80,13 +103,15 @@ def straight(tmp_path_factory):
 
 
 def test_the_second_command_is_refused_and_a_stopped_first_one_leaves(straight):
-    folder, words = straight / "two", command(straight, "two")
-    first = start(words)
+    folder, words, hold = straight / "two", command(straight, "two"), straight / "hold"
+    hold.touch()
+    first = start(words, hold)
     until_saved(folder, first)
     refused = subprocess.run(words, capture_output=True, text=True, timeout=300)
     assert refused.returncode == 2 and "another command trains in" in refused.stderr
     assert "Traceback" not in refused.stderr and first.poll() is None
     os.kill(first.pid, signal.SIGSTOP)
+    hold.unlink()
     try:
         second = start(words)
         output, _ = second.communicate(timeout=400)
@@ -101,10 +126,12 @@ def test_the_second_command_is_refused_and_a_stopped_first_one_leaves(straight):
 
 
 def test_dropout_killed_and_started_again_has_the_same_bits(straight):
-    folder, words = straight / "killed", command(straight, "killed")
-    process = start(words)
+    folder, words, hold = straight / "killed", command(straight, "killed"), straight / "hold"
+    hold.touch()
+    process = start(words, hold)
     until_saved(folder, process)
     process.kill()
+    hold.unlink()
     process.wait()
     assert not (folder / "result.json").exists()
     done = subprocess.run(words, capture_output=True, text=True, timeout=400)
