@@ -38,16 +38,23 @@ def write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
 
 
 def timed(place: Path, step: Callable[[], Any]) -> float:
-    """Seconds of a step, kept for a command that goes on.
+    """Seconds of a step over all commands that worked on it, but for one that was killed.
 
     Raises:
       UserError: where the step was stopped.
     """
-    path = place.parent / f"{place.name}.seconds.json"
+    path, part = (place.parent / f"{place.name}.{kind}.json" for kind in ("seconds", "spent"))
+    spent = float(read_json(part)) if part.exists() else 0.0
     started = time.perf_counter()
-    status = step()
+    try:
+        status = step()
+    finally:
+        spent += time.perf_counter() - started
+        if not path.exists():
+            write_json(part, spent)
     if status:
         raise UserError(f"{place.name} was stopped; the same command continues from here")
     if not path.exists():
-        write_json(path, time.perf_counter() - started)
+        write_json(path, spent)
+    part.unlink(missing_ok=True)
     return float(read_json(path))
