@@ -67,15 +67,56 @@ MIXERS = {
 }
 
 
-def test_every_mixer_is_here():
-    named = {kind for row in MIXERS.values() for kind in row.get("layer_pattern", ("global",))}
+TOGETHER = {
+    "grouped heads, rotary": {
+        **ROTARY,
+        "depth": 9,
+        "layer_pattern": (
+            *("global", "local", "strided", "fixed", "blocksparse"),
+            *("longformer", "linformer", "performer", "ssm"),
+        ),
+        "mlp_pattern": ("dense", *["none"] * 8),
+        "window": 4,
+        "sparse_block": 3,
+        "sparse_local_blocks": 2,
+        "sparse_stride": 3,
+        "sparse_summary": 2,
+        "global_tokens": 4,
+        "random_features": 6,
+    },
+    "alibi, sinks, cap, gate": {
+        **MIXERS["alibi"],
+        **LOCAL,
+        "mlp_pattern": ("none", "dense"),
+        "attention_sinks": True,
+        "attention_soft_cap": 3.0,
+        "qk_norm": "shared",
+    },
+    "latent, experts": {
+        **MIXERS["latent local"],
+        **{key: value for key, value in MIXERS["experts"].items() if key not in ROTARY},
+        "layer_pattern": ("global", "local"),
+    },
+    "learned positions": {
+        **MIXERS["reformer"],
+        "layer_pattern": ("reformer", "global"),
+        "mlp_pattern": ("none", "dense"),
+    },
+}
+"""All of `MIXERS` in the layers of a few models: a program of each for its own is slow."""
+
+
+@pytest.mark.parametrize("rows", [MIXERS, TOGETHER], ids=["alone", "together"])
+def test_every_mixer_is_here(rows):
+    named = {kind for row in rows.values() for kind in row.get("layer_pattern", ("global",))}
     assert named == set(models.MIXERS)
 
 
-def check(config, params=None, *, width=PROMPT, lengths=LENGTHS, total=T, tolerance=1e-5):
+def check(config, params, *, width=PROMPT, lengths=LENGTHS, total=T, tolerance=1e-5):
     """Prompts of `lengths` in a batch `width` wide, then one token, three, and one by one."""
-    params = compiled_model.init(config, jax.random.key(0)) if params is None else params
-    tokens_BT = jax.random.randint(jax.random.key(1), (len(lengths), total), 0, config.vocab_size)
+    params = jax.tree.map(jnp.asarray, params)
+    rng = np.random.default_rng(1)
+    tokens_BT = jnp.asarray(rng.integers(0, config.vocab_size, (len(lengths), total), np.int32))
     count_B = np.array(lengths)
     right_BT = np.arange(width) < count_B[:, None]
     left_BT = right_BT[:, ::-1]
@@ -126,12 +167,20 @@ def check(config, params=None, *, width=PROMPT, lengths=LENGTHS, total=T, tolera
     return cache
 
 
-@pytest.mark.parametrize("name", MIXERS)
+@pytest.mark.parametrize("name", TOGETHER)
 def test_cached_equals_full(name):
+    config = changed(PLAIN, **TOGETHER[name])
+    models.validate(config)
+    cache = check(config, tiny.parameters(config))
+    assert cache.tokens_B.tolist() == [n + 16 for n in LENGTHS]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MIXERS)
+def test_cached_equals_full_for_each_mixer(name):
     config = changed(PLAIN, **MIXERS[name])
     models.validate(config)
-    cache = check(config)
-    assert cache.tokens_B.tolist() == [n + 16 for n in LENGTHS]
+    check(config, compiled_model.init(config, jax.random.key(0)))
 
 
 @pytest.mark.slow
@@ -139,8 +188,7 @@ def test_cached_equals_full(name):
 def test_cached_equals_full_for_every_family(name):
     """The tiny models of every family that is converted, every parameter of size one."""
     config = tiny.MODELS[name][1]
-    params = jax.tree.map(jnp.asarray, tiny.parameters(config))
-    check(config, params, width=5, lengths=(5, 3), total=12)
+    check(config, tiny.parameters(config), width=5, lengths=(5, 3), total=12)
 
 
 MORE = {"blocksparse", "longformer", "fixed", "linformer"}

@@ -1,6 +1,8 @@
 """Whole models in few bits: the same as with the numbers their leaves stand for, in any shape."""
 
 import dataclasses
+import functools
+import itertools
 import json
 
 import compiled_model
@@ -48,7 +50,22 @@ def model(**changes):
 
 def made(config, params, tokens=None, **settings):
     settings = QuantizeConfig(**settings)
+    if tokens is None and settings.method != "gptq":
+        return rounded(config, params, settings)
     return quantize(config, params, settings, uniform_bits(config, settings), tokens)
+
+
+def rounded(config, params, settings):
+    """`quantize` as one program: each operation on each shape is else one of its own."""
+    rows = []
+
+    @jax.jit
+    def leaves(params):
+        found = quantize(config, params, settings, uniform_bits(config, settings))
+        rows.extend(found.rows)
+        return found.params
+
+    return quant.Quantized(leaves(params), tuple(rows), 0)
 
 
 def plain(params):
@@ -65,8 +82,15 @@ def plain(params):
     return jax.tree.map(array, params, is_leaf=is_leaf)
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def logits(config, params):
-    return jax.jit(lambda params: models.apply(config, params, TOKENS))(params)
+    return models.apply(config, params, TOKENS)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def both(config, small):
+    """Logits by the leaves, and by the numbers that they stand for."""
+    return logits(config, small), logits(config, plain(small))
 
 
 def slow_but_for(names, quick):
@@ -79,15 +103,23 @@ def slow_but_for(names, quick):
 def test_logits_are_those_of_the_numbers(kind, method):
     config, params = model(**KINDS[kind])
     small = made(config, params, **METHODS[method]).params
-    np.testing.assert_allclose(logits(config, small), logits(config, plain(small)), atol=2e-4)
+    np.testing.assert_allclose(*both(config, small), atol=2e-4)
 
 
-@pytest.mark.parametrize("layers", ["scan", "unroll"])
-@pytest.mark.parametrize("method", slow_but_for(METHODS, ("int3", "nf4")))
-def test_stacks_are_scanned_and_unrolled(layers, method):
+QUICK = (("int3", "scan"), ("nf4", "unroll"))
+
+
+@pytest.mark.parametrize(
+    ("method", "layers"),
+    [
+        pytest.param(*one, marks=[] if one in QUICK else pytest.mark.slow)
+        for one in itertools.product(METHODS, ("scan", "unroll"))
+    ],
+)
+def test_stacks_are_scanned_and_unrolled(method, layers):
     config, params = model(layers=layers)
     small = made(config, params, **METHODS[method]).params
-    np.testing.assert_allclose(logits(config, small), logits(config, plain(small)), atol=2e-4)
+    np.testing.assert_allclose(*both(config, small), atol=2e-4)
 
 
 def test_every_product_of_a_block_is_found():
