@@ -20,6 +20,8 @@ from gptjax.fields import replaced
 from gptjax.jobs import caption
 from gptjax.main import main
 from gptjax.train import Session, make_hyper
+from gptjax.train.session import make_advance
+from gptjax.train.state import init_state
 
 EXPERIMENT = Path(__file__).parents[2] / "experiments" / "vision_language.py"
 TINY = {
@@ -52,28 +54,61 @@ def made(**changes):
     return configs.make_config(values)
 
 
-@pytest.mark.parametrize("join", ["projected", "gated", "tiled"])
-def test_each_join_is_trained_and_captions(tmp_path, join):
-    assert run(tmp_path, {"model.vision.join": join}) == 0
-    result = json.loads((tmp_path / "result.json").read_text())
-    lines = [json.loads(line) for line in (tmp_path / "captions.jsonl").read_text().splitlines()]
+PROJECTED = {"model.vision.join": "projected"}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A finished run of the first join."""
+    folder = tmp_path_factory.mktemp("caption") / "whole"
+    assert run(folder, PROJECTED) == 0
+    return folder
+
+
+def check_captions(folder):
+    result = json.loads((folder / "result.json").read_text())
+    lines = [json.loads(line) for line in (folder / "captions.jsonl").read_text().splitlines()]
     assert result["pictures"] == len(lines) == 3 and 0 <= result["exact"] <= 1
     assert all(line["right"].startswith("a ") and line["caption"] for line in lines)
 
 
-def test_a_stopped_run_ends_with_the_same_bits(tmp_path, monkeypatch, capsys):
-    settings = {"model.vision.join": "gated"}
-    assert run(tmp_path / "whole", settings) == 0
+def test_a_join_is_trained_and_captions(whole):
+    check_captions(whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("join", ["gated", "tiled"])
+def test_other_joins_are_trained_and_caption(tmp_path, join):
+    """Half a minute of compiling each: pytest -m slow tests/jobs/test_caption.py."""
+    assert run(tmp_path, {"model.vision.join": join}) == 0
+    check_captions(tmp_path)
+
+
+@pytest.mark.parametrize("join", ["gated", "tiled"])
+def test_steps_of_other_joins_are_traced(join):
+    """From their configs, with the tower among what is trained; nothing is compiled."""
+    config = made(**{"model.vision.join": join})
+    corpus = configs.load_corpus(config)
+    spec, session = configs.make_run(config, corpus), Session(corpus, config.train)
+    state = jax.eval_shape(lambda key: init_state(spec.origin, key), jax.random.key(0))
+    assert "cross" in state.params["vision"]
+    advance = make_advance(spec.program, session.feed, session.objective_of(spec.program))
+    inputs = (state, session.feed.arrays, make_hyper(spec), np.int32(1))
+    found, metrics = jax.eval_shape(advance, *inputs)
+    assert found == state and metrics.loss.dtype == np.float32
+
+
+def test_a_stopped_run_ends_with_the_same_bits(whole, tmp_path, monkeypatch, capsys):
     calls = iter([False, True])
     with monkeypatch.context() as patch:
         patch.setattr("gptjax.train.session.MAX_STEPS_PER_CALL", 2)
         stop = contextlib.nullcontext(lambda: next(calls, True))
         patch.setattr(caption, "stop_on_signal", lambda: stop)
-        assert run(tmp_path / "cut", settings) == caption.EXIT_RESUMABLE
+        assert run(tmp_path / "cut", PROJECTED) == caption.EXIT_RESUMABLE
     assert "the same command continues" in capsys.readouterr().out
-    assert run(tmp_path / "cut", settings) == 0
-    whole, cut = (convert.load(tmp_path / name).params for name in ("whole", "cut"))
-    assert all(jax.tree.leaves(jax.tree.map(np.array_equal, whole, cut)))
+    assert run(tmp_path / "cut", PROJECTED) == 0
+    one, cut = (convert.load(folder).params for folder in (whole, tmp_path / "cut"))
+    assert all(jax.tree.leaves(jax.tree.map(np.array_equal, one, cut)))
 
 
 @pytest.mark.slow

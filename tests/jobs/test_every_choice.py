@@ -20,7 +20,14 @@ from flat_settings import changed
 
 from gptjax import config as configs
 from gptjax import experiment, models
+from gptjax.cost import memory
 from gptjax.main import main
+from gptjax.report import html
+from gptjax.train import make_hyper
+from gptjax.train.feed import TokenFeed
+from gptjax.train.objectives import next_token
+from gptjax.train.session import make_advance
+from gptjax.train.state import init_state
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 
@@ -339,7 +346,6 @@ FITTED = {
         "fit.group_by": "trunk",
         "fit.approaches": "('parametric',)",
         "report.formats": "('png','svg','pdf')",
-        "fit.diagnostics": True,
         "fit.next_quantity": "loss",
         "fit.loss_unit": "nats",
     },
@@ -371,6 +377,7 @@ FITTED = {
     "e": {
         "fit.loss_kind": "squares",
         "fit.approaches": "('parametric',)",
+        "fit.diagnostics": True,
         "fit.loss_unit": "perplexity",
     },
     "f": {"fit.loss_kind": "lad", "fit.approaches": "('parametric',)", "fit.check_units": False},
@@ -488,9 +495,29 @@ def write_tfds(place: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.slow) if n == "h" else n for n in TRAINED]
-)
+def slow(names, *some):
+    return [pytest.param(n, marks=pytest.mark.slow) if n in some else n for n in names]
+
+
+@pytest.mark.parametrize("name", ["a", "c", "f", "g"])
+def test_steps_are_traced(name, place, monkeypatch):
+    """The config makes a run whose steps keep the shapes of its state; nothing is compiled."""
+    settings = source_settings({**TINY, **TRAINED[name]}, place)
+    flags = [(key.removeprefix("config."), str(value)) for key, value in settings.items()]
+    values = experiment.override(experiment.load(str(EXPERIMENTS / "train_gpt2_small.py")), flags)
+    config = configs.make_config(values)
+    corpus = configs.load_corpus(config)
+    monkeypatch.setattr(memory, "compiled_bytes", lambda spec: (2**20, 0))
+    spec = memory.resolve_remat(configs.make_run(config, corpus), config.train.memory_gb)
+    feed = TokenFeed(corpus)
+    assert spec.tokens == 4 * 4 * 16
+    state = jax.eval_shape(lambda key: init_state(spec.origin, key), jax.random.key(0))
+    advance = make_advance(spec.program, feed, next_token(spec.program))
+    found, metrics = jax.eval_shape(advance, state, feed.arrays, make_hyper(spec), np.int32(1))
+    assert found == state and metrics.loss.dtype == np.float32
+
+
+@pytest.mark.parametrize("name", slow(TRAINED, "a", "c", "f", "g", "h"))
 def test_train(name, place, tmp_path):
     settings = source_settings({**TINY, **TRAINED[name]}, place)
     assert run("train_gpt2_small", settings, tmp_path / "run") == 0
@@ -504,22 +531,40 @@ def test_train(name, place, tmp_path):
     assert best == (name == "b")
 
 
-@pytest.mark.parametrize("name", BUILT)
-def test_built(name):
+def built(name):
+    """(The model of a config, the same without positions, abstract parameters)."""
     settings = {**TINY, "model.positions": "rotary", "model.rope.factor": 4.0, **BUILT[name]}
     settings["model.vocab_size"] = 31
     texts = [(name.removeprefix("config."), str(value)) for name, value in settings.items()]
     setup = configs.make_config(experiment.override(configs.default_config().to_dict(), texts))
     model = models.resolve(setup.model)
-    tokens = np.arange(12, dtype=np.int32)[None]
+    shapes = jax.eval_shape(functools.partial(models.init, model), jax.random.key(0))
+    return model, changed(model, positions="none", rope_scaling="none"), shapes
+
+
+TOKENS = np.arange(12, dtype=np.int32)[None]
+
+
+@pytest.mark.parametrize("name", slow(BUILT, "sparse", "hybrid"))
+def test_built(name):
+    model, plain, shapes = built(name)
+    rng = np.random.default_rng(0)
+    # Normals of the host: to compile `init` would take as long as to compile the model.
+    params = jax.tree.map(lambda x: rng.normal(0, 0.3, x.shape).astype(x.dtype), shapes)
     # Compiled whole: operation by operation would take several times as long.
-    params = jax.jit(functools.partial(models.init, model))(jax.random.key(0))
-    plain = changed(model, positions="none", rope_scaling="none")
-    logits, other = (
-        jax.jit(functools.partial(models.apply, one))(params, tokens) for one in (model, plain)
-    )
+    logits, other = jax.jit(
+        lambda params: [models.apply(one, params, TOKENS) for one in (model, plain)]
+    )(params)
     assert np.isfinite(logits).all()
     assert np.abs(logits - other).max() > 1e-6
+
+
+@pytest.mark.parametrize("name", ["sparse", "hybrid"])
+def test_many_kinds_in_one_model_are_traced(name):
+    """What `pytest -m slow` builds: the largest programs of this file."""
+    model, _, shapes = built(name)
+    logits = jax.eval_shape(functools.partial(models.apply, model), shapes, TOKENS)
+    assert logits.shape == (1, 12, 31) and logits.dtype == np.float32
 
 
 def test_refused_on_a_cpu(place, tmp_path, capsys):
@@ -541,7 +586,8 @@ def test_plan(name, place, tmp_path, capsys):
 def test_fit(name, tmp_path, monkeypatch):
     """A noiseless table of a known law: every choice that keeps its meaning must find it.
 
-    One draws the page, in every format; the checks beside the law are made with that one too.
+    One draws the page's first figure, in every format; least squares, the quickest, also makes
+    the checks beside the law.
     """
     table = tmp_path / "runs.csv"
     names = "params_total,params_non_embedding,params_non_embedding_with_head"
@@ -559,6 +605,8 @@ def test_fit(name, tmp_path, monkeypatch):
     table.write_text("\n".join(lines) + "\n")
     settings = {"fit_table.table": table, "fit.resamples": 4, "fit.starts": 8, "report.dpi": 50}
     settings |= {"fit.diagnostics": False, "fit.holdout_budgets": 0}
+    plots = html.choose_plots
+    monkeypatch.setattr(html, "choose_plots", lambda *given: plots(*given)[:1])
     if "report.formats" not in FITTED[name]:
         monkeypatch.setattr("gptjax.report.build", lambda *_, **__: "not drawn")
     workdir = tmp_path / "run"
