@@ -52,7 +52,8 @@ def main(config: Config, folder: Path) -> int:
     place = f"predict.laws={asked.laws}"
     laws = Laws.from_json(read_laws(user_path(asked.laws)), place)
     table = Table(title=f"Predicted by {asked.laws}", title_justify="left")
-    for name in ("law", "FLOPs", "params", "tokens", "tokens/param", "loss, nats per token"):
+    loss = f"loss, {laws.conventions.get('loss') or 'nats per token'}"
+    for name in ("law", "FLOPs", "params", "tokens", "tokens/param", loss):
         table.add_column(name, justify="left" if name == "law" else "right")
     entries = [entry for flops in asked.flops for entry in predict_saved(laws, flops)]
     models = zip(asked.params, asked.tokens, strict=True)

@@ -6,6 +6,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
+from gptjax.files import write_json
 from gptjax.scaling import Table
 from gptjax.scaling.approaches import envelope
 from gptjax.scaling.tables import curves, dialects
@@ -99,3 +100,15 @@ def test_a_run_whose_size_changes_is_no_curve():
     assert curves.curve_column(Table.from_columns(table), "N", "D") == ("run", True)
     table["N"] = [1.0, 2.0, 1.0, 2.5]
     assert curves.curve_column(Table.from_columns(table), "N", "D") == ("", False)
+
+
+def test_a_large_file_of_json_is_written_in_pieces(tmp_path):
+    rows = [{"cell": f"run-{i}", "loss": 3 - i / 1e5} for i in range(20_000)]
+    content = {"rows": rows, "none": [float("nan")], "empty": {}}
+    tracemalloc.start()
+    write_json(tmp_path / "laws.json", content)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    text = (tmp_path / "laws.json").read_text()
+    assert text == json.dumps({**content, "none": [None]}, indent=1) + "\n"
+    assert peak < 9 * len(text)  # 15 times where all pieces are strings at once

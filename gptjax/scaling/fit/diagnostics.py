@@ -59,14 +59,14 @@ def _drift_row(name: str, law: Fit, flops: float) -> dict[str, Any]:
     }
 
 
-def convention_table(table: Any, form: Form, config: FitConfig) -> list[dict[str, Any]]:
-    """The same fit under each way to count parameters and FLOPs that the table allows."""
+def countings(table: Any, config: FitConfig) -> list[FitConfig]:
+    """The config under each way to count parameters and FLOPs that the table allows."""
     table = as_table(table)
     known = [c for c in PARAMS_CONVENTIONS if f"params_{c}" in table]
     if config.column_params or not known:
         known = [config.params_convention]
     exact = config.column_flops or "flops" in table or "C" in table
-    counted = [
+    return [
         dataclasses.replace(
             config,
             params_convention=params,
@@ -76,6 +76,12 @@ def convention_table(table: Any, form: Form, config: FitConfig) -> list[dict[str
         for params in known
         for flops in (FLOPS_CONVENTIONS if exact else ("6nd",))
     ]
+
+
+def convention_table(table: Any, form: Form, config: FitConfig) -> list[dict[str, Any]]:
+    """The same fit under each way to count parameters and FLOPs that the table allows."""
+    table = as_table(table)
+    counted = countings(table, config)
     return in_threads([functools.partial(_convention_row, table, form, one) for one in counted])
 
 
@@ -87,6 +93,12 @@ def _convention_row(table: Any, form: Form, config: FitConfig) -> dict[str, Any]
         law = fit_runs(runs, form, config, quick=True)
     except UserError as error:
         return {**row, "note": str(error)}
+    return convention_row(runs, law, config)
+
+
+def convention_row(runs: Runs, law: Fit, config: FitConfig) -> dict[str, Any]:
+    """The row of a law that was fitted under this counting."""
+    row: dict[str, Any] = {"params": config.params_convention, "flops": config.flops_convention}
     target = float(runs.flops.max() * config.extrapolate)
     best = law.optimum(target)
     row |= {name: interval.to_json() for name, interval in law.params.items()}

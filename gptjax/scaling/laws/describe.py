@@ -290,19 +290,10 @@ def _curve(valley: Valley, table: Runs) -> dict[str, Any]:
 
 def runs(table: Runs) -> list[dict[str, Any]]:
     """One entry a usable run, for points that a reader can hover over."""
-    return [
-        {
-            "cell": table.cell[i],
-            "params": table.params[i],
-            "tokens": table.tokens[i],
-            "flops": table.flops[i],
-            "budget": table.budget[i],
-            "loss": table.loss[i],
-            "loss_stderr": table.stderr[i],
-            "used": True,
-        }
-        for i in range(len(table))
-    ]
+    columns = (table.params, table.tokens, table.flops, table.budget, table.loss, table.stderr)
+    names = ("cell", "params", "tokens", "flops", "budget", "loss", "loss_stderr", "used")
+    rows = zip(table.cell.tolist(), *(column.tolist() for column in columns), strict=True)
+    return [dict(zip(names, (*row, True), strict=True)) for row in rows]
 
 
 def data(table: Runs) -> dict[str, Any]:

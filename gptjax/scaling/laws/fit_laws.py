@@ -23,6 +23,7 @@ from gptjax.scaling.forms import form_named, load
 from gptjax.scaling.laws import describe, design, joint, verdict
 from gptjax.scaling.laws.saved import Laws
 from gptjax.scaling.tables.runs import Runs, best_of_each, prepare, require
+from gptjax.scaling.tables.table import as_table
 from gptjax.threads import in_threads
 
 LINE_POINTS = 60
@@ -84,6 +85,7 @@ def fit_laws(
     """
     config = config or FitConfig()
     load(config.form_files)
+    runs = as_table(runs)
     config = dataclasses.replace(config, forms=with_rivals(config.forms))
     every = prepare(runs, config, _needs(config))
     table = best_of_each(every, config.settings)
@@ -135,7 +137,7 @@ def fit_laws(
     )
     if config.diagnostics and parametric is not None:
         target = prediction[0]["flops"]
-        counted["table"] = _unless_refused(checked["conventions"])
+        counted["table"] = _convention_table(runs, some, parametric, checked, config)
         found = dataclasses.replace(
             found,
             scores=_unless_refused(checked["scores"]),
@@ -265,11 +267,23 @@ def _checks(runs: Any, table: Runs, config: FitConfig) -> dict[str, Any]:
         return {}
     forms = tuple(dict.fromkeys((*config.compare, *config.forms)))
     form = form_named("chinchilla")
-    return {
+    checks: dict[str, Any] = {
         "scores": lambda: compare_forms.scores(table, forms, config),
-        "conventions": lambda: diagnostics.convention_table(runs, form, config),
         "rollout": lambda: compare_forms.rollout(table, ROLLED, config),
     }
+    if len(diagnostics.countings(runs, config)) > 1:
+        checks["conventions"] = lambda: diagnostics.convention_table(runs, form, config)
+    return checks
+
+
+def _convention_table(
+    runs: Any, table: Runs, law: Fit, checked: dict[str, Any], config: FitConfig
+) -> list[dict[str, Any]]:
+    """The fits under every counting; the law itself where the table allows one alone."""
+    if "conventions" in checked:
+        return list(_unless_refused(checked["conventions"]))
+    (one,) = diagnostics.countings(runs, config)
+    return [diagnostics.convention_row(table, law, one)]
 
 
 def _unless_refused(result: Any) -> Any:
