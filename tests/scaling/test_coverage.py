@@ -2,8 +2,8 @@
 
     pytest -m slow tests/scaling/test_coverage.py -s
 
-prints the shares that docs/scaling_laws.md quotes, there of 100 tables (COVERAGE_TABLES=100, some five
-minutes of processor). All tables of a form are fitted together.
+prints the shares that docs/scaling_laws.md quotes, there of 100 tables (COVERAGE_TABLES=100, some
+five minutes of processor). All tables of a form are fitted together.
 """
 
 import os
