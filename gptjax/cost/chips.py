@@ -85,7 +85,8 @@ def _gpu(
 
 # Google Cloud, "TPU architecture": the pages of v4, v5e, v5p and v6e.
 # NVIDIA, data sheets and architecture white papers of A100, H100 and H200 (SXM): NVLink in one
-# direction, and one network card of 200 or 400 Gbit/s for each GPU.
+# direction, and one network card of 200 or 400 Gbit/s for each GPU; of L4 and L40S, the cards of 24
+# and 48 GB: PCIe 4.0 × 16 in one direction, and 100 Gbit/s for each GPU.
 CHIPS = {
     "v4": Chip(275e12, 32 * 2**30, 1228e9, 300e9, cores=2, dims=3, mode="megacore"),
     "v5e": Chip(197e12, 16 * 2**30, 819e9, 200e9, cores=1, dims=2),
@@ -134,6 +135,36 @@ CHIPS = {
         clock=1.98,
     ),
 }
+
+
+CHIPS["l4"] = _gpu(
+    "NVIDIA L4",
+    121e12,
+    24 * 10**9,
+    300e9,
+    32e9,
+    12.5e9,
+    capability=89,
+    cores=58,
+    lanes=128,
+    shared=101376,
+    cache=48 * 2**20,
+    clock=2.04,
+)
+CHIPS["l40s"] = _gpu(
+    "NVIDIA L40S",
+    362e12,
+    48 * 10**9,
+    864e9,
+    32e9,
+    12.5e9,
+    capability=89,
+    cores=142,
+    lanes=128,
+    shared=101376,
+    cache=96 * 2**20,
+    clock=2.52,
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,6 +5,7 @@ product, because the compiler counts the body of a loop over layers once.
 """
 
 import dataclasses
+import functools
 import math
 import os
 import re
@@ -29,6 +30,7 @@ from gptjax.train import (
     state_shardings,
 )
 from gptjax.train.pictured import picture_shapes
+from gptjax.train.state import state_of
 
 GIB = 2**30
 
@@ -98,11 +100,16 @@ def topology_devices(target: Target, spec: RunSpec) -> Sequence[Any]:
     return topologies.get_topology_desc(target.topology, platform=platform, **options).devices
 
 
-def compile_step(spec: RunSpec, layout: Layout) -> Cost:
-    """Compile one step for the layout's devices and read what it needs."""
+def compile_step(spec: RunSpec, layout: Layout, params: Any = None) -> Cost:
+    """Compile one step for the layout's devices and read what it needs.
+
+    Args:
+      params: shapes of the parameters where they are not those of `models.init`: a quantized base,
+        adapters.
+    """
     import jax
 
-    state, shardings = abstract_state(spec, layout)
+    state, shardings = abstract_state(spec, layout, params)
     step = make_train_step(spec.program, next_token(spec.program), layout)
 
     def one_step(state: Any, windows: Any, pictures_BYXC: Any, hyper: Any) -> Any:
@@ -140,11 +147,14 @@ def compile_step(spec: RunSpec, layout: Layout) -> Cost:
     return Cost(params, opt_state, arguments, temporary, needed, flops, traffic, products)
 
 
-def abstract_state(spec: RunSpec, layout: Layout) -> tuple[Any, Any]:
+def abstract_state(spec: RunSpec, layout: Layout, params: Any = None) -> tuple[Any, Any]:
     """Shapes of a run's state with their shardings, and these shardings."""
     import jax
 
-    state = jax.eval_shape(lambda: init_state(spec, jax.random.key(0)))
+    if params is None:
+        state = jax.eval_shape(lambda: init_state(spec, jax.random.key(0)))
+    else:
+        state = jax.eval_shape(functools.partial(state_of, spec), params)
     shardings = state_shardings(layout, state)
     placed = jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, shardings

@@ -6,13 +6,18 @@ loop over layers once.
 """
 
 import dataclasses
+import functools
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import jax
 from rich.console import Console
 from rich.table import Table
 
+from gptjax import models
+from gptjax.align import lora
+from gptjax.align.lora import LoraConfig
 from gptjax.config import Config, run_spec
 from gptjax.cost.chips import Target, parse_target
 from gptjax.cost.compiled import (
@@ -24,10 +29,16 @@ from gptjax.cost.compiled import (
     topology_devices,
 )
 from gptjax.cost.roofline import Estimate
+from gptjax.errors import UserError
 from gptjax.fields import setting
 from gptjax.files import write_json
 from gptjax.job import Job
+from gptjax.models import ModelConfig
+from gptjax.optim import trainable
 from gptjax.parallel import Layout
+from gptjax.quant.config import QuantizeConfig
+from gptjax.quant.methods import METHODS
+from gptjax.quant.quantize import quantized_shapes, uniform_bits
 from gptjax.train import layout_over
 
 
@@ -38,18 +49,31 @@ class Settings:
     target: str = setting(
         "",
         "a TPU slice such as v5e-16 or v5p-512, or GPUs in nodes of eight such as h100-16 (v4, "
-        "v5e, v5p, v6e, a100, h100, h200)",
+        "v5e, v5p, v6e, l4, l40s, a100, h100, h200)",
+    )
+    base: str = setting(
+        "",
+        "codes of the base under finetune.lora (QLoRA), bits and groups as the quantize section "
+        "says; empty: a base of floats",
+        choices=("", *(name for name, method in METHODS.items() if not method.calibrated)),
     )
 
 
 def check(config: Config) -> None:
-    """Refuse to compile for nothing."""
+    """Refuse to compile for nothing, and codes without adapters."""
     parse_target(config.own["compile"].target)
+    if config.own["compile"].base and not config.own["finetune"].lora.rank:
+        raise UserError(
+            f"compile.base={config.own['compile'].base} is quantized, and codes of weights are not "
+            "trained; set finetune.lora.rank=16 for adapters over them"
+        )
 
 
 def main(config: Config, folder: Path) -> int:
     """Compile, print and write `compile.json`; status 1 where the step does not fit."""
     target = parse_target(config.own["compile"].target)
+    if config.own["finetune"].lora.rank:
+        return _adapted(config, target, folder)
     spec = run_spec(config)
     layout = layout_over(config.mesh, spec, topology_devices(target, spec))
     cost = compile_step(spec, layout)
@@ -58,6 +82,67 @@ def main(config: Config, folder: Path) -> int:
     print_cost(layout, target, cost, guess, network)
     write_json(folder / "compile.json", _as_json(layout, target, cost, guess, network))
     return 0 if cost.needed <= target.chip.memory else 1
+
+
+def _adapted(config: Config, target: Target, folder: Path) -> int:
+    """The same of adapters over a base that stays: what job=finetune trains with finetune.lora."""
+    settings: LoraConfig = config.own["finetune"].lora
+    optim = dataclasses.replace(config.optim, frozen=lora.frozen(config.optim, settings))
+    spec = run_spec(dataclasses.replace(config, optim=optim))
+    layout = layout_over(config.mesh, spec, topology_devices(target, spec))
+    method = config.own["compile"].base
+    quantized = dataclasses.replace(config.own["quantize"], method=method) if method else None
+    params = adapted_shapes(spec.model, settings, quantized)
+    cost = compile_step(spec, layout, params)
+    trained = sum(leaf.size for leaf in jax.tree.leaves(trainable(params, spec.optim.frozen)))
+    base = f"a base in {method}" if method else "a base of floats"
+    print(f"{target.name}: {base}, {trained:,} parameters in adapters of rank {settings.rank}")
+    fits = cost.needed <= target.chip.memory
+    table = Table("per device", "GiB", title_justify="left", header_style="bold")
+    rows = {
+        "base and adapters": cost.params,
+        "optimizer state": cost.opt_state,
+        "activations, gradients, buffers": cost.temporary,
+        "needed": cost.needed,
+        "there is": target.chip.memory,
+    }
+    for name, size in rows.items():
+        table.add_row(name, f"{size / GIB:.2f}")
+    Console(width=100).print(table)
+    print(
+        "it fits"
+        if fits
+        else "it does not fit; lower train.batch_size or model.seq_len, or set "
+        "train.micro_batches, train.loss_chunk or model.remat=block"
+    )
+    found = {
+        "target": target.name,
+        "base": method,
+        "rank": settings.rank,
+        "trained_parameters": trained,
+        "memory_bytes": target.chip.memory,
+        "fits": fits,
+        **dataclasses.asdict(cost),
+    }
+    write_json(folder / "compile.json", found)
+    return 0 if fits else 1
+
+
+def adapted_shapes(
+    config: ModelConfig, settings: LoraConfig, quantized: QuantizeConfig | None
+) -> Any:
+    """Shapes of a base with adapters at `settings.targets`; nothing of the base is allocated.
+
+    Args:
+      quantized: how the base is quantized; None: it is not.
+    """
+    key = jax.random.key(0)
+    params = jax.eval_shape(functools.partial(models.init, config), key)
+    if quantized is not None:
+        bits = uniform_bits(config, quantized)
+        params = quantized_shapes(config, params, quantized, bits)
+    adapted = lora.attached(config, params, settings, key)
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), adapted)
 
 
 def print_cost(layout: Layout, target: Target, cost: Cost, guess: Estimate, network: float) -> None:

@@ -1,6 +1,7 @@
 """Quantization of a whole model: which matrix gets how many bits, and the tree that comes of it."""
 
 import dataclasses
+import functools
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -109,6 +110,35 @@ def quantize(
         if tokens == 0:
             raise UserError(_no_text(settings))
     return Quantized(_assembled(config, params, leaves), tuple(rows.values()), tokens)
+
+
+def quantized_shapes(
+    config: ModelConfig, params: Any, settings: QuantizeConfig, bits: Mapping[str, int]
+) -> Any:
+    """Shapes of `quantize(...).params` by a method without calibration, with nothing allocated.
+
+    Args:
+      params: shapes of the model's parameters.
+    """
+
+    @functools.cache
+    def shapes(kind: Matrix, method: str, count: int, shape: tuple[int, ...]) -> Any:
+        w = jax.ShapeDtypeStruct(shape, jnp.float32)
+        return jax.eval_shape(lambda w: leaf_of(method, w, kind, count, settings, None), w)
+
+    leaves = {}
+    for matrix in matrices(config):
+        kind = dataclasses.replace(matrix, path="", slice=None, name="", layer=None)
+        method = settings.method if matrix.layered else "affine"
+        shape = (*matrix.lead, *matrix.inputs, *matrix.outputs)
+        leaves[matrix.name] = shapes(kind, method, bits[matrix.name], shape)
+    return jax.eval_shape(functools.partial(_from_leaves, config), params, leaves)
+
+
+def _from_leaves(config: ModelConfig, params: Any, leaves: Mapping[str, Any]) -> Any:
+    """The tree with leaves as `leaf_of` gives them."""
+    table = {EMBEDDING: _as_table(leaves[EMBEDDING])}
+    return _assembled(config, params, {**leaves, **table})
 
 
 def uniform_bits(config: ModelConfig, settings: QuantizeConfig) -> dict[str, int]:

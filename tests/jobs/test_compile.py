@@ -7,13 +7,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
 from gptjax import models
 from gptjax.accelerators import ACCELERATORS
+from gptjax.align.lora import LoraConfig
 from gptjax.cost.chips import parse_target
 from gptjax.errors import UserError
+from gptjax.jobs import compile as job
 from gptjax.main import main
+from gptjax.quant.config import QuantizeConfig
 
 REPO = Path(__file__).parents[2]
 LIBTPU = importlib.util.find_spec("libtpu") is not None
@@ -65,6 +69,67 @@ def test_a_target_is_wanted(tmp_path, capsys):
     flags = ["--config.job=compile", f"--workdir={tmp_path / 'run'}"]
     assert main(["gptjax", f"--config={path}", *flags]) == 2
     assert "compile.target='' names no slice" in capsys.readouterr().err
+
+
+QLORA = {
+    "job": "compile",
+    "compile.target": "l4-1",
+    "compile.base": "nf4",
+    "quantize.bits": 4,
+    "finetune.lora.rank": 2,
+    "finetune.lora.targets": "blocks/",
+    "model.depth": 2,
+    "model.width": 64,
+    "model.num_heads": 2,
+    "model.seq_len": 32,
+    "model.vocab_size": 256,
+    "train.batch_size": 1,
+    "train.param_dtype": "bfloat16",
+}
+
+
+def qlora(tmp_path, **changes):
+    path = REPO / "experiments" / "train_gpt2_small.py"
+    flags = [f"--config.{key}={value}" for key, value in {**QLORA, **changes}.items()]
+    return main(["gptjax", f"--config={path}", f"--workdir={tmp_path / 'run'}", *flags])
+
+
+def bytes_of(params):
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
+
+
+def test_shapes_of_adapters_over_a_quantized_base():
+    """Half a byte a weight and a byte of scale for 64; the embedding in bfloat16."""
+    config = models.ModelConfig(
+        depth=1, width=64, num_heads=2, vocab_size=256, seq_len=32, positions="rotary"
+    )
+    quantized = QuantizeConfig(method="nf4", bits=4, embedding_bits=16)
+    settings = LoraConfig(rank=2, targets=("blocks/",))
+    bases = [job.adapted_shapes(config, settings, one) for one in (quantized, None)]
+    inside, embedding = 12 * 64 * 64, 256 * 64
+    small = models.count_params(config).total - inside - embedding  # norms and biases
+    adapters = 2 * (4 * 128 + 2 * (64 + 256))
+    codes = inside / 2 + inside / 64 + 6 * 4 + 4 * sum(-(-n // 256) for n in (64,) * 4 + (256,) * 2)
+    assert bytes_of(bases[0]) == codes + 2 * embedding + 4 * (small + adapters)
+    assert bytes_of(bases[1]) == 4 * (inside + embedding + small + adapters)
+
+
+@pytest.mark.slow
+def test_adapters_over_a_quantized_base(tmp_path, capsys, monkeypatch):
+    """This machine in the card's place: pytest -m slow tests/jobs/test_compile.py -k adapters."""
+    monkeypatch.setattr(job, "topology_devices", lambda target, spec: jax.devices()[:1])
+    assert qlora(tmp_path) == 0
+    found = json.loads((tmp_path / "run" / "compile.json").read_text())
+    adapters = 2 * 2 * (4 * 128 + 2 * (64 + 256))
+    assert found["trained_parameters"] == adapters
+    assert found["opt_state"] == pytest.approx(8 * adapters, abs=16)
+    assert found["needed"] >= found["params"] + found["opt_state"]
+    assert f"l4-1: a base in nf4, {adapters:,} parameters" in capsys.readouterr().out
+
+
+def test_codes_without_adapters_are_not_trained(tmp_path, capsys):
+    assert qlora(tmp_path, **{"finetune.lora.rank": 0}) == 2
+    assert "compile.base=nf4 is quantized, and codes of weights are not" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("target, extra", [("v5p-512", "tpu"), ("h100-256", "cuda")])

@@ -424,6 +424,7 @@ ELSEWHERE = {
     ("sweep", "mixed"): "records of two versions of jax in one folder: tests/faults",
     ("sample", "chat"): "tests/jobs/test_sample.py",
     ("sample", "preset"): "tests/jobs/test_sample.py",
+    ("compile", "base"): "nf4 in tests/jobs/test_compile.py, affine as job=quantize makes it",
     ("rag", "retriever"): "tests/jobs/test_rag.py",
     ("rag", "marginal"): "tests/jobs/test_rag.py",
     ("rag", "preset"): "read as sample.preset",
