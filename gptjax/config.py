@@ -298,6 +298,11 @@ def _check_together(config: Config) -> None:
             "train.steps=0 and train.tokens=0 give the run no length; set one of them, for "
             "example --config.train.tokens=10000000"
         )
+    if train.loss_chunk and config.model.softmaxes > 1:
+        raise UserError(
+            f"train.loss_chunk={train.loss_chunk} reads one matrix of logits, and model.softmaxes="
+            f"{config.model.softmaxes} mixes several; set train.loss_chunk=0"
+        )
     if config.general.distributed and (task.many_runs or not task.trains):
         raise UserError(
             f"config.distributed=True joins the processes of one run, and config.job="

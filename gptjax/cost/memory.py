@@ -93,6 +93,7 @@ def held_by(shape: "Shape", state: "State", platform: str) -> Bytes:
     kept = shape.policy.kept(shape.layers, every, products + stream, stream)
     chunk = spec.loss_chunk or tokens
     logits = min(tokens, chunk) * spec.model.vocab_size / shape.axis("tensor")
+    logits *= 1 if spec.model.softmaxes == 1 else 1 + spec.model.softmaxes
     sums = 2 if spec.micro_batches > 1 else 1
     activations = shape.width * (arrived + kept + 2 * every) + _held_inside(shape, platform)
     return Bytes(

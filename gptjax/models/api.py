@@ -129,6 +129,11 @@ def forward(
       seeds_B: uint32, one for each sequence, of noise and dropout; without them there is none.
     """
     check_length(config, tokens_BT.shape[1])
+    if features and config.softmaxes > 1:
+        raise UserError(
+            f"model.softmaxes={config.softmaxes} has no single matrix of logits, which chunked "
+            "losses, preferences and rewards read; set train.loss_chunk=0, or model.softmaxes=1"
+        )
     inputs = tokens_BT, TokenInfo(segment_ids_BT, positions_BT), shift_BTD, seeds_B
     shown: dict[str, Any] = {}
     if pictures_BYXC is not None:

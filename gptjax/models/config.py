@@ -156,6 +156,12 @@ class ModelConfig:
         False, "attention's output times a sigmoid of a projection of its input"
     )
     logit_soft_cap: float = setting(0.0, "c in c·tanh(logit/c) (Gemma 2: 30); 0: none", minimum=0.0)
+    softmaxes: int = setting(
+        1,
+        "softmaxes of the head, mixed with weights that depend on the token (Yang et al. 2018)",
+        minimum=1,
+        maximum=64,
+    )
     logit_scale: float = setting(1.0, "multiplies the logits (Command R+: 0.8333)", above=0.0)
     embedding_scale: float = setting(
         1.0, "multiplies token embeddings; 0: √width (Gemma)", minimum=0.0

@@ -11,6 +11,7 @@ from gptjax import ops
 from gptjax.models.config import ModelConfig
 from gptjax.models.dropout import EMBEDDING, dropped
 from gptjax.models.experts import Routing
+from gptjax.models.heads import SoftmaxMixture
 from gptjax.models.layer_stack import (
     Between,
     Stacks,
@@ -24,6 +25,9 @@ from gptjax.models.mixers.mixer import TokenInfo
 from gptjax.models.norms import Norm
 from gptjax.models.parameters import activation_type, initializer, parameter, weight
 from gptjax.models.product import dense, product, rows, transposed
+
+MIXTURE = "softmax_mixture"
+"""Where the parameters of `model.softmaxes` are."""
 
 
 class Embedding(nn.Module):
@@ -114,6 +118,9 @@ class Decoder(nn.Module):
             w_DV = transposed(w_VD)
         if features:
             return (x_BTD, dense(w_DV, x_BTD.dtype)), routing
+        if cfg.softmaxes > 1:
+            log_p_BTV = SoftmaxMixture(cfg, name=MIXTURE)(x_BTD, w_DV)
+            return nn.with_logical_constraint(log_p_BTV, ("batch", "seq", "vocab")), routing
         logits_BTV = product(x_BTD, w_DV, dtype=jnp.float32)
         if cfg.logit_scale != 1.0:
             logits_BTV = logits_BTV * cfg.logit_scale

@@ -1,5 +1,6 @@
 """Costs of a model, summed over its layers: forward FLOPs of a token, and bytes of its cache."""
 
+from gptjax.models import heads
 from gptjax.models.config import ModelConfig
 from gptjax.models.mixers.mixer import mixer_of
 from gptjax.models.mlp import MLPS
@@ -15,7 +16,7 @@ def forward_flops(config: ModelConfig) -> float:
     >>> forward_flops(small)
     168.0
     """
-    head = float(2 * config.width * config.vocab_size)
+    head = heads.flops(config)
     picture, token = JOINS[config.vision.join].flops(config)
     return (
         head

@@ -1,5 +1,6 @@
 """Parameter counts, from the settings alone."""
 
+from gptjax.models import heads
 from gptjax.models.config import ModelConfig
 from gptjax.models.mixers.mixer import mixer_of
 from gptjax.models.mlp import MLPS
@@ -27,4 +28,5 @@ def sizes(config: ModelConfig, *, active: bool = False) -> tuple[int, int]:
     positions = config.seq_len if config.positions == "learned" else 0
     last = norm * (config.norm_place != "post")
     vision = JOINS[config.vision.join].params(config)
-    return (config.vocab_size + positions) * D, total + last + vision
+    inside = total + last + vision + heads.size(config)
+    return (config.vocab_size + positions) * D, inside

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from gptjax.models.config import ModelConfig
-from gptjax.models.decoder import Embedding
+from gptjax.models.decoder import MIXTURE, Embedding
 from gptjax.models.experts import Routing
+from gptjax.models.heads import SoftmaxMixture
 from gptjax.models.layer_stack import run_blocks
 from gptjax.models.mixers.mixer import TokenInfo
 from gptjax.models.norms import Norm
@@ -59,6 +60,10 @@ class Stages:
             normed: Any = Norm(cfg, parent=None).apply({"params": params["final_norm"]}, x_BTD)
             x_BTD = normed
         w_DV = transposed(params["embed"]["tokens"]) if cfg.tied_head else params["head"]
+        if cfg.softmaxes > 1:
+            head: Any = SoftmaxMixture(cfg, parent=None).apply
+            log_p_BTV = head({"params": params[MIXTURE]}, x_BTD, w_DV)
+            return nn.with_logical_constraint(log_p_BTV, ("batch", "seq", "vocab"))
         logits_BTV = cfg.logit_scale * product(x_BTD, w_DV, dtype=jnp.float32)
         if cfg.logit_soft_cap:
             logits_BTV = cfg.logit_soft_cap * jnp.tanh(logits_BTV / cfg.logit_soft_cap)

@@ -59,6 +59,11 @@ def validate(config: ModelConfig) -> None:
             f"model.attention_impl=blockwise has no {beyond_blockwise(config)}; set "
             "model.attention_impl=auto"
         )
+    if config.softmaxes > 1 and (config.logit_soft_cap or config.logit_scale != 1.0):
+        raise UserError(
+            f"model.softmaxes={config.softmaxes} mixes probabilities, and model.logit_soft_cap and "
+            "model.logit_scale change logits; leave those at their defaults"
+        )
     if config.positions == "sinusoidal" and config.width % 2:
         raise UserError(
             f"model.width={config.width} is odd, and sinusoidal positions come in pairs; "

@@ -49,6 +49,11 @@ def transfer_width(model: ModelConfig, optim: OptimConfig) -> tuple[ModelConfig,
             f"optim.width_transfer=mup has no rules for model.vision.join={model.vision.join}; set "
             "optim.width_transfer=none"
         )
+    if model.softmaxes > 1:
+        raise UserError(
+            f"optim.width_transfer=mup has no rules for model.softmaxes={model.softmaxes}; set "
+            "optim.width_transfer=none"
+        )
     if model.mixer.latent.kv_rank or not kinds <= {("global", "dense"), ("local", "dense")}:
         raise UserError(
             "optim.width_transfer=mup knows the rules for attention and dense feed-forwards only; "

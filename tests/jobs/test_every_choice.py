@@ -69,6 +69,7 @@ TRAINED = {
         "optim.state_rounding": "stochastic",
         "model.width": 32,
         "model.remat": "sqrt",
+        "model.softmaxes": 2,
     },
     "b": {
         "data.source": "text",
