@@ -1,4 +1,6 @@
-"""sweep.engine=ray: the bundles of a sweep as tasks of a Ray cluster (https://docs.ray.io).
+"""Ray: the bundles of a sweep, and calls of any function, as tasks of a cluster.
+
+https://docs.ray.io; `sweep.engine=ray` and `clean.engine=ray`.
 
 Every node needs gptjax and the sweep's folder. Ray decides where a task runs; claims and
 checkpoints in the folder decide what is left to do, so a task that is started again elsewhere
@@ -11,7 +13,7 @@ import importlib.util
 import logging
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,38 +36,77 @@ def connect(config: Config) -> None:
     """Join the cluster of `sweep.address`.
 
     Raises:
+      UserError: as `join`.
+    """
+    join(config.sweep.address, "sweep")
+
+
+def join(given: str, section: str) -> None:
+    """Join the cluster of a section's `address`.
+
+    Raises:
       UserError: when Ray is not installed or no cluster answers.
     """
     if importlib.util.find_spec("ray") is None:
         raise UserError(
-            "sweep.engine=ray needs Ray; pip install 'gptjax[ray]' or set sweep.engine=local"
+            f"{section}.engine=ray needs Ray; pip install 'gptjax[ray]' or set "
+            f"{section}.engine=local"
         )
     import ray
 
-    given = config.sweep.address
     address = os.environ.get("RAY_ADDRESS", "auto") if given == "auto" else given
     if address not in ("auto", "local"):
-        _check_answers(address)
+        _check_answers(address, section)
     try:
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
     except ConnectionError as error:
-        raise _no_cluster(given) from error
+        raise _no_cluster(given, section) from error
 
 
-def _check_answers(address: str) -> None:
+def _check_answers(address: str, section: str) -> None:
     """Ray itself would look for minutes, and end the process."""
     host, _, port = address.rpartition("//")[2].rpartition(":")
     try:
         socket.create_connection((host, int(port)), ANSWER_SECONDS).close()
     except (OSError, ValueError) as error:
-        raise _no_cluster(address) from error
+        raise _no_cluster(address, section) from error
 
 
-def _no_cluster(address: str) -> UserError:
+def _no_cluster(address: str, section: str) -> UserError:
     return UserError(
-        f"sweep.address={address} has no Ray cluster that answers; run ray start --head there, "
-        "give another HOST:PORT, or set sweep.address=local to start one for this sweep"
+        f"{section}.address={address} has no Ray cluster that answers; run ray start --head there, "
+        f"give another HOST:PORT, or set {section}.address=local to start one for this {section}"
     )
+
+
+def share_out(work: Callable[..., None], calls: Sequence[tuple]) -> None:
+    """Make the calls as tasks of one core each, in this process's folder; `join` comes first.
+
+    Ray starts a task again whose node was lost: the work must do nothing twice.
+
+    Raises:
+      UserError: the first that a task raises; the others are cancelled.
+    """
+    import ray
+    from ray import exceptions
+
+    task = ray.remote(num_cpus=1)(_in_folder)
+    left = [task.remote(os.getcwd(), work, call) for call in calls]
+    try:
+        while left:
+            done, left = ray.wait(left)
+            ray.get(done)
+    except exceptions.RayTaskError as error:
+        raise error.cause if isinstance(error.cause, UserError) else error from None
+    finally:
+        for one in left:
+            ray.cancel(one)
+
+
+def _in_folder(folder: str, work: Callable[..., None], call: tuple) -> None:
+    """A task: a call that may name files from `folder` on."""
+    os.chdir(folder)
+    work(*call)
 
 
 def resources(config: Config) -> dict[str, Any]:

@@ -1,5 +1,8 @@
 """job=clean: documents of a crawl or an export, cleaned into shards, with a report."""
 
+import dataclasses
+from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -8,15 +11,36 @@ from rich.table import Table as Printed
 
 from gptjax.config import Config
 from gptjax.data.clean.config import CleanConfig
-from gptjax.data.clean.pipeline import clean
+from gptjax.data.clean.pipeline import ShareOut, clean
 from gptjax.errors import UserError
+from gptjax.fields import setting
 from gptjax.files import user_path
 from gptjax.job import Job
+from gptjax.sweeps.config import ENGINES
+
+UNITS = ("documents", "bytes", "words", "tokens")
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(CleanConfig):
+    """What job=clean reads, does and writes, and where its tasks are done."""
+
+    engine: str = setting(
+        "local",
+        "local: tasks in clean.workers processes of this machine; ray: as tasks of a Ray cluster "
+        "whose nodes see the same folders (extra gptjax[ray])",
+        choices=ENGINES,
+    )
+    address: str = setting(
+        "auto",
+        "cluster of clean.engine=ray: HOST:PORT; auto = RAY_ADDRESS or the one that runs on this "
+        "machine; local = one started for this job",
+    )
 
 
 def check(config: Config) -> None:
     """Refuse a job without an input, and stages that are named twice."""
-    own: CleanConfig = config.own["clean"]
+    own: Settings = config.own["clean"]
     if not own.input:
         raise UserError(
             "clean.input='' names no file; give --config.clean.input='crawl/*.jsonl.gz'"
@@ -28,9 +52,11 @@ def check(config: Config) -> None:
 
 def main(config: Config, folder: Path) -> int:
     """Clean, then write report.html beside the shards; started again, it does what is missing."""
-    own: CleanConfig = config.own["clean"]
+    own: Settings = config.own["clean"]
     output = user_path(own.output) if own.output else folder / "clean"
-    result = clean(own, output, lambda words: print(words, flush=True))
+    plain = CleanConfig(**{one.name: getattr(own, one.name) for one in fields(CleanConfig)})
+    share_out = TASKS[own.engine](own)
+    result = clean(plain, output, lambda words: print(words, flush=True), share_out)
     from gptjax.report import cleaning  # matplotlib is slow to import
 
     page = cleaning.build(output, result)
@@ -38,9 +64,24 @@ def main(config: Config, folder: Path) -> int:
     return 0
 
 
+def _on_ray(own: Settings) -> ShareOut:
+    from gptjax.engines import ray
+
+    ray.join(own.address, "clean")
+    return ray.share_out
+
+
+TASKS: dict[str, Callable[[Settings], ShareOut | None]] = {
+    "local": lambda own: None,
+    "ray": _on_ray,
+}
+"""How tasks are shared out, by `clean.engine`."""
+
+
 def _print(result: dict[str, Any], page: Path) -> None:
     console = Console(width=100)
-    table = Printed("stage", "documents", "bytes", "words", "commonest reason")
+    units = [unit for unit in UNITS if unit in result["read"]]
+    table = Printed("stage", *units, "commonest reason")
     table.add_row("read", *_numbers(result["read"]), "")
     for stage in result["stages"]:
         reasons = sorted(stage["reasons"].items(), key=lambda one: (-one[1], one[0]))
@@ -56,7 +97,7 @@ def _print(result: dict[str, Any], page: Path) -> None:
 
 
 def _numbers(one: dict[str, int]) -> list[str]:
-    return [f"{one[name]:,}" for name in ("documents", "bytes", "words")]
+    return [f"{one[unit]:,}" for unit in UNITS if unit in one]
 
 
-JOB = Job(main, CleanConfig, check)
+JOB = Job(main, Settings, check)

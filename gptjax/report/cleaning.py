@@ -15,7 +15,8 @@ from gptjax.report.template import Section, page
 REASONS = 10
 """Reasons of a stage that are listed."""
 SOURCES = 50
-UNITS = ("documents", "bytes", "words")
+UNITS = ("documents", "bytes", "words", "tokens")
+"""The last where `clean.tokenizer_path` is given."""
 
 
 def build(folder: Path, result: Mapping[str, Any]) -> Path:
@@ -48,22 +49,23 @@ def build(folder: Path, result: Mapping[str, Any]) -> Path:
 
 
 def _stages(result: Mapping[str, Any]) -> str:
-    """Documents, bytes and words after each stage."""
+    """Documents, bytes, words and tokens after each stage."""
     left = dict(result["read"])
-    rows = [["read", *(f"{left[unit]:,}" for unit in UNITS), "", ""]]
+    units = [unit for unit in UNITS if unit in left]
+    rows = [["read", *(f"{left[unit]:,}" for unit in units), "", ""]]
     for stage in result["stages"]:
-        left = {unit: left[unit] - stage[unit] for unit in UNITS}
+        left = {unit: left[unit] - stage[unit] for unit in units}
         share = stage["documents"] / max(result["read"]["documents"], 1)
-        numbers = [f"{left[unit]:,}" for unit in UNITS]
+        numbers = [f"{left[unit]:,}" for unit in units]
         rows.append([escape(stage["stage"]), *numbers, f"{stage['documents']:,}", f"{share:.1%}"])
-    written = [f"{result['written'][unit]:,}" for unit in UNITS]
+    written = [f"{result['written'][unit]:,}" for unit in units]
     rows.append(["written", *written, "", ""])
     return table(
         "After each stage",
-        ["stage", *UNITS, "dropped", "of all"],
+        ["stage", *units, "dropped", "of all"],
         rows,
-        note="Bytes and words are those that were read; what is written may be shorter, as stages "
-        "take lines, spans and personal data out of a text.",
+        note="Bytes, words and tokens are those that were read; what is written may be shorter, as "
+        "stages take lines, spans and personal data out of a text.",
         text_columns=(0,),
     )
 

@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import importlib.util
 import io
 import json
 import os
@@ -10,15 +11,18 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
+import tokenizers as hf
 import zstandard
 
 from gptjax.data.clean import config as clean_config
 from gptjax.data.clean import pipeline
+from gptjax.data.tokenizers import bpe
 from gptjax.main import main
 from gptjax.report import cleaning
 
@@ -173,6 +177,51 @@ def test_any_number_of_processes_gives_the_same_bytes(crawl, cleaned, tmp_path, 
     assert content(tmp_path / "out") == content(cleaned)
 
 
+class LazyRay(types.ModuleType):
+    """Ray's functions that are used, in this process: tasks run when they are waited for, the last
+    one first."""
+
+    exceptions = types.SimpleNamespace(RayTaskError=KeyError)
+
+    def init(self, address, **options):
+        self.address = address
+
+    def remote(self, **options):
+        return lambda work: types.SimpleNamespace(remote=lambda *call: (work, call))
+
+    def wait(self, left):
+        return left[-1:], left[:-1]
+
+    def get(self, done):
+        for work, call in done:
+            work(*call)
+
+
+def test_tasks_of_a_cluster_give_the_same_bytes(crawl, cleaned, tmp_path, monkeypatch):
+    fake = LazyRay("ray")
+    fake.__spec__ = "there"
+    monkeypatch.setitem(sys.modules, "ray", fake)
+    assert run(crawl, tmp_path / "out", engine="ray", address="local") == 0
+    made, wanted = content(tmp_path / "out"), content(cleaned)
+    assert fake.address == "local" and made == {k: v for k, v in wanted.items() if k in made}
+
+
+@pytest.mark.slow
+def test_tasks_of_a_real_cluster_give_the_same_bytes(crawl, cleaned, tmp_path):
+    """pytest -m slow tests/jobs/test_clean.py -k real_cluster, with gptjax[ray]."""
+    pytest.importorskip("ray")
+    assert run(crawl, tmp_path / "out", engine="ray", address="local") == 0
+    made = content(tmp_path / "out")
+    assert made == {k: v for k, v in content(cleaned).items() if k in made}
+
+
+def test_without_ray_the_extra_is_named(crawl, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert run(crawl, tmp_path / "out", engine="ray") == 2
+    assert "clean.engine=ray needs Ray; pip install 'gptjax[ray]'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_finished_output_is_not_made_again(crawl, cleaned):
     before = {path: path.stat().st_mtime_ns for path in cleaned.glob("part-*")}
     assert run(crawl, cleaned) == 0
@@ -233,13 +282,20 @@ def test_parquet_and_spans(crawl, tmp_path):
     texts = [f"{page(i, 9)} {shared} {page(50 + i, 9)}" for i in range(2)] + [f"Hi. {shared}"]
     (doubled / "x.jsonl").write_bytes(lines({"text": text, "n": 1} for text in texts))
     stages = "(urls,exact,near,spans)"
-    assert run(doubled, tmp_path / "out", format="parquet", stages=stages) == 0
+    (tmp_path / "tokenizer.json").write_bytes(bpe.train([page(0).encode()], 300))
+    own = {"format": "parquet", "stages": stages, "tokenizer_path": tmp_path / "tokenizer.json"}
+    assert run(doubled, tmp_path / "out", **own) == 0
     rows = parquet.read_table(tmp_path / "out" / "part-00000.parquet").to_pylist()
     assert [row["id"] for row in rows] == ["x.jsonl#1", "x.jsonl#2"]  # of the third little is left
     assert shared in rows[0]["text"] and "Two is here" not in rows[1]["text"]
     assert rows[0]["metadata"] == '{"n": 1}'
     result = json.loads((tmp_path / "out" / "clean.json").read_text())
     assert result["stages"][3]["documents"] == 1
+    library = hf.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    count = lambda some: sum(len(library.encode(text).ids) for text in some)  # noqa: E731
+    assert result["read"]["tokens"] == count(texts)
+    assert result["stages"][3]["tokens"] == count(texts[2:])
+    assert result["written"]["tokens"] == count(row["text"] for row in rows)
 
 
 @pytest.mark.parametrize("stage", clean_config.STAGES)
@@ -338,6 +394,7 @@ REFUSED = {
     "full": ("a.jsonl", {"output": "full"}, "holds something else"),
     "list": ("a.jsonl", {"word_list.path": "none.txt"}, "word_list.path='none.txt' cannot be"),
     "evaluation": ("a.jsonl", {"contamination.path": "none"}, "clean.contamination.path='none'"),
+    "tokens": ("a.jsonl", {"tokenizer_path": "list.txt"}, "is no tokenizer's file"),
     "binary": ("image.png", {}, "bytes are NUL"),
 }
 

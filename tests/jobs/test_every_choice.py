@@ -406,6 +406,7 @@ ELSEWHERE = {
     ("align", "aggregate"): "tests/align/test_policy.py",
     ("align", "watch"): "tests/align/test_policy.py",
     ("align", "scaled"): "tests/align/test_policy.py",
+    ("clean", "engine"): "tests/jobs/test_clean.py",
     ("clean", "stages"): "tests/jobs/test_clean.py",
     ("clean", "strict"): "tests/jobs/test_clean.py",
     ("clean", "format"): "tests/jobs/test_clean.py",

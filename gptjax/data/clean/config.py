@@ -60,6 +60,9 @@ class CleanConfig:
     text_field: str = setting("", "field with the text; '' = text, content, raw_content, …")
     strict: bool = setting(False, "whether a broken record is fatal")
     format: str = setting("jsonl.zst", "format of the shards", choices=WRITERS)
+    tokenizer_path: str = setting(
+        "", "tokenizer.json or tokenizer.model whose tokens are counted too; '' = none"
+    )
     workers: int = setting(0, "processes; 0 = one for each core", minimum=0)
     task_bytes: int = setting(
         64 << 20, "files are joined to tasks of about so many bytes, each a shard", minimum=1

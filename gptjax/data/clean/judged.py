@@ -25,6 +25,7 @@ from gptjax.data.clean.documents import Document, Judge
 from gptjax.data.clean.minhash import Signer
 from gptjax.data.clean.personal import masked
 from gptjax.data.clean.spans import hashes_of
+from gptjax.data.clean.tokens import counter
 from gptjax.data.clean.urls import canonical
 from gptjax.files import write_json
 
@@ -47,8 +48,10 @@ COLUMNS: dict[str, np.dtype] = {
     "near": np.dtype("<u4"),
     "spans": np.dtype("<u8"),
     "counts": np.dtype("<u4"),
+    "tokens": np.dtype("<u4"),
 }
-"""Files of numbers that a task writes: facts, signatures, hashes of spans and how many of them."""
+"""Files of numbers that a task writes: facts, signatures, hashes of spans and how many of them,
+tokens where a tokenizer is given."""
 EXAMPLES = 20
 SPARE = 3
 """How many times as many examples are kept, since a later pass may take some away."""
@@ -133,6 +136,8 @@ class _Notes:
         self._signer = Signer(config.near)
         wanted = {"facts"} | {"near", "spans"} & set(config.stages)
         wanted |= {"counts"} if "spans" in wanted else set()
+        wanted |= {"tokens"} if config.tokenizer_path else set()
+        self._tokens = counter(config.tokenizer_path)
         self._columns = {
             name: columns.enter_context(ColumnWriter(task.path(name), COLUMNS[name]))
             for name in COLUMNS
@@ -148,6 +153,7 @@ class _Notes:
         signature, spans = np.zeros(self._signer.count, np.uint32), np.zeros(0, np.uint64)
         dropped, reason = NOWHERE, ""
         size, words = len(text.encode("utf-8", "replace")), len(text.split())
+        tokens = self._tokens(text)
         for number, (name, judge) in enumerate(self._stages):
             if judge is not None:
                 verdict = judge(document)
@@ -172,6 +178,7 @@ class _Notes:
             near=signature,
             spans=spans,
             counts=len(spans),
+            tokens=tokens,
         )
         self.count += 1
         return document if dropped == NOWHERE else None

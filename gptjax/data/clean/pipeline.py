@@ -7,6 +7,7 @@ and its output is the same bytes for any number of processes.
 
 import concurrent.futures
 import dataclasses
+import functools
 import itertools
 import multiprocessing
 import shutil
@@ -20,6 +21,7 @@ from gptjax.data.clean import columns, duplicates, readers
 from gptjax.data.clean.config import AMONG_ALL, CleanConfig
 from gptjax.data.clean.judged import COLUMNS, Task, judge_task, judges_of
 from gptjax.data.clean.shards import write_task
+from gptjax.data.clean.tokens import counter
 from gptjax.data.files import facts
 from gptjax.errors import UserError
 from gptjax.files import read_json, write_json
@@ -30,17 +32,29 @@ RECIPE, RESULT = "recipe.json", "clean.json"
 SCHEMA = 1
 
 
-def clean(config: CleanConfig, output: Path, say: Callable[[str], None]) -> dict[str, Any]:
+ShareOut = Callable[[Callable[..., None], list[tuple]], None]
+"""(work, the arguments of each call): makes all calls, in any order and anywhere."""
+
+
+def clean(
+    config: CleanConfig,
+    output: Path,
+    say: Callable[[str], None],
+    share_out: ShareOut | None = None,
+) -> dict[str, Any]:
     """Clean `config.input` into `output`; the content of its clean.json.
 
     Args:
       say: is told what begins.
+      share_out: where tasks are done; None: in `config.workers` processes.
 
     Raises:
       UserError: for an input that cannot be read, an output that holds something else, and settings
         that make no sense.
     """
     judges_of(config)  # wrong settings are told before anything is written
+    counter(config.tokenizer_path)
+    share_out = share_out or functools.partial(_share_out, workers=config.workers)
     found = readers.find(config.input)
     recipe = _recipe(config, found)
     if (output / RESULT).exists() and _same(output / RECIPE, recipe):
@@ -48,11 +62,11 @@ def clean(config: CleanConfig, output: Path, say: Callable[[str], None]) -> dict
     _prepare(output, recipe)
     tasks = _tasks(config, found, output / WORK)
     say(f"{len(found)} files in {len(tasks)} tasks: judge each document")
-    _share_out(judge_task, [(task, config) for task in tasks], config.workers)
+    share_out(judge_task, [(task, config) for task in tasks])
     say("compare all documents")
     compare(tasks, config)
     say("write those that stay")
-    _share_out(write_task, [(task, config, str(output)) for task in tasks], config.workers)
+    share_out(write_task, [(task, config, str(output)) for task in tasks])
     result = merged([read_json(task.path("tally.json")) for task in tasks], config)
     write_json(output / RESULT, result)
     shutil.rmtree(output / WORK)
@@ -62,6 +76,8 @@ def clean(config: CleanConfig, output: Path, say: Callable[[str], None]) -> dict
 def _recipe(config: CleanConfig, found: list[Path]) -> dict[str, Any]:
     """What decides the output: the files and every setting but the number of processes."""
     values = dataclasses.asdict(dataclasses.replace(config, workers=0, output=""))
+    if not config.tokenizer_path:  # folders that were begun before there was this setting go on
+        del values["tokenizer_path"]
     return {"schema": SCHEMA, "files": facts(found), "settings": values}
 
 

@@ -12,8 +12,9 @@ import zstandard
 from gptjax.data.clean import columns
 from gptjax.data.clean.config import AMONG_ALL, CleanConfig
 from gptjax.data.clean.documents import Document
-from gptjax.data.clean.judged import EXAMPLES, FACTS, NOWHERE, Task, example
+from gptjax.data.clean.judged import COLUMNS, EXAMPLES, FACTS, NOWHERE, Task, example
 from gptjax.data.clean.spans import without
+from gptjax.data.clean.tokens import counter
 from gptjax.data.clean.writers import WRITERS
 from gptjax.files import read_json, write_json
 
@@ -44,9 +45,13 @@ class Tally:
     def __init__(self, task: Task, config: CleanConfig):
         self._task, self._config = task, config
         self._facts = columns.read(task.path("facts"), FACTS)
+        self._tokens, self._count = None, counter(config.tokenizer_path)
+        if config.tokenizer_path:
+            self._tokens = columns.read(task.path("tokens"), COLUMNS["tokens"])
         self._final = columns.read(task.path("final"), np.uint8)
         self._judged = read_json(task.path("judged.json"))
         self.written = {"documents": 0, "bytes": 0, "words": 0}
+        self.written |= {"tokens": 0} if config.tokenizer_path else {}
         self._short: dict[int, int] = {}
         self._examples: dict[str, list] = {}
         self._lengths: dict[str, dict[int, int]] = {"before": {}, "after": {}}
@@ -78,6 +83,8 @@ class Tally:
         self.written["documents"] += 1
         self.written["bytes"] += size
         self.written["words"] += len(text.split())
+        if self._tokens is not None:
+            self.written["tokens"] += self._count(text)
         _add(self._lengths["after"], size.bit_length())
 
     def _note(self, stage: str, document: Document, row: int) -> None:
@@ -121,7 +128,7 @@ class Tally:
                 self._dropped(final, number, name)
                 for number, name in enumerate(self._config.stages)
             ],
-            "read": _sums(self._facts, np.ones(len(final), bool)),
+            "read": self._sums(np.ones(len(final), bool)),
             "written": self.written,
             "sources": self._sources(final),
             "counts": self._judged["counts"],
@@ -138,7 +145,18 @@ class Tally:
             names = self._judged["names"]["reason"]
             found, counts = np.unique(self._facts["reason"][mine], return_counts=True)
             reasons = {names[i]: int(n) for i, n in zip(found, counts, strict=True)}
-        return {"stage": name, "reasons": reasons} | _sums(self._facts, mine)
+        return {"stage": name, "reasons": reasons} | self._sums(mine)
+
+    def _sums(self, mine: np.ndarray) -> dict[str, int]:
+        some = self._facts[mine]
+        found = {
+            "documents": len(some),
+            "bytes": int(some["bytes"].sum()),
+            "words": int(some["words"].sum()),
+        }
+        if self._tokens is not None:
+            found["tokens"] = int(self._tokens[mine].sum(dtype=np.int64))
+        return found
 
     def _sources(self, final: np.ndarray) -> dict[str, dict[str, int]]:
         """Of each source: documents read and kept, and duplicates."""
@@ -152,15 +170,6 @@ class Tally:
                 "kept": int((mine == NOWHERE).sum()),
             }
         return found
-
-
-def _sums(facts: np.ndarray, mine: np.ndarray) -> dict[str, int]:
-    some = facts[mine]
-    return {
-        "documents": len(some),
-        "bytes": int(some["bytes"].sum()),
-        "words": int(some["words"].sum()),
-    }
 
 
 def _add(counts: dict[int, int], key: int) -> None:
