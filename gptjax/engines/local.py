@@ -27,6 +27,10 @@ def connect(config: Config) -> None:
     """Nothing to reach: the processes are this machine's."""
 
 
+def sharer(address: str, section: str) -> None:
+    """Tasks of other work: that work's own processes do them."""
+
+
 def on_workers(config: Config) -> Config:
     """The config as the workers have it."""
     return config

@@ -79,6 +79,16 @@ def _no_cluster(address: str, section: str) -> UserError:
     )
 
 
+def sharer(address: str, section: str) -> Callable[..., None]:
+    """`share_out` on the cluster of a section's `address`.
+
+    Raises:
+      UserError: as `join`.
+    """
+    join(address, section)
+    return share_out
+
+
 def share_out(work: Callable[..., None], calls: Sequence[tuple]) -> None:
     """Make the calls as tasks of one core each, in this process's folder; `join` comes first.
 

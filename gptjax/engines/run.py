@@ -1,7 +1,7 @@
 """Training of cells by the engine that the config names.
 
-An engine is a module with `connect`, `on_workers` and `Workers`; `sweeps.config.ENGINES` lists
-them.
+An engine is a module with `connect`, `on_workers` and `Workers`, and `sharer` for other work;
+`sweeps.config.ENGINES` lists them.
 """
 
 import importlib

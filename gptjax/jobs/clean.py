@@ -1,7 +1,7 @@
 """job=clean: documents of a crawl or an export, cleaned into shards, with a report."""
 
 import dataclasses
-from collections.abc import Callable
+import importlib
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from rich.table import Table as Printed
 
 from gptjax.config import Config
 from gptjax.data.clean.config import CleanConfig
-from gptjax.data.clean.pipeline import ShareOut, clean
+from gptjax.data.clean.pipeline import clean
 from gptjax.errors import UserError
 from gptjax.fields import setting
 from gptjax.files import user_path
@@ -55,27 +55,13 @@ def main(config: Config, folder: Path) -> int:
     own: Settings = config.own["clean"]
     output = user_path(own.output) if own.output else folder / "clean"
     plain = CleanConfig(**{one.name: getattr(own, one.name) for one in fields(CleanConfig)})
-    share_out = TASKS[own.engine](own)
+    share_out = importlib.import_module(ENGINES[own.engine]).sharer(own.address, "clean")
     result = clean(plain, output, lambda words: print(words, flush=True), share_out)
     from gptjax.report import cleaning  # matplotlib is slow to import
 
     page = cleaning.build(output, result)
     _print(result, page)
     return 0
-
-
-def _on_ray(own: Settings) -> ShareOut:
-    from gptjax.engines import ray
-
-    ray.join(own.address, "clean")
-    return ray.share_out
-
-
-TASKS: dict[str, Callable[[Settings], ShareOut | None]] = {
-    "local": lambda own: None,
-    "ray": _on_ray,
-}
-"""How tasks are shared out, by `clean.engine`."""
 
 
 def _print(result: dict[str, Any], page: Path) -> None:
