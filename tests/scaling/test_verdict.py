@@ -103,6 +103,11 @@ def test_every_note_is_said_once():
         assert text.count(sentence) == 1
 
 
+def test_a_law_and_the_mixture_around_it_are_not_two_approaches_that_agree():
+    rows = [prediction(name, 1e10, 9e9, 1.1e10) for name in ("mixture", "chinchilla_parametric")]
+    assert "approaches agree" not in laws(prediction=rows).verdict["sentence"]
+
+
 def test_a_headline_of_one_other_form_is_said():
     one = {"forms": [{"form": "gadre", "weight": 1.0, "misfit": False}]}
     assert "the headline is that of the form gadre alone" in laws(mixture=one).notes

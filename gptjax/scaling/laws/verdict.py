@@ -208,7 +208,7 @@ def _support(laws: Laws) -> list[str]:
             f"the best run over a factor of {row['factor']:.3g} in FLOPs is predicted to "
             f"{abs(row['error']):.2%}"
         )
-    if len({row["law"] for row in laws.prediction}) > 1:
+    if len({row["law"] for row in laws.prediction} - {"mixture"}) > 1:
         lines.append("approaches agree")
     return lines or ["but nothing was tested either"]
 
