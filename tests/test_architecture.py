@@ -1,6 +1,7 @@
 """The table of rooms and floors: a room imports itself and lower floors only."""
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -66,17 +67,25 @@ def room_of(module: str) -> str:
     return module.partition(".")[2].partition(".")[0]
 
 
-def modules(package: Path) -> Iterator[tuple[str, Path, ast.Module]]:
-    """(dotted name, path, syntax tree) of every module."""
+READ = (ast.Import, ast.ImportFrom, ast.Match, ast.Compare)
+Nodes = tuple[ast.AST, ...]
+
+
+@functools.cache
+def modules(package: Path) -> tuple[tuple[str, Path, Nodes], ...]:
+    """(dotted name, path, what the checks read of its syntax tree) of every module."""
+    found = []
     for path in sorted(package.rglob("*.py")):
         parts = path.relative_to(package.parent).with_suffix("").parts
         name = ".".join(part for part in parts if part != "__init__")
-        yield name, path, ast.parse(path.read_text(encoding="utf-8"))
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        found.append((name, path, tuple(n for n in ast.walk(tree) if isinstance(n, READ))))
+    return tuple(found)
 
 
-def imports(name: str, path: Path, tree: ast.Module) -> Iterator[tuple[int, str]]:
+def imports(name: str, path: Path, nodes: Nodes) -> Iterator[tuple[int, str]]:
     """(line, dotted name) of every import, those inside functions too."""
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -107,12 +116,12 @@ def why_not(room: str, other: str) -> str:
 
 def wrong_imports(package: Path) -> list[str]:
     found = []
-    for name, path, tree in modules(package):
+    for name, path, nodes in modules(package):
         room = room_of(name)
         if room and room not in FLOORS:
             found.append(f"{path.name}: {room} has no floor; add it to FLOORS")
             continue
-        for line, imported in imports(name, path, tree):
+        for line, imported in imports(name, path, nodes):
             if imported.split(".")[0] != package.name or not room:
                 continue
             reason = why_not(room, room_of(imported))
@@ -125,8 +134,8 @@ def outsiders(package: Path, library: str, allowed: set[str], reason: str) -> li
     """Imports of `library` outside the rooms that may."""
     return [
         f"{name} line {line} imports {imported}: {reason}"
-        for name, path, tree in modules(package)
-        for line, imported in imports(name, path, tree)
+        for name, path, nodes in modules(package)
+        for line, imported in imports(name, path, nodes)
         if imported.split(".")[0] == library and room_of(name) not in allowed
     ]
 
@@ -134,8 +143,8 @@ def outsiders(package: Path, library: str, allowed: set[str], reason: str) -> li
 def family_branches(package: Path, names: set[str]) -> list[str]:
     """Comparisons with a model's name: what differs between models is a field or a registry."""
     found = []
-    for name, _, tree in modules(package):
-        for node in ast.walk(tree):
+    for name, _, nodes in modules(package):
+        for node in nodes:
             if isinstance(node, ast.Match):
                 sides = [node.subject]
             elif isinstance(node, ast.Compare):

@@ -9,6 +9,7 @@ with `-m slow`, forked after the imports but for one in forty, which is a proces
 
 import collections
 import contextlib
+import functools
 import itertools
 import os
 import random
@@ -22,6 +23,7 @@ from pathlib import Path
 import pytest
 
 from gptjax import config as configs
+from gptjax import experiment, job
 from gptjax.errors import UserError
 from gptjax.experiment import load, override, setting_types
 from gptjax.fields import flattened, make, nested
@@ -78,8 +80,15 @@ def settled(section, config):
     return config[section]
 
 
+@pytest.fixture
+def known_settings(monkeypatch):
+    """The jobs are found and their settings read once, not for each of many thousand values."""
+    monkeypatch.setattr(job, "settings", functools.cache(job.settings))
+    monkeypatch.setattr(experiment, "setting_types", functools.cache(setting_types))
+
+
 @pytest.mark.parametrize("section", sorted({key.partition(".")[0] for key, _ in CASES}))
-def test_every_setting_meets_every_value(section):
+def test_every_setting_meets_every_value(section, known_settings):
     """Read and checked, with the section's settings alone out of the ordinary.
 
     Most values are refused by the section itself; the others are checked in a whole config, once

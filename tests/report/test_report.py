@@ -77,6 +77,13 @@ def text_only(monkeypatch):
     monkeypatch.setattr(html, "_draw", lambda plot, *rest: f"<p>{html.markup(plot.claim)}</p>")
 
 
+@pytest.fixture
+def unsettled(monkeypatch):
+    """Figures whose parts are drawn where they first lie: finding their places takes as long as
+    drawing."""
+    monkeypatch.setattr(html.style, "settle", lambda figure: figure.set_layout_engine(None))
+
+
 @pytest.fixture(scope="module")
 def sweep():
     return known_sweep.make_laws()
@@ -196,7 +203,7 @@ def test_same_input_same_bytes(built, sweep, tmp_path):
         assert (again / file).read_bytes() == (built[0] / file).read_bytes(), file
 
 
-def test_page_survives_json_and_needs_no_tables(sweep, tmp_path):
+def test_page_survives_json_and_needs_no_tables(sweep, tmp_path, unsettled):
     laws = json.loads(json.dumps(sweep[0], allow_nan=False))
     page, _ = make(tmp_path, laws)
     assert len(page.named("svg")) == 5  # all but the curves
@@ -256,7 +263,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("name", DAMAGE)
-def test_a_missing_part_costs_only_its_figure(name, sweep, tmp_path):
+def test_a_missing_part_costs_only_its_figure(name, sweep, tmp_path, unsettled):
     laws, runs, curves = copy.deepcopy(sweep[0]), sweep[1], sweep[2]
     damage, figures = DAMAGE[name]
     damage(laws)
@@ -266,7 +273,7 @@ def test_a_missing_part_costs_only_its_figure(name, sweep, tmp_path):
     assert report.answer(laws)
 
 
-def test_missing_and_infinite_bounds(sweep, tmp_path):
+def test_missing_and_infinite_bounds(sweep, tmp_path, unsettled):
     laws = copy.deepcopy(sweep[0])
     law = laws["laws"]["chinchilla_parametric"]
     law["params"]["E"] = {"value": 0.72, "low": None, "high": None}
@@ -284,7 +291,7 @@ def test_missing_and_infinite_bounds(sweep, tmp_path):
     assert "no interval" in words
 
 
-def test_rejected_valley_is_named_and_drawn_hollow(sweep, tmp_path):
+def test_rejected_valley_is_named_and_drawn_hollow(sweep, tmp_path, unsettled):
     laws = copy.deepcopy(sweep[0])
     valley = laws["laws"]["isoflop"]["valleys"][0]
     valley.update(used=False, reason="the minimum lies outside the sizes", minimum=None, curve=None)
@@ -295,7 +302,7 @@ def test_rejected_valley_is_named_and_drawn_hollow(sweep, tmp_path):
     assert "fill: var(--paper)" in source[start : source.index("</g>", start)]
 
 
-def test_held_out_runs_that_form_no_valley(sweep, tmp_path):
+def test_held_out_runs_that_form_no_valley(sweep, tmp_path, unsettled):
     laws = copy.deepcopy(sweep[0])
     for i, row in enumerate(laws["holdout"]["rows"]):
         row["budget"] = None
@@ -304,7 +311,7 @@ def test_held_out_runs_that_form_no_valley(sweep, tmp_path):
     assert "predicted = measured" in page.words()
 
 
-def test_table_without_budgets_still_has_colours(sweep, tmp_path):
+def test_table_without_budgets_still_has_colours(sweep, tmp_path, unsettled):
     laws = copy.deepcopy(sweep[0])
     for run in laws["runs"]:
         run["budget"] = None

@@ -22,7 +22,7 @@ def test_a_noiseless_table_gives_its_law_back():
 
 @pytest.mark.parametrize("kind", scaling.config.LOSS_KINDS)
 def test_every_loss_kind_recovers_a_noiseless_law(kind):
-    law = scaling.fit(runs_table(), resamples=0, starts=16, loss_kind=kind)
+    law = scaling.fit(runs_table(), resamples=0, starts=4, loss_kind=kind)
     assert law.values["alpha"] == pytest.approx(TRUTH["alpha"], rel=1e-5)
 
 
@@ -134,7 +134,14 @@ def test_failed_and_excluded_runs_are_named_with_their_reason():
     table["reason"] = [""] * n
     table["status"][4], table["reason"][4] = "failed", "out of memory"
     table["loss"] = [*table["loss"][:4], None, *table["loss"][5:]]
-    config = scaling.FitConfig(resamples=50, exclude_below_flops=1.1e18)
+    config = scaling.FitConfig(
+        resamples=8,
+        starts=4,
+        exclude_below_flops=1.1e18,
+        approaches=("parametric",),
+        compare=("chinchilla",),
+        diagnostics=False,
+    )
     laws = scaling.fit_laws(table, None, config)
     reasons = {entry["cell"]: entry["reason"] for entry in laws["left_out"]}
     assert reasons["cell-4"] == "failed: out of memory"
@@ -196,7 +203,9 @@ def test_a_large_table_is_searched_by_a_sample_and_polished():
 
 def test_checks_of_a_large_table_use_a_sample_and_say_so(monkeypatch):
     monkeypatch.setattr(laws_of, "CHECKED_RUNS", 60)
-    config = scaling.FitConfig(resamples=20, starts=4, approaches=("parametric",))
+    config = scaling.FitConfig(
+        resamples=8, starts=4, approaches=("parametric",), compare=("chinchilla",)
+    )
     seen = []
     laws = scaling.fit_laws(many_runs(90), None, config, watch=lambda *parts: seen.append(parts))
     assert sorted(seen)[-1][0] == seen[0][1]

@@ -1,12 +1,13 @@
 """One contract for all law forms: what a form predicts is recovered, and so are its parameters."""
 
+import jax
 import numpy as np
 import pytest
 from known_forms import CONTRACT, clean_loss
 
 from gptjax import scaling
 from gptjax.scaling.fit import coordinates, derivatives, engine, traced
-from gptjax.scaling.fit.fit import problem_of
+from gptjax.scaling.fit.fit import fit_runs, problem_of
 from gptjax.scaling.fit.starts import starting_points
 
 
@@ -16,15 +17,23 @@ def test_every_form_has_a_row():
 
 @pytest.mark.parametrize("name", CONTRACT)
 def test_noiseless_recovery(name):
+    """From the few starts of a diagnostic's refit."""
+    case, form = CONTRACT[name], scaling.form_named(name)
+    config = scaling.FitConfig(resamples=0, column_loss="target", loss_kind=case.kind)
+    runs = scaling.prepare({**case.columns, "target": clean_loss(name)}, config, form.columns)
+    assert_recovered(fit_runs(runs, form, config, quick=True), case)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CONTRACT)
+def test_noiseless_recovery_by_a_whole_fit(name):
     case = CONTRACT[name]
-    law = scaling.fit(
-        {**case.columns, "target": clean_loss(name)},
-        form=name,
-        resamples=0,
-        starts=16,
-        column_loss="target",
-        loss_kind=case.kind,
-    )
+    table = {**case.columns, "target": clean_loss(name)}
+    options = {"resamples": 0, "starts": 16, "column_loss": "target", "loss_kind": case.kind}
+    assert_recovered(scaling.fit(table, form=name, **options), case)
+
+
+def assert_recovered(law, case):
     assert np.max(np.abs(law.residuals)) < 1e-8
     for key, value in case.truth.items():
         assert law.values[key] == pytest.approx(value, rel=1e-6), key
@@ -49,7 +58,9 @@ def test_starts_are_finite_and_inside_and_coordinates_invert(name):
 
 
 @pytest.mark.parametrize("name", CONTRACT)
-def test_jets_give_the_derivatives_of_jax(name):
+def test_jets_give_the_derivatives_of_jax(name, monkeypatch):
+    plain = jax.jit(traced._derivatives.__wrapped__, static_argnums=(0, 1))  # run once: quick
+    monkeypatch.setattr(traced, "_derivatives", plain)
     case, form = CONTRACT[name], scaling.form_named(name)
     config = scaling.FitConfig(column_loss="target", loss_kind=case.kind)
     runs = scaling.prepare({**case.columns, "target": clean_loss(name)}, config, form.columns)
