@@ -13,6 +13,8 @@ from typing import Any
 
 from gptjax.errors import UserError
 
+POINTER = b"version https://git-lfs.github.com/spec/"
+"""First bytes of what Git leaves in the place of a large file."""
 IRREGULAR: tuple[tuple[Callable[[int], bool], str], ...] = (
     (stat.S_ISDIR, "a directory"),
     (stat.S_ISFIFO, "a named pipe, which can be read only once"),
@@ -125,6 +127,7 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist; check the path") from error
     except (OSError, ValueError) as error:
+        refuse_pointer(path)
         raise UserError(
             f"{path} cannot be read as JSON ({error}); delete it and run again"
         ) from error
@@ -156,6 +159,19 @@ def check_plain(path: Path) -> None:
     """
     with contextlib.suppress(OSError, ValueError):  # ValueError: a null byte in the name
         refuse_irregular(path.stat().st_mode, str(path))
+
+
+def refuse_pointer(path: Path) -> None:
+    """Refuse a file of a clone without Git LFS, which is a few lines about another.
+
+    Raises:
+      UserError: for such a pointer.
+    """
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        if file.read(len(POINTER)) == POINTER:
+            raise UserError(
+                f"{path} is a Git LFS pointer and not the file itself; fetch that: git lfs pull"
+            )
 
 
 def refuse_irregular(mode: int, where: str) -> None:

@@ -59,6 +59,15 @@ def test_a_named_pipe_is_refused_where_a_file_should_be(tmp_path, short, name):
         READERS[name](tmp_path / name)
 
 
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
+def test_a_pointer_of_git_lfs_is_named(tmp_path, name):
+    config = {"model_type": "gpt2", "n_embd": 16, "n_head": 2, "n_layer": 1, "n_positions": 8}
+    (tmp_path / "config.json").write_text(json.dumps(config | {"vocab_size": 32}))
+    (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d\n")
+    with pytest.raises(UserError, match=f"{name} is a Git LFS pointer .*: git lfs pull"):
+        READERS.get(name, lambda path: convert.load(path.parent))(tmp_path / name)
+
+
 def test_settings_are_read_alike_in_every_locale(tmp_path, monkeypatch):
     """A config.json is UTF-8, whatever the shell says."""
     content = {"model_type": "gpt2", "_name_or_path": "naïve/東京", "n_embd": 16, "n_head": 2}

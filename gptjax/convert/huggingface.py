@@ -139,6 +139,11 @@ def _named(tensor_map: TensorMap, stored: dict[str, Stored]) -> dict[str, Stored
     known, again, named = tensor_map.names, {}, {}
     for name, tensor in stored.items():
         full = tensor_map.full_name(name)
+        if full in named:
+            raise UserError(
+                f"tensors {named[full].name} and {name} are both the {full} of a "
+                f"{tensor_map.model_type}; remove one of them"
+            )
         if full in known:
             named[full] = tensor
         elif full in tensor_map.repeats:

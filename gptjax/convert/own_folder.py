@@ -22,7 +22,7 @@ from gptjax.data import Corpus, DataConfig, tokenizers
 from gptjax.data.tokenizers import Tokenizer, end_of_document
 from gptjax.errors import UserError
 from gptjax.fields import flat, make, nested, upgraded
-from gptjax.files import check_plain, read_json, write_json
+from gptjax.files import check_plain, read_json, refuse_pointer, write_json
 
 CONFIG, ORBAX_PARAMS = "model.json", "params"
 MODEL = "model"
@@ -59,6 +59,7 @@ class KeptTokenizer:
         """
         if self.file:
             check_plain(self.file)
+            refuse_pointer(self.file)
         content = self.file.read_bytes() if self.file else b""
         return tokenizers.read(self.data, content, str(self.file or ""))
 

@@ -14,7 +14,7 @@ import safetensors
 from safetensors.numpy import save_file
 
 from gptjax.errors import UserError
-from gptjax.files import read_json, write_json
+from gptjax.files import read_json, refuse_pointer, write_json
 
 DTYPES: dict[str, np.dtype] = {
     "F64": np.dtype(np.float64),
@@ -150,6 +150,7 @@ def tensors_of(path: Path) -> list[Stored]:
                 for name, part in slices
             ]
     except (OSError, ValueError, safetensors.SafetensorError) as error:
+        refuse_pointer(path)
         raise UserError(
             f"{path} is not a safetensors file that can be read ({error}); fetch it again"
         ) from error

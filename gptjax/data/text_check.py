@@ -70,7 +70,8 @@ _MARKUP = (
     (
         "an HTML page",
         "extract its text, or set data.text.markup=true to read the markup as it is",
-        rb"(?i)(\xef\xbb\xbf)?\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)*<(!doctype\s+html|html[\s>])",
+        rb"(?i)(\xef\xbb\xbf)?\s*+(<\?xml[^>]*>\s*)?(<!--((?!-->).)*+-->\s*+)*+"
+        rb"<(!doctype\s+html|html[\s>])",
     ),
 )
 FORMATS = tuple(

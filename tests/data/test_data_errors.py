@@ -197,6 +197,7 @@ OTHER_KINDS = {
     b"<!DOCTYPE html>\n<html><body>Hello</body></html>": "an HTML page",
     b"\xef\xbb\xbf<?xml version='1.0'?>\n<!-- x -->\n<!doctype HTML PUBLIC>\n": "an HTML page",
     b"  <HTML lang=en>": "an HTML page",
+    b"<!-- a remark -->\n" * 60 + b"<html>": "an HTML page",
     "東京タワー".encode("iso2022_jp"): "text in ISO 2022",
     "서울 타워".encode("iso2022_kr"): "text in ISO 2022",
 }
@@ -221,6 +222,7 @@ def test_bytes_of_another_kind_are_named_though_they_are_utf8(content, kind):
         b"\x1b[31mred\x1b[0m",
         b"%! is odd",
         b"From: a friend\n",
+        b"<!-- a remark -->\n" * 60 + b"and a text",
     ],
 )
 def test_texts_that_begin_like_other_kinds_are_read(text):

@@ -207,6 +207,8 @@ def test_sentencepiece_ends_as_the_files_beside_it_say(tmp_path):
     assert (found.end_of_document, found.vocab_size) == (size + 2, size + 3)
     assert read_model(model, path, "</s>").end_of_document == 1
     assert read_model(model, path, str(size)).end_of_document == size
+    folder(tmp_path, tokenizer_config={"eos_token": "<end>"}, added_tokens={"<end>": size + 1})
+    assert read_model(model, path).end_of_document == size + 1
     folder(tmp_path, tokenizer_config={"eos_token": "never", "added_tokens_decoder": beside})
     assert read_model(model, path).end_of_document == 1
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from gptjax.data.tokenizers import bpe, byte, end_of_document, sentencepiece, tiktoken
 from gptjax.data.tokenizers.base import Tokenizer, TokenizerKind
 from gptjax.errors import UserError
-from gptjax.files import refuse_irregular
+from gptjax.files import refuse_irregular, refuse_pointer
 
 if TYPE_CHECKING:
     from gptjax.data.config import DataConfig
@@ -107,6 +107,7 @@ def _content(path: str) -> bytes:
     try:
         file = Path(os.path.expanduser(path))
         refuse_irregular(file.stat().st_mode, f"data.tokenizer_path={path!r}")
+        refuse_pointer(file)
         return file.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
         reason = getattr(error, "strerror", None) or error

@@ -75,10 +75,18 @@ def named_beside(path: str, ids: Mapping[str, int], there: Container[int]) -> in
 
 
 def numbers_beside(path: str) -> dict[str, int]:
-    """Ids of special tokens by name, as a tokenizer_config.json beside the file has them."""
-    listed = _read(Path(path).parent / SIDECAR).get("added_tokens_decoder") if path else None
+    """Ids of tokens by name, as files beside a tokenizer's have them.
+
+    These are `added_tokens.json`, and in later folders `added_tokens_decoder` of
+    tokenizer_config.json.
+    """
+    if not path:
+        return {}
+    folder = Path(path).parent
+    listed = _read(folder / SIDECAR).get("added_tokens_decoder")
     rows = listed.items() if isinstance(listed, Mapping) else ()
-    named = [(one.get("content"), number) for number, one in rows if isinstance(one, Mapping)]
+    named = [*_read(folder / "added_tokens.json").items()]
+    named += [(one.get("content"), number) for number, one in rows if isinstance(one, Mapping)]
     return {name: int(number) for name, number in named if isinstance(name, str) and _whole(number)}
 
 
