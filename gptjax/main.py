@@ -5,6 +5,7 @@ python -m gptjax.main --config=experiments/chinchilla_sweep.py
 
 import dataclasses
 import errno
+import importlib
 import sys
 from collections.abc import Iterator, Sequence
 
@@ -59,7 +60,8 @@ def main(argv: Sequence[str]) -> int:
         from gptjax import early
 
         early.check(command.experiment, [key for key, _ in command.overrides])
-        from gptjax.stages import start  # only now: a wrong flag need not wait for JAX
+        _import_jax()  # only now: a wrong flag need not wait for it
+        from gptjax.stages import start
 
         return start.run_experiment(command.experiment, command.overrides, command.workdir)
     except UserError as error:
@@ -80,6 +82,20 @@ def main(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("gptjax: interrupted; the same command starts it again", file=sys.stderr)
         return INTERRUPTED_STATUS
+
+
+def _import_jax() -> None:
+    """Import JAX, which reads its variables of the shell as it is imported.
+
+    Raises:
+      UserError: for a value that it refuses.
+    """
+    try:
+        importlib.import_module("jax")
+    except ValueError as error:
+        raise UserError(
+            f"JAX refuses a variable of the shell ({error}); unset it, or mend its value"
+        ) from error
 
 
 def parse(argv: Sequence[str]) -> Command:

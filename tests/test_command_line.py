@@ -99,6 +99,18 @@ def test_any_encoding_can_be_written(encoding):
         assert "10⁻³ → é" in text
 
 
+def test_a_variable_that_jax_refuses_is_told():
+    done = subprocess.run(
+        [sys.executable, "-m", "gptjax.main", PLAN],
+        env={**os.environ, "JAX_ENABLE_X64": "perhaps"},
+        cwd=REPO,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "JAX refuses a variable of the shell" in done.stderr and "JAX_ENABLE_X64" in done.stderr
+
+
 @pytest.mark.parametrize("closing", [">&-", "2>&-", "<&-", ">&- 2>&- <&-"])
 def test_a_closed_stream_is_nowhere(closing):
     command = f"{sys.executable} -m gptjax.main --help {closing}"

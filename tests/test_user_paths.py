@@ -104,6 +104,16 @@ def test_a_workdir_at_home_is_there_and_makes_no_folder_of_that_name(tmp_path, m
     assert "home folder of '~nobody-here'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["loop", "lost", "lost/below"])
+def test_a_workdir_behind_a_link_to_nothing_is_refused_before_the_fit(tmp_path, capsys, name):
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "lost").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "runs.csv").write_text("no,table\n")
+    flags = [f"--workdir={tmp_path / name}", f"--config.fit_table.table={tmp_path / 'runs.csv'}"]
+    assert main(["gptjax", f"--config={FIT_TABLE}", *flags]) == 2
+    assert "is a link to nothing; give another folder" in capsys.readouterr().err
+
+
 def test_homes_are_found_in_no_other_way():
     package = Path(gptjax.__file__).parent
     others = [path for path in package.rglob("*.py") if ".expanduser()" in path.read_text()]

@@ -33,7 +33,11 @@ def _check_folder(flag: str, folder: Path) -> None:
     """Whether `folder` is a folder that can be written, or can be made."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{flag} is a file; give a folder")
-    parent = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    above = (folder, *folder.absolute().parents)
+    lost = next((path for path in above if path.is_symlink() and not path.exists()), None)
+    if lost:
+        raise UserError(f"{flag} cannot be made, {lost} is a link to nothing; give another folder")
+    parent = next(path for path in above if path.exists())
     if not parent.is_dir():
         raise UserError(f"{flag} cannot be made, {parent} is a file; give another folder")
     if not os.access(parent, os.W_OK | os.X_OK):
