@@ -136,7 +136,9 @@ def _named(tensor_map: TensorMap, stored: dict[str, Stored]) -> dict[str, Stored
     Raises:
       UserError: for a tensor that the tensor_map does not know.
     """
-    known, again, named = tensor_map.names, {}, {}
+    known = tensor_map.names
+    again: dict[str, Stored] = {}
+    named: dict[str, Stored] = {}
     for name, tensor in stored.items():
         full = tensor_map.full_name(name)
         if full in named:

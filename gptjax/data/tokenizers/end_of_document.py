@@ -85,7 +85,7 @@ def numbers_beside(path: str) -> dict[str, int]:
     folder = Path(path).parent
     listed = _read(folder / SIDECAR).get("added_tokens_decoder")
     rows = listed.items() if isinstance(listed, Mapping) else ()
-    named = [*_read(folder / "added_tokens.json").items()]
+    named: list[tuple[Any, Any]] = [*_read(folder / "added_tokens.json").items()]
     named += [(one.get("content"), number) for number, one in rows if isinstance(one, Mapping)]
     return {name: int(number) for name, number in named if isinstance(name, str) and _whole(number)}
 
