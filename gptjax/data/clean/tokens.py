@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from gptjax.errors import UserError
+from gptjax.files import user_path
 
 
 @functools.lru_cache(maxsize=4)
@@ -21,7 +22,7 @@ def counter(path: str) -> Callable[[str], int]:
     from gptjax.data.config import DataConfig
     from gptjax.data.tokenizers import TOKENIZERS, read
 
-    file = Path(path).expanduser()
+    file = user_path(path)
     kinds = {Path(kind.file).suffix: name for name, kind in TOKENIZERS.items() if kind.file}
     if file.suffix not in kinds:
         raise UserError(
