@@ -1,5 +1,6 @@
 """Building in bounded memory: the same tokens by every way, and after a kill."""
 
+import itertools
 import json
 import os
 import signal
@@ -42,7 +43,7 @@ def small_memory(monkeypatch):
     ],
     ids=["bytes", "copies kept", "bpe", "sentencepiece"],
 )
-@pytest.mark.parametrize("processes", [1, 3])
+@pytest.mark.parametrize("processes", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_from_disk_as_from_memory(tmp_path, config, small_memory, monkeypatch, settings, processes):
     path = write_lines(tmp_path / "a.jsonl", 600)
     wanted = {"source": "jsonl", "path": str(path), "heldout_fraction": FRACTION, **settings}
@@ -55,6 +56,39 @@ def test_from_disk_as_from_memory(tmp_path, config, small_memory, monkeypatch, s
     assert np.array_equal(spilled.train, held.train)
     assert np.array_equal(spilled.heldout, held.heldout)
     assert (spilled.train_bytes, spilled.heldout_bytes) == (held.train_bytes, held.heldout_bytes)
+
+
+def test_from_disk_by_several_processes(tmp_path, config, small_memory, monkeypatch):
+    settings = {"tokenizer": "bpe", "vocab_size": 300, "tokenizer_bytes": 20_000}
+    test_from_disk_as_from_memory(tmp_path, config, small_memory, monkeypatch, settings, 3)
+
+
+@pytest.mark.parametrize(("what", "calls"), [("Spool._spill", 2), ("TokenWriter.append", 60)])
+def test_an_interrupted_build_goes_on(tmp_path, config, small_memory, monkeypatch, what, calls):
+    """In this process, of one; kills of processes are slow."""
+    path = write_lines(tmp_path / "a.jsonl", 400)
+    wanted = {"source": "jsonl", "path": str(path), "heldout_fraction": FRACTION, "processes": 1}
+    whole = load(config(**wanted, cache_dir=str(tmp_path / "whole")), seq_len=16)
+    owner = getattr(spool if what.startswith("Spool") else build, what.split(".")[0])
+    name, left = what.split(".")[1], itertools.count(calls, -1)
+    function = getattr(owner, name)
+
+    def interrupted(*args, **kwargs):
+        if next(left) == 0:
+            raise KeyboardInterrupt
+        return function(*args, **kwargs)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(build, "SAVE_SECONDS", 0.0)
+        patch.setattr(owner, name, interrupted)
+        load(config(**wanted), seq_len=16)
+    (partial,) = (tmp_path / "cache").iterdir()
+    assert partial.name.endswith(".partial.tmp") and not (partial / "meta.json").exists()
+    again = load(config(**wanted), seq_len=16)
+    assert (again.fingerprint, again.report) == (whole.fingerprint, whole.report)
+    assert np.array_equal(again.train, whole.train)
+    assert np.array_equal(again.heldout, whole.heldout)
+    assert len(list((tmp_path / "cache").iterdir())) == 1
 
 
 def test_a_side_without_documents_is_refused_from_disk_too(tmp_path, config, small_memory):
@@ -120,15 +154,10 @@ def whole(tmp_path_factory):
     return path, done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("moment", "count"),
-    [
-        ("spill", 4),
-        ("append", 100),
-        pytest.param("spill", 0, marks=pytest.mark.slow),
-        pytest.param("append", 0, marks=pytest.mark.slow),
-        pytest.param("flush", 0, marks=pytest.mark.slow),
-    ],
+    [("spill", 4), ("append", 100), ("spill", 0), ("append", 0), ("flush", 0)],
 )
 def test_a_killed_build_goes_on_with_the_same_bits(tmp_path, whole, moment, count):
     path, wanted = whole

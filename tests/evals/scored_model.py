@@ -2,6 +2,7 @@
 
 import functools
 
+import compiled_model
 import jax
 import numpy as np
 
@@ -15,13 +16,14 @@ CONFIG = models.ModelConfig(
 
 @functools.cache
 def model():
-    params = models.unstacked(CONFIG, models.init(CONFIG, jax.random.key(3)))
+    params = models.unstacked(CONFIG, compiled_model.init(CONFIG, jax.random.key(3)))
     return infer.Model(CONFIG, params, ByteTokenizer(), name="tiny")
 
 
 @functools.cache
 def _program():
-    return jax.jit(functools.partial(models.apply, CONFIG, models.init(CONFIG, jax.random.key(3))))
+    params = compiled_model.init(CONFIG, jax.random.key(3))
+    return jax.jit(lambda ids: jax.nn.log_softmax(models.apply(CONFIG, params, ids)))
 
 
 def by_whole_pass(context, tokens):
@@ -29,5 +31,5 @@ def by_whole_pass(context, tokens):
     ids = [*context, *tokens]
     row = np.zeros((1, CONFIG.seq_len), np.int32)
     row[0, : len(ids) - 1] = ids[:-1]
-    log = np.asarray(jax.nn.log_softmax(_program()(row)[0]))
+    log = np.asarray(_program()(row)[0])
     return log[np.arange(len(context) - 1, len(ids) - 1), list(tokens)]

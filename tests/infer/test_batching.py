@@ -64,7 +64,7 @@ def test_joined_models_are_one_to_the_slots():
     """A mixture's answers and the scores of its prompt are those of `generate`, shared prefixes
     too."""
     small = dataclasses.replace(CONFIG, depth=1)
-    params = models.unstacked(small, models.init(small, jax.random.key(4)))
+    params = models.unstacked(small, compiled_model.init(small, jax.random.key(4)))
     both = infer.joined([model(), infer.Model(small, params)], infer.Mixture((0.6, 0.4)))
     batcher = Batcher(both, dataclasses.replace(LIMITS, slots=2))
     asked = infer.sampling("greedy", max_tokens=6)
@@ -72,10 +72,10 @@ def test_joined_models_are_one_to_the_slots():
     assert batcher.shared_tokens == 32
     held = sum(models.held_bytes(config, 96) for config in (CONFIG, small))
     assert batcher.cache_bytes == 3 * held
-    for answer in answers:
-        (alone,) = infer.generate(both, [answer.prompt], asked)
-        assert answer.tokens == alone.tokens
-        np.testing.assert_allclose(answer.logprobs, alone.logprobs, atol=1e-5)
+    static = infer.generate(both, [answer.prompt for answer in answers], asked)
+    for answer, other in zip(answers, static, strict=True):
+        assert answer.tokens == other.tokens
+        np.testing.assert_allclose(answer.logprobs, other.logprobs, atol=1e-5)
     number = batcher.submit(answers[2].prompt + answers[2].tokens, asked, scores=True)
     scored = drained(batcher)[number]
     np.testing.assert_allclose(scored.prompt_logprobs, answers[2].logprobs, atol=1e-5)
@@ -103,8 +103,7 @@ def test_after_warming_nothing_is_compiled_for_a_request():
 
 def test_answers_equal_those_of_generate():
     answers = fresh().answers(PROMPTS, REQUESTS)
-    for prompt, request, answer in zip(PROMPTS, REQUESTS, answers, strict=True):
-        (static,) = infer.generate(model(), [prompt], request)
+    for static, answer in zip(infer.generate(model(), PROMPTS, REQUESTS), answers, strict=True):
         assert static.tokens == answer.tokens and static.text == answer.text
         assert static.finish == answer.finish
         np.testing.assert_allclose(static.logprobs, answer.logprobs, atol=1e-5)
@@ -145,8 +144,8 @@ def test_caches_that_cannot_go_back_are_not_shared():
     batcher = Batcher(windows, LIMITS)
     answers = batcher.answers(PROMPTS[::2], REQUESTS[::2])
     assert batcher.shared_tokens == 0
-    for prompt, request, answer in zip(PROMPTS[::2], REQUESTS[::2], answers, strict=True):
-        assert infer.generate(windows, [prompt], request)[0].tokens == answer.tokens
+    static = infer.generate(windows, PROMPTS[::2], REQUESTS[::2])
+    assert [answer.tokens for answer in static] == [answer.tokens for answer in answers]
 
 
 def test_bytes_are_those_of_the_slots():
@@ -164,10 +163,9 @@ def test_prompts_are_scored():
     number = batcher.submit(SYSTEM, REQUESTS[0], scores=True)
     answer = drained(batcher)[number]
     ids = np.array([[*SYSTEM.encode()]])
-    log = jax.nn.log_softmax(
-        compiled_model.apply(CONFIG, compiled_model.init(CONFIG, jax.random.key(3)), ids)
-    )[0, :-1]
-    wanted = np.asarray(log)[np.arange(len(SYSTEM) - 1), ids[0, 1:]]
+    logits = compiled_model.apply(CONFIG, compiled_model.init(CONFIG, jax.random.key(3)), ids)
+    log = np.asarray(jax.nn.log_softmax(logits))[0, :-1]
+    wanted = log[np.arange(len(SYSTEM) - 1), ids[0, 1:]]
     np.testing.assert_allclose(answer.prompt_logprobs, wanted, atol=1e-4)
     best = np.sort(log, axis=1)[:, :-4:-1]
     np.testing.assert_allclose([[v for _, v in top] for top in answer.prompt_top], best, atol=1e-4)

@@ -38,27 +38,45 @@ def tried(join):
     config = config_of(join)
     P = models.picture_places(config)
 
+    gated = join in ("gated", "tiled")
+
     def all_of(params, tokens, pictures):
         seen = models.see(config, params, pictures)
         cache = models.init_cache(config, 2, 12)
         cache = models.Cache(cache.layers, cache.tokens_B, seen)
         x, cache = models.decode(config, params, cache, tokens[:, :11], fresh=True)
         y, cache = models.decode(config, params, cache, tokens[:, 11:])
+        twice, all_pictures = np.tile(tokens, (2, 1)), jnp.concatenate([pictures, 255 - pictures])
+        full, other = jnp.split(models.apply(config, params, twice, pictures_BYXC=all_pictures), 2)
         return {
-            "full": models.apply(config, params, tokens, pictures_BYXC=pictures),
-            "other": models.apply(config, params, tokens, pictures_BYXC=255 - pictures),
-            "text": models.apply(config, params, tokens),
+            "full": full,
+            "other": other,
+            "text": models.apply(config, params, tokens) if gated else None,
             "cached": models.logits(config, params, jnp.concatenate([x, y], axis=1)),
         }
 
-    params = jax.jit(functools.partial(models.init, config))(jax.random.key(0))
-    run = jax.jit(all_of)
-    closed = run(params, TOKENS, PICTURES)
-    for name in ("attention_gate", "mlp_gate") if "cross" in params["vision"] else ():
-        cross = params["vision"]["cross"]
-        params["vision"]["cross"] = cross | {name: jnp.full_like(cross[name], 0.6)}
-    opened = run(params, TOKENS, PICTURES)
+    params, run = parameters(config), jax.jit(lambda params: all_of(params, TOKENS, PICTURES))
+    closed = run(with_gates(params, 0.0)) if gated else None
+    opened = run(with_gates(params, 0.6) if gated else params)
     return SimpleNamespace(config=config, params=params, closed=closed, opened=opened, places=P)
+
+
+def parameters(config):
+    """Every leaf random, matrices of a tenth."""
+    rng = np.random.default_rng(2)
+
+    def draw(path, leaf):
+        centre = 1.0 if "scale" in jax.tree_util.keystr(path[-1:]) else 0.0
+        return jnp.asarray(centre + 0.1 * rng.standard_normal(leaf.shape), leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(draw, shapes_of(models.init, config))
+
+
+def with_gates(params, value):
+    """Those of the joins; the tower's own stay as they are."""
+    cross = params["vision"]["cross"]
+    gates = {name: jnp.full_like(cross[name], value) for name in ("attention_gate", "mlp_gate")}
+    return {**params, "vision": {**params["vision"], "cross": cross | gates}}
 
 
 def apart(a, b):

@@ -107,6 +107,6 @@ def test_memory_at_a_vocabulary_of_128k_and_a_context_of_4096():
 def test_stacks_under_vmap():
     x, w, targets, mask = draw()
     loss = functools.partial(chunked_cross_entropy, chunk=7)
-    gradient = jax.grad(lambda x: loss(x, w, targets, mask)[0])
-    stacked = jax.vmap(gradient)(jnp.stack([x, 2 * x]))
+    gradient = jax.jit(jax.grad(lambda x: loss(x, w, targets, mask)[0]))
+    stacked = jax.jit(jax.vmap(gradient))(jnp.stack([x, 2 * x]))
     np.testing.assert_allclose(stacked[1], gradient(2 * x), rtol=1e-5, atol=1e-6)
