@@ -10,7 +10,7 @@ from gptjax.errors import UserError
 from gptjax.fields import setting
 from gptjax.files import write_json
 from gptjax.job import Job
-from gptjax.scaling.data_mixtures.fit import MixtureLaw, fit_mixtures, rank
+from gptjax.scaling.data_mixtures.fit import MixtureLaw, fit_mixtures, rank, replanned
 from gptjax.scaling.data_mixtures.forms import MIXTURE_FORMS
 from gptjax.scaling.data_mixtures.optimum import BestMixture, best_mixture
 from gptjax.scaling.tables.mixtures import MixtureRuns, read_mixtures
@@ -47,6 +47,12 @@ class Settings:
         (), "tokens that each source has; () = as many as are wanted", above=0.0
     )
     tokens: float = setting(0.0, "tokens of the run that is planned, beside `available`", minimum=0)
+    table_tokens: float = setting(
+        0.0,
+        "tokens of each run in the table, for a repetition term: the law then knows what the "
+        "tokens of `available` are worth read again; 0 = none",
+        minimum=0.0,
+    )
     repeats: float = setting(4.0, "how often a source may be read", minimum=1.0)
     heldout_table: str = setting("", "mixtures of larger models that the law must rank")
     heldout_losses: str = setting("", "their losses; '' = they are in that table")
@@ -69,6 +75,12 @@ def check(config: Config) -> None:
             f"mixture_law.target_shares has {len(own.target_shares)} entries and "
             f"mixture_law.targets {len(own.targets)}; give one of each"
         )
+    if own.table_tokens and not own.available:
+        raise UserError(
+            f"mixture_law.table_tokens={own.table_tokens:g} asks what repeated tokens are worth, "
+            "and mixture_law.available=() does not say which are repeated; give the tokens of each "
+            "source"
+        )
     if bool(own.available) != bool(own.tokens):
         raise UserError(
             f"mixture_law.available={own.available} and mixture_law.tokens={own.tokens} belong "
@@ -86,6 +98,7 @@ def main(config: Config, folder: Path) -> int:
             runs.losses[target],
             runs.sources,
             params=runs.params,
+            once=_once(own, runs),
             form=own.form,
             folds=own.folds,
             resamples=own.resamples,
@@ -93,8 +106,11 @@ def main(config: Config, folder: Path) -> int:
         )
         for target in own.targets
     }
+    planned = list(laws.values())
+    if own.table_tokens:
+        planned = [replanned(law, np.array(own.available) / own.tokens) for law in planned]
     best = best_mixture(
-        list(laws.values()),
+        planned,
         _prior(own, runs),
         leash=own.leash,
         caps=_caps(own, runs),
@@ -149,6 +165,14 @@ def _caps(own: Settings, runs: MixtureRuns) -> np.ndarray | None:
         return None
     _check_count("available", own.available, runs)
     return np.array(own.available) * own.repeats / own.tokens
+
+
+def _once(own: Settings, runs: MixtureRuns) -> np.ndarray | None:
+    """The share of a run of the table that reads each source once; None: no repetition term."""
+    if not own.table_tokens:
+        return None
+    _check_count("available", own.available, runs)
+    return np.array(own.available) / own.table_tokens
 
 
 def _check_count(name: str, values: tuple, runs: MixtureRuns) -> None:

@@ -9,16 +9,20 @@ import pytest
 from known_runs import published
 from scipy.optimize import minimize
 
+from gptjax.errors import UserError
 from gptjax.main import main
-from gptjax.scaling.data_mixtures.fit import MixtureLaw, fit_mixtures, rank
-from gptjax.scaling.data_mixtures.forms import MIXTURE_FORMS
+from gptjax.scaling.data_mixtures.fit import MixtureLaw, fit_mixtures, rank, replanned
+from gptjax.scaling.data_mixtures.forms import EFFECTIVE_DATA, MIXTURE_FORMS
 from gptjax.scaling.data_mixtures.optimum import best_mixture
+from gptjax.scaling.data_mixtures.repetition import repeated
 from gptjax.scaling.data_mixtures.size_term import sized
 from gptjax.scaling.tables.mixtures import read_mixtures
 from gptjax.scaling.tables.table import Table
 
 REPO = Path(__file__).parents[2]
 EXPERIMENT = REPO / "experiments" / "mixture_law.py"
+ONCE = np.array([0.05, 0.2, 2.0, 0.1])
+"""The share of a run that reads each source once."""
 NAMES = ("good", "fair", "poor", "noise")
 TRUTHS = {
     "linear": np.array([2.0, 2.5, 3.0, 5.0]),
@@ -46,6 +50,10 @@ def test_derivatives_are_those_of_differences(name):
             sized(MIXTURE_FORMS[name]),
             np.r_[0.3, 0.2, TRUTHS[name]],
             np.c_[weights_RK, np.linspace(-1, 1, 5)],
+        ),
+        *(
+            (repeated(MIXTURE_FORMS[name], ONCE), np.r_[1.2, TRUTHS[name]], weights_RK)
+            for _ in range(name == "effective_data")
         ),
     ):
         step = 1e-6
@@ -86,6 +94,22 @@ def test_the_size_term_predicts_a_larger_model():
     unseen_RK = mixtures(10, seed=5)
     wanted = 1.2 + 64**-0.15 * (losses("exponential", unseen_RK) - 1.2)
     assert np.allclose(law.predict(unseen_RK, 6.4e7), wanted, atol=5e-3)
+
+
+def test_what_repeated_tokens_are_worth_is_found():
+    """R* = 5 from losses that the paper's equation gives; then planned with twice the tokens."""
+    weights_RK, theta = mixtures(80), np.r_[np.log(5.0), TRUTHS["effective_data"]]
+    more_RK = np.maximum(weights_RK / ONCE - 1, 0)
+    worth_RK = np.minimum(weights_RK, ONCE) + ONCE * 5.0 * (1 - np.exp(-more_RK / 5.0))
+    losses_R = losses("effective_data", worth_RK)
+    assert np.allclose(repeated(EFFECTIVE_DATA, ONCE).value(theta, weights_RK), losses_R)
+    law = fit_mixtures(weights_RK, losses_R, NAMES, once=ONCE, resamples=0, folds=3)
+    assert np.exp(law.theta[0]) == pytest.approx(5.0, rel=0.05)
+    later = replanned(law, ONCE / 2)
+    best = [best_mixture([one], np.full(4, 0.25), leash=0.0) for one in (law, later)]
+    assert best[1].values[0] < best[0].values[0]  # the good source is read more often
+    with pytest.raises(UserError, match=r"set mixture_law\.form=effective_data"):
+        repeated(MIXTURE_FORMS["linear"], ONCE)
 
 
 def test_the_best_mixture_of_effective_data_has_a_closed_form():
@@ -196,6 +220,7 @@ def test_the_job_writes_the_best_mixture(tmp_path, capsys, form):
         available="(1e6,2e5,1e9,1e9)",
         tokens=1e7,
         repeats=5,
+        table_tokens=1e7 * (form == "effective_data"),
     )
     assert status == 0
     found = json.loads((tmp_path / form / "mixture.json").read_text())
@@ -227,6 +252,10 @@ REFUSED = {
     "prior": (
         {"table": "runs.csv", "targets": "loss", "prior": "(1,1,1,1)"},
         "prior sums to 4; give weights",
+    ),
+    "repetition": (
+        {"table": "runs.csv", "targets": "loss", "table_tokens": 1e6},
+        "does not say which are repeated",
     ),
     "half a cap": ({"table": "runs.csv", "targets": "loss", "tokens": 5}, "belong together"),
     "caps": (

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from gptjax.errors import UserError
-from gptjax.scaling.data_mixtures.forms import MIXTURE_FORMS, MixtureForm
+from gptjax.scaling.data_mixtures.forms import EFFECTIVE_DATA, MIXTURE_FORMS, MixtureForm
+from gptjax.scaling.data_mixtures.repetition import repeated
 from gptjax.scaling.data_mixtures.size_term import sized
 
 EVALUATIONS = 200
@@ -74,6 +75,7 @@ def fit_mixtures(
     sources: Sequence[str] = (),
     *,
     params: Any = None,
+    once: Any = None,
     form: str = "auto",
     folds: int = 8,
     resamples: int = 200,
@@ -85,7 +87,9 @@ def fit_mixtures(
       weights_RK: R mixtures of K sources; rows sum to 1.
       losses_R: nats per token of the runs.
       params: sizes of the models; with several a size term is fitted.
-      form: a name in MIXTURE_FORMS; auto = the smallest error in cross-validation.
+      once: the share of a run that reads each source once, for a repetition term; None: without.
+      form: a name in MIXTURE_FORMS; auto = the smallest error in cross-validation, and with a
+        repetition term the one that can have it.
 
     Raises:
       UserError: for fewer runs than the form has parameters, and losses that no law can have.
@@ -94,8 +98,9 @@ def fit_mixtures(
     names = tuple(sources) or tuple(f"source {i + 1}" for i in range(weights_RK.shape[1]))
     inputs, reference = _inputs(weights_RK, params)
     _check(weights_RK, losses_R)
-    tried = list(MIXTURE_FORMS) if form == "auto" else [form]
-    forms = {name: _form(name, reference) for name in tried}
+    every = [*MIXTURE_FORMS] if once is None else [EFFECTIVE_DATA.name]
+    tried = every if form == "auto" else [form]
+    forms = {name: _form(name, reference, once) for name in tried}
     rng = np.random.default_rng(seed)
     fold_R = rng.permutation(len(losses_R)) % folds
     scores = {
@@ -117,8 +122,15 @@ def fit_mixtures(
     return MixtureLaw(best, names, theta, residuals, refits, scores, reference)
 
 
-def _form(name: str, reference: float) -> MixtureForm:
-    return sized(MIXTURE_FORMS[name]) if reference else MIXTURE_FORMS[name]
+def replanned(law: MixtureLaw, once: Any) -> MixtureLaw:
+    """A law with a repetition term for a run whose sources are read once at other shares."""
+    return dataclasses.replace(law, form=_form(law.form.name, law.reference, once))
+
+
+def _form(name: str, reference: float, once: Any) -> MixtureForm:
+    form = MIXTURE_FORMS[name]
+    form = form if once is None else repeated(form, once)
+    return sized(form) if reference else form
 
 
 def _inputs(weights_RK: np.ndarray, params: Any) -> tuple[np.ndarray, float]:
