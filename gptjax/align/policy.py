@@ -94,6 +94,13 @@ class PolicyConfig:
     group: int = setting(8, "answers to each prompt", minimum=1)
     epochs: int = setting(1, "passes over the answers of a round", minimum=1)
     max_tokens: int = setting(64, "most tokens of an answer", minimum=1)
+    slots: int = setting(
+        0,
+        "answers made at once by continuous batching, the next when one ends; 0: all of a round in "
+        "one batch",
+        minimum=0,
+        maximum=4096,
+    )
     reward: str = setting("answer", "the program that judges an answer", choices=REWARDS)
     reward_folder: str = setting("", "folder of a reward model that judges in its place")
     constitution: str = setting(

@@ -26,6 +26,8 @@ from gptjax.ops import policy_losses as ops
 from gptjax.train import RunSpec
 
 Params = Any
+PIECE, STEPS = 64, 8
+"""Of the batcher: prompt tokens that are read in one pass, and tokens between two looks."""
 HEADS = (VALUE, "reward_head")
 
 
@@ -66,21 +68,23 @@ class Sampler:
       max_tokens: most tokens of an answer.
       stop_ids: tokens that end an answer besides the end of a document.
       width: tokens of a row.
+      slots: of a continuous batcher; 0: all answers are one batch.
     """
 
     model: infer.Model
     max_tokens: int
     stop_ids: tuple[int, ...]
     width: int
+    slots: int = 0
 
     def __call__(
         self, params: Params, prompts: Sequence[Prompt], group: int, key: Array
     ) -> Answers:
-        """`group` answers to each prompt at temperature 1, all in one batch."""
+        """`group` answers to each prompt at temperature 1."""
         policy = dataclasses.replace(self.model, params=by_layer(self.model.config, params))
         asked = [prompt for prompt in prompts for _ in range(group)]
         sampling = infer.Sampling(max_tokens=self.max_tokens, stop_ids=self.stop_ids)
-        answers = infer.generate(policy, [prompt.ids for prompt in asked], sampling, key)
+        answers = self._answers(policy, [prompt.ids for prompt in asked], sampling, key)
         pairs = list(zip(asked, answers, strict=True))
         texts = [_text(prompt, answer) for prompt, answer in pairs]
         judged = tuple(
@@ -88,6 +92,18 @@ class Sampler:
             for prompt, answer in pairs
         )
         return Answers(one_by_one(texts, self.width), judged, tuple(texts))
+
+    def _answers(
+        self, policy: infer.Model, prompts: list[Any], sampling: infer.Sampling, key: Array
+    ) -> list[infer.Answer]:
+        """In one batch, or in slots; an answer's key is that of its number in both."""
+        if not self.slots:
+            return infer.generate(policy, prompts, sampling, key)
+        length = min(self.width, policy.context or self.width)
+        limits = infer.Limits(
+            slots=self.slots, length=length, waiting=0, piece=PIECE, logprobs=0, steps=STEPS
+        )
+        return infer.Batcher(policy, limits, key).answers(prompts, sampling)
 
 
 def _text(prompt: Prompt, answer: infer.Answer) -> Encoded:

@@ -86,7 +86,7 @@ def course_of(config: Config, model: convert.Model) -> tuple[reinforce.Course, l
         f"data.path={config.data.path}",
     )
     train, heldout = (_encoded(model, side, settings.max_tokens) for side in asked)
-    sampler = sampler_of(model, [*train, *heldout], settings.max_tokens)
+    sampler = sampler_of(model, [*train, *heldout], settings.max_tokens, settings.slots)
     judge = _judge(settings, spec)
     principles: Sequence[Principle] = ()
     if settings.constitution:
@@ -105,7 +105,7 @@ def course_of(config: Config, model: convert.Model) -> tuple[reinforce.Course, l
 def _deciding(settings: PolicyConfig, principles: Sequence[Principle]) -> dict[str, Any]:
     """The settings that decide a run's result; those of a constitution only where there is one."""
     own = ("constitution", "critique_weight")
-    aside = {"watch", *(() if principles else own)}
+    aside = {"watch", *(() if principles else own), *(() if settings.slots else ("slots",))}
     found = {k: v for k, v in dataclasses.asdict(settings).items() if k not in aside}
     if principles:
         found["constitution"] = [dataclasses.astuple(one) for one in principles]
@@ -146,12 +146,14 @@ def _encoded(model: convert.Model, asked: Sequence[read.Example], most: int) -> 
     return found
 
 
-def sampler_of(model: convert.Model, prompts: Sequence[Prompt], most: int) -> Sampler:
+def sampler_of(
+    model: convert.Model, prompts: Sequence[Prompt], most: int, slots: int = 0
+) -> Sampler:
     """What answers these prompts with a model of the folder's kind."""
     policy = infer.Model(model.config, None, model.tokenizer, model.chat, "the policy")
     stops = turn_ends(policy) if model.chat else ()
     width = max(len(prompt.ids) for prompt in prompts) + most
-    return Sampler(policy, most, stops, -(-width // 16) * 16)
+    return Sampler(policy, most, stops, -(-width // 16) * 16, slots)
 
 
 def _judge(settings: PolicyConfig, spec: RunSpec) -> Judge:

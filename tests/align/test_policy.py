@@ -200,6 +200,19 @@ def course(base):
     return reinforce.Course(spec, settings, model.params, sampler, judge, prompts, "course")
 
 
+def test_slots_give_the_answers_of_one_batch(course):
+    """The next answer enters when one ends; keys are those of the answers' numbers."""
+    each = [
+        dataclasses.replace(course.sampler, slots=slots)(
+            course.params, course.prompts[:2], 2, jax.random.key(5)
+        )
+        for slots in (0, 3)
+    ]
+    for one, other in zip(*(answers.texts for answers in each), strict=True):
+        np.testing.assert_array_equal(one.ids, other.ids)
+    assert len({tuple(text.ids) for text in each[0].texts}) > 2
+
+
 def trained(course, folder, **settings):
     """(rounds' numbers, the score at the end)."""
     changed = dataclasses.replace(course.settings, **settings)
@@ -223,8 +236,10 @@ def test_grpo_raises_the_reward(free):
 
 
 def test_a_large_beta_keeps_ppo_near_the_reference(course, free, tmp_path):
-    score = trained(course, tmp_path, method="ppo", kl="k1", beta=100.0)[1]
+    """Whitened advantages are of one size at every β; what is left is noise of the steps' size."""
+    seen, score, _ = trained(course, tmp_path, method="ppo", kl="k1", beta=100.0)
     assert abs(score["kl_answer"]) < 0.5 * free[1]["kl_answer"], (score, free[1])
+    assert abs(score["reward"] - seen[0]["align/reward"]) < 0.1
 
 
 @pytest.mark.slow
@@ -305,16 +320,17 @@ def command(base, path, workdir, *flags):
 
 def test_job_align_writes_a_model_and_its_score(base, tmp_path, capsys):
     path = write(tmp_path / "p.jsonl", [{"prompt": f"{i}", "answer": "a"} for i in range(20)])
-    flags = ("--config.align.reward=letters", "--config.align.watch=letters,emphasis")
+    flags = ("--config.align.reward=letters", "--config.align.slots=3")
+    watch = "--config.align.watch=letters,emphasis"
     path = write(path, [{**one, "best": 2} for one in map(json.loads, path.open())])
-    assert command(base, path, tmp_path / "run", *flags) == 0
+    assert command(base, path, tmp_path / "run", *flags, watch) == 0
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
     rounds = [line for line in lines if "align/letters" in line]
     assert len(rounds) == 2 and all(one["align/letters"] == one["align/reward"] for one in rounds)
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert 0.0 <= result["reward"] <= 1.0
     assert convert.load(tmp_path / "run").tokenizer is not None
-    assert command(base, path, tmp_path / "run", "--config.align.reward=letters") == 0
+    assert command(base, path, tmp_path / "run", *flags) == 0
     assert command(base, path, tmp_path / "run", "--config.align.reward=number") == 2
     assert "other settings of align" in capsys.readouterr().err
 

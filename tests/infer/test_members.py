@@ -3,11 +3,14 @@
 import dataclasses
 import itertools
 import math
+import os
+from pathlib import Path
 
 import compiled_model
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from gptjax import infer, models
@@ -138,3 +141,75 @@ def test_the_majority_of_some_answers():
         wins.append((counts[0] == counts.max()) / (counts == counts.max()).sum())
     assert majority_right([3, 2, 1], 0, 3, draws=40_000) == pytest.approx(np.mean(wins), abs=0.01)
     assert infer.majority(given) == 0 and infer.best_of([1, 3, 2], lambda x: -abs(x - 2)) == 2
+
+
+def trained_on_text(config, text_N, steps, batch=16):
+    """Parameters after Adam on windows of a text."""
+    params, optimizer = compiled_model.init(config, jax.random.key(0)), optax.adam(4e-3)
+    T, rng = config.seq_len, np.random.default_rng(0)
+
+    def loss(params, ids_BT):
+        logits_BTV = models.apply(config, params, ids_BT[:, :-1])
+        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits_BTV, ids_BT[:, 1:]))
+
+    @jax.jit
+    def step(params, state, ids_BT):
+        updates, state = optimizer.update(jax.grad(loss)(params, ids_BT), state)
+        return optax.apply_updates(params, updates), state
+
+    state = optimizer.init(params)
+    for _ in range(steps):
+        first_B = rng.integers(0, len(text_N) - T - 1, batch)
+        params, state = step(params, state, text_N[first_B[:, None] + np.arange(T + 1)])
+    return params
+
+
+def losses_of(config, params, ids_BT, stream=None):
+    """Nats of each token, read one after another from one cache."""
+
+    @jax.jit
+    def run(params, ids_BT):
+        tokens = ids_BT.shape[1]
+        cache = models.init_cache(config, ids_BT.shape[0], tokens, stream)
+        length = models.rope_length(config, tokens)
+        x, _ = models.decode(config, params, cache, ids_BT[:, :-1], length=length, stream=stream)
+        return optax.softmax_cross_entropy_with_integer_labels(
+            models.logits(config, params, x), ids_BT[:, 1:]
+        )
+
+    return np.asarray(run(params, ids_BT))
+
+
+@pytest.mark.slow
+def test_the_loss_of_a_stream_stays_where_the_whole_cache_leaves_what_was_trained():
+    """A small model of 64 tokens of context on texts of 512: python -m pytest -m slow -s
+    tests/infer/test_members.py -k stream."""
+    text = b"".join(sorted(p.read_bytes() for p in Path(os.__file__).parent.glob("[a-h]*.py")))
+    text_N = np.frombuffer(text, np.uint8).astype(np.int32)
+    config = models.ModelConfig(
+        vocab_size=256,
+        depth=2,
+        width=64,
+        num_heads=4,
+        seq_len=64,
+        positions="rotary",
+        norm="rmsnorm",
+        use_bias=False,
+        init_scale=0.1,
+    )
+    cut = len(text_N) * 9 // 10
+    params = models.unstacked(config, trained_on_text(config, text_N[:cut], 800))
+    starts = np.linspace(0, len(text_N) - cut - 520, 16).astype(int) + cut
+    ids_BT = text_N[starts[:, None] + np.arange(513)]
+    long = dataclasses.replace(config, seq_len=512)
+    windowed = dataclasses.replace(long, layer_pattern=("local",), window=64)
+    each = {
+        "sinks": losses_of(config, params, ids_BT, models.Stream(4, 60)),
+        "window": losses_of(windowed, params, ids_BT),
+        "whole": losses_of(long, params, ids_BT),
+    }
+    late = {name: float(x[:, 256:].mean()) for name, x in each.items()}
+    trained = float(each["whole"][:, 32:64].mean())
+    print({"trained context": trained, **late})
+    assert abs(late["sinks"] - trained) < 0.15
+    assert late["whole"] > late["sinks"] + 0.3
