@@ -7,6 +7,7 @@ keys it by, so sharing changes no bit.
 
 import contextlib
 import dataclasses
+import os
 from typing import Any
 
 import pytest
@@ -30,8 +31,8 @@ def shared():
         if layout is None and self._corpus is not None and type(self.feed) in FEEDS:
             options = dataclasses.replace(self.options, checkpoint_seconds=0.0)
             what = (type(self), self.fingerprint, options, self.objective_of)
-            steps = session.MAX_STEPS_PER_CALL
-            self._programs = MADE.setdefault((*what, self.shares_programs, steps), Programs())
+            how = (self.shares_programs, session.MAX_STEPS_PER_CALL, os.environ.get("XLA_FLAGS"))
+            self._programs = MADE.setdefault((*what, *how), Programs())
         elif self._programs in MADE.values():
             self._programs = Programs()
         return compiled(self, key, lower, layout)

@@ -401,7 +401,9 @@ PROCESSES: dict[str, tuple] = {
 }
 
 
-@pytest.mark.parametrize("name", PROCESSES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n == "corpus" else n for n in PROCESSES]
+)
 def test_refused_by_a_process(folder, name):
     """The same from outside, within five seconds of CPU time."""
     arguments, *hints = PROCESSES[name]

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from test_kill import workers_here
 
 from gptjax.errors import UserError
 from gptjax.main import main
@@ -80,6 +81,7 @@ def test_the_best_rate_has_the_lowest_mean_over_seeds():
     assert only.losses.mean(axis=0).tolist() == [3.1, 2.1]
 
 
+@workers_here()
 def test_the_job_trains_draws_and_knows_when_it_is_done(tmp_path, capsys):
     text = tmp_path / "text"
     text.mkdir()

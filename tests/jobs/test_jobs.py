@@ -54,7 +54,8 @@ def test_done_sweep_shows_its_fit_again_without_fitting(sweep, capsys):
     assert [path.stat().st_mtime_ns for path in kept] == before
 
 
-def test_fit_again_with_another_setting(sweep, capsys):
+def test_fit_again_with_another_setting(sweep, capsys, monkeypatch):
+    monkeypatch.setattr("gptjax.report.build", lambda *_, **__: "not drawn")
     workdir, flags = sweep
     first = json.loads((workdir / "laws.json").read_text())
     assert main([*flags, "--config.job=fit", "--config.fit.params_convention=total"]) == 0

@@ -230,9 +230,18 @@ def test_twenty_kills_give_the_same_bytes(place):
     check(place, kills=20, seed=2)
 
 
-def tables_alone(config, folder, cells, reuse):
-    """In the place of the fit, to which one width is not enough."""
-    records.write_tables(folder, cells, records.read_records(folder, cells))
+@contextlib.contextmanager
+def one_width_is_enough():
+    """A sweep of one width writes its tables; it is not refused, and nothing is fitted."""
+
+    def tables_alone(config, folder, cells, reuse):
+        records.write_tables(folder, cells, records.read_records(folder, cells))
+
+    with pytest.MonkeyPatch.context() as patch:
+        for check in ("gptjax.stages.sweep.check_fit", "gptjax.sweeps.plan._check_identifiable"):
+            patch.setattr(check, lambda *_: None)
+        patch.setattr("gptjax.stages.fit.fit_and_report", tables_alone)
+        yield
 
 
 STACKED = {
@@ -244,11 +253,9 @@ STACKED = {
 
 
 @workers_here()
-def test_stacked_cells_equal_separate_ones(place, capsys, monkeypatch):
+@one_width_is_enough()
+def test_stacked_cells_equal_separate_ones(place, capsys):
     """Two seeds and two lengths of one width, four cells of which three are side by side."""
-    for check in ("gptjax.stages.sweep.check_fit", "gptjax.sweeps.plan._check_identifiable"):
-        monkeypatch.setattr(check, lambda *_: None)
-    monkeypatch.setattr("gptjax.stages.fit.fit_and_report", tables_alone)
     settings = {**CALM, **STACKED, "sweep.widths": "(8,)"}
     stacked = finish_here(place, place / "stacked", **settings)
     assert "side by side" in capsys.readouterr().out

@@ -4,7 +4,14 @@ import csv
 import json
 
 import pytest
-from test_kill import CALM, arguments, finish_here, place, workers_here  # noqa: F401
+from test_kill import (  # noqa: F401
+    CALM,
+    arguments,
+    finish_here,
+    one_width_is_enough,
+    place,
+    workers_here,
+)
 
 from gptjax.main import main
 
@@ -65,18 +72,19 @@ def test_a_small_source_needs_leave_to_repeat(flags, tmp_path, capsys):
     assert "'small' has" in said and "more than data.repeats=1" in said
 
 
+@one_width_is_enough()
 def test_a_sweep_has_columns_by_source(place, tmp_path, capsys):  # noqa: F811
     mixed = {
+        "sweep.widths": "(8,)",
         "data.sources": sources(place),
         "data.weights": "(0.25,0.75)",
         "data.repeats": 99,
         "data.targets": "(0,1)",
-        "sweep.stack": 4,
     }
     finish_here(place, tmp_path / "sweep", **CALM, **mixed)
     with (tmp_path / "sweep" / "runs.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 6
+    assert len(rows) == 2
     for row in rows:
         assert float(row["weight_small"]) == pytest.approx(0.25)
         assert float(row["loss"]) == float(row["loss_large"]) != float(row["loss_small"])

@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from test_kill import place  # noqa: F401
+from test_kill import place, workers_here  # noqa: F401
 
 from gptjax.errors import UserError
 from gptjax.main import main
@@ -63,6 +63,7 @@ def from_a_plain_config(monkeypatch):
     monkeypatch.setattr(experiment, "load", lambda name: default_config().to_dict())
 
 
+@workers_here()
 def test_what_is_useless_gets_no_weight_and_the_check_stands(
     place,  # noqa: F811
     tmp_path,

@@ -21,7 +21,7 @@ from gptjax.data import DataConfig
 from gptjax.main import main
 
 CONFIG = models.ModelConfig(
-    vocab_size=257, depth=1, width=8, num_heads=2, seq_len=1024, init_scale=0.5
+    vocab_size=257, depth=1, width=8, num_heads=2, seq_len=512, init_scale=0.5
 )
 
 
@@ -60,9 +60,9 @@ def test_a_process_serves_and_ends_after_its_answers(folder, tmp_path):
     )
     try:
         said = process.stdout.readline() + process.stdout.readline()
-        assert "small and tuned: 2 slots of 1,024 tokens, " in said
+        assert "small and tuned: 2 slots of 512 tokens, " in said
         port = int(re.search(r"http://127.0.0.1:(\d+)/", said)[1])
-        body = {"prompt": "x", "max_tokens": 900, "stream": True, "logit_bias": {"256": -100}}
+        body = {"prompt": "x", "max_tokens": 400, "stream": True, "logit_bias": {"256": -100}}
         reply = post(port, body)
         assert reply.readline().startswith(b"data: ")
         process.send_signal(signal.SIGTERM)

@@ -6,6 +6,7 @@ import json
 import types
 from pathlib import Path
 
+import compiled_model
 import jax
 import numpy as np
 import pytest
@@ -39,7 +40,7 @@ def test_a_cell_is_scored_on_the_tasks_of_its_sweep(tmp_path):
     plan = cells.make_plan(config, cells.make_cells(config, corpus))
     assert not any(bundle.stacked for bundle in plan.bundles)
     run = plan.cells[0].run
-    params = models.init(run.model, jax.random.key(0))
+    params = compiled_model.init(run.model, jax.random.key(0))
     score = cell_scores.scorer(config)
     found = score(types.SimpleNamespace(corpus=corpus), run, params)["scores"]
     assert set(found) == {"facts_acc", "facts_acc_norm", "facts_bpb"}
