@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from gptjax import config as configs
-from gptjax import experiment, models
+from gptjax import experiment
 from gptjax.engines import cell_scores, cells, workdir
 from gptjax.errors import UserError
 from gptjax.main import main
