@@ -274,10 +274,37 @@ def test_a_curve_in_long_form_is_one_run():
     assert any("84 rows are points of 21 curves" in said for said in runs.warnings)
 
 
+@pytest.mark.parametrize(
+    ("name", "step"),
+    [
+        ("Run Name", "Step"),
+        ("experiment_id", ""),
+        ("trial", ""),
+        ("slurm_job_id", ""),
+        ("display_name", "train/global_step"),
+        ("model", "iteration"),
+        ("uuid", ""),
+    ],
+)
+def test_a_curve_is_known_by_the_words_of_its_columns(name, step):
+    table = curves(name, steps=False)
+    table |= {step: [100.0, 200.0, 300.0, 400.0] * 21} if step else {}
+    runs = scaling.prepare(table)
+    assert len(runs) == 21 and any(f"told apart by {name}" in said for said in runs.warnings)
+
+
+@pytest.mark.parametrize("name", ["dataset_name", "tokenizer", "max_steps", "warmup_steps"])
+def test_names_of_other_things_are_no_runs(name):
+    table = curves("row", steps=False) | {name: [f"x{i // 4}" for i in range(84)]}
+    assert len(scaling.prepare(table)) == 84
+
+
 def test_models_trained_several_times_are_resampled_together():
     runs = scaling.prepare(curves("name", steps=False))
     assert len(runs) == 84 and runs.group_by == "name" and runs.groups == 21
     assert any("resampled together" in said for said in runs.warnings)
+    grid = curves("model", steps=False) | {"steps": np.arange(84.0)}
+    assert len(scaling.prepare(grid)) == 84  # the steps of each run
 
 
 def test_several_conditions_select_rows():

@@ -5,10 +5,16 @@ Points of one curve share the run's noise and lie inside its schedule, so they a
 
 import numpy as np
 
+from gptjax.scaling.tables.dialects import name_words
 from gptjax.scaling.tables.table import Table
 
-RUNS = ("cell", "run", "run_id", "run_name", "id", "trial", "uid", "Run", "Run ID", "name", "Name")
-STEPS = ("step", "steps", "iteration", "iter", "_step", "global_step", "Step", "epoch")
+RUNS = frozenset(("run", "trial", "experiment", "exp", "job", "cell", "uid", "uuid"))
+"""Words of a column that names runs."""
+MODELS = frozenset(("id", "name", "model", "series", "label"))
+"""Words of a column that may name runs, or a model that was trained several times."""
+OF_RUNS = frozenset(("wandb", "mlflow", "slurm", "training", "train", "display", "full"))
+STEPS = frozenset(("step", "steps", "iteration", "iterations", "iter", "iters", "epoch", "update"))
+OF_STEPS = frozenset(("global", "train", "training", "trainer", "optimizer", "current"))
 FEWEST = 2.0  # rows a run, in the mean, from which on they are a curve
 
 
@@ -18,9 +24,9 @@ def curve_column(table: Table, params: str, tokens: str) -> tuple[str, bool]:
     Rows of one name are a curve where they have one size and different tokens. A name without
     steps beside it may also be that of a model trained several times: not certainly a curve.
     """
-    for column in RUNS:
-        if column not in table or params not in table or tokens not in table:
-            continue
+    if params not in table or tokens not in table:
+        return "", False
+    for column in sorted(filter(_names_runs, table.columns), key=_only_a_model):
         label = table.text(column)
         names, which = np.unique(label.astype(str), return_inverse=True)
         if len(names) == len(label) or len(names) < 2:
@@ -33,12 +39,26 @@ def curve_column(table: Table, params: str, tokens: str) -> tuple[str, bool]:
         apart = len(np.unique(np.stack([which, data]), axis=1).T) == len(label)
         if not alike or not apart:
             continue
-        steps = any(name in table for name in STEPS)
-        certain = steps or (
-            not column.lower().startswith("name") and len(label) >= FEWEST * len(names)
-        )
-        return column, certain
+        steps = [name for name in table.columns if _is_step(name)]
+        if _only_a_model(column):  # `steps` may be those of each run of a grid
+            return column, any(not name.lower().endswith("s") for name in steps)
+        return column, bool(steps) or len(label) >= FEWEST * len(names)
     return "", False
+
+
+def _names_runs(column: str) -> bool:
+    words = set(name_words(column))
+    return bool(words & (RUNS | MODELS)) and words <= RUNS | MODELS | OF_RUNS
+
+
+def _only_a_model(column: str) -> bool:
+    words = set(name_words(column))
+    return not words & RUNS and words != {"id"}
+
+
+def _is_step(column: str) -> bool:
+    words = set(name_words(column))
+    return bool(words & STEPS) and words <= STEPS | OF_STEPS
 
 
 def last_points(table: Table, column: str, tokens: str) -> np.ndarray:
