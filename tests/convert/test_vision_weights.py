@@ -58,11 +58,11 @@ def test_outputs_equal_transformers(name):
 WRONG_FIELDS = [
     ("clip", {"mlp": "gelu_tanh"}),
     pytest.param("clip", {"mlp": "gelu"}, marks=pytest.mark.slow),
-    ("clip", {"first_norm": False}),
-    ("clip", {"norm_eps": 1e-3}),
+    pytest.param("clip", {"first_norm": False}, marks=pytest.mark.slow),
+    pytest.param("clip", {"norm_eps": 1e-3}, marks=pytest.mark.slow),
     pytest.param("clip-gelu", {"mlp": "quick_gelu"}, marks=pytest.mark.slow),
-    ("vit", {"mlp": "gelu"}),
-    ("vit", {"pooler": False}),
+    pytest.param("vit", {"mlp": "gelu"}, marks=pytest.mark.slow),
+    pytest.param("vit", {"pooler": False}, marks=pytest.mark.slow),
     ("llava", {"feature_layer": -1}),
     pytest.param("llava", {"feature_layer": None}, marks=pytest.mark.slow),
 ]

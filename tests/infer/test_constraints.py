@@ -9,7 +9,6 @@ import re
 
 import compiled_model
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -90,7 +89,8 @@ def test_masks_are_those_of_the_language(regex):
 def test_draws_have_the_conditional_distribution():
     """Each step's: the model's probabilities over the allowed tokens, by χ² over whole answers."""
     regex, n = "(ab|ba|aab)c?", 4000
-    log = jax.jit(lambda ids: jax.nn.log_softmax(whole(ids)))
+    params = compiled_model.init(tiny().config, jax.random.key(1))
+    log = jax.jit(lambda ids: jax.nn.log_softmax(models.apply(tiny().config, params, ids)))
     expected: dict[tuple[int, ...], float] = {}
 
     def walk(ids, p):
@@ -112,15 +112,6 @@ def test_draws_have_the_conditional_distribution():
     assert found.keys() <= expected.keys()
     chi = sum((found[ids] - n * p) ** 2 / (n * p) for ids, p in expected.items())
     assert chi < len(expected) + 4 * (2 * len(expected)) ** 0.5
-
-
-@functools.cache
-def stacked():
-    return compiled_model.init(tiny().config, jax.random.key(1))
-
-
-def whole(ids):
-    return compiled_model.apply(tiny().config, stacked(), jnp.asarray(ids))
 
 
 @pytest.mark.parametrize(

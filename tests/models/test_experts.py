@@ -71,13 +71,16 @@ def trained(config):
 
 
 def one_mixture(config, x, params, seeds=None):
-    y, sown = Experts(config).apply({"params": params}, x, seeds, mutable=[ROUTING[0]])
+    def run(params, x):
+        return Experts(config).apply({"params": params}, x, seeds, mutable=[ROUTING[0]])
+
+    y, sown = jax.jit(run, **QUICK)(params, x)
     return y, sown[ROUTING[0]][ROUTING[1]][0]
 
 
 def weights(config, key=0):
     x = jax.random.normal(jax.random.key(key), (2, 6, config.width))
-    return x, Experts(config).init(jax.random.key(key), x)["params"]
+    return x, jax.jit(Experts(config).init, **QUICK)(jax.random.key(key), x)["params"]
 
 
 def test_all_experts_with_room_are_a_weighted_dense_sum():

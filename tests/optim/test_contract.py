@@ -210,7 +210,13 @@ def test_keeps_shapes_and_dtypes(name, batch):
     assert {leaf.dtype for leaf in jax.tree.leaves(after.params)} == {jnp.dtype("float32")}
 
 
-@pytest.mark.parametrize("name", TABLE)
+STACKED = ("adam8bit, stochastic", "muon", "adafactor", "schedule_free", "everything else")
+"""Of the others every operation is one of single numbers, or of these."""
+
+
+@pytest.mark.parametrize(
+    "name", [n if n in STACKED else pytest.param(n, marks=pytest.mark.slow) for n in TABLE]
+)
 def test_stacked_equals_separate(name):
     """Three updates of two members with other parameters and learning rates, under vmap."""
     optimizer = make_optimizer(config_of(name, 1.0))
