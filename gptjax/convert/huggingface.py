@@ -154,14 +154,14 @@ def _named(tensor_map: TensorMap, stored: dict[str, Stored]) -> dict[str, Stored
             raise UserError(
                 f"tensor {name} is not part of a {tensor_map.model_type}; {nearest(name, known)}"
             )
-    for name, tensor in again.items():
-        _check_tied(name, tensor, named.get(tensor_map.repeats[name]))
+    for name, tensor in again.items():  # some folders keep a tied head alone
+        _check_tied(name, tensor, named.setdefault(tensor_map.repeats[name], tensor))
     return named
 
 
-def _check_tied(name: str, tensor: Stored, embedding: Stored | None) -> None:
+def _check_tied(name: str, tensor: Stored, embedding: Stored) -> None:
     """Some folders keep the tied head a second time; it must be the embedding."""
-    if embedding is None or not np.array_equal(embedding.read(), tensor.read()):
+    if embedding is not tensor and not np.array_equal(embedding.read(), tensor.read()):
         raise UserError(
             f"config.json ties the head, and {name} is not the embedding; set "
             "tie_word_embeddings=false in config.json"

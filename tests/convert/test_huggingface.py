@@ -154,6 +154,13 @@ def test_published_names_without_the_prefix_and_with_buffers(tmp_path):
     tensor_files.write_folder(tmp_path, renamed.items(), max_shard_bytes=1 << 30)
     with pytest.raises(UserError, match="is not the embedding"):
         convert.from_huggingface(tmp_path)
+    renamed["lm_head.weight"] = renamed.pop("wte.weight")  # the tied matrix under one name
+    tensor_files.write_folder(tmp_path, renamed.items(), max_shard_bytes=1 << 30)
+    same(params, convert.from_huggingface(tmp_path)[1])
+    renamed["transformer.ln_f.bias"] = renamed["ln_f.bias"] + 1
+    tensor_files.write_folder(tmp_path, renamed.items(), max_shard_bytes=1 << 30)
+    with pytest.raises(UserError, match=r"ln_f.bias and .*ln_f.bias are both the transformer.ln_f"):
+        convert.from_huggingface(tmp_path)
 
 
 def test_straight_onto_devices(tmp_path):
