@@ -16,8 +16,12 @@ from gptjax.convert.huggingface import from_huggingface
 from gptjax.convert.own_folder import MODEL, KeptTokenizer
 from gptjax.data import DataConfig, tokenizers
 from gptjax.data.tokenizers import Tokenizer
+from gptjax.data.tokenizers.base import kind_of
 from gptjax.errors import UserError
-from gptjax.files import read_json, user_path
+from gptjax.files import check_plain, read_json, user_path
+
+BEGINNING = 4096
+"""Bytes by which the kind of a tokenizer's file is told."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,10 +137,16 @@ def _huggingface(place: Path, shardings: Any) -> Model:
 
 
 def _their_tokenizer(place: Path) -> KeptTokenizer | None:
-    """tokenizer.json before SentencePiece's tokenizer.model, as `transformers` has it."""
+    """tokenizer.json before tokenizer.model, as `transformers` has it.
+
+    The latter is SentencePiece's; Llama 3's are ranks under that name.
+    """
     for kind in ("bpe", "sentencepiece"):
         path = place / tokenizers.TOKENIZERS[kind].file
         if path.exists():
+            check_plain(path)
+            with path.open("rb") as file:
+                kind = kind_of(file.read(BEGINNING), kind)
             return KeptTokenizer(DataConfig(tokenizer=kind, tokenizer_path=str(path)), path)
     return None
 

@@ -6,6 +6,7 @@ import json
 import pytest
 import tokenizers as hf
 
+from gptjax.convert.load import _their_tokenizer
 from gptjax.data import load
 from gptjax.data.tokenizers.huggingface import read_json
 from gptjax.data.tokenizers.sentencepiece import read as read_model
@@ -176,6 +177,18 @@ def test_ranks_end_as_the_files_beside_them_say(tmp_path, config, texts, files, 
         end_of_document=asked,
     )
     assert [load(wanted, seq_len=16).end_of_document for _ in range(2)] == [end] * 2
+
+
+def test_ranks_under_the_name_of_a_sentencepiece_model_are_read(tmp_path):
+    """Llama 3's folders have them, beside settings by which a document ends."""
+    folder(tmp_path, generation_config={"eos_token_id": [257, 260]})
+    (tmp_path / "tokenizer.json").unlink()
+    (tmp_path / "tokenizer.model").write_bytes(RANKS)
+    kept = _their_tokenizer(tmp_path)
+    assert kept.data.tokenizer == "tiktoken"
+    assert kept.read().end_of_document == 257
+    (tmp_path / "tokenizer.model").write_bytes(train_model([b"the law\n" * 40] * 4, 280, "bpe"))
+    assert _their_tokenizer(tmp_path).data.tokenizer == "sentencepiece"
 
 
 def test_published_ranks_have_their_published_end():

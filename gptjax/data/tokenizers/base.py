@@ -84,6 +84,11 @@ _KINDS = (
 """How files of each kind begin."""
 
 
+def kind_of(content: bytes, default: str) -> str:
+    """The kind that a tokenizer's file looks like by its beginning; else `default`."""
+    return next((kind for mark, _, kind in _KINDS if mark.match(content)), default)
+
+
 def other_kind(content: bytes) -> str:
     """For an error: what a tokenizer's file looks like that is not of the kind that was said."""
     for pattern, words, kind in _KINDS:
