@@ -40,7 +40,7 @@ def with_states(index: Index, model: Model) -> Index:
     return dataclasses.replace(index, states_ND=_unit(raw_ND - mean_D), mean_D=mean_D, states_of=of)
 
 
-def scores(index: Index, model: Model, query: Sequence[int]) -> np.ndarray:
+def scores(index: Index, model: Model, query: str) -> np.ndarray:
     """The cosine of the query with every document, float64 [N].
 
     Raises:
@@ -51,7 +51,7 @@ def scores(index: Index, model: Model, query: Sequence[int]) -> np.ndarray:
             "the index has no dense vectors; build it again in another folder with "
             "rag.retriever=dense"
         )
-    (raw_D,) = mean_states(model, [query])
+    (raw_D,) = mean_states(model, [model.encode(query)])
     return (index.states_ND @ _unit(raw_D - index.mean_D)).astype(np.float64)
 
 

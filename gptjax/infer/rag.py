@@ -23,12 +23,13 @@ from gptjax.infer.model import Model
 from gptjax.infer.retrieval import Index, best
 from gptjax.infer.settings import Sampling
 
-Retriever = Callable[[Index, Model, Sequence[int]], np.ndarray]
-"""(index, model, the query's ids) → score of every document, float64 [N]."""
+Retriever = Callable[[Index, Model, str], np.ndarray]
+"""(index, model, question) → score of every document, float64 [N]."""
 
 
-def _bm25(index: Index, model: Model, query: Sequence[int]) -> np.ndarray:
-    return index.scores(query)
+def _bm25(index: Index, model: Model, query: str) -> np.ndarray:
+    assert model.tokenizer is not None
+    return index.scores(index.query(query, model.tokenizer))
 
 
 RETRIEVERS: dict[str, Retriever] = {"bm25": _bm25, "dense": dense_retrieval.scores}
@@ -108,7 +109,7 @@ def ask(
     """
     if model.others or model.stream is not None:
         raise UserError(f"{model.name} joins models or forgets tokens; ask one plain model")
-    scores_N = RETRIEVERS[retriever](index, model, model.encode(question))
+    scores_N = RETRIEVERS[retriever](index, model, question)
     found = best(scores_N, documents)
     prompts = tuple(
         tuple(encoded(model, _filled(template, index.documents[i], question))) for i, _ in found

@@ -1,9 +1,9 @@
 """Retrieval for generation (RAG): an index of passages on disk, and how it is searched.
 
 Lewis et al., "Retrieval-Augmented Generation for Knowledge-Intensive NLP Tasks" (2020), section
-2.1. BM25's terms are the tokens of a model's tokenizer, so that any language and any vocabulary is
-served; dense vectors are a model's own states. An index therefore belongs to one tokenizer, and
-with vectors to one model.
+2.1. BM25's terms are words, or the tokens of a model's tokenizer, for languages without spaces;
+dense vectors are a model's own states. An index belongs to the tokenizer of the model that reads
+its passages, and with vectors to one model.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ import json
 import re
 import zipfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,8 @@ from gptjax.errors import UserError
 from gptjax.files import write_atomic
 
 FILE = "index.npz"
-FACTS = ("documents", "names", "tokenizer", "k1", "b", "states_of", "stamp")
+LISTS = ("documents", "names", "vocabulary")
+FACTS = (*LISTS, "by_words", "tokenizer", "k1", "b", "states_of", "stamp")
 PROBE = "The 3 quick-brown foxes naïvely jump; 東京 0123456789\n"
 """A text whose ids tell tokenizers apart."""
 
@@ -44,6 +45,8 @@ class Index:
       mean_D: what was taken from each before that.
       states_of: `states_fingerprint` of the model that made them; "" without.
       stamp: says of which files it was built.
+      by_words: whether terms are words and no tokens.
+      vocabulary: these words, in the order of their numbers.
     """
 
     documents: tuple[str, ...]
@@ -59,6 +62,16 @@ class Index:
     mean_D: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.float32))
     states_of: str = ""
     stamp: str = ""
+    by_words: bool = False
+    vocabulary: tuple[str, ...] = ()
+
+    def query(self, text: str, tokenizer: Tokenizer) -> list[int]:
+        """The terms of a question; words that no document has are left out."""
+        if not self.by_words:
+            (ids,) = tokenizer.encode([text.encode()])
+            return np.asarray(ids).tolist()  # type: ignore[no-any-return]
+        numbers = {word: number for number, word in enumerate(self.vocabulary)}
+        return [numbers[word] for word in words_of(text) if word in numbers]
 
     def name(self, document: int) -> str:
         """What the document is called."""
@@ -116,25 +129,55 @@ def build(
     *,
     names: Sequence[str] = (),
     stamp: str = "",
+    by_words: bool = False,
 ) -> Index:
     """The index of some texts.
+
+    Args:
+      by_words: terms are words and not the tokenizer's tokens.
 
     Raises:
       UserError: where there is no document.
     """
     if not documents:
         raise UserError("an index needs documents, and there is none; give at least one text")
-    ids = [np.asarray(one) for one in tokenizer.encode([text.encode() for text in documents])]
+    vocabulary: list[str] = []
+    if by_words:
+        vocabulary = sorted({word for text in documents for word in words_of(text)})
+        numbers = {word: number for number, word in enumerate(vocabulary)}
+        ids = [np.array([numbers[word] for word in words_of(t)], np.int64) for t in documents]
+    else:
+        ids = [np.asarray(one) for one in tokenizer.encode([text.encode() for text in documents])]
     counted = [np.unique(one, return_counts=True) for one in ids]
     terms_P = np.concatenate([terms for terms, _ in counted]).astype(np.int64)
     where_P = np.repeat(np.arange(len(ids)), [len(terms) for terms, _ in counted])
     order = np.argsort(terms_P, kind="stable")
-    starts = np.searchsorted(terms_P[order], np.arange(tokenizer.vocab_size + 1))
+    count = len(vocabulary) if by_words else tokenizer.vocab_size
+    starts = np.searchsorted(terms_P[order], np.arange(count + 1))
     counts_P = np.concatenate([counts for _, counts in counted])
     lengths = np.array([len(one) for one in ids])
     made_by = fingerprint(tokenizer)
     arrays = starts, where_P[order], counts_P[order], lengths
-    return Index(tuple(documents), *arrays, made_by, k1, b, tuple(names), stamp=stamp)
+    return Index(
+        tuple(documents),
+        *arrays,
+        made_by,
+        k1,
+        b,
+        tuple(names),
+        stamp=stamp,
+        by_words=by_words,
+        vocabulary=tuple(vocabulary),
+    )
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text in small letters.
+
+    >>> words_of("The fox's 2 dens")
+    ['the', 'fox', 's', '2', 'dens']
+    """
+    return re.findall(r"\w+", text.lower())
 
 
 def save(index: Index, folder: Path) -> None:
@@ -159,7 +202,7 @@ def load(folder: Path, tokenizer: Tokenizer) -> Index:
         with np.load(folder / FILE, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
         facts = json.loads(arrays.pop("facts").tobytes())
-        facts |= {name: tuple(facts[name]) for name in ("documents", "names")}
+        facts |= {name: tuple(facts[name]) for name in LISTS}
         found = Index(**arrays, **facts)
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise UserError(f"{folder} holds no index that can be read; build it again") from error
@@ -182,3 +225,20 @@ def passages(text: str, words: int) -> list[str]:
     spans = [found.span() for found in re.finditer(r"\S+", text)]
     groups = [spans[i : i + words] for i in range(0, len(spans), words)]
     return [text[group[0][0] : group[-1][1]] for group in groups]
+
+
+def halved(text: str, fits: Callable[[str], bool]) -> list[str]:
+    """The text in pieces that fit, cut in halves at a space where there is one.
+
+    >>> halved("one two three four", lambda text: len(text) < 12)
+    ['one two', 'three four']
+    """
+    if len(text) < 2 or fits(text):
+        return [text]
+    spaces = [found.start() for found in re.finditer(r"\s", text)]
+    middle = len(text) // 2
+    cut = min(spaces, key=lambda place: abs(place - middle), default=middle)
+    parts = text[:cut].strip(), text[cut:].strip()
+    if not all(parts):
+        parts = text[:middle], text[middle:]
+    return [piece for part in parts for piece in halved(part, fits)]

@@ -37,11 +37,21 @@ class Settings:
         "", "folder of the index, which is built there if it is missing; empty: in the workdir"
     )
     text_field: str = setting("", "field of a record with its text; empty: the usual names")
-    passage_words: int = setting(100, "documents are cut into so many words; 0: whole", minimum=0)
+    passage_words: int = setting(
+        100,
+        "documents are cut into so many words, and again where these are more tokens than half of "
+        "the context; 0: no more than that",
+        minimum=0,
+    )
     retriever: str = setting(
         "bm25",
-        "bm25 over the tokenizer's tokens, or dense: cosine of the model's own states",
+        "bm25, or dense: cosine of the model's own states",
         choices=rag.RETRIEVERS,
+    )
+    terms: str = setting(
+        "words",
+        "terms of bm25: words, or the tokenizer's tokens for languages without spaces",
+        choices=("words", "tokens"),
     )
     marginal: str = setting(
         "sequence",
@@ -169,24 +179,32 @@ def _build(asked: Settings, model: Any) -> retrieval.Index:
             "--config.rag.documents=FOLDER"
         )
     names, texts = [], []
-    for name, text in _passages(asked):
+    for name, text in _passages(asked, model):
         names.append(name)
         texts.append(text)
-    index = retrieval.build(texts, model.tokenizer, names=names, stamp=_stamp(asked))
+    by_words = asked.terms == "words"
+    index = retrieval.build(
+        texts, model.tokenizer, names=names, stamp=_stamp(asked), by_words=by_words
+    )
     return dense_retrieval.with_states(index, model) if asked.retriever == "dense" else index
 
 
-def _passages(asked: Settings) -> Iterator[tuple[str, str]]:
+def _passages(asked: Settings, model: Any) -> Iterator[tuple[str, str]]:
     """(name, text) of every passage: its document's name, and its number in it where it has more.
 
     Raises:
       UserError: for a file that cannot be read, and a record without a text.
     """
     broken = readers.Broken()
+
+    def fits(text: str) -> bool:
+        return not model.context or len(model.encode(text)) <= model.context // 2
+
     try:
         for file in readers.find(asked.documents):
             for one in readers.documents(file, broken, strict=True, text_field=asked.text_field):
-                cut = [text for text in retrieval.passages(one.text, asked.passage_words) if text]
+                whole = [text for text in retrieval.passages(one.text, asked.passage_words) if text]
+                cut = [piece for text in whole for piece in retrieval.halved(text, fits)]
                 for number, text in enumerate(cut, 1):
                     yield f"{one.id} [{number}/{len(cut)}]" if len(cut) > 1 else one.id, text
     except UserError as error:
@@ -199,7 +217,7 @@ def _stamp(asked: Settings) -> str:
         facts: list[Any] = files.facts(readers.find(asked.documents))
     except UserError as error:
         raise _of_here(error) from error
-    facts += [asked.passage_words, asked.text_field]
+    facts += [asked.passage_words, asked.text_field, asked.terms]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
 
 

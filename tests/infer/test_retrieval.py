@@ -120,6 +120,12 @@ def test_rows_of_a_pool_choose_from_one_sum_of_probabilities():
     assert names[0] == "pooled"
 
 
+def test_words_have_the_same_scores_as_tokens_that_are_words(index):
+    by_words = retrieval.build(DOCUMENTS, ByteTokenizer(), by_words=True)
+    asked_words = by_words.query("Red fox, a unicorn?", ByteTokenizer())
+    np.testing.assert_allclose(by_words.scores(asked_words), BM25S, atol=1e-6)
+
+
 def test_passages_keep_their_text_and_names_stay_with_them(tmp_path):
     text = "one two  three\n\nfour five"
     assert retrieval.passages(text, 2) == ["one two", "three\n\nfour", "five"]

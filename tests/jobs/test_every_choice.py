@@ -428,6 +428,7 @@ ELSEWHERE = {
     ("sample", "preset"): "tests/jobs/test_sample.py",
     ("compile", "base"): "nf4 in tests/jobs/test_compile.py, affine as job=quantize makes it",
     ("rag", "retriever"): "tests/jobs/test_rag.py",
+    ("rag", "terms"): "tests/jobs/test_rag.py",
     ("rag", "marginal"): "tests/jobs/test_rag.py",
     ("rag", "preset"): "read as sample.preset",
     ("serve", "chat"): "read as sample.chat; one of them through HTTP: tests/infer/test_server.py",

@@ -51,6 +51,7 @@ def test_an_answer_names_its_sources(place, tmp_path, capfd, marginal, retriever
     line = {"prompt": FACTS["fox"], "answer": "no such"}
     (tmp_path / "ask.jsonl").write_text(json.dumps(line) + "\n\n")
     flags = ["question=", f"questions={tmp_path}/ask.jsonl", "sources=2", "sampling.max_tokens=4"]
+    flags += ["terms=tokens"] if retriever == "dense" else []
     flags += [f"index={place}/{retriever}", f"retriever={retriever}", f"marginal={marginal}"]
     assert ask(place, *flags, f"output={tmp_path}/out.jsonl") == 0
     (row,) = map(json.loads, (tmp_path / "out.jsonl").read_text().splitlines())
