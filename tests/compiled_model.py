@@ -1,4 +1,4 @@
-"""The library's functions of a model, each compiled whole.
+"""The library's functions of a model and of its training, each compiled whole.
 
 Called operation by operation, every shape of every operation is a program of its own, which takes a
 test ten times as long.
@@ -9,7 +9,8 @@ from typing import Any
 
 import jax
 
-from gptjax import models
+from gptjax import models, train
+from gptjax.train.objectives import next_token
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -28,3 +29,27 @@ def fresh_logits(config: models.ModelConfig, params: Any, tokens_BT: Any) -> Any
     cache = models.init_cache(config, *tokens_BT.shape)
     x, _ = models.decode(config, params, cache, tokens_BT, fresh=True)
     return models.logits(config, params, x)
+
+
+def init_state(spec: train.RunSpec, key: Any) -> train.TrainState:
+    return _init_state(spec.origin, key)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _init_state(origin: train.RunSpec, key: Any) -> train.TrainState:
+    return train.init_state(origin, key)
+
+
+def train_step(spec: train.RunSpec) -> Any:
+    """(state, batch, hyper) → (state, metrics), next tokens; specs of one program share it."""
+    return _train_step(spec.program)
+
+
+@functools.lru_cache(maxsize=64)
+def _train_step(program: train.RunSpec) -> Any:
+    return jax.jit(train.make_train_step(program, next_token(program)))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def token_losses(spec: train.RunSpec, params: Any, batch: Any, shift: Any = None) -> Any:
+    return train.token_losses(spec, params, batch, shift)

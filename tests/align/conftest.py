@@ -1,10 +1,11 @@
 """A decoder of a few thousand parameters in a folder, and files of examples."""
 
 import aligned
+import compiled_model
 import jax
 import pytest
 
-from gptjax import convert, data, models
+from gptjax import convert, data
 from gptjax.convert.own_folder import KeptTokenizer
 
 
@@ -12,7 +13,7 @@ from gptjax.convert.own_folder import KeptTokenizer
 def base(tmp_path_factory):
     """The folder of a model with the tokenizer of bytes."""
     folder = tmp_path_factory.mktemp("align") / "base"
-    params = models.init(aligned.CONFIG, jax.random.key(0))
+    params = compiled_model.init(aligned.CONFIG, jax.random.key(0))
     convert.save_model(folder, aligned.CONFIG, params, KeptTokenizer(data.DataConfig()))
     return folder
 

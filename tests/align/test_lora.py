@@ -5,6 +5,7 @@ import json
 import shutil
 from pathlib import Path
 
+import compiled_model
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 from aligned import CONFIG, GPT2, LLAMA, NEOX, finetune
 from safetensors.numpy import load_file, save_file
 
-from gptjax import convert, data, models, quant
+from gptjax import convert, data, quant
 from gptjax.align import lora
 from gptjax.align.lora import LoraConfig
 from gptjax.convert import peft
@@ -38,11 +39,18 @@ def theirs(folder, golden=GOLDEN):
 
 @pytest.fixture(scope="module")
 def llama():
-    return models.init(LLAMA, jax.random.key(0))
+    return compiled_model.init(LLAMA, jax.random.key(0))
 
 
-def logits_of(config, params, ids):
-    return jax.jit(lambda params: models.apply(config, params, ids))(params)
+logits_of = compiled_model.apply
+
+
+def fresh(config, settings, key):
+    """A model with adapters as they are at first, but for matrices B that are not zero."""
+    params = lora.attached(config, compiled_model.init(config, key), settings, key)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, x: x + 0.1 if "lora_b" in jax.tree_util.keystr(path) else x, params
+    )
 
 
 def test_an_adapter_of_peft_gives_its_logits_merged_or_not_and_is_written_as_it_was(
@@ -70,10 +78,7 @@ def test_an_adapter_of_peft_gives_its_logits_merged_or_not_and_is_written_as_it_
 def test_leaves_that_a_family_joins_become_one_module_of_the_same_function(config, tmp_path):
     """GPT-NeoX and GPT-2 have query, key and value as one tensor."""
     settings, key = LoraConfig(rank=2, targets=("blocks/",)), jax.random.key(0)
-    params = lora.attached(config, models.init(config, key), settings, key)
-    params = jax.tree_util.tree_map_with_path(
-        lambda path, x: x + 0.1 if "lora_b" in jax.tree_util.keystr(path) else x, params
-    )
+    params = fresh(config, settings, key)
     lora.save(tmp_path, config, params, settings, "")
     said = json.loads((tmp_path / peft.CONFIG).read_text())
     assert list(said["rank_pattern"].values()) == [6]
@@ -91,7 +96,7 @@ def test_an_adapter_of_joined_modules_with_its_own_ranks_gives_pefts_logits(name
     """`c_attn` has rank 4 and alpha 3 by patterns, and one layer alone is adapted at `c_proj`."""
     config, ids = {"gpt2": GPT2, "neox": NEOX}[name], jnp.arange(3, 11)[None]
     adapter = peft.read_adapter(theirs(tmp_path / "theirs", JOINED[name]), config)
-    base = models.init(config, jax.random.key(0))
+    base = compiled_model.init(config, jax.random.key(0))
     logits = logits_of(config, peft.merged(base, adapter), ids)[0, :, :40]
     np.testing.assert_allclose(logits, JOINED[name]["logits"], atol=2e-4)
     peft.write_adapter(tmp_path / "ours", config, adapter)
@@ -181,19 +186,25 @@ def test_a_quantized_base_keeps_its_bits_under_its_adapters(base, pairs, tmp_pat
     plain = convert.load(base)
     settings = quant.QuantizeConfig(method="nf4", bits=4)
     bits = quant.uniform_bits(CONFIG, settings)
-    made = quant.quantize(CONFIG, jax.tree.map(jnp.asarray, plain.params), settings, bits)
+    made = quantized(plain.params, settings, bits)
     kept = KeptTokenizer(data.DataConfig())
-    convert.save_model(tmp_path / "nf4", CONFIG, made.params, kept, "", {"method": "nf4"})
+    convert.save_model(tmp_path / "nf4", CONFIG, made, kept, "", {"method": "nf4"})
     before = load_bytes(tmp_path / "nf4")
     assert finetune(tmp_path / "nf4", pairs, tmp_path / "run", *LORA) == 0
     assert load_bytes(tmp_path / "nf4") == before
     adapter = peft.read_adapter(tmp_path / "run" / "adapter", CONFIG)
-    whole = peft.merged(quant.dequantized(made.params), adapter)
+    whole = peft.merged(jax.jit(quant.dequantized)(made), adapter)
     run = convert.load(tmp_path / "run")
     for a, b in zip(jax.tree.leaves(run.params), jax.tree.leaves(whole), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
     with pytest.raises(UserError, match="have no room"):
         convert.load(tmp_path / "run" / "adapter")
+
+
+def quantized(params, settings, bits):
+    """The parameters of `quant.quantize`."""
+    params = jax.tree.map(jnp.asarray, params)
+    return jax.jit(lambda params: quant.quantize(CONFIG, params, settings, bits).params)(params)
 
 
 def load_bytes(folder):
@@ -204,9 +215,8 @@ def test_a_quantized_base_is_not_trained_itself(base, pairs, tmp_path, capsys):
     flags = ("--config.quantize.method=nf4",)
     model = convert.load(base)
     settings = quant.QuantizeConfig(method="nf4", bits=4)
-    params = jax.tree.map(jnp.asarray, model.params)
-    made = quant.quantize(CONFIG, params, settings, quant.uniform_bits(CONFIG, settings))
-    convert.save_model(tmp_path / "q", CONFIG, made.params, model.kept, "", {"method": "nf4"})
+    made = quantized(model.params, settings, quant.uniform_bits(CONFIG, settings))
+    convert.save_model(tmp_path / "q", CONFIG, made, model.kept, "", {"method": "nf4"})
     assert finetune(tmp_path / "q", pairs, tmp_path / "run", *flags) == 2
     assert "set finetune.lora.rank=16" in capsys.readouterr().err
 

@@ -220,7 +220,7 @@ def trained(course, folder, **settings):
     seen = []
     hooks = reinforce.Hooks(lambda step, each, whole: seen.append(whole))
     params = reinforce.train(course, folder, hooks)
-    return seen, measured(course, params, course.prompts, course.judge, group=16), params
+    return seen, measured(course, params, course.prompts, course.judge, group=8), params
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ def corpus(tmp_path_factory):
 @pytest.fixture(scope="session")
 def spec(corpus):
     model = ModelConfig(
-        depth=2,
+        depth=1,
         width=16,
         num_heads=2,
         seq_len=16,

@@ -18,7 +18,7 @@ def test_a_run_finds_everything_that_it_needs_and_gives_the_same_bits(corpus, sp
     made = len(ahead._programs)
     results = [run(one, spec, tmp_path / str(i), Hooks()) for i, one in enumerate((own, ahead))]
     assert len(ahead._programs) == made == len(own._programs) == 3
-    assert results[0].seconds["compile"] > 0.5 > 0.05 > results[1].seconds["compile"]
+    assert results[0].seconds["compile"] > 0.2 > 0.05 > results[1].seconds["compile"]
     assert results[0].params_digest == results[1].params_digest
     assert results[0].evaluation == results[1].evaluation
 

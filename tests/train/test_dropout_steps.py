@@ -1,5 +1,6 @@
 """Dropout in training steps: micro-batches, stacks, evaluation, off by default."""
 
+import compiled_model
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,12 +8,10 @@ from flat_settings import changed
 
 from gptjax import data
 from gptjax.optim import OptimConfig
-from gptjax.train import Session, TrainConfig, init_state, make_hyper, make_train_step
+from gptjax.train import make_hyper
 from gptjax.train.feed import next_token_batch
-from gptjax.train.objectives import next_token
 from gptjax.train.stack import stacked
 
-QUICK = {"compiler_options": {"xla_backend_optimization_level": 0}}
 RATES = {"dropout.embedding": 0.2, "dropout.attention": 0.2, "dropout.residual": 0.2}
 
 
@@ -21,13 +20,12 @@ def dropping(spec, **changes):
 
 
 def one_step(spec, corpus, **changes):
-    state = jax.jit(lambda key: init_state(spec, key), **QUICK)(jax.random.key(1))
+    state = compiled_model.init_state(spec, jax.random.key(1))
     inputs, targets = data.batch_numpy(corpus.train, 16, 0, 0, spec.batch_size)
     batch = next_token_batch(
         spec, jnp.asarray(inputs), jnp.asarray(targets), corpus.end_of_document
     )
-    step = make_train_step(changed(spec, **changes), next_token(spec))
-    return jax.jit(step, **QUICK), (state, batch, make_hyper(spec))
+    return compiled_model.train_step(changed(spec, **changes)), (state, batch, make_hyper(spec))
 
 
 def test_micro_batches_are_one_batch(spec, corpus):
@@ -42,10 +40,9 @@ def test_micro_batches_are_one_batch(spec, corpus):
         np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-6)
 
 
-def test_a_stack_drops_as_its_members_do(spec, corpus):
+def test_a_stack_drops_as_its_members_do(spec, session):
     """By each member's seed, and anew in each step."""
     spec = dropping(spec, steps=3)
-    session = Session(corpus, TrainConfig())
     seeds = [changed(spec, seed=seed) for seed in (3, 4)]
     state = stacked([session.init(one) for one in seeds])
     hyper = stacked([make_hyper(one) for one in seeds])
@@ -54,10 +51,9 @@ def test_a_stack_drops_as_its_members_do(spec, corpus):
     np.testing.assert_allclose(metrics.loss[1][:3], alone.loss[:3], rtol=1e-4)
 
 
-def test_steps_in_parts_have_the_same_bits(spec, corpus):
+def test_steps_in_parts_have_the_same_bits(spec, session):
     """Masks are by seed and step, so a run that was stopped goes on with the same ones."""
     spec = dropping(spec, steps=4)
-    session = Session(corpus, TrainConfig())
     whole, _ = session.advance(spec, session.init(spec), make_hyper(spec), 4)
     half, _ = session.advance(spec, session.init(spec), make_hyper(spec), 2)
     half, _ = session.advance(spec, half, make_hyper(spec), 2)
@@ -65,8 +61,7 @@ def test_steps_in_parts_have_the_same_bits(spec, corpus):
         assert np.array_equal(one, two)
 
 
-def test_evaluation_drops_nothing(spec, corpus):
-    session = Session(corpus, TrainConfig())
+def test_evaluation_drops_nothing(spec, session):
     params = session.init(spec).params
     assert session.evaluate(dropping(spec), params).loss == session.evaluate(spec, params).loss
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import compiled_model
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,16 +10,15 @@ import pytest
 
 from gptjax.cost import memory
 from gptjax.errors import UserError
-from gptjax.train import Hooks, gradient_noise, init_state, make_hyper, make_train_step, run
+from gptjax.train import Hooks, gradient_noise, make_hyper, run
 from gptjax.train.feed import next_token_batch
-from gptjax.train.objectives import next_token
 
 
 def one_step(spec, corpus):
     tokens = jnp.asarray(np.asarray(corpus.train[: 4 * 17]).reshape(4, 17), jnp.int32)
     batch = next_token_batch(spec, tokens[:, :-1], tokens[:, 1:], corpus.end_of_document)
-    state = init_state(spec, jax.random.key(0))
-    return jax.jit(make_train_step(spec, next_token(spec)))(state, batch, make_hyper(spec))
+    state = compiled_model.init_state(spec, jax.random.key(0))
+    return compiled_model.train_step(spec)(state, batch, make_hyper(spec))
 
 
 @pytest.mark.parametrize("penalties", [{}, {"z_loss": 0.01, "label_smoothing": 0.1}])
@@ -67,10 +67,8 @@ def test_noise_of_a_step_is_that_of_its_micro_batches_gradients(spec, corpus):
     for i in range(4):
         row = jnp.asarray(np.asarray(corpus.train[i * 17 : (i + 1) * 17])[None], jnp.int32)
         batch = next_token_batch(single, row[:, :-1], row[:, 1:], corpus.end_of_document)
-        state = init_state(single, jax.random.key(0))
-        _, one = jax.jit(make_train_step(single, next_token(single)))(
-            state, batch, make_hyper(single)
-        )
+        state = compiled_model.init_state(single, jax.random.key(0))
+        _, one = compiled_model.train_step(single)(state, batch, make_hyper(single))
         squares.append(float(one.grad_norm) ** 2)
     big = float(metrics.grad_norm) ** 2
     expected = gradient_noise.estimate(jnp.float32(np.mean(squares)), jnp.float32(big), 1, 4)

@@ -13,10 +13,9 @@ from gptjax.errors import UserError
 from gptjax.models import ModelConfig
 from gptjax.optim import OptimConfig, validate
 from gptjax.optim.path_rules import learning_rate_factors
-from gptjax.train import RunSpec, init_state, make_hyper, make_train_step, transfer_width
+from gptjax.train import RunSpec, make_hyper, transfer_width
 from gptjax.train.feed import next_token_batch
 from gptjax.train.mup import coordinate_check
-from gptjax.train.objectives import next_token
 
 BASE = 64
 PLAIN = OptimConfig(
@@ -48,8 +47,8 @@ def moved(width: int, transfer: str) -> dict[str, float]:
     spec = RunSpec(model=model, optim=optim, batch_size=8, steps=100)
     tokens = np.random.default_rng(0).integers(0, 32, (8, 17))
     batch = next_token_batch(spec, jnp.asarray(tokens[:, :-1]), jnp.asarray(tokens[:, 1:]), -1)
-    start = state = init_state(spec, jax.random.key(0))
-    step = jax.jit(make_train_step(spec, next_token(spec)))
+    start = state = compiled_model.init_state(spec, jax.random.key(0))
+    step = compiled_model.train_step(spec)
     for _ in range(4):
         state, _ = step(state, batch, make_hyper(spec))
     return coordinate_check(model, start.params, state.params, batch.inputs_BT)

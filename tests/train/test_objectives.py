@@ -1,6 +1,7 @@
 """Objectives and feeds from outside the package, through the step of every run."""
 
 import dataclasses
+import functools
 
 import compiled_model
 import jax
@@ -17,12 +18,10 @@ from gptjax.train import (
     Terms,
     TokenFeed,
     TrainConfig,
-    init_state,
     make_hyper,
     make_train_step,
     next_token,
     run,
-    token_losses,
 )
 
 SGD = OptimConfig(
@@ -66,9 +65,14 @@ def pairs(spec):
     return Pairs(rows[0], rows[1], jnp.asarray([1.0, 0.5, 2.0, 3.0]))
 
 
-def steps_of(spec, objective, batch, count=1):
-    state = init_state(spec, jax.random.key(1))
-    step = jax.jit(make_train_step(spec, objective))
+@functools.cache
+def step_of(spec, objective_of):
+    return jax.jit(make_train_step(spec, objective_of(spec)))
+
+
+def steps_of(spec, objective_of, batch, count=1):
+    state = compiled_model.init_state(spec, jax.random.key(1))
+    step = step_of(spec, objective_of)
     for _ in range(count):
         state, metrics = step(state, batch, make_hyper(spec))
     return state, metrics
@@ -77,14 +81,16 @@ def steps_of(spec, objective, batch, count=1):
 def test_a_ranking_loss_takes_the_step_that_its_gradient_says(spec):
     spec = dataclasses.replace(spec, optim=SGD)
     objective, batch = ranking(spec), pairs(spec)
-    start = init_state(spec, jax.random.key(1)).params
+    start = compiled_model.init_state(spec, jax.random.key(1)).params
 
+    @jax.jit
+    @jax.value_and_grad
     def mean(params):
         total, count, _ = objective(params, batch)
         return total / count
 
-    loss, grads = jax.value_and_grad(mean)(start)
-    state, metrics = steps_of(spec, objective, batch)
+    loss, grads = mean(start)
+    state, metrics = steps_of(spec, ranking, batch)
     assert float(metrics.loss) == pytest.approx(float(loss), rel=1e-6)
     for new, old, grad in zip(*map(jax.tree.leaves, (state.params, start, grads)), strict=True):
         np.testing.assert_allclose(new, old - 0.1 * grad, rtol=1e-4, atol=1e-7)
@@ -94,8 +100,8 @@ def test_micro_batches_of_unequal_weight_are_one_batch(spec):
     """Weights 1.5 and 5 in the two halves: a mean of the halves' means would be another number."""
     spec = dataclasses.replace(spec, optim=SGD)
     batch = pairs(spec)
-    whole, one = steps_of(spec, ranking(spec), batch)
-    parts, two = steps_of(dataclasses.replace(spec, micro_batches=2), ranking(spec), batch)
+    whole, one = steps_of(spec, ranking, batch)
+    parts, two = steps_of(dataclasses.replace(spec, micro_batches=2), ranking, batch)
     assert float(one.loss) == pytest.approx(float(two.loss), rel=1e-6)
     accuracy = "align/accuracy"
     assert float(one.extra[accuracy]) == pytest.approx(float(two.extra[accuracy]), rel=1e-6)
@@ -104,7 +110,7 @@ def test_micro_batches_of_unequal_weight_are_one_batch(spec):
 
 
 def test_a_ranking_loss_is_learned(spec):
-    _, metrics = steps_of(spec, ranking(spec), pairs(spec), count=15)
+    _, metrics = steps_of(spec, ranking, pairs(spec), count=15)
     assert float(metrics.extra["align/accuracy"]) == 1.0 and float(metrics.loss) < 0.1
 
 
@@ -140,8 +146,8 @@ def test_prompts_leave_no_trace_in_the_gradient(spec):
     weights = jnp.broadcast_to(answer_T, (4, spec.model.seq_len))
     batch = Batch(tokens[:, :-1], tokens[:, 1:], weights)
     other = dataclasses.replace(batch, targets_BT=batch.targets_BT * (weights > 0).astype(int))
-    one, _ = steps_of(spec, next_token(spec), batch)
-    two, _ = steps_of(spec, next_token(spec), other)
+    one, _ = steps_of(spec, next_token, batch)
+    two, _ = steps_of(spec, next_token, other)
     for a, b in zip(*map(jax.tree.leaves, (one.params, two.params)), strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -160,12 +166,12 @@ def test_a_packed_sequence_is_its_texts_apart(spec):
     )
     model = dataclasses.replace(spec.model, positions="learned")
     spec = dataclasses.replace(spec, model=model)
-    params = init_state(spec, jax.random.key(1)).params
+    params = compiled_model.init_state(spec, jax.random.key(1)).params
 
     def alone(start, end):
         part = jax.tree.map(lambda x: x[:, start:end], packed)
         part = dataclasses.replace(part, segment_ids_BT=None, positions_BT=None)
-        return token_losses(spec, params, part)
+        return compiled_model.token_losses(spec, params, part)
 
     apart = jnp.concatenate([alone(0, first), alone(first, T)], axis=1)
-    np.testing.assert_allclose(token_losses(spec, params, packed), apart, rtol=1e-5)
+    np.testing.assert_allclose(compiled_model.token_losses(spec, params, packed), apart, rtol=1e-5)

@@ -3,16 +3,17 @@
 import dataclasses
 import itertools
 
+import compiled_model
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from gptjax import ops
-from gptjax.train import Hooks, Interrupted, init_state, make_hyper, make_train_step, run
+from gptjax.train import Hooks, Interrupted, init_state, make_hyper, run
 from gptjax.train.feed import next_token_batch
 from gptjax.train.mixed_precision import LossScale, next_scale
-from gptjax.train.objectives import next_token, token_losses
+from gptjax.train.objectives import token_losses
 
 PATTERN = [1, 1, 1, 0, 1, 1, 1, 1, 1, 1, 0, 0, 1, 1, 1]  # 1: every gradient was finite
 
@@ -61,8 +62,8 @@ def first_batch(spec, corpus):
 
 def test_an_overflow_skips_the_step_and_halves_the_scale(spec, corpus):
     wild = half(spec, loss_scale=2.0**40)
-    state = init_state(wild, jax.random.key(0))
-    step = jax.jit(make_train_step(wild, next_token(wild)))
+    state = compiled_model.init_state(wild, jax.random.key(0))
+    step = compiled_model.train_step(wild)
     after, metrics = step(state, first_batch(wild, corpus), make_hyper(wild))
     for one, two in zip(jax.tree.leaves(after.params), jax.tree.leaves(state.params), strict=True):
         assert np.array_equal(one, two)
@@ -125,7 +126,7 @@ def test_bfloat16_parameters_learn_and_keep_their_type(session, spec, tmp_path):
 def test_softmax_norms_and_loss_stay_in_float32(spec, corpus, dtype):
     model = dataclasses.replace(spec.model, compute_dtype=dtype, mlp="gelu_tanh")
     narrow = dataclasses.replace(spec, model=model)
-    state = init_state(narrow, jax.random.key(0))
+    state = jax.eval_shape(lambda: init_state(narrow, jax.random.key(0)))
     batch = first_batch(narrow, corpus)
     jaxpr = jax.make_jaxpr(lambda p: jnp.sum(token_losses(narrow, p, batch)))(state.params)
     found = {}
