@@ -66,8 +66,10 @@ def test_every_member_equals_a_run_of_its_own(session, specs, tmp_path):
     assert min(np.diff(sorted(losses))) > 1e-4  # the members do differ
 
 
-QUICK = [{"name": "adam8bit"}, {"sam_rho": 0.05}, {"ema_decay": 0.9}]
+QUICK = [{"name": "adam8bit"}, {"sam_rho": 0.05, "ema_decay": 0.9}]
 MORE = [
+    {"sam_rho": 0.05},
+    {"ema_decay": 0.9},
     {"name": "muon"},
     {"name": "lion", "learning_rate": 1e-3},
     {"name": "adafactor"},
