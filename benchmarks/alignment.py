@@ -81,7 +81,7 @@ def our_step(size: Size) -> Callable[[], float]:
     config = ours(size)
     ids, scored = examples(size)
     feed = ExampleFeed(one_by_one([Encoded(row, scored) for row in ids], size.tokens), batch_of)
-    params = jax.device_get(models.init(config, jax.random.key(0)))
+    params = jax.device_get(jax.jit(models.init, static_argnums=0)(config, jax.random.key(0)))
     spec = RunSpec(model=config, optim=OptimConfig(), batch_size=size.rows, steps=1000)
     session = TuningSession(Task(params, feed, feed, next_token, {}), TrainConfig())
     kept = [session.init(spec)]
@@ -103,7 +103,7 @@ def our_rollout(size: Size) -> Callable[[], float]:
     from gptjax.align.rollouts import Prompt, Sampler
 
     config = ours(size)
-    params = models.init(config, jax.random.key(0))
+    params = jax.jit(models.init, static_argnums=0)(config, jax.random.key(0))
     model = infer.Model(config, None)
     sampler = Sampler(model, size.new, (), size.prompt + size.new)
     ids, _ = examples(dataclasses.replace(size, rows=-(-size.answers // 8), tokens=size.prompt))

@@ -503,7 +503,7 @@ def slow(names, *some):
     return [pytest.param(n, marks=pytest.mark.slow) if n in some else n for n in names]
 
 
-@pytest.mark.parametrize("name", ["a", "c", "f", "g"])
+@pytest.mark.parametrize("name", ["a", "c", "d", "f", "g"])
 def test_steps_are_traced(name, place, monkeypatch):
     """The config makes a run whose steps keep the shapes of its state; nothing is compiled."""
     settings = source_settings({**TINY, **TRAINED[name]}, place)
@@ -521,7 +521,7 @@ def test_steps_are_traced(name, place, monkeypatch):
     assert found == state and metrics.loss.dtype == np.float32
 
 
-@pytest.mark.parametrize("name", slow(TRAINED, "a", "c", "f", "g", "h"))
+@pytest.mark.parametrize("name", slow(TRAINED, "a", "c", "d", "f", "g", "h"))
 def test_train(name, place, tmp_path):
     settings = source_settings({**TINY, **TRAINED[name]}, place)
     assert run("train_gpt2_small", settings, tmp_path / "run") == 0

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ import pytest
 from gptjax.engines import local, process
 from gptjax.main import main
 from gptjax.sweeps import records
+from gptjax.train import EXIT_RESUMABLE
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 COMPARED = ("runs.csv", "curves.csv", "laws.json", "records")
@@ -195,6 +197,19 @@ def test_a_terminated_command_takes_its_workers_along(place, straight):
     assert not processes_of(workdir)
     finish(command)
     same_bytes(straight, workdir)
+
+
+def test_a_stopped_command_ends_its_workers():
+    """SIGTERM goes on to each, also to one that is stopped; the status says: it continues."""
+    sleeping = [subprocess.Popen(["sleep", "600"]) for _ in range(2)]
+    sleeping[1].send_signal(signal.SIGSTOP)
+    workers = types.SimpleNamespace(_processes=dict(enumerate(sleeping)))
+    try:
+        assert local.Workers._stop_all(workers) == EXIT_RESUMABLE
+        assert [process.poll() for process in sleeping] == [-signal.SIGTERM] * 2
+    finally:
+        for process in sleeping:
+            process.kill()
 
 
 def terminate_once_saved(workdir: Path) -> None:

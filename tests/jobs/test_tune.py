@@ -31,7 +31,8 @@ def workers():
 def tuned(place):  # noqa: F811
     """A finished sweep that tuned first, the flags that made it and what it printed."""
     workdir, printed = place / "tuned", io.StringIO()
-    with contextlib.redirect_stdout(printed):
+    with contextlib.redirect_stdout(printed), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gptjax.report.html.choose_plots", lambda *_: [])
         finish_here(place, workdir, page=True, **TUNED)
     return workdir, ["gptjax", *arguments(place, workdir, **TUNED)[3:]], printed.getvalue()
 
@@ -54,7 +55,8 @@ def test_a_sweep_trains_with_the_rates_that_its_tuning_found(tuned):
     assert found["sentence"] in html.unescape((workdir / "report.html").read_text())
 
 
-def test_the_jobs_after_it_find_the_tuning(tuned, capsys):
+def test_the_jobs_after_it_find_the_tuning(tuned, capsys, monkeypatch):
+    monkeypatch.setattr("gptjax.report.build", lambda *_, **__: "not drawn")
     workdir, flags, _ = tuned
     records = sorted((workdir / "records").iterdir())
     for job in ("sweep", "fit", "work", "tune"):
