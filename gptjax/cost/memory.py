@@ -44,7 +44,8 @@ class Bytes:
       params, opt_state: of the state, exact.
       gradients: as mesh.zero lays them; with micro-batches those of one lie beside the sum.
       gathered: parameters of the layer at work, where mesh.zero cuts them.
-      activations: kept for the backward pass, and those of the block at work.
+      activations: kept for the backward pass, and those of the block at work with the gradients
+        of its parameters, which lie beside the sum until they are in it.
       head: logits with their gradient.
     """
 
@@ -96,12 +97,13 @@ def held_by(shape: "Shape", state: "State", platform: str) -> Bytes:
     logits *= 1 if spec.model.softmaxes == 1 else 1 + spec.model.softmaxes
     sums = 2 if spec.micro_batches > 1 else 1
     activations = shape.width * (arrived + kept + 2 * every) + _held_inside(shape, platform)
+    one_layer = math.ceil(4 * blocks / shape.layers)
     return Bytes(
         params=state.params,
         opt_state=state.opt_state,
         gradients=sums * state.gradients,
         gathered=gathered,
-        activations=tokens * activations + _held_by_pictures(shape),
+        activations=tokens * activations + one_layer + _held_by_pictures(shape),
         head=2 * 4 * logits,
     )
 

@@ -192,6 +192,12 @@ STATES = 8.0
 """Copies of all states that the backward pass holds, measured on a CPU."""
 
 
+def _held(config: "ModelConfig", segmented: bool) -> float:
+    """Bytes of a token where an activation has two: states are float32 beside 16-bit ones too."""
+    states = config.ssm_width * config.mixer.ssm.state
+    return STATES * states * 4 / jnp.dtype(config.compute_dtype).itemsize
+
+
 def _params(config: "ModelConfig") -> int:
     D, I, Z = config.width, config.ssm_width, config.mixer.ssm.state
     R, C = config.ssm_step_rank, config.mixer.ssm.conv
@@ -228,7 +234,7 @@ register(
         params=_params,
         flops=_flops,
         cache_bytes=_cache_bytes,
-        held=lambda config, segmented: STATES * config.ssm_width * config.mixer.ssm.state,
+        held=_held,
         cache=_cache,
         rewinds=False,
         name="ssm",
