@@ -193,3 +193,11 @@ def test_no_family_is_written_with_them():
     for kind in ("strided", "performer", "ssm"):
         with pytest.raises(UserError, match=f"no {kind} layers"):
             config_json.write_attributes(config_json.FAMILIES["llama"], of_kind(kind))
+
+
+def test_linformer_brings_each_block_to_its_summaries():
+    """[tokens of a block, summaries]: the other way round works too, on blocks of two tokens."""
+    init = functools.partial(models.init, of_kind("linformer"))
+    leaves = jax.tree_util.tree_leaves_with_path(jax.eval_shape(init, jax.random.key(0)))
+    shapes = [leaf.shape[-2:] for path, leaf in leaves if "summary" in jax.tree_util.keystr(path)]
+    assert shapes == [(5, 2), (5, 2)]
