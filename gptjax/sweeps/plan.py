@@ -19,6 +19,9 @@ from gptjax.sweeps.profiles import PLANS
 from gptjax.sweeps.rules import RULES, Scale
 from gptjax.train import RunSpec, TrainConfig, batch_warmup, transfer_width
 
+MOST_SEQUENCES = 2**40
+"""Of a batch: what no machine holds is a mistake in sweep.batch_scale."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
@@ -118,9 +121,13 @@ def make_run(
     rule = RULES[sweep.rule]
     batch_size, rate = train.batch_size, optim.learning_rate
     if rule.batch_tokens is not None:
-        batch_size = _round_batch(
-            rule.batch_tokens(scale) * sweep.batch_scale / model.seq_len, train.micro_batches
-        )
+        sequences = rule.batch_tokens(scale) * sweep.batch_scale / model.seq_len
+        if not sequences < MOST_SEQUENCES:
+            raise UserError(
+                f"sweep.batch_scale={sweep.batch_scale:g} makes a batch of {sequences:.3g} "
+                "sequences; give a smaller one"
+            )
+        batch_size = _round_batch(sequences, train.micro_batches)
     if rule.learning_rate is not None:
         rate = _round_digits(rule.learning_rate(scale))
     per_step = batch_size * model.seq_len
@@ -131,7 +138,13 @@ def make_run(
     rate *= sweep.learning_rate_scale
     if sweep.learning_rate_exponent:
         relative = scale.params_with_head / sweep.learning_rate_params
-        rate = _round_digits(rate * relative**sweep.learning_rate_exponent)
+        rate = _round_digits(rate * _power(relative, sweep.learning_rate_exponent))
+    if not 0 < rate < math.inf:
+        raise UserError(
+            f"sweep.learning_rate_scale={sweep.learning_rate_scale:g} and "
+            f"sweep.learning_rate_exponent={sweep.learning_rate_exponent:g} make a learning rate "
+            f"of {rate:g}; give values nearer to 1 and 0"
+        )
     optim = dataclasses.replace(optim, learning_rate=rate, warmup_steps=warmup)
     model, optim = transfer_width(model, optim)
     parts = train.micro_batches
@@ -184,6 +197,14 @@ def _round_batch(sequences: float, micro_batches: int) -> int:
     """The nearest power of two that the micro-batches divide, at least one each."""
     power = 2 ** max(0, round(math.log2(max(sequences, 1.0))))
     return max(micro_batches, power // micro_batches * micro_batches)
+
+
+def _power(base: float, exponent: float) -> float:
+    """base to the exponent, infinite where Python raises an error."""
+    try:
+        return float(base**exponent)
+    except OverflowError:
+        return math.inf
 
 
 def _round_digits(value: float) -> float:

@@ -218,7 +218,12 @@ def real_process(words, folder, variables, seconds):
     return forked.Outcome(done.returncode, done.stdout, done.stderr, time.monotonic() - started)
 
 
-ENDED_IN_A_TRACEBACK = [("fit.extrapolate", "1e308"), ("fit.e_fixed", "1e308")]
+ENDED_IN_A_TRACEBACK = [
+    ("fit.extrapolate", "1e308"),
+    ("fit.e_fixed", "1e308"),
+    ("sweep.batch_scale", "1e308"),
+    ("sweep.learning_rate_exponent", "-1e308"),
+]
 
 
 @pytest.mark.parametrize(("key", "value"), ENDED_IN_A_TRACEBACK)

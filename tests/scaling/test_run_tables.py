@@ -147,3 +147,11 @@ def test_runs_that_differ_in_a_column_that_the_form_reads_are_no_duplicates():
     table = {"batch": [1e4, 1e5, 1e6, 1e7, 1e7], "steps": [9e3, 5e3, 5e3, 4e3, 4e3]}
     law = scaling.fit(table, form="critical_batch", column_loss="steps", resamples=0)
     assert len(law.runs) == 4
+
+
+@pytest.mark.parametrize("what", ["params", "tokens", "flops"])
+@pytest.mark.filterwarnings("error")
+def test_a_unit_beyond_all_numbers_is_named(what):
+    config = scaling.FitConfig(**{f"unit_{what}": 1e308})
+    with pytest.raises(UserError, match=f"^fit.unit_{what}=1e[+]308 times a number"):
+        scaling.prepare(runs_table(), config)

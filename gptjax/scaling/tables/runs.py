@@ -104,7 +104,7 @@ def prepare(
     left_out, warnings = [*left_out, *left], [*warnings, *said]
     unit = {"params": config.unit_params, "tokens": config.unit_tokens, "flops": config.unit_flops}
     values = {
-        what: table.numbers(name) * (unit.get(what, 1.0) if what in stated else 1.0)
+        what: _in_units(table.numbers(name), what, unit.get(what, 1.0) if what in stated else 1.0)
         for what, name in names.items()
     }
     for name in needs:
@@ -263,6 +263,17 @@ def _stand_in(table: Table, config: FitConfig, needs: tuple[str, ...]) -> Table:
     ]
     ones = {what: np.ones(len(table)) for what in missing}
     return table.with_columns(ones)
+
+
+def _in_units(numbers: np.ndarray, what: str, unit: float) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        found = numbers * unit
+    if np.any(np.isfinite(numbers) & ~np.isfinite(found)):
+        raise UserError(
+            f"fit.unit_{what}={unit:g} times a number of the table is none; give the size of the "
+            "column's unit, such as 1e9"
+        )
+    return found
 
 
 def _tokens_of_flops(table: Table, config: FitConfig) -> tuple[Table, list[str]]:
