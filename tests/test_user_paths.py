@@ -116,5 +116,7 @@ def test_a_workdir_behind_a_link_to_nothing_is_refused_before_the_fit(tmp_path, 
 
 def test_homes_are_found_in_no_other_way():
     package = Path(gptjax.__file__).parent
-    others = [path for path in package.rglob("*.py") if ".expanduser()" in path.read_text()]
+    own = {package / "files.py", package / "engines" / "cores.py"}  # cores: none is no error
+    others = [path for path in package.rglob("*.py") if "expanduser(" in path.read_text()]
+    others = [path for path in others if path not in own]
     assert not others, "use gptjax.files.user_path, which names a home that is not known"

@@ -62,11 +62,12 @@ def _gpu(
     shared: int,
     cache: int,
     clock: float,
+    threads: int = 2048,
 ) -> Chip:
     """A GPU in nodes of eight, and its description as XLA's compiler reads it."""
     mode = f"""
         gpu_device_info {{
-          threads_per_block_limit: 1024 threads_per_warp: 32 threads_per_core_limit: 2048
+          threads_per_block_limit: 1024 threads_per_warp: 32 threads_per_core_limit: {threads}
           shared_memory_per_block: 49152 shared_memory_per_core: {shared + 1024}
           shared_memory_per_block_optin: {shared} core_count: {cores} fpus_per_core: {lanes}
           block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
@@ -134,37 +135,37 @@ CHIPS = {
         cache=50 * 2**20,
         clock=1.98,
     ),
+    "l4": _gpu(
+        "NVIDIA L4",
+        121e12,
+        24 * 10**9,
+        300e9,
+        32e9,
+        12.5e9,
+        capability=89,
+        cores=58,
+        lanes=128,
+        shared=101376,
+        cache=48 * 2**20,
+        clock=2.04,
+        threads=1536,
+    ),
+    "l40s": _gpu(
+        "NVIDIA L40S",
+        362e12,
+        48 * 10**9,
+        864e9,
+        32e9,
+        12.5e9,
+        capability=89,
+        cores=142,
+        lanes=128,
+        shared=101376,
+        cache=96 * 2**20,
+        clock=2.52,
+        threads=1536,
+    ),
 }
-
-
-CHIPS["l4"] = _gpu(
-    "NVIDIA L4",
-    121e12,
-    24 * 10**9,
-    300e9,
-    32e9,
-    12.5e9,
-    capability=89,
-    cores=58,
-    lanes=128,
-    shared=101376,
-    cache=48 * 2**20,
-    clock=2.04,
-)
-CHIPS["l40s"] = _gpu(
-    "NVIDIA L40S",
-    362e12,
-    48 * 10**9,
-    864e9,
-    32e9,
-    12.5e9,
-    capability=89,
-    cores=142,
-    lanes=128,
-    shared=101376,
-    cache=96 * 2**20,
-    clock=2.52,
-)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from gptjax.errors import UserError
+from gptjax.files import user_path
 
 SCHEMA = 3
 BLOCK = 1 << 20
@@ -36,13 +37,10 @@ RESUMABLE = "spool"
 def root(cache_dir: str) -> Path:
     """The cache folder: `cache_dir`, or $GPTJAX_CACHE, or ~/.cache/gptjax."""
     named = cache_dir or os.environ.get("GPTJAX_CACHE", "") or "~/.cache/gptjax"
-    path = os.path.expanduser(named)
-    if path.startswith("~"):
-        raise UserError(
-            f"data.cache_dir={cache_dir!r} needs the home folder of {named.partition('/')[0]!r}, "
-            "which the system does not know (is HOME set?); give data.cache_dir or GPTJAX_CACHE"
-        )
-    return Path(path)
+    try:
+        return user_path(named)
+    except UserError as error:
+        raise UserError(f"{error}, as data.cache_dir or GPTJAX_CACHE") from error
 
 
 def folder(

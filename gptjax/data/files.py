@@ -7,7 +7,7 @@ from typing import Any
 
 from gptjax.data.compression import stem, unreadable
 from gptjax.errors import UserError, nearest
-from gptjax.files import refuse_irregular
+from gptjax.files import refuse_irregular, user_path
 
 
 def find(path: str, source: str, suffixes: tuple[str, ...]) -> list[Path]:
@@ -21,7 +21,7 @@ def find(path: str, source: str, suffixes: tuple[str, ...]) -> list[Path]:
             f"data.path='' names no file, which data.source={source!r} needs; "
             "give a file, a directory or a glob"
         )
-    full = os.path.expanduser(path)
+    full = str(user_path(path))
     if os.path.isdir(full):
         found = _below(full, suffixes)
     elif os.path.lexists(full):

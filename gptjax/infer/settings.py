@@ -93,6 +93,17 @@ PRESETS: dict[str, dict[str, Any]] = {
 """Named settings: GPT-3's as users of its samples give them; nucleus as Holtzman et al. (2019)."""
 
 
+def with_preset(given: SamplingConfig, preset: str) -> Sampling:
+    """The settings, a preset's where they are at their defaults.
+
+    >>> with_preset(SamplingConfig(top_k=5), "gpt3").top_k, with_preset(SamplingConfig(), "").top_k
+    (5, 0)
+    """
+    plain = vars(SamplingConfig())
+    changed = {name: value for name, value in vars(given).items() if value != plain[name]}
+    return Sampling(**{**PRESETS.get(preset, {}), **changed})
+
+
 def sampling(preset: str = "", **changes: Any) -> Sampling:
     """Checked settings: a preset's, with changes.
 

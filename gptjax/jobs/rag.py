@@ -15,7 +15,7 @@ from gptjax.errors import UserError
 from gptjax.fields import section, setting
 from gptjax.files import user_path, write_atomic
 from gptjax.infer import rag, retrieval
-from gptjax.infer.settings import PRESETS, SamplingConfig
+from gptjax.infer.settings import PRESETS, SamplingConfig, with_preset
 from gptjax.job import Job
 
 
@@ -112,7 +112,7 @@ def main(config: Config, folder: Path) -> int:
             "tokenizer's file into its folder"
         )
     index = _index(asked, model, folder)
-    quick, request, rows = infer.for_few_rows(model), _request(asked), []
+    quick, request, rows = infer.for_few_rows(model), with_preset(asked.sampling, asked.preset), []
     for number, said in enumerate(_questions(asked)):
         found = rag.ask(
             quick,
@@ -135,15 +135,6 @@ def main(config: Config, folder: Path) -> int:
     if known:
         print(f"{sum(known)} of {len(known)} answers are right ({sum(known) / len(known):.0%})")
     return 0
-
-
-def _request(asked: Settings) -> Any:
-    """The settings, a preset's where they are at their defaults."""
-    from gptjax.infer import Sampling
-
-    plain = SamplingConfig()
-    given = {k: v for k, v in vars(asked.sampling).items() if v != getattr(plain, k)}
-    return Sampling(**{**PRESETS.get(asked.preset, {}), **given})
 
 
 def _index(asked: Settings, model: Any, folder: Path) -> retrieval.Index:

@@ -17,7 +17,7 @@ from gptjax.files import user_path, write_atomic
 from gptjax.infer.adapters import named
 from gptjax.infer.members import MembersConfig, streaming, with_members
 from gptjax.infer.searches import SearchConfig
-from gptjax.infer.settings import PRESETS, Sampling, SamplingConfig
+from gptjax.infer.settings import PRESETS, Sampling, SamplingConfig, with_preset
 from gptjax.job import Job
 
 
@@ -88,7 +88,7 @@ def main(config: Config, folder: Path) -> int:
     model = infer.for_few_rows(find_model.find(config, asked.model, folder))
     model = _model(model, asked)
     questions = _questions(asked, model)
-    request, done = _request(asked), []
+    request, done = with_preset(asked.sampling, asked.preset), []
     started, tokens = time.perf_counter(), 0
     for first in range(0, len(questions), asked.batch):
         some = questions[first : first + asked.batch]
@@ -133,13 +133,6 @@ def _questions(asked: Settings, model: Any) -> list[Any]:
             "how; give sample.prompts with tokens"
         )
     return [one for one in found for _ in range(asked.answers)]
-
-
-def _request(asked: Settings) -> Sampling:
-    """The settings, a preset's where they are at their defaults."""
-    plain = SamplingConfig()
-    given = {k: v for k, v in vars(asked.sampling).items() if v != getattr(plain, k)}
-    return Sampling(**{**PRESETS.get(asked.preset, {}), **given})
 
 
 def _answer(

@@ -1,7 +1,6 @@
 """The table of tokenizer kinds, one file each, and the tokenizer that a config describes."""
 
 import hashlib
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from gptjax.data.tokenizers import bpe, byte, end_of_document, sentencepiece, tiktoken
 from gptjax.data.tokenizers.base import Tokenizer, TokenizerKind
 from gptjax.errors import UserError
-from gptjax.files import refuse_irregular, refuse_pointer
+from gptjax.files import refuse_irregular, refuse_pointer, user_path
 
 if TYPE_CHECKING:
     from gptjax.data.config import DataConfig
@@ -105,7 +104,7 @@ def _check_loads(kind: TokenizerKind, path: str) -> None:
 
 def _content(path: str) -> bytes:
     try:
-        file = Path(os.path.expanduser(path))
+        file = user_path(path)
         refuse_irregular(file.stat().st_mode, f"data.tokenizer_path={path!r}")
         refuse_pointer(file)
         return file.read_bytes()
