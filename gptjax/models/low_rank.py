@@ -110,5 +110,5 @@ def _(leaf: LowRankByRow, x: jax.Array, bias: Any, inputs: int, dtype: Any) -> j
 
 
 def is_low_rank(leaf: Any) -> bool:
-    """Whether it is a leaf of this file."""
+    """Whether it is a `LowRank`."""
     return isinstance(leaf, LowRank)

@@ -110,10 +110,13 @@ def test_shared_exponents_are_known_better_than_each_alone():
 
 
 def test_a_config_names_scores_and_outputs():
-    """Both go into laws.json with a sentence for terminal and report."""
+    """Both go into laws.json with a sentence for terminal and report, from the ends of curves."""
     table = {name: column for name, column in runs(5).items() if name != "task_loss"}
     n, d = table["params"], table["tokens"]
     table["code"] = 2.1 + 250 * n**-0.34 + 2000 * d**-0.36
+    table |= {"run": np.array([f"r{i}" for i in range(len(n))], object), "step": np.full(len(n), 9)}
+    halves = table | {"tokens": d / 2, "loss": table["loss"] + 1, "step": np.full(len(n), 4)}
+    table = {name: np.concatenate([halves[name], table[name]]) for name in table}
     config = scaling.FitConfig(
         approaches=("parametric",), diagnostics=False, holdout_budgets=0, resamples=60, starts=8
     )
@@ -136,3 +139,4 @@ def test_a_config_names_scores_and_outputs():
     said = " ".join(report.answer(laws, width=1000).split())
     assert error["sentence"] in said and laws["outputs"]["sentence"] in said
     assert "shared alpha = 0.3" in said
+    assert laws["outputs"]["n_runs"] == len(n)

@@ -353,6 +353,7 @@ def test_shares_of_progress_that_are_missing_are_a_doubt():
     [
         *(("valPPL", "perplexity"), ("valPerplexity", "perplexity"), ("myppl", "perplexity")),
         *(("loss_bits", "bits"), ("val_bpb", "bits"), ("loss_4bits", ""), ("loss_bits4", "")),
+        *(("c4_bits_per_byte", "bits"), ("wikitext103_bits", "bits"), ("loss_4_bits", "")),
         ("val_loss", ""),
     ],
 )
@@ -378,3 +379,9 @@ def test_a_rate_is_no_count(tmp_path):
     path.write_text("params,tokens,flops,loss\n1e8,2e9,312 TFLOP/s,3.0\n2e8,4e9,312 TFLOP/s,2.8\n")
     with pytest.raises(UserError):
         scaling.prepare(Table.read(path), scaling.FitConfig(), ("params", "tokens"))
+
+
+@pytest.mark.parametrize("values", [[-0.1, -0.2, -0.3], [-1, 0, 1], [0.5, 0.1, 0.0]])
+def test_measured_errors_are_no_flags(values):
+    table = Table.from_columns({"error": values, "failed": values}, "t")
+    assert states.unfinished(table) == ({}, [])

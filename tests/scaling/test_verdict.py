@@ -66,7 +66,7 @@ DOUBTS = {
                 ]
             },
         },
-        "of the headline's forms only power_mean leaves none, with 5% of the weight",
+        "the residuals of power_mean alone have none, with 5% of the weight",
     ),
     "far": ({"prediction": FAR}, "times the largest run"),
     "missed": ({"rollout": MISSED}, "misses the best run by 6.0%"),

@@ -133,7 +133,7 @@ def fit_laws(
         emergence=_emergence(results),
         settings_laws=_settings_laws(runs, prediction, config),
         chains=joint.chains(table, parametric, prediction, config),
-        outputs=joint.outputs(runs, prediction, config),
+        outputs=joint.outputs(runs.where(np.isin(runs.places, table.place)), prediction, config),
     )
     if config.diagnostics and parametric is not None:
         target = prediction[0]["flops"]

@@ -114,9 +114,12 @@ def _misfit(laws: Laws) -> list[str]:
     if not better:
         rest = "no form that was tried is without it"
     elif share > 0.99:
-        rest = f"the headline rests on {names}, which leaves none"
+        rest = f"the headline rests on {names}, whose residuals have none"
     else:
-        rest = f"of the headline's forms only {names} leaves none, with {share:.0%} of the weight"
+        rest = (
+            f"of the headline's forms the residuals of {names} alone have none, with {share:.0%} "
+            "of the weight"
+        )
     return [
         f"the form chinchilla does not describe these runs: its residuals have structure that "
         f"noise has not (p = {p:.1g}); {rest}."

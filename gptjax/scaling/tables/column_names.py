@@ -23,11 +23,12 @@ KNOBS = """
 _RESULTS, _KNOBS = (frozenset(words.split()) for words in (RESULTS, KNOBS))
 _LABELS = frozenset(("name", "run", "runs"))  # where the name begins or ends with it
 _ENDINGS = ("loss", "time", "seed", "seconds", "accuracy")  # of words that are written together
+_LOSSES = frozenset(("loss", "nll", "ppl", "perplexity"))
 _SIZES = frozenset(("params", "tokens"))  # where the name begins with it
 _MEMORY = re.compile(
     r"memory($|_(gi?b|mi?b|bytes|used|usage|peak|allocated|reserved|percent|max)($|_))"
 )
-_RATES = re.compile(r"bits_per|tokens_per|per_s(ec|econd)?$|exit_code|grad(ient)?_norm")
+_RATES = re.compile(r"bits_per|tokens_per|per_s(ec|econd)?$|exit_code|grad(ient)?_norm(?!_clip)")
 _KNOWN = re.compile(
     r"(^|_)(lr|wd|bs|beta_?[12]|momentum|epsilon|eps|dataset|z_loss)(_|$)|learning_?rate|batch"
     r"|weight_?decay|warm_?up|drop_?out|schedul|optimi[sz]er|smoothing|(^|_)init(_|$)|seq_?len"
@@ -44,17 +45,21 @@ _MEASURED = re.compile(
 def is_setting(name: str) -> bool:
     """Whether the name is that of a common setting.
 
-    >>> [is_setting(name) for name in ("lr", "config/batchSize", "grad_acc", "batch_seconds")]
-    [True, True, True, False]
+    >>> [is_setting(name) for name in ("lr", "config/batchSize", "grad_acc", "z_loss")]
+    [True, True, True, True]
+    >>> [is_setting(name) for name in ("batch_seconds", "batch_loss", "vocab_loss")]
+    [False, False, False]
     """
-    plain = "_".join(words_of(name))
-    return bool(_KNOWN.search(plain)) and not _MEASURED.search(plain)
+    words = words_of(name)
+    plain = "_".join(words)
+    measured = plain != "z_loss" and words[-1:] and words[-1] in _LOSSES
+    return bool(_KNOWN.search(plain)) and not measured and not _MEASURED.search(plain)
 
 
 def is_no_setting(name: str) -> bool:
     """Whether the name is that of a seed, a label, a size or a result.
 
-    >>> [is_no_setting(name) for name in ("memory_tokens", "update_every", "loss_scale")]
+    >>> [is_no_setting(name) for name in ("memory_tokens", "update_every", "grad_norm_clip")]
     [False, False, False]
     >>> [is_no_setting(name) for name in ("evalLoss", "peak_memory_gb", "run_name", "top1_acc")]
     [True, True, True, True]
@@ -70,6 +75,15 @@ def is_no_setting(name: str) -> bool:
     if words[0] in _LABELS or words[-1] in _LABELS:
         return True
     return any(word in _RESULTS or word.endswith(_ENDINGS) for word in words)
+
+
+def letters_of(name: str) -> list[str]:
+    """Its words without their digits.
+
+    >>> letters_of("hasCrashed"), letters_of("sys/failed"), letters_of("val_ppl_c4")
+    (['has', 'crashed'], ['sys', 'failed'], ['val', 'ppl', 'c'])
+    """
+    return re.findall("[a-z]+", " ".join(words_of(name)))
 
 
 def words_of(name: str) -> list[str]:

@@ -5,7 +5,7 @@ Points of one curve share the run's noise and lie inside its schedule, so they a
 
 import numpy as np
 
-from gptjax.scaling.tables.dialects import name_words
+from gptjax.scaling.tables.column_names import letters_of
 from gptjax.scaling.tables.table import Table
 
 RUNS = frozenset(("run", "trial", "experiment", "exp", "job", "cell", "uid", "uuid"))
@@ -47,17 +47,17 @@ def curve_column(table: Table, params: str, tokens: str) -> tuple[str, bool]:
 
 
 def _names_runs(column: str) -> bool:
-    words = set(name_words(column))
+    words = set(letters_of(column))
     return bool(words & (RUNS | MODELS)) and words <= RUNS | MODELS | OF_RUNS
 
 
 def _only_a_model(column: str) -> bool:
-    words = set(name_words(column))
+    words = set(letters_of(column))
     return not words & RUNS and words != {"id"}
 
 
 def _is_step(column: str) -> bool:
-    words = set(name_words(column))
+    words = set(letters_of(column))
     return bool(words & STEPS) and words <= STEPS | OF_STEPS
 
 

@@ -106,16 +106,6 @@ class Sheet:
             }
 
 
-def name_words(name: str) -> list[str]:
-    """The words of a column's name.
-
-    >>> name_words("hasCrashed"), name_words("sys/failed"), name_words("val_ppl_c4")
-    (['has', 'crashed'], ['sys', 'failed'], ['val', 'ppl', 'c'])
-    """
-    apart = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name.strip())
-    return [part for part in re.split(r"[^a-z]+", apart.lower()) if part]
-
-
 def in_parts(rows: Iterable[Row]) -> Iterator[list[Row]]:
     """Rows in lists of `PART`."""
     iterator = iter(rows)

@@ -9,7 +9,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from gptjax.scaling.tables.dialects import EMPTY, name_words
+from gptjax.scaling.tables.column_names import letters_of
+from gptjax.scaling.tables.dialects import EMPTY
 from gptjax.scaling.tables.table import Table
 
 STATE_NAMES = ("state", "status", "outcome", "result")
@@ -100,11 +101,11 @@ def is_finished(text: str) -> bool | None:
 
 def _flag(name: str) -> str:
     """A column's name without the words that say nothing."""
-    return "_".join(part for part in name_words(name) if part not in FILLERS)
+    return "_".join(part for part in letters_of(name) if part not in FILLERS)
 
 
 def _is_state(name: str) -> bool:
-    parts = name_words(name)
+    parts = letters_of(name)
     return parts in (["st"], ["s"]) or (bool(parts) and parts[-1].endswith(STATE_NAMES))
 
 
@@ -132,7 +133,7 @@ def _by_word(table: Table, column: str) -> Found:
         )
     known = set(ends.values()) - {None}
     strange = sorted(text for text, end in ends.items() if end is None)
-    plain = name_words(column)[-1] in ("state", "status")
+    plain = letters_of(column)[-1] in ("state", "status")
     if strange and (known or (plain and len(ends) > 1)):
         doubts.append(
             f"{column}={strange[0]} is no state that is known, so its runs are used as "
@@ -153,7 +154,9 @@ def _flags(table: Table, column: str) -> list[str]:
     flags.
     """
     cells = [str(value).strip().lower() for value in table.text(column)]
-    numbers = [cell for cell in cells if cell not in FALSE | TRUE and cell[:1].isdigit()]
+    numbers = [
+        cell for cell in cells if cell not in FALSE | TRUE and cell.lstrip("+-.")[:1].isdigit()
+    ]
     return cells if any(cells) and not numbers else []
 
 

@@ -5,12 +5,11 @@ are wrong by orders of magnitude, so tables in other units are refused until the
 """
 
 import math
-import re
 
 import numpy as np
 
 from gptjax.errors import UserError
-from gptjax.scaling.tables.dialects import name_words
+from gptjax.scaling.tables.column_names import letters_of, words_of
 
 LEAST = {"params": 100.0, "tokens": 1000.0}
 PER_PARAMETER = (1e-3, 1e6)  # tokens per parameter of the middle run
@@ -60,7 +59,7 @@ def check(name: str, places: np.ndarray, values: dict[str, np.ndarray], given: s
 
 def check_loss(name: str, column: str, loss: np.ndarray) -> None:
     """Refuse a loss that no language model has in nats per token."""
-    parts = name_words(column)
+    parts = letters_of(column)
     unit = _unit_by_name(column, parts)
     if unit:
         raise UserError(
@@ -78,8 +77,9 @@ def _unit_by_name(column: str, parts: list[str]) -> str:
     """The unit that a loss has by its name; '' for nats, and for those of weights of a few bits."""
     if any(part.endswith(PERPLEXITY) for part in parts):
         return "perplexity"
-    of_weights = re.search(r"\d[ _-]?bits?|bits?[ _-]?\d", column.lower())
-    return "bits" if set(parts) & BITS and not of_weights else ""
+    words = words_of(column)  # `4bits`, `bits4` and `4 bits` are of weights, `c4_bits` of a loss
+    of_loss = (w in BITS and not (i and words[i - 1].isdigit()) for i, w in enumerate(words))
+    return "bits" if any(of_loss) else ""
 
 
 def derived(name: str, params: np.ndarray, tokens: np.ndarray, flops: str) -> None:
