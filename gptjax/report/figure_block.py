@@ -30,7 +30,7 @@ def figure_block(
         "figure",
         name=name,
         claim=claim,
-        drawing=svg.inline_svg(figure, name, claim, colours, dict(hover or {})),
+        drawing=svg.inline_svg(figure, name, claim, colours, hover or {}),
         caption=caption,
         links=[(path.name, path.suffix[1:].upper()) for path in saved],
     )

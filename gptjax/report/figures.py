@@ -323,7 +323,10 @@ def _points(ax: Axes, scene: Scene, points: Sequence[Point], *, clip: bool = Tru
     for (shade, filled), places in groups.items():
         xs, ys, names = zip(*places, strict=True)
         gid = svg.JOINED.join(names) if all(names) else None
-        ax.plot(xs, ys, **_marker(scene, shade, filled), gid=gid, clip_on=clip)
+        # Nothing between two points: a line would leave marks where it is cut at the figure's edge.
+        apart = np.full((2 * len(xs) - 1, 2), np.nan)
+        apart[::2] = np.c_[xs, ys]
+        ax.plot(*apart.T, **_marker(scene, shade, filled), gid=gid, clip_on=clip)
 
 
 def _marker(scene: Scene, shade: int, filled: bool) -> dict[str, Any]:

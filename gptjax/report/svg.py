@@ -71,13 +71,16 @@ def _role_colours(svg: str, colours: Palette) -> str:
 
 
 def _seen(figure: Figure) -> dict[str, list[str]]:
-    """The points of each artist of several that lie on the figure: the file has these alone."""
+    """The points of each artist of several that lie on the figure: the file has these alone.
+
+    Every second of an artist's places is a point (`figures._points`).
+    """
     found: dict[str, list[str]] = {}
     for line in figure.findobj(Line2D):
         joined = str(line.get_gid() or "")
         names = joined.split(JOINED)
         if len(names) > 1:
-            places = line.get_transform().transform(line.get_xydata())
+            places = line.get_transform().transform(line.get_xydata()[::2])
             inside = np.all((places >= figure.bbox.min) & (places <= figure.bbox.max), axis=1)
             found[joined] = [name for name, kept in zip(names, inside, strict=True) if kept]
     return found

@@ -8,10 +8,11 @@ from html.parser import HTMLParser
 
 import known_sweep
 import pytest
+from matplotlib.figure import Figure
 
 from gptjax import report
 from gptjax.errors import UserError
-from gptjax.report import html, numbers, style, tables, view
+from gptjax.report import figures, html, numbers, style, svg, tables, view
 from gptjax.scaling.laws.saved import Laws
 
 
@@ -470,3 +471,18 @@ def test_what_scaling_writes_is_what_the_report_reads(sweep, tmp_path):
     for name in ("E", "alpha", "beta", "a", "b"):
         shown = numbers.fixed_text(found[name]["value"], 3 if name in "ab" else 4)
         assert shown in words, name
+
+
+def test_each_point_of_an_artist_answers_and_those_off_the_figure_do_not():
+    runs = tuple(view.Run(str(i), *[1.0] * 6, True, 0, f"run {i}") for i in range(4))
+    scene = view.Scene(runs, (1.0,))
+    figure = Figure()
+    ax = figure.add_subplot(xlim=(0, 1), ylim=(0, 1))
+    places = [(0.2, 0.2), (0.5, 5.0), (0.8, 0.8), (0.5, 0.5)]
+    figures._points(ax, scene, [(run, *at, True) for run, at in zip(runs, places, strict=True)])
+    hover = {gid: (cell, scene.by_cell[cell].text) for cell, gid in scene.gids.items()}
+    found = svg.inline_svg(figure, "f", "a label", style.palette(1), hover)
+    answers = re.findall(r'data-cell="(\d)"><title>run \d</title><use [^>]*x="([\d.]+)"', found)
+    assert [cell for cell, _ in answers] == ["0", "2", "3"]
+    first, last, middle = (float(x) for _, x in answers)
+    assert middle == pytest.approx((first + last) / 2, abs=0.1)
