@@ -75,17 +75,16 @@ def here() -> dict[str, str]:
     }
 
 
-AS_SHIPPED = {
-    "xla_backend_optimization_level": 1,
-    "xla_llvm_disable_expensive_passes": False,
-    "xla_cpu_use_fusion_emitters": True,
-}
-"""A command's own options, in the place of the suite's: the folder's bits are theirs."""
+UNDONE = {"xla_llvm_disable_expensive_passes": False, "xla_cpu_use_fusion_emitters": True}
+"""Options of XLA that the suite changes, at their defaults: the folder's bits are a command's."""
 
 
 @workers_here()
 def test_a_kept_folder_is_continued_bit_for_bit(kept, monkeypatch):
-    monkeypatch.setattr(session, "_compiler_options", lambda: AS_SHIPPED)
+    with monkeypatch.context() as patch:
+        patch.delenv("XLA_FLAGS")
+        shipped = session._compiler_options() | UNDONE
+    monkeypatch.setattr(session, "_compiler_options", lambda: shipped)
     folder, setup = kept("schema_2")
     before = {path.name: path.read_bytes() for path in (folder / "records").iterdir()}
     workdir.open_workdir(setup, folder)
