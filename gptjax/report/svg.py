@@ -80,7 +80,7 @@ def _seen(figure: Figure) -> dict[str, list[str]]:
         joined = str(line.get_gid() or "")
         names = joined.split(JOINED)
         if len(names) > 1:
-            places = line.get_transform().transform(line.get_xydata()[::2])
+            places = line.get_transform().transform(np.asarray(line.get_xydata())[::2])
             inside = np.all((places >= figure.bbox.min) & (places <= figure.bbox.max), axis=1)
             found[joined] = [name for name, kept in zip(names, inside, strict=True) if kept]
     return found
