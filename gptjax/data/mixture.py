@@ -87,7 +87,8 @@ def check(config: "DataConfig") -> None:
     """
     if not config.sources:
         return _check_alone(config)
-    count, phases = len(sources_of(config)), len(config.phases) + 1
+    labels, phases = sources_of(config), len(config.phases) + 1
+    count = len(labels)
     if len(config.weights) != count * phases:
         raise UserError(
             f"data.weights has {len(config.weights)} entries for {count} data.sources"
@@ -100,7 +101,7 @@ def check(config: "DataConfig") -> None:
             raise UserError(
                 f"data.weights{where} sum to {sum(row):.6g}; give weights that sum to 1"
             )
-        for weight, count_of, label in zip(row, counts_of(row), sources_of(config), strict=True):
+        for weight, count_of, label in zip(row, counts_of(row), labels, strict=True):
             if weight > 0 and not count_of:
                 raise UserError(
                     f"data.weights gives {label!r} a part of {weight:g}, and {1 / PLACES:.2g} is "

@@ -102,6 +102,13 @@ def _pairs(folder: Path, config: models.ModelConfig) -> Pairs:
     if not peft.is_adapter(folder):
         raise UserError(f"{folder} holds no adapter; give a folder with {peft.CONFIG}")
     adapter = peft.read_adapter(folder, config)
+    known = {matrix.path for matrix in matrices(config) if matrix.layered}
+    strange = sorted(adapter.matrices.keys() - known)
+    if strange:
+        raise UserError(
+            f"{folder} adapts {strange[0]}, which is no matrix that can be chosen by row; give the "
+            "folder as the model, which is then merged"
+        )
     return {path: (a, adapter.scale * b) for path, (a, b) in adapter.matrices.items()}
 
 

@@ -44,14 +44,23 @@ def scores(index: Index, model: Model, query: str) -> np.ndarray:
     """The cosine of the query with every document, float64 [N].
 
     Raises:
-      UserError: for an index without vectors, or with those of another model.
+      UserError: for an index without vectors, and a question that is empty or longer than the
+        model's context.
     """
     if not index.states_of:
         raise UserError(
             "the index has no dense vectors; build it again in another folder with "
             "rag.retriever=dense"
         )
-    (raw_D,) = mean_states(model, [model.encode(query)])
+    ids = model.encode(query)
+    if not ids:
+        raise UserError("the question has no token, and its states are asked for; ask in words")
+    if model.context and len(ids) > model.context:
+        raise UserError(
+            f"the question has {len(ids)} tokens, and the context of {model.name} holds "
+            f"{model.context}; ask in fewer words"
+        )
+    (raw_D,) = mean_states(model, [ids])
     return (index.states_ND @ _unit(raw_D - index.mean_D)).astype(np.float64)
 
 
@@ -92,7 +101,7 @@ def mean_states(model: Model, texts: Sequence[Sequence[int]]) -> np.ndarray:
     found_ND = np.zeros((len(texts), model.config.width), np.float32)
     while order:
         width = width_of(len(texts[order[0]]))
-        rows = max(1, TOKENS // width)
+        rows = max(1, min(TOKENS // width, len(texts)))
         some = [i for i in order[:rows] if len(texts[i]) <= width]
         order = order[len(some) :]
         batch = [texts[i] for i in some] + [[0]] * (rows - len(some))

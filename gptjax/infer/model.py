@@ -76,7 +76,12 @@ class Model:
                 f"{self.name} has no tokenizer, so prompts cannot be text; give token ids, or put "
                 "the tokenizer's file into its folder"
             )
-        (ids,) = self.tokenizer.encode([text.encode()])
+        try:
+            (ids,) = self.tokenizer.encode([text.encode()])
+        except UnicodeEncodeError as error:
+            raise UserError(
+                f"a prompt has half a surrogate pair as character {error.start + 1}; mend the text"
+            ) from error
         return np.asarray(ids).tolist()
 
     def decode(self, ids: Sequence[int]) -> bytes:

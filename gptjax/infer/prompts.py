@@ -2,11 +2,13 @@
 
 import dataclasses
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from gptjax.data.chat import FORMATS, encode_chat
 from gptjax.errors import UserError, nearest
+from gptjax.files import user_path, write_atomic
 from gptjax.infer.generate import Prompt
 from gptjax.infer.model import Model
 
@@ -35,8 +37,21 @@ def read_prompts(path: Path, model: Model, chat: str = "") -> list[Asked]:
     Raises:
       UserError: for a file that is missing or a line that is neither.
     """
+    if path.suffix != ".jsonl":
+        return [Asked(said["prompt"], said) for _, said in read_rows(path)]
+    return [_asked(place, said, model, chat) for place, said in read_rows(path)]
+
+
+def read_rows(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    """(file and line in words, what the line says) of a file of prompts.
+
+    A line of a text says its `prompt`, one of JSONL all that is in its object.
+
+    Raises:
+      UserError: for a file that is missing or empty, and a line that is no object of JSON.
+    """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8"
         raise UserError(f"{path} cannot be read ({reason}); give a file of prompts") from error
@@ -44,8 +59,30 @@ def read_prompts(path: Path, model: Model, chat: str = "") -> list[Asked]:
     if not numbered:
         raise UserError(f"{path} has no prompt; give a text in each line")
     if path.suffix != ".jsonl":
-        return [Asked(line, {"prompt": line}) for _, line in numbered]
-    return [_of_json(f"{path} line {number}", line, model, chat) for number, line in numbered]
+        return [(f"{path} line {number}", {"prompt": line}) for number, line in numbered]
+    return [(place := f"{path} line {number}", _object(place, line)) for number, line in numbered]
+
+
+def check_paths(job: str, prompts: str, output: str, what: str = "prompts") -> None:
+    """Refuse a file of prompts that is not there, and an output in no folder.
+
+    Args:
+      job: the section of both settings.
+      what: the setting of the file of prompts.
+    """
+    if prompts and not user_path(prompts).is_file():
+        raise UserError(f"{job}.{what}={prompts} is no file; give a file of {what}")
+    if output and not user_path(output).absolute().parent.is_dir():
+        raise UserError(
+            f"{job}.output={output} is in no folder; make the folder or give another file"
+        )
+
+
+def write_rows(output: str, rows: Iterable[dict[str, Any]]) -> None:
+    """Write the file of answers, an object in each line; nothing where none is named."""
+    if output:
+        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        write_atomic(user_path(output), "".join(lines))
 
 
 def conversation(model: Model, messages: Any, chat: str = "") -> list[int]:
@@ -81,18 +118,28 @@ def turn_ends(model: Model, chat: str = "") -> tuple[int, ...]:
     return tuple(dict.fromkeys(added[name] for name in names if name in added))
 
 
-def _of_json(place: str, line: str, model: Model, chat: str) -> Asked:
+def _object(place: str, line: str) -> dict[str, Any]:
+    """The object of a line of JSONL, which can be written as UTF-8 again."""
     try:
         said = json.loads(line)
-    except ValueError as error:
+        json.dumps(said, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{place} has half a surrogate pair; mend or drop the line") from error
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{place} is not JSON ({error}); correct it") from error
-    if isinstance(said, dict) and isinstance(said.get("prompt"), str):
+    if not isinstance(said, dict):
+        raise UserError(f'{place} is no object; write lines such as {{"prompt": "…"}}')
+    return said
+
+
+def _asked(place: str, said: dict[str, Any], model: Model, chat: str) -> Asked:
+    if isinstance(said.get("prompt"), str):
         return Asked(said["prompt"], said)
-    if isinstance(said, dict) and isinstance(said.get("tokens"), list):
+    if isinstance(said.get("tokens"), list):
         return Asked(said["tokens"], said)
-    if isinstance(said, dict) and "messages" in said:
+    if "messages" in said:
         ids = conversation(model, said["messages"], chat)
         return Asked(ids, said, turn_ends(model, chat))
-    keys = [*said] if isinstance(said, dict) else []
+    keys = [*said]
     hint = nearest(keys[0], ("prompt", "messages", "tokens")) if keys else "write {'prompt': …}"
     raise UserError(f"{place} has neither prompt, messages nor tokens; {hint}")

@@ -3,10 +3,11 @@
 Lewis et al., "Retrieval-Augmented Generation for Knowledge-Intensive NLP Tasks" (2020), section
 2.1. BM25's terms are words, or the tokens of a model's tokenizer, for languages without spaces;
 dense vectors are a model's own states. An index belongs to the tokenizer of the model that reads
-its passages, and with vectors to one model.
+its passages, its vectors to one model.
 """
 
 import dataclasses
+import functools
 import hashlib
 import io
 import json
@@ -70,8 +71,11 @@ class Index:
         if not self.by_words:
             (ids,) = tokenizer.encode([text.encode()])
             return np.asarray(ids).tolist()  # type: ignore[no-any-return]
-        numbers = {word: number for number, word in enumerate(self.vocabulary)}
-        return [numbers[word] for word in words_of(text) if word in numbers]
+        return [self._numbers[word] for word in words_of(text) if word in self._numbers]
+
+    @functools.cached_property
+    def _numbers(self) -> dict[str, int]:
+        return {word: number for number, word in enumerate(self.vocabulary)}
 
     def name(self, document: int) -> str:
         """What the document is called."""
@@ -98,10 +102,6 @@ class Index:
             rarity = np.log1p((N - len(which) + 0.5) / (len(which) + 0.5))
             found[which] += times * rarity * f * (self.k1 + 1) / (f + self.k1 * longer_N[which])
         return found
-
-    def search(self, query: Sequence[int], count: int) -> list[tuple[int, float]]:
-        """(number of the document, BM25), the best first, of equal ones the earlier first."""
-        return best(self.scores(query), count)
 
 
 def best(scores_N: np.ndarray, count: int) -> list[tuple[int, float]]:
@@ -143,9 +143,7 @@ def build(
         raise UserError("an index needs documents, and there is none; give at least one text")
     vocabulary: list[str] = []
     if by_words:
-        vocabulary = sorted({word for text in documents for word in words_of(text)})
-        numbers = {word: number for number, word in enumerate(vocabulary)}
-        ids = [np.array([numbers[word] for word in words_of(t)], np.int64) for t in documents]
+        vocabulary, ids = _numbered(documents)
     else:
         ids = [np.asarray(one) for one in tokenizer.encode([text.encode() for text in documents])]
     counted = [np.unique(one, return_counts=True) for one in ids]
@@ -169,6 +167,19 @@ def build(
         by_words=by_words,
         vocabulary=tuple(vocabulary),
     )
+
+
+def _numbered(documents: Sequence[str]) -> tuple[list[str], list[np.ndarray]]:
+    """(all words in their order, the numbers of each document's words)."""
+    seen: dict[str, int] = {}
+    ids = [
+        np.array([seen.setdefault(word, len(seen)) for word in words_of(text)], np.int64)
+        for text in documents
+    ]
+    vocabulary = sorted(seen)
+    number = np.empty(len(seen), np.int64)
+    number[[seen[word] for word in vocabulary]] = np.arange(len(seen))
+    return vocabulary, [number[one] for one in ids]
 
 
 def words_of(text: str) -> list[str]:

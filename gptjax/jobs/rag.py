@@ -13,8 +13,9 @@ from gptjax.data.clean import readers
 from gptjax.engines.devices import start_backend
 from gptjax.errors import UserError
 from gptjax.fields import section, setting
-from gptjax.files import user_path, write_atomic
+from gptjax.files import user_path
 from gptjax.infer import rag, retrieval
+from gptjax.infer.prompts import check_paths, read_rows, write_rows
 from gptjax.infer.settings import PRESETS, SamplingConfig, with_preset
 from gptjax.job import Job
 
@@ -74,7 +75,10 @@ class Settings:
     )
     output: str = setting("", ".jsonl file for answers and their sources")
     preset: str = setting(
-        "greedy", "named settings in place of the defaults below", choices=("", *PRESETS)
+        "greedy",
+        "named settings in place of those below that are at their defaults; '' to sample at "
+        "temperature 1",
+        choices=("", *PRESETS),
     )
     sampling: SamplingConfig = section(SamplingConfig, "how an answer is made")
 
@@ -87,15 +91,10 @@ def check(config: Config) -> None:
             f"rag.question={asked.question!r} and rag.questions={asked.questions!r}; give one of "
             "them"
         )
-    if asked.questions and not user_path(asked.questions).is_file():
-        raise UserError(f"rag.questions={asked.questions} is no file; give a file of questions")
+    check_paths("rag", asked.questions, asked.output, "questions")
     for place in ("{document}", "{question}"):
         if asked.template.count(place) != 1:
             raise UserError(f"rag.template={asked.template!r} must have {place} once; write it so")
-    if asked.output and not user_path(asked.output).absolute().parent.is_dir():
-        raise UserError(
-            f"rag.output={asked.output} is in no folder; make the folder or give another file"
-        )
 
 
 def main(config: Config, folder: Path) -> int:
@@ -128,9 +127,7 @@ def main(config: Config, folder: Path) -> int:
         )
         _print(said["prompt"], found)
         rows.append(_row(said, found, asked))
-    if asked.output:
-        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        write_atomic(user_path(asked.output), "".join(lines))
+    write_rows(asked.output, rows)
     known = [row["right"] for row in rows if "right" in row]
     if known:
         print(f"{sum(known)} of {len(known)} answers are right ({sum(known) / len(known):.0%})")
@@ -152,7 +149,8 @@ def _index(asked: Settings, model: Any, folder: Path) -> retrieval.Index:
         print(f"{place}: {len(index.documents):,} passages of {asked.documents}", flush=True)
         return index
     index = retrieval.load(place, model.tokenizer)
-    dense_retrieval.check_states(index, model)
+    if asked.retriever == "dense":
+        dense_retrieval.check_states(index, model)
     if asked.documents and index.stamp != _stamp(asked):
         raise UserError(
             f"{place} is an index of other files than rag.documents={asked.documents}, or of them "
@@ -219,32 +217,18 @@ def _of_here(error: UserError) -> UserError:
 
 
 def _questions(asked: Settings) -> list[dict[str, Any]]:
-    """The lines of the file, or the one question."""
+    """The lines of the file, or the one question.
+
+    Raises:
+      UserError: as `read_rows`, and for a prompt that is no text.
+    """
     if asked.question:
         return [{"prompt": asked.question}]
-    path = user_path(asked.questions)
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"rag.questions={path} cannot be read; give a text in UTF-8") from error
-    numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
-    if path.suffix != ".jsonl":
-        found = [{"prompt": line} for _, line in numbered]
-    else:
-        found = [_of_json(f"{path} line {number}", line) for number, line in numbered]
-    if not found:
-        raise UserError(f"rag.questions={path} has no question; give a text in each line")
-    return found
-
-
-def _of_json(place: str, line: str) -> dict[str, Any]:
-    try:
-        said = json.loads(line)
-    except ValueError as error:
-        raise UserError(f"{place} is not JSON ({error}); correct it") from error
-    if not isinstance(said, dict) or not isinstance(said.get("prompt"), str):
-        raise UserError(f'{place} has no prompt; write lines such as {{"prompt": "…"}}')
-    return said
+    rows = read_rows(user_path(asked.questions))
+    for place, said in rows:
+        if not isinstance(said.get("prompt"), str):
+            raise UserError(f'{place} has no text as prompt; write lines such as {{"prompt": "…"}}')
+    return [said for _, said in rows]
 
 
 def _print(question: str, found: rag.Grounded) -> None:

@@ -1,7 +1,6 @@
 """job=sample: text from a model folder, streamed, with its speed."""
 
 import dataclasses
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -11,11 +10,12 @@ from typing import Any
 from gptjax.config import Config
 from gptjax.data.chat import FORMATS
 from gptjax.engines.devices import start_backend
-from gptjax.errors import UserError
+from gptjax.errors import UserError, nearest
 from gptjax.fields import section, setting
-from gptjax.files import user_path, write_atomic
+from gptjax.files import user_path
 from gptjax.infer.adapters import named
 from gptjax.infer.members import MembersConfig, streaming, with_members
+from gptjax.infer.prompts import Asked, check_paths, read_prompts, write_rows
 from gptjax.infer.searches import SearchConfig
 from gptjax.infer.settings import PRESETS, Sampling, SamplingConfig, with_preset
 from gptjax.job import Job
@@ -62,20 +62,18 @@ class Settings:
 
 
 def check(config: Config) -> None:
-    """Refuse two sources of prompts, and an output that cannot be written."""
+    """Refuse two sources of prompts, an adapter without a folder, and paths that lead nowhere."""
     asked: Settings = config.own["sample"]
     if asked.prompt and asked.prompts:
         raise UserError(
             f"sample.prompt={asked.prompt!r} and sample.prompts={asked.prompts} are both given; "
             "leave one out"
         )
-    named(asked.adapters, "sample.adapters")
-    if asked.prompts and not user_path(asked.prompts).is_file():
-        raise UserError(f"sample.prompts={asked.prompts} is no file; give a file of prompts")
-    if asked.output and not user_path(asked.output).absolute().parent.is_dir():
-        raise UserError(
-            f"sample.output={asked.output} is in no folder; make the folder or give another file"
-        )
+    adapters = named(asked.adapters, "sample.adapters")
+    if asked.adapter and asked.adapter not in adapters:
+        hint = nearest(asked.adapter, adapters) if adapters else "name its folder there"
+        raise UserError(f"sample.adapter={asked.adapter!r} is none of sample.adapters; {hint}")
+    check_paths("sample", asked.prompts, asked.output)
 
 
 def main(config: Config, folder: Path) -> int:
@@ -96,9 +94,7 @@ def main(config: Config, folder: Path) -> int:
         done += [_row(one.said, answer, model) for one, answer in zip(some, answers, strict=True)]
         tokens += sum(len(answer.tokens) for answer in answers)
     seconds = time.perf_counter() - started
-    if asked.output:
-        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in done)
-        write_atomic(user_path(asked.output), "".join(lines))
+    write_rows(asked.output, done)
     print(
         f"{tokens:,} tokens in {seconds:.1f} s, {tokens / seconds:.1f} tokens per second with "
         "compiling",
@@ -119,8 +115,6 @@ def _model(model: Any, asked: Settings) -> Any:
 
 def _questions(asked: Settings, model: Any) -> list[Any]:
     """Prompts in their order, each as often as it is answered."""
-    from gptjax.infer.prompts import Asked, read_prompts
-
     if asked.prompts:
         found = read_prompts(user_path(asked.prompts), model, asked.chat)
     elif asked.prompt:

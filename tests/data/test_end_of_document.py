@@ -141,6 +141,11 @@ RANKS = b"".join(b"%s %d\n" % (base64.b64encode(bytes([i])), i) for i in range(2
         ({"generation_config": {"eos_token_id": [258, 260]}}, "", 258),
         ({"generation_config": {"eos_token_id": 65}}, "", 256),  # a text's own id
         (
+            {"generation_config": {"eos_token_id": 65}, "config": {"eos_token_id": 258}},
+            "",
+            258,
+        ),
+        (
             {
                 "tokenizer_config": {
                     "eos_token": "<end>",

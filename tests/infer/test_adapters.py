@@ -12,6 +12,7 @@ from gptjax import fields, infer, models
 from gptjax.convert import peft
 from gptjax.data.tokenizers.byte import ByteTokenizer
 from gptjax.errors import UserError
+from gptjax.infer.adapters import read_adapters
 from gptjax.infer.batching import Batcher
 from gptjax.infer.searches import SearchConfig, search
 from gptjax.quant import matrices
@@ -122,3 +123,12 @@ def test_a_matrix_that_is_no_product_of_rows_is_refused(tmp_path):
     )
     with pytest.raises(UserError, match="the adapters up change a matrix that cannot be chosen"):
         infer.with_adapters(infer.Model(config, params), {"up": tmp_path})
+
+
+def test_an_adapter_of_what_is_no_matrix_is_refused_by_name(tmp_path):
+    """Of a bias it was left out without a word."""
+    path = "blocks/mlp/up_bias"
+    pair = np.ones((CONFIG.depth, 1, 1)), np.ones((CONFIG.depth, 1, 4 * CONFIG.width))
+    peft.write_adapter(tmp_path, CONFIG, peft.Adapter(1, 1.0, {path: pair}))
+    with pytest.raises(UserError, match=f"adapts {path}, which is no matrix that can be chosen"):
+        read_adapters(CONFIG, {"blocks": ({},) * CONFIG.depth}, {"x": tmp_path})

@@ -1,14 +1,16 @@
 """Retrieval: bm25s's and rank_bm25's numbers, an index on disk, both marginalisations by hand."""
 
+import dataclasses
 import itertools
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from gptjax import infer, models
 from gptjax.data.tokenizers.byte import ByteTokenizer
 from gptjax.errors import UserError
-from gptjax.infer import rag, retrieval, samplers
+from gptjax.infer import dense_retrieval, rag, retrieval, samplers
 from gptjax.infer.settings import Sampling
 
 DOCUMENTS = (
@@ -56,7 +58,7 @@ def test_scores_are_those_of_other_libraries(index):
 
 
 def test_the_best_come_first_and_a_word_asked_twice_counts_twice(index):
-    assert [which for which, _ in index.search(asked(QUERY), 3)] == [0, 1, 5]
+    assert [which for which, _ in retrieval.best(index.scores(asked(QUERY)), 3)] == [0, 1, 5]
     np.testing.assert_allclose(
         index.scores(asked("red red fox a")),
         index.scores(asked(QUERY)) + index.scores(asked("red")),
@@ -132,3 +134,40 @@ def test_passages_keep_their_text_and_names_stay_with_them(tmp_path):
     assert retrieval.passages(f" {text}\n", 0) == [text]
     retrieval.save(retrieval.build(["red", "fox"], Words(), names=["a", "b"]), tmp_path)
     assert retrieval.load(tmp_path, Words()).name(1) == "b"
+
+
+CONFIG = models.ModelConfig(vocab_size=257, depth=1, width=8, num_heads=2, seq_len=32)
+
+
+def test_words_are_read_once_and_numbered_in_their_order(monkeypatch):
+    read = []
+    words_of = retrieval.words_of
+    monkeypatch.setattr(retrieval, "words_of", lambda text: read.append(text) or words_of(text))
+    found = retrieval.build(DOCUMENTS, ByteTokenizer(), by_words=True)
+    assert found.vocabulary == tuple(sorted({w for text in DOCUMENTS for w in text.split()}))
+    assert read == [*DOCUMENTS] and found.query("fox red", ByteTokenizer()) == [5, 8]
+    assert found._numbers is found._numbers
+
+
+@pytest.mark.parametrize(
+    ("question", "words"),
+    [("", "the question has no token"), ("x" * 33, "the question has 33 tokens, .* holds 32; ask")],
+)
+def test_a_question_without_a_state_is_told_as_a_question(question, words):
+    model = infer.Model(CONFIG, {}, ByteTokenizer())
+    index = retrieval.build(["a"], ByteTokenizer())
+    index = dataclasses.replace(index, states_of="x")
+    with pytest.raises(UserError, match=words):
+        dense_retrieval.scores(index, model, question)
+
+
+def test_a_question_is_no_batch_of_padding(monkeypatch):
+    shapes = []
+
+    def means(plan, params, ids_BT, counts_BT):
+        shapes.append(ids_BT.shape)
+        return np.ones((ids_BT.shape[0], CONFIG.width))
+
+    monkeypatch.setattr(dense_retrieval, "_means", means)
+    dense_retrieval.mean_states(infer.Model(CONFIG, {}, ByteTokenizer()), [[1, 2, 3]])
+    assert shapes == [(1, 16)]

@@ -1,5 +1,6 @@
 """job=clean: layouts, resume, any number of processes, the report, and mistakes in a sentence."""
 
+import base64
 import gzip
 import hashlib
 import importlib.util
@@ -21,8 +22,10 @@ import tokenizers as hf
 import zstandard
 
 from gptjax.data.clean import config as clean_config
-from gptjax.data.clean import pipeline
+from gptjax.data.clean import pipeline, shards
+from gptjax.data.clean.tokens import counter
 from gptjax.data.tokenizers import bpe
+from gptjax.files import POINTER
 from gptjax.main import main
 from gptjax.report import cleaning
 
@@ -395,6 +398,17 @@ REFUSED = {
     "list": ("a.jsonl", {"word_list.path": "none.txt"}, "word_list.path='none.txt' cannot be"),
     "evaluation": ("a.jsonl", {"contamination.path": "none"}, "clean.contamination.path='none'"),
     "tokens": ("a.jsonl", {"tokenizer_path": "list.txt"}, "is no tokenizer's file"),
+    "token pipe": (
+        "a.jsonl",
+        {"tokenizer_path": "pipe.json"},
+        "clean.tokenizer_path='pipe.json' is a named pipe",
+    ),
+    "token pointer": ("a.jsonl", {"tokenizer_path": "lfs.json"}, "lfs.json is a Git LFS pointer"),
+    "no tokens": (
+        "a.jsonl",
+        {"tokenizer_path": "none.json"},
+        "clean.tokenizer_path='none.json' cannot be read: No such file or directory; name a file",
+    ),
     "binary": ("image.png", {}, "bytes are NUL"),
 }
 
@@ -408,6 +422,8 @@ def test_what_cannot_be_is_refused_in_one_sentence(tmp_path, capsys, monkeypatch
     Path("cut.jsonl.zst").write_bytes(zstandard.compress(lines(records(0, 40)))[:-20])
     Path("cut.parquet").write_bytes(b"PAR1" + b"x" * 50)
     Path("image.png").write_bytes(b"\x89PNG" + b"\0" * 60)
+    Path("lfs.json").write_bytes(POINTER + b"v1")
+    os.mkfifo("pipe.json")
     Path("full").mkdir()
     Path("full/mine.txt").write_text("x")
     given, own, sentence = REFUSED[name]
@@ -422,4 +438,37 @@ def test_what_cannot_be_is_refused_in_one_sentence(tmp_path, capsys, monkeypatch
 
 def test_another_recipe_is_refused(crawl, cleaned, capsys):
     assert run(crawl, cleaned, stages="exact") == 2
+    assert "was made from other files or settings" in capsys.readouterr().err
+
+
+def test_ranks_under_the_name_of_a_sentencepiece_model_are_counted(tmp_path):
+    """As Llama 3 has them."""
+    rows = [b"%s %d\n" % (base64.b64encode(bytes([byte])), byte) for byte in range(256)]
+    (tmp_path / "tokenizer.model").write_bytes(b"".join(rows))
+    assert counter(str(tmp_path / "tokenizer.model"))("the law") == 7
+
+
+def test_a_tokenizer_that_does_not_say_how_documents_end_counts(tmp_path):
+    library = hf.Tokenizer.from_str(bpe.train([b"the law " * 40], 270).decode())
+    library.add_special_tokens(["<pad>"])
+    (tmp_path / "tokenizer.json").write_text(library.to_str().replace("<|endoftext|>", "<end>"))
+    assert counter(str(tmp_path / "tokenizer.json"))("the law") > 0
+
+
+def test_texts_that_stay_as_they_are_are_counted_once(tmp_path, monkeypatch):
+    (tmp_path / "a.jsonl").write_bytes(lines(records(0, 3)))
+    (tmp_path / "tokenizer.json").write_bytes(bpe.train([page(0).encode()], 300))
+    own = {"stages": "(exact,)", "tokenizer_path": tmp_path / "tokenizer.json"}
+    monkeypatch.setattr(shards, "counter", lambda path: None)
+    assert run(tmp_path / "a.jsonl", tmp_path / "out", **own) == 0
+    result = json.loads((tmp_path / "out" / "clean.json").read_text())
+    assert result["written"] == result["read"] and result["read"]["tokens"] > 0
+
+
+def test_another_tokenizer_under_the_same_name_is_another_recipe(tmp_path, capsys):
+    (tmp_path / "a.jsonl").write_bytes(lines(records(0, 1)))
+    own = {"stages": "exact", "tokenizer_path": tmp_path / "tokenizer.json"}
+    for size, status in ((300, 0), (310, 2)):
+        (tmp_path / "tokenizer.json").write_bytes(bpe.train([page(0).encode()], size))
+        assert run(tmp_path / "a.jsonl", tmp_path / "out", **own) == status
     assert "was made from other files or settings" in capsys.readouterr().err

@@ -75,7 +75,8 @@ def test_an_answer_names_its_sources(place, tmp_path, capfd, marginal, retriever
 def test_an_index_of_another_model_tokenizer_or_of_other_files_is_refused(place, tmp_path, capfd):
     plain = retrieval.build(["a fox"], ByteTokenizer())
     for changes, flags, words in (
-        ({"states_of": "x"}, [], "dense vectors of another model than tiny"),
+        ({"states_of": "x"}, ["retriever=dense"], "dense vectors of another model than tiny"),
+        ({"states_of": "x"}, [], "index of other files"),  # bm25 reads no vectors
         ({"tokenizer": "x"}, [], "index of another tokenizer's tokens"),
         ({}, [], "index of other files than rag.documents="),
         ({}, ["documents=", "retriever=dense"], "has no dense vectors"),

@@ -58,7 +58,7 @@ def test_lines_choose_adapters_by_name(model, tmp_path, capfd):
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert rows[0]["tokens"] == rows[2]["tokens"] != rows[1]["tokens"]
     assert sample(model, *flags, "adapter=its", tmp_path=tmp_path) == 2
-    assert "the adapter 'its' is not known" in capfd.readouterr().err
+    assert "sample.adapter='its' is none of sample.adapters" in capfd.readouterr().err
     assert sample(model, "adapters=mine", tmp_path=tmp_path) == 2
     assert "sample.adapters='mine' is no adapter by name" in capfd.readouterr().err
 
@@ -217,6 +217,7 @@ def test_a_text_longer_than_the_context(tmp_path, capfd):
     [
         (["prompt=a", "prompts=b"], "are both given; leave one out"),
         (["prompts=nowhere.txt"], "sample.prompts=nowhere.txt is no file"),
+        (["model=nowhere", "adapter=its"], "sample.adapter='its' is none of sample.adapters"),
         (["output=no/such/folder.jsonl"], "is in no folder"),
         (["prompt=" + "x" * 40], "a prompt has 40 tokens, and the context of tiny is 32"),
         (["sampling.temperature=-1"], "sample.sampling.temperature=-1.0 must be at least 0"),

@@ -49,9 +49,10 @@ COLUMNS: dict[str, np.dtype] = {
     "spans": np.dtype("<u8"),
     "counts": np.dtype("<u4"),
     "tokens": np.dtype("<u4"),
+    "same": np.dtype("u1"),
 }
-"""Files of numbers that a task writes: facts, signatures, hashes of spans and how many of them,
-tokens where a tokenizer is given."""
+"""Files of numbers that a task writes: facts, signatures, hashes of spans and how many of them;
+where a tokenizer is given, tokens as it was read and whether no judge changed its text."""
 EXAMPLES = 20
 SPARE = 3
 """How many times as many examples are kept, since a later pass may take some away."""
@@ -136,7 +137,7 @@ class _Notes:
         self._signer = Signer(config.near)
         wanted = {"facts"} | {"near", "spans"} & set(config.stages)
         wanted |= {"counts"} if "spans" in wanted else set()
-        wanted |= {"tokens"} if config.tokenizer_path else set()
+        wanted |= {"tokens", "same"} if config.tokenizer_path else set()
         self._tokens = counter(config.tokenizer_path)
         self._columns = {
             name: columns.enter_context(ColumnWriter(task.path(name), COLUMNS[name]))
@@ -179,6 +180,7 @@ class _Notes:
             spans=spans,
             counts=len(spans),
             tokens=tokens,
+            same=document.text == text,
         )
         self.count += 1
         return document if dropped == NOWHERE else None

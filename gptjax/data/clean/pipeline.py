@@ -24,7 +24,7 @@ from gptjax.data.clean.shards import write_task
 from gptjax.data.clean.tokens import counter
 from gptjax.data.files import facts
 from gptjax.errors import UserError
-from gptjax.files import read_json, write_json
+from gptjax.files import read_json, user_path, write_json
 from gptjax.threads import available_cores
 
 WORK = ".work"
@@ -76,9 +76,11 @@ def clean(
 def _recipe(config: CleanConfig, found: list[Path]) -> dict[str, Any]:
     """What decides the output: the files and every setting but the number of processes."""
     values = dataclasses.asdict(dataclasses.replace(config, workers=0, output=""))
-    if not config.tokenizer_path:  # folders that were begun before there was this setting go on
-        del values["tokenizer_path"]
-    return {"schema": SCHEMA, "files": facts(found), "settings": values}
+    recipe = {"schema": SCHEMA, "files": facts(found), "settings": values}
+    if config.tokenizer_path:
+        return recipe | {"tokenizer": facts([user_path(config.tokenizer_path)])}
+    del values["tokenizer_path"]  # folders that were begun before there was this setting go on
+    return recipe
 
 
 def _same(path: Path, recipe: dict[str, Any]) -> bool:

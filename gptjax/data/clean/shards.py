@@ -48,6 +48,7 @@ class Tally:
         self._tokens, self._count = None, counter(config.tokenizer_path)
         if config.tokenizer_path:
             self._tokens = columns.read(task.path("tokens"), COLUMNS["tokens"])
+            self._same = columns.read(task.path("same"), COLUMNS["same"])
         self._final = columns.read(task.path("final"), np.uint8)
         self._judged = read_json(task.path("judged.json"))
         self.written = {"documents": 0, "bytes": 0, "words": 0}
@@ -74,17 +75,18 @@ class Tally:
             record = {"text": text, "id": document.id, "source": document.source}
             record |= {"url": document.url} if document.url else {}
             extra = {k: v for k, v in document.fields.items() if k not in record}
-            self._count_written(text)
+            self._count_written(text, row, cut=row in spans)
             self._keep_example("kept", example(document, "", row))
             yield record | ({"metadata": extra} if extra else {})
 
-    def _count_written(self, text: str) -> None:
+    def _count_written(self, text: str, row: int, *, cut: bool) -> None:
         size = len(text.encode("utf-8", "replace"))
         self.written["documents"] += 1
         self.written["bytes"] += size
         self.written["words"] += len(text.split())
         if self._tokens is not None:
-            self.written["tokens"] += self._count(text)
+            same = self._same[row] and not cut
+            self.written["tokens"] += int(self._tokens[row]) if same else self._count(text)
         _add(self._lengths["after"], size.bit_length())
 
     def _note(self, stage: str, document: Document, row: int) -> None:

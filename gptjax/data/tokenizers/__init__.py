@@ -36,7 +36,7 @@ def stamp(config: "DataConfig") -> dict[str, Any]:
     kind = TOKENIZERS[config.tokenizer]
     if config.tokenizer_path:
         _check_loads(kind, config.tokenizer_path)
-        content = _content(config.tokenizer_path)
+        content = content_of(config.tokenizer_path)
         tokenizer = read(config, content, config.tokenizer_path)
         found = {
             "kind": kind.name,
@@ -62,7 +62,7 @@ def make(config: "DataConfig", documents: Iterable[bytes], folder: Path) -> Toke
     kind = TOKENIZERS[config.tokenizer]
     content = b""
     if config.tokenizer_path:
-        content = _content(config.tokenizer_path)
+        content = content_of(config.tokenizer_path)
     elif kind.train is not None:
         content = kind.train(_first(documents, config.tokenizer_bytes), _own(kind, config), config)
     if kind.file:
@@ -102,7 +102,12 @@ def _check_loads(kind: TokenizerKind, path: str) -> None:
         )
 
 
-def _content(path: str) -> bytes:
+def content_of(path: str) -> bytes:
+    """The content of a tokenizer's file.
+
+    Raises:
+      UserError: for a file that cannot be read, is no plain one or a pointer of Git LFS.
+    """
     try:
         file = user_path(path)
         refuse_irregular(file.stat().st_mode, f"data.tokenizer_path={path!r}")
@@ -132,6 +137,7 @@ __all__ = [
     "TOKENIZERS",
     "Tokenizer",
     "TokenizerKind",
+    "content_of",
     "make",
     "read",
     "register",

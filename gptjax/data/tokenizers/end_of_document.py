@@ -6,7 +6,7 @@ own. So it is taken from the files that lie beside a `tokenizer.json`, in the or
 """
 
 import json
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ def find(path: str, asked: str, ids: Mapping[str, int], special: Mapping[str, in
         return None
     if asked:
         return _asked(asked, ids, special)
-    said = named_beside(path, ids, ids.values())
+    said = named_beside(path, ids, set(ids.values()).__contains__)
     if said is not None:
         return said
     known = next((special[name] for name in KNOWN if name in special), None)
@@ -61,15 +61,15 @@ def find(path: str, asked: str, ids: Mapping[str, int], special: Mapping[str, in
     return known
 
 
-def named_beside(path: str, ids: Mapping[str, int], there: Container[int]) -> int | None:
-    """The id that the files beside a tokenizer's give, of those that are `there`.
+def named_beside(path: str, ids: Mapping[str, int], fits: Callable[[int], bool]) -> int | None:
+    """The first id that the files beside a tokenizer's give and that fits.
 
     Raises:
       UserError: for such a file that cannot be read.
     """
     for found in _settings(Path(path).parent) if path else ():
         number = ids.get(found) if isinstance(found, str) else found
-        if number is not None and number in there:
+        if number is not None and fits(number):
             return number
     return None
 

@@ -85,7 +85,7 @@ def _end(processor: Any, path: str, asked: str) -> int:
             f"data.end_of_document={asked!r} is no control piece of data.tokenizer_path; "
             f"{nearest(asked, [*named, end_of_document.NEW])}"
         )
-    said = end_of_document.named_beside(path, named, there)
+    said = end_of_document.named_beside(path, named, there.__contains__)
     return said if said is not None else own if own >= 0 else size
 
 

@@ -90,20 +90,23 @@ def read(content: bytes, path: str, pattern: str, end: str = "") -> JsonTokenize
 def _end(ranks: Mapping[bytes, int], path: str, asked: str) -> int:
     """The id that ends a document: one that no text gets."""
     taken, after = set(ranks.values()), max(ranks.values()) + 1
-    free = range(MAX_RANK + 1)
+
+    def free(number: int) -> bool:
+        return 0 <= number <= MAX_RANK and number not in taken
+
     if asked == NEW:
         return after
     named = numbers_beside(path)
     if asked:
         number = named.get(asked, int(asked) if asked.isascii() and asked.isdecimal() else -1)
-        if number in taken or number not in free:
+        if not free(number):
             raise UserError(
                 f"data.end_of_document={asked!r} is no id beside the ranks, which have no names; "
                 f"give a number that no token has, such as {after}, or leave it empty"
             )
         return number
     said = named_beside(path, named, free)
-    if said is not None and said not in taken:
+    if said is not None:
         return said
     if Path(path).name == KEPT:  # by a version of gptjax that knew no other
         return after
