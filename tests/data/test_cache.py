@@ -215,7 +215,9 @@ def test_no_home_folder(monkeypatch):
     """HOME unset and a user without an entry in passwd: no folder named ~ is made."""
     monkeypatch.setattr(os.path, "expanduser", lambda path: path)
     monkeypatch.delenv("GPTJAX_CACHE", raising=False)
-    with pytest.raises(UserError, match=r"needs the home folder of '~'.*; give data.cache_dir"):
+    with pytest.raises(
+        UserError, match=r"needs the home folder of '~'.*, as data.cache_dir or GPTJAX_CACHE"
+    ):
         cache.root("")
     assert cache.root("/some/where").parts[-1] == "where"
 
