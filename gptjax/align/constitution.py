@@ -84,7 +84,7 @@ def read(path: str | Path) -> tuple[Principle, ...]:
     place = user_path(path)
     check_plain(place)
     try:
-        text = place.read_text(encoding="utf-8")
+        text = place.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"align.constitution={str(path)!r} cannot be read: {error}") from error
     found = [_principle(str(path), number, block) for number, block in _blocks(text)]

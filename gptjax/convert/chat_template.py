@@ -19,7 +19,7 @@ def format_of(folder: Path) -> str:
     template = settings.get("chat_template") or ""
     if (folder / TEMPLATE).exists():
         check_plain(folder / TEMPLATE)
-        template = (folder / TEMPLATE).read_text(encoding="utf-8")
+        template = (folder / TEMPLATE).read_text(encoding="utf-8-sig")
     if isinstance(template, list):  # several, by name
         named = {each.get("name"): each.get("template") for each in template}
         template = named.get("default") or ""

@@ -43,9 +43,9 @@ def trained(config: "DataConfig", each: "Sequence[Corpus]") -> Path:
 
 
 def _documents(corpus: "Corpus", size: int) -> Iterator[bytes]:
-    """The first documents of the train part, so many bytes of them."""
+    """The first documents of the train part, so many bytes of them but for a cut character."""
     ids = np.asarray(corpus.train[: size + 1])
     ends = np.flatnonzero(ids == corpus.end_of_document)
     for first, last in zip(ends, [*ends[1:], len(ids)], strict=True):
         if last > first + 1:
-            yield corpus.decode(ids[first + 1 : last])
+            yield corpus.decode(ids[first + 1 : last]).decode(errors="ignore").encode()

@@ -26,6 +26,8 @@ from gptjax.files import refuse_irregular
 Captioned = tuple[bytes, np.ndarray]
 SPLIT_BY = "picture"
 """The hash that gives the side, for the identity of a corpus."""
+NO_PICTURE = (OSError, ValueError, SyntaxError)
+"""Errors of Pillow about a damaged file; the last is of its header or of its EXIF."""
 DEEP = ("I", "F")
 """How Pillow's names of pictures with more than 8 bits a value begin."""
 
@@ -141,19 +143,21 @@ def resized(picture: np.ndarray, size: int) -> np.ndarray:
 def read_picture(path: Path, place: str) -> np.ndarray:
     """uint8 [rows, columns, 3] of a file: .npy, or any format that Pillow knows.
 
+    Cameras store a picture as the sensor lay and say in EXIF how it is to be shown: so it is read.
+
     Raises:
       UserError: for a file that is missing, no picture, or has more than 8 bits a value.
     """
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
         refuse_irregular(path.stat().st_mode, f"{place}: the picture {path}")
         if path.suffix != ".npy":
             with Image.open(path) as shown:
                 _check_depth(shown.mode, path, place)
-                return np.asarray(shown.convert("RGB"), np.uint8)
+                return np.asarray(ImageOps.exif_transpose(shown).convert("RGB"), np.uint8)
         found = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+    except (*NO_PICTURE, UnidentifiedImageError, Image.DecompressionBombError) as error:
         reason = getattr(error, "strerror", None) or "it is no picture"
         raise UserError(f"{place}: the picture {path} cannot be read ({reason})") from error
     if found.dtype != np.uint8 or found.ndim != 3:

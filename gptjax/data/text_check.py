@@ -71,7 +71,7 @@ _MARKUP = (
     (
         "an HTML page",
         "extract its text, or set data.text.markup=true to read the markup as it is",
-        rb"(?i)(\xef\xbb\xbf)?\s*+(<\?xml[^>]*>\s*)?(<!--((?!-->).)*+-->\s*+)*+"
+        rb"(?i)\s*+(<\?xml[^>]*>\s*)?(<!--((?!-->).)*+-->\s*+)*+"
         rb"<(!doctype\s+html|html[\s>])",
     ),
 )
@@ -88,7 +88,7 @@ NULS = 0.01
 
 
 def utf8(chunks: Iterable[bytes], name: str, *, markup: bool = False) -> Iterator[bytes]:
-    """The same chunks, each checked before it is given.
+    """The same chunks, each checked before it is given, without a byte order mark in front.
 
     Args:
       markup: whether pages are read as they are written.
@@ -101,8 +101,8 @@ def utf8(chunks: Iterable[bytes], name: str, *, markup: bool = False) -> Iterato
     for chunk in chunks:
         refuse_other_formats(chunk, name, start, markup=markup)
         _decode(decoder, chunk, name, start, final=False)
+        yield chunk if start else chunk.removeprefix(codecs.BOM_UTF8)
         start += len(chunk)
-        yield chunk
     _decode(decoder, b"", name, start, final=True)
 
 
@@ -138,8 +138,9 @@ def _refuse_marks(first: bytes, name: str, markup: bool) -> None:
                 f"data.path: {name!r} is text in {encoding}; convert it: iconv -f {encoding} "
                 "-t UTF-8, or leave it out"
             )
+    shown = first.removeprefix(codecs.BOM_UTF8)
     for format in FORMATS:
-        if format.mark.match(first) and not (format.markup and markup):
+        if format.mark.match(shown) and not (format.markup and markup):
             raise UserError(
                 f"data.path: {name!r} is {format.kind}, not text; {format.repair}, or leave it out"
             )

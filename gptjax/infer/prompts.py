@@ -51,7 +51,7 @@ def read_rows(path: Path) -> list[tuple[str, dict[str, Any]]]:
       UserError: for a file that is missing or empty, and a line that is no object of JSON.
     """
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8"
         raise UserError(f"{path} cannot be read ({reason}); give a file of prompts") from error

@@ -213,7 +213,7 @@ def _stamp(asked: Settings) -> str:
 def _of_here(error: UserError) -> UserError:
     """The sentence with the names of this job's settings."""
     words = str(error).replace("clean.input", "rag.documents").replace("data.path", "rag.documents")
-    return UserError(words.replace(", or set clean.strict=false to leave it out", ""))
+    return UserError(words.replace(readers.STRICT, ""))
 
 
 def _questions(asked: Settings) -> list[dict[str, Any]]:

@@ -1,10 +1,12 @@
 """Mixtures of sources: exact proportions at every example, and settings that make no sense."""
 
+import types
+
 import numpy as np
 import pytest
 
 from gptjax.config import default_config, make_config
-from gptjax.data import batch_numpy, load
+from gptjax.data import batch_numpy, load, mixture_tokenizer
 from gptjax.data import mixture_order as order
 from gptjax.data.mixture import PLACES, counts_of, cycle
 from gptjax.errors import UserError
@@ -175,3 +177,15 @@ def test_a_trained_tokenizer_is_one_for_all_and_the_same_for_all_weights(two):
     assert other.fingerprint == corpus.fingerprint
     again = load(two(tokenizer="bpe", vocab_size=300), seq_len=32)
     assert again.vocab_size < corpus.vocab_size
+
+
+@pytest.mark.parametrize("size", range(1, 16))
+def test_the_sample_of_a_mixture_tokenizer_ends_between_characters(size):
+    texts = ["né", "木曜日"]
+    ids = [256, *texts[0].encode(), 256, *texts[1].encode(), 256]
+    corpus = types.SimpleNamespace(
+        train=np.array(ids), end_of_document=256, decode=lambda x: bytes(x.tolist())
+    )
+    found = [document.decode() for document in mixture_tokenizer._documents(corpus, size)]
+    assert all(text.startswith(one) for text, one in zip(texts, found, strict=False)), found
+    assert size < 14 or found == texts

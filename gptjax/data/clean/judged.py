@@ -34,7 +34,7 @@ NOWHERE = 127
 FACTS = np.dtype(
     [
         ("dropped", "u1"),  # the number of the stage, or NOWHERE
-        ("source", "<u2"),
+        ("source", "<u4"),
         ("reason", "<u2"),
         ("bytes", "<u8"),
         ("words", "<u4"),

@@ -29,7 +29,7 @@ from gptjax.threads import available_cores
 
 WORK = ".work"
 RECIPE, RESULT = "recipe.json", "clean.json"
-SCHEMA = 1
+SCHEMA = 2
 
 
 ShareOut = Callable[[Callable[..., None], list[tuple]], None]
@@ -56,6 +56,7 @@ def clean(
     counter(config.tokenizer_path)
     share_out = share_out or functools.partial(_share_out, workers=config.workers)
     found = readers.find(config.input)
+    _check_apart(config.input, found, output)
     recipe = _recipe(config, found)
     if (output / RESULT).exists() and _same(output / RECIPE, recipe):
         return read_json(output / RESULT)
@@ -73,14 +74,36 @@ def clean(
     return result
 
 
+def _check_apart(asked: str, found: list[Path], output: Path) -> None:
+    """Refuse an output that the next start would read as input."""
+    where = output.resolve()
+    folder = user_path(asked)
+    inside = folder.is_dir() and folder.resolve() in (where, *where.parents)
+    if inside or any(where in file.resolve().parents for file in found):
+        raise UserError(
+            f"clean.output={output} lies in clean.input={asked}, which would read what is written; "
+            "give a folder outside of it"
+        )
+
+
 def _recipe(config: CleanConfig, found: list[Path]) -> dict[str, Any]:
     """What decides the output: the files and every setting but the number of processes."""
     values = dataclasses.asdict(dataclasses.replace(config, workers=0, output=""))
-    recipe = {"schema": SCHEMA, "files": facts(found), "settings": values}
+    recipe = {"schema": SCHEMA, "files": facts(found), "settings": values, **_judged_by(config)}
     if config.tokenizer_path:
         return recipe | {"tokenizer": facts([user_path(config.tokenizer_path)])}
     del values["tokenizer_path"]  # folders that were begun before there was this setting go on
     return recipe
+
+
+def _judged_by(config: CleanConfig) -> dict[str, Any]:
+    """The files that stages read, by setting."""
+    read: dict[str, list[Path]] = {}
+    if "word_list" in config.stages and config.word_list.path:
+        read["word_list"] = [user_path(config.word_list.path)]
+    if "contamination" in config.stages and config.contamination.path:
+        read["contamination"] = readers.evaluation_files(config.contamination.path)
+    return {name: facts(some) for name, some in read.items()}
 
 
 def _same(path: Path, recipe: dict[str, Any]) -> bool:

@@ -7,6 +7,7 @@ them. A record that is broken is counted and named; only `strict` refuses it.
 
 import dataclasses
 import io
+import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -27,6 +28,8 @@ SOURCES = ("source", "meta.pile_set_name", "meta.redpajama_set_name", "lang", "l
 NAMED = 5
 """Broken records that are named in the report."""
 PARQUET_ROWS = 1024
+STRICT = ", or set clean.strict=false to leave it out"
+"""What may be done besides about a broken record of the input."""
 HTML_TYPES = ("text/html", "application/xhtml+xml")
 
 
@@ -44,9 +47,7 @@ class Broken:
           UserError: where it is to be fatal.
         """
         if strict:
-            raise UserError(
-                f"{place} {why}; mend or drop it, or set clean.strict=false to leave it out"
-            )
+            raise UserError(f"{place} {why}; mend or drop it{STRICT}")
         self.count += 1
         if len(self.places) < NAMED:
             self.places.append(f"{place} {why}")
@@ -71,8 +72,7 @@ def documents(file: Path, broken: Broken, *, strict: bool, text_field: str = "")
     chunks = _renamed_each(contents(file))
     for content in chunks:
         name = Path(content.name).name
-        inner = dataclasses.replace(content, chunks=_renamed_each(content.chunks))
-        for place, record in _reader(content.name)(inner, broken, strict):
+        for place, record in _renamed_each(_reader(content.name)(content, broken, strict)):
             found = document_of(record, f"{name}#{place}", _top(file), text_field)
             if found is None:
                 broken.add(
@@ -84,39 +84,57 @@ def documents(file: Path, broken: Broken, *, strict: bool, text_field: str = "")
                 yield found
 
 
-def text_files(path: str) -> Iterator[str]:
-    """The texts of evaluation files: of every record all strings, of every other file its text."""
+def evaluation_files(path: str) -> list[Path]:
+    """The files of `clean.contamination.path`, each once."""
     field = "clean.contamination.path"
-    for file in _renamed(lambda: files.find(path, "contamination", ()), field):
-        for content in contents(file):
-            for _, record in _reader(content.name)(content, Broken(), False):
+    return _renamed(lambda: files.find(path, "contamination", ()), field)  # type: ignore[no-any-return]
+
+
+def text_files(path: str) -> Iterator[str]:
+    """The texts of evaluation files: of every record all strings, of every other file its text.
+
+    Raises:
+      UserError: for a file that cannot be read, and a broken record, whose text would be missing.
+    """
+    found = evaluation_files(path)
+    try:
+        for content in itertools.chain.from_iterable(map(contents, found)):
+            for _, record in _reader(content.name)(content, Broken(), True):
                 yield from _strings(record)
+    except UserError as error:
+        words = str(error).replace(STRICT, "").replace("clean.input", "data.path")
+        raise UserError(words.replace("data.path", "clean.contamination.path")) from error
 
 
 def document_of(
     record: Mapping[str, Any], place: str, source: str, text_field: str = ""
 ) -> Document | None:
     """A record as a document; None where it has no text."""
-    text = _first(record, (text_field,) if text_field else TEXTS)
+    names = (text_field,) if text_field else TEXTS
+    used, text = next(
+        ((n, t) for n in names if (t := _first(record, (n,))) is not None), ("", None)
+    )
     if text is None:
         return None
-    used = {text_field, *TEXTS}
     return Document(
         text=text,
-        id=_first(record, IDS) or place,
+        id=_first(record, IDS, numbers=True) or place,
         source=_first(record, SOURCES) or source,
         url=_first(record, URLS) or "",
-        fields={name: value for name, value in record.items() if name not in used},
+        fields={name: value for name, value in record.items() if name != used},
     )
 
 
-def _first(record: Mapping[str, Any], names: Iterable[str]) -> str | None:
+def _first(record: Mapping[str, Any], names: Iterable[str], *, numbers: bool = False) -> str | None:
+    """The first of these fields that holds a text, or where they count a whole number."""
     for name in names:
         value: Any = record
         for part in name.split("."):
             value = value.get(part) if isinstance(value, Mapping) else None
         if isinstance(value, str):
             return value
+        if numbers and isinstance(value, int) and not isinstance(value, bool):
+            return str(value)
     return None
 
 
@@ -137,11 +155,15 @@ def _top(file: Path) -> str:
 
 
 def _json_lines(content: Content, broken: Broken, strict: bool) -> Iterator[tuple[int, Any]]:
+    empty = True
     for number, line in enumerate(lines_of(content), 1):
         if not line.strip():
             continue
+        if empty:
+            _refuse_one_value(line, content.name)
+        empty = False
         try:
-            record = json.loads(line.decode())
+            record = json.loads(line.decode("utf-8-sig"))
             if not isinstance(record, dict):
                 raise ValueError(f"a JSON {type(record).__name__} and no object")
             json.dumps(record, ensure_ascii=False).encode()  # half a surrogate pair is no text
@@ -150,6 +172,17 @@ def _json_lines(content: Content, broken: Broken, strict: bool) -> Iterator[tupl
             broken.add(f"{content.name} line {number}", why, strict=strict)
             continue
         yield number, record
+
+
+def _refuse_one_value(first: bytes, name: str) -> None:
+    """Refuse a file that is one JSON value, over several lines or all records in an array."""
+    start = first.decode("utf-8-sig", "replace").strip()
+    if start == "{" or start.startswith("["):
+        raise UserError(
+            f"clean.input: {name!r} is one JSON {'object' if start == '{' else 'array'}, and "
+            "records are read line by line; write an object in each line, for example with jq -c "
+            f"'{'.' if start == '{' else '.[]'}'"
+        )
 
 
 def _text(content: Content, broken: Broken, strict: bool) -> Iterator[tuple[int, Any]]:

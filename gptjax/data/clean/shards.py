@@ -18,6 +18,9 @@ from gptjax.data.clean.tokens import counter
 from gptjax.data.clean.writers import WRITERS
 from gptjax.files import read_json, write_json
 
+WRITTEN = ("text", "id", "source", "url")
+"""Fields of the output; what else a record holds is `metadata`."""
+
 
 def write_task(task: Task, config: CleanConfig, output: str) -> None:
     """Write the task's shard, and `tally.json` last; nothing where that is there."""
@@ -74,7 +77,7 @@ class Tally:
                     continue
             record = {"text": text, "id": document.id, "source": document.source}
             record |= {"url": document.url} if document.url else {}
-            extra = {k: v for k, v in document.fields.items() if k not in record}
+            extra = {k: v for k, v in document.fields.items() if not _is_written(k, v, record)}
             self._count_written(text, row, cut=row in spans)
             self._keep_example("kept", example(document, "", row))
             yield record | ({"metadata": extra} if extra else {})
@@ -172,6 +175,11 @@ class Tally:
                 "kept": int((mine == NOWHERE).sum()),
             }
         return found
+
+
+def _is_written(name: str, value: Any, record: dict[str, Any]) -> bool:
+    """Whether a field is written under its own name already, or would be and is nothing."""
+    return name in WRITTEN and (value is None or str(value) == record.get(name, ""))
 
 
 def _add(counts: dict[int, int], key: int) -> None:

@@ -42,7 +42,7 @@ def read(path: str) -> list[str]:
     place = user_path(path)
     check_plain(place)
     try:
-        lines = place.read_text(encoding="utf-8").splitlines()
+        lines = place.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"clean.word_list.path={path!r} cannot be read ({error}); give a text file with one "

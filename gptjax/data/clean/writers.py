@@ -1,6 +1,7 @@
 """Writers of shards: records of cleaned documents as zstd JSON lines or Parquet."""
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,27 @@ ROWS = 1000
 def _write_json_lines(path: Path, records: Iterator[dict[str, Any]]) -> None:
     with path.open("wb") as file, zstandard.ZstdCompressor(level=3).stream_writer(file) as out:
         for record in records:
-            out.write(json.dumps(record, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
+            out.write(as_json(record).encode("utf-8", "replace") + b"\n")
+
+
+def as_json(value: Any) -> str:
+    """A line of JSON; numbers that are not finite, which JSON has not, become null.
+
+    >>> as_json({"score": float("nan"), "all": [1, float("inf")]})
+    '{"score": null, "all": [1, null]}'
+    """
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(value), ensure_ascii=False, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {name: _finite(one) for name, one in value.items()}
+    return [_finite(one) for one in value] if isinstance(value, list) else value
 
 
 def _write_parquet(path: Path, records: Iterator[dict[str, Any]]) -> None:
@@ -35,7 +56,7 @@ def _write_parquet(path: Path, records: Iterator[dict[str, Any]]) -> None:
         rows: list[dict[str, Any]] = []
         for record in records:
             extra = record.get("metadata")
-            rows.append(record | {"metadata": json.dumps(extra) if extra else None})
+            rows.append(record | {"metadata": as_json(extra) if extra else None})
             if len(rows) == ROWS:
                 out.write_table(pa.Table.from_pylist(rows, schema))
                 rows = []

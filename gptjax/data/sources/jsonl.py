@@ -144,7 +144,8 @@ def pictured(path: str, text_field: str, picture_field: str, size: int) -> Pictu
         for file in found
         for _, record in _records([file], example)
     ]
-    facts = {"text_field": text_field, "picture_field": picture_field, "picture_size": size}
+    facts: dict[str, Any] = {"text_field": text_field, "picture_field": picture_field}
+    facts |= {"picture_size": size, "shown_by": "EXIF"}  # caches of before have them as stored
     stamp = {"files": files.facts(found), "pictures": _digest(shown), **facts}
     return Pictured(stamp, read, f"data.path={path!r}")
 

@@ -58,7 +58,12 @@ def text(path: str, document_bytes: int, *, markup: bool = False) -> Documents:
                 yield b"".join(chunks)
 
     return Documents(
-        stamp={"files": facts, "document_bytes": size, **({"markup": True} if markup else {})},
+        stamp={
+            "files": facts,
+            "document_bytes": size,
+            "marks": "dropped",  # caches of before have byte order marks as text
+            **({"markup": True} if markup else {}),
+        },
         read=read,
         field=f"data.path={path!r}",
     )

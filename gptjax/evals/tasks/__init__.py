@@ -168,7 +168,7 @@ def _document(row: dict[str, Any], path: Path, number: int) -> Document:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"evaluate.texts={path} is no UTF-8 text ({type(error).__name__})"

@@ -34,7 +34,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
             f"evaluate.tasks={path} is no file; give the path of a .jsonl or .yaml task"
         )
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read as text ({type(error).__name__})") from None
     for number, line in enumerate(lines, start=1):

@@ -66,7 +66,7 @@ def _parsed(path: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        said = yaml.safe_load(path.read_text(encoding="utf-8"))
+        said = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except OSError:
         raise UserError(f"evaluate.tasks={path} is no file; give the path of a task") from None
     except (UnicodeDecodeError, yaml.YAMLError) as error:

@@ -1,0 +1,110 @@
+"""Records of a cleaning: nothing of them is lost, and what is written is JSON."""
+
+import json
+
+import pytest
+import zstandard
+
+from gptjax.config import make_config
+from gptjax.data.clean import readers
+from gptjax.data.clean.pipeline import clean
+from gptjax.data.clean.writers import as_json
+from gptjax.errors import UserError
+
+
+def cleaned(folder, lines, output="out", **settings):
+    (folder / "in").mkdir(exist_ok=True)
+    (folder / "in" / "a.jsonl").write_text(lines)
+    own = {"input": str(folder / "in"), "workers": 1, "stages": ("exact",), **settings}
+    config = make_config({"job": "clean", "clean": own}).own["clean"]
+    clean(config, folder / output, lambda words: None)
+    written = b"".join(
+        zstandard.ZstdDecompressor().stream_reader(shard.read_bytes()).read()
+        for shard in sorted((folder / output).glob("*.zst"))
+    )
+    return [json.loads(line, parse_constant=pytest.fail) for line in written.splitlines()]
+
+
+def test_whatever_a_record_holds_is_written(tmp_path):
+    record = {
+        "id": 17,
+        "text": "one",
+        "content": "two",
+        "source": {"name": "web"},
+        "url": None,
+        "score": float("nan"),
+        "all": [1, float("-inf")],
+    }
+    (found,) = cleaned(tmp_path, json.dumps(record))
+    assert found == {
+        "text": "one",
+        "id": "17",
+        "source": "in",
+        "metadata": {
+            "content": "two",
+            "source": {"name": "web"},
+            "score": None,
+            "all": [1, None],
+        },
+    }
+
+
+def test_an_id_is_a_text_or_a_whole_number():
+    said = [{"text": "a", "id": one} for one in ("x", 0, True, 1.5)]
+    assert [readers.document_of(one, "a#1", "s").id for one in said] == ["x", "0", "a#1", "a#1"]
+
+
+def test_as_many_sources_as_documents(tmp_path, monkeypatch):
+    from gptjax.data.clean import judged
+
+    assert judged.FACTS["source"].itemsize == 4
+    lines = "".join(json.dumps({"text": f"t{i}", "source": f"s{i}"}) + "\n" for i in range(70))
+    assert len({one["source"] for one in cleaned(tmp_path, lines)}) == 70
+
+
+def test_numbers_that_are_not_finite_are_null():
+    assert as_json({"a": 1.5, "b": [float("inf")]}) == '{"a": 1.5, "b": [null]}'
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [('[{"text": "one"}]', "array"), ('\n{\n  "text": "one"\n}\n', "object")],
+)
+def test_a_file_of_one_value_is_refused(tmp_path, content, words):
+    with pytest.raises(UserError, match=rf"clean\.input: .*a\.jsonl' is one JSON {words}"):
+        cleaned(tmp_path, content)
+
+
+def test_a_broken_line_of_an_evaluation_file_is_refused(tmp_path):
+    (tmp_path / "held.jsonl").write_text('{"question": "one"}\nnot JSON\n')
+    with pytest.raises(UserError, match=r"held\.jsonl line 2 is no JSON") as caught:
+        list(readers.text_files(str(tmp_path / "held.jsonl")))
+    assert "clean.strict" not in str(caught.value)
+    (tmp_path / "held.json").write_text('[{"question": "one"}]')
+    with pytest.raises(UserError, match=r"clean\.contamination\.path: .*array"):
+        list(readers.text_files(str(tmp_path / "held.json")))
+
+
+def test_a_kind_of_file_that_is_no_text_is_named_by_the_setting(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(b"PK\x03\x04")
+    with pytest.raises(UserError, match=r"^clean\.input: .* a zip archive"):
+        list(readers.documents(tmp_path / "a.jsonl", readers.Broken(), strict=False))
+
+
+def test_another_word_list_makes_another_output(tmp_path):
+    path = tmp_path / "words"
+    asked = {"stages": ("word_list",), "word_list": {"path": str(path)}}
+    lines = '{"text": "a good word"}\n{"text": "a bad word"}\n'
+    path.write_text("bad\n")
+    assert [one["text"] for one in cleaned(tmp_path, lines, **asked)] == ["a good word"]
+    path.write_text("good\n")
+    with pytest.raises(UserError, match="other files"):
+        cleaned(tmp_path, lines, **asked)
+
+
+def test_an_output_inside_of_the_input_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"clean\.output=.* lies in clean\.input"):
+        cleaned(tmp_path, '{"text": "a"}', output="in/out")
+    cleaned(tmp_path, '{"text": "a"}')
+    with pytest.raises(UserError, match=r"lies in clean\.input"):
+        cleaned(tmp_path, '{"text": "a"}', input=str(tmp_path / "*" / "*"))
