@@ -12,6 +12,10 @@ import numpy as np
 
 from gptjax.errors import UserError
 
+NUMBER = re.compile(r"(?<![\d.])-?(?:\d+(?:\.\d+)?|\.\d+)")
+GROUPED = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+"""A comma that groups digits, which is no part of a number for `float`."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
@@ -56,10 +60,18 @@ def letters(asked: Asked) -> float:
 
 
 def number(asked: Asked) -> float:
-    """1 where the last number in the answer is the line's `answer`."""
-    found = re.findall(r"-?\d+(?:\.\d+)?", asked.text.replace(",", ""))
+    """1 where the last number in the answer is the line's `answer`.
+
+    Commas between groups of three digits belong to a number; a minus after a digit does not.
+
+    >>> said = {"answer": "1,234"}
+    >>> [number(Asked(said, text, True, "")) for text in ("5 or 1234.0", "0-1,234", "1,234,5")]
+    [1.0, 1.0, 0.0]
+    """
+    found = NUMBER.findall(GROUPED.sub("", asked.text))
     try:
-        return float(bool(found) and float(found[-1]) == float(_answer_of(asked)))
+        wanted = float(GROUPED.sub("", _answer_of(asked)))
+        return float(bool(found) and float(found[-1]) == wanted)
     except ValueError as error:
         raise UserError(f"{asked.place} has an answer that is no number; correct it") from error
 
