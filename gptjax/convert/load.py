@@ -147,7 +147,8 @@ def _their_tokenizer(place: Path) -> KeptTokenizer | None:
             check_plain(path)
             with path.open("rb") as file:
                 kind = kind_of(file.read(BEGINNING), kind)
-            return KeptTokenizer(DataConfig(tokenizer=kind, tokenizer_path=str(path)), path)
+            data = DataConfig(tokenizer=kind, tokenizer_path=str(path))
+            return KeptTokenizer(data, path, published=True)
     return None
 
 

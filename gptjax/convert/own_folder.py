@@ -25,6 +25,8 @@ from gptjax.fields import flat, make, nested, upgraded
 from gptjax.files import check_plain, read_json, refuse_pointer, write_json
 
 CONFIG, ORBAX_PARAMS = "model.json", "params"
+PUBLISHED = "published_tokenizer"
+"""Key of model.json for `KeptTokenizer.published`."""
 MODEL = "model"
 """The folder inside a run of job=train."""
 MAX_SHARD_BYTES = 5_000_000_000
@@ -46,10 +48,13 @@ class KeptTokenizer:
     Attributes:
       data: the settings.
       file: None for a kind that needs no file.
+      published: whether the model is another's, which reads texts after the tokens that its
+        tokenizer puts before them. Ours are trained on texts after the end of a document.
     """
 
     data: DataConfig
     file: Path | None = None
+    published: bool = False
 
     def read(self) -> Tokenizer:
         """The tokenizer.
@@ -122,6 +127,7 @@ def describe(
     if tokenizer is not None:
         copy_tokenizer(tokenizer, folder)
         said["data"] = _tokenizer_settings(tokenizer.data)
+        said |= {PUBLISHED: True} if tokenizer.published else {}
     if chat:
         said["chat"] = chat
     if quantized:
@@ -184,25 +190,26 @@ def read_description(folder: Path) -> Description:
         raise UserError(f"{folder / CONFIG} describes no model; convert or train it again")
     kind = said.pop("kind", "decoder")
     data, chat = said.pop("data", None), said.pop("chat", "")
+    published = bool(said.pop(PUBLISHED, False))
     quantized = said.pop("quantized", {})
     if not isinstance(quantized, dict) or (quantized and not isinstance(_leaves(quantized), dict)):
         raise UserError(
             f"{folder / CONFIG} describes no quantized parameters; quantize the model again"
         )
     config = _config(KINDS[kind].config, said, "model")
-    return Description(kind, config, _kept(folder, data), chat, quantized)
+    return Description(kind, config, _kept(folder, data, published), chat, quantized)
 
 
 def _leaves(quantized: Mapping[str, Any]) -> Any:
     return quantized.get("leaves")
 
 
-def _kept(folder: Path, said: Mapping[str, Any] | None) -> KeptTokenizer | None:
+def _kept(folder: Path, said: Mapping[str, Any] | None, published: bool) -> KeptTokenizer | None:
     if said is None:
         return None
     data = make(DataConfig, upgraded(DataConfig, nested(said)), "data")
     file = tokenizers.TOKENIZERS[data.tokenizer].file
-    return KeptTokenizer(data, folder / file if file else None)
+    return KeptTokenizer(data, folder / file if file else None, published)
 
 
 def has_params(folder: Path) -> bool:

@@ -17,10 +17,9 @@ def check(config: Config) -> None:
     Raises:
       UserError: for a task that there is not, or a file that cannot be read.
     """
-    from gptjax.evals.tasks import find  # slow to import, and few sweeps ask
+    from gptjax.evals.tasks import find_all  # slow to import, and few sweeps ask
 
-    for name in config.sweep.tasks:
-        find(name)
+    find_all(config.sweep.tasks)
 
 
 def scorer(config: Config) -> "Callable[[Session, RunSpec, Any], Scores] | None":

@@ -51,7 +51,16 @@ def joined(item: Item) -> tuple[str, tuple[str, ...]]:
 
 
 def lettered(item: Item) -> tuple[str, tuple[str, ...]]:
-    """(context, continuations): the choices are listed, and their letters go on (MMLU)."""
+    """(context, continuations): the choices are listed, and their letters go on (MMLU).
+
+    Raises:
+      UserError: for more choices than letters.
+    """
+    if len(item.choices) > len(LETTERS):
+        raise UserError(
+            f"evaluate.style=letter has {len(LETTERS)} letters, and an item has "
+            f"{len(item.choices)} choices; give style=continuation"
+        )
     named = zip(LETTERS, item.choices, strict=False)
     lines = "\n".join(f"{letter}. {choice}" for letter, choice in named)
     return f"{item.question}\n{lines}\nAnswer:", tuple(
@@ -91,7 +100,7 @@ def evaluate(
     task: str,
     shots: int = 0,
     examples: Sequence[Item] = (),
-    before: str = "",
+    before: str | Sequence[str] = "",
     style: str = "continuation",
     tokens: int = TOKENS,
 ) -> Result:
@@ -103,7 +112,7 @@ def evaluate(
     Args:
       examples: where the examples are taken from, in their order, never the item itself; the items
         by default.
-      before: a text before the examples.
+      before: a text before the examples, or one for each item.
       style: of STYLES.
       tokens: of a batch.
 
@@ -113,7 +122,11 @@ def evaluate(
     """
     check(items, task)
     pool = examples or items
-    shown = [before + _shown(pool, item, shots, style, task) for item in items]
+    begun = [before] * len(items) if isinstance(before, str) else before
+    shown = [
+        text + _shown(pool, item, shots, style, task)
+        for text, item in zip(begun, items, strict=True)
+    ]
     asked = [_requests(model, item, text, style) for item, text in zip(items, shown, strict=True)]
     kept = [i for i, requests in enumerate(asked) if all(fits(model, r) for r in requests)]
     if not kept and not shots:
@@ -166,7 +179,7 @@ def _row(item: Item, answers: Sequence[Any], style: str) -> dict[str, Any]:
 def _result(
     task: str, kept: Sequence[Item], rows: list[dict[str, Any]], items: Sequence[Item], shots: int
 ) -> Result:
-    documents = [item.document or str(i) for i, item in enumerate(kept)]
+    documents = [item.document or f"\n{i}" for i, item in enumerate(kept)]
     right = [float(row["pick"] == row["answer"]) for row in rows]
     normed = [float(row["pick_norm"] == row["answer"]) for row in rows]
     metrics = {

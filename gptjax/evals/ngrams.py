@@ -91,7 +91,7 @@ def compare_written(
       UserError: for texts of too few n-grams.
     """
     length = max((model.context or model.config.seq_len) - 1, 1)
-    end = prefix_of(model)
+    start, end = prefix_of(model), model.end_ids[0]
     kept = [[*model.encode(text), end][:length] for text in texts]
     data, other = (_counted(kept[half::2], n) for half in (0, 1))
     if min(data.total(), other.total()) < n:
@@ -100,7 +100,7 @@ def compare_written(
             "their halves; give more of evaluate.texts, or fewer of evaluate.ngram"
         )
     other = _counted(_cut(kept[1::2], n, written), n)
-    made = _cut(_written(model, end, length, n, other.total(), seed), n, other.total())
+    made = _cut(_written(model, start, length, n, other.total(), seed), n, other.total())
     found = _compared(data, _counted(made, n), data, other, alpha)
     return _result(task, model, made, found, n)
 
@@ -124,13 +124,13 @@ def _cut(texts: Sequence[Sequence[int]], n: int, grams: int) -> list[Sequence[in
 
 
 def _written(
-    model: Model, end: int, length: int, n: int, grams: int, seed: int
+    model: Model, start: int, length: int, n: int, grams: int, seed: int
 ) -> list[Sequence[int]]:
-    """Texts that the model begins after the end of another, at temperature 1."""
+    """Texts that the model begins, at temperature 1."""
     made: list[Sequence[int]] = []
     for number in range(ROUNDS):
         key = jax.random.fold_in(jax.random.key(seed), number)
-        answers = generate(model, [[end]] * ROWS, Sampling(max_tokens=length), key)
+        answers = generate(model, [[start]] * ROWS, Sampling(max_tokens=length), key)
         made += [answer.tokens for answer in answers]
         if sum(max(len(ids) - n + 1, 0) for ids in made) >= grams:
             return made

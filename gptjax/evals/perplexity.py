@@ -59,7 +59,10 @@ def perplexity(
         nats[number] -= one.total
         counts[number] += len(one.logprobs)
     seen = np.bincount([token for request in requests for token in request.tokens])
-    return _result(task, texts, nats, counts, unigram_entropy(seen))
+    found = _result(task, texts, nats, counts, unigram_entropy(seen))
+    empty = len(documents) - len(texts)
+    notes = (f"{empty} of {len(documents)} texts are empty and were left out",) if empty else ()
+    return dataclasses.replace(found, skipped=empty, notes=notes)
 
 
 def unigram_entropy(counts_V: np.ndarray) -> float:

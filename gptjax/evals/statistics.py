@@ -69,13 +69,23 @@ class Difference:
 
 
 def paired(
-    first: Sequence[float], second: Sequence[float], documents: Sequence[Hashable] | None = None
+    first: Sequence[float],
+    second: Sequence[float],
+    documents: Sequence[Hashable] | None = None,
+    weights: Sequence[float] | None = None,
 ) -> Difference:
     """First minus second; the error is by document where documents are given.
 
+    Args:
+      weights: bytes of each item, say, where its values are sums: Σ differences / Σ weights.
+
     >>> paired([1, 1, 0], [1, 0, 0]).value
     0.3333333333333333
+    >>> paired([4, 1], [2, 1], weights=[3, 1]).value
+    0.5
     """
-    made = mean(np.asarray(first, np.float64) - np.asarray(second, np.float64), documents)
-    error = made.stderr if documents is None else made.stderr_by_document
-    return Difference(made.value, error, made.value - 1.96 * error, made.value + 1.96 * error)
+    difference = np.asarray(first, np.float64) - np.asarray(second, np.float64)
+    counts = np.ones(len(difference)) if weights is None else weights
+    groups = range(len(difference)) if documents is None else documents
+    value, error = ratio(difference, counts, groups)
+    return Difference(value, error, value - 1.96 * error, value + 1.96 * error)

@@ -8,7 +8,7 @@ from gptjax.infer.model import Model
 
 
 def prefix_of(model: Model) -> int:
-    """The token before a text: the end of the document before it.
+    """The token before a text: its tokenizer's own, or the end of the document before it.
 
     Raises:
       UserError: without a tokenizer.
@@ -18,7 +18,7 @@ def prefix_of(model: Model) -> int:
             f"{model.name} has no tokenizer, so texts cannot be scored; put the tokenizer's file "
             "into its folder"
         )
-    return model.end_ids[0]
+    return (*model.end_ids[:1], *model.begins)[-1]
 
 
 def request_of(model: Model, context: str, continuation: str) -> Request:
@@ -26,7 +26,8 @@ def request_of(model: Model, context: str, continuation: str) -> Request:
 
     Spaces at the end of the context go to the continuation, both are encoded together, and the
     context's length is that of its own encoding. Where a token lies across the seam and that
-    leaves the continuation empty, it begins at the first token in which the encodings differ.
+    leaves the continuation empty, it begins at the first token in which the encodings differ. A
+    published tokenizer's own tokens stand before the context.
 
     Raises:
       UserError: for an empty continuation.
@@ -45,8 +46,8 @@ def request_of(model: Model, context: str, continuation: str) -> Request:
             (i for i, (a, b) in enumerate(zip(before, whole, strict=False)) if a != b),
             len(whole) - 1,
         )
-    head = whole[:cut] or [prefix_of(model)]
-    return Request(tuple(head), tuple(whole[cut:]))
+    head = (*model.begins, *whole[:cut]) or (prefix_of(model),)
+    return Request(head, tuple(whole[cut:]))
 
 
 def windows(ids: Sequence[int], prefix: int, length: int, stride: int = 0) -> Iterator[Request]:

@@ -265,7 +265,7 @@ def encoded(model: Model, prompt: Prompt) -> list[int]:
     Raises:
       UserError: for an empty prompt or ids out of the vocabulary.
     """
-    ids = model.encode(prompt) if isinstance(prompt, str) else [int(i) for i in prompt]
+    ids = model.encode_prompt(prompt) if isinstance(prompt, str) else [int(i) for i in prompt]
     if not ids:
         raise UserError("a prompt is empty; give at least one character or token")
     V = model.config.vocab_size

@@ -33,6 +33,7 @@ class Model:
       combine: of `Plan`; None: the model is one.
       stream: how caches forget old tokens; None: they do not.
       adapters: that requests choose by name, one row of a batch this and one that.
+      begins: tokens before a text, of a published model whose tokenizer puts them there.
     """
 
     config: models.ModelConfig
@@ -44,6 +45,7 @@ class Model:
     combine: Any = None
     stream: models.Stream | None = None
     adapters: Adapters = NO_ADAPTERS
+    begins: tuple[int, ...] = ()
 
     @functools.cached_property
     def context(self) -> int:
@@ -84,6 +86,14 @@ class Model:
             ) from error
         return np.asarray(ids).tolist()
 
+    def encode_prompt(self, text: str) -> list[int]:
+        """The ids of a text from its beginning, after `begins`.
+
+        Raises:
+          UserError: as `encode`.
+        """
+        return [*self.begins, *self.encode(text)]
+
     def decode(self, ids: Sequence[int]) -> bytes:
         """The bytes of tokens; none without a tokenizer."""
         return b"" if self.tokenizer is None else self.tokenizer.decode(ids)
@@ -123,7 +133,10 @@ def prepare(
     models.check_decodes(found.config)
     by_layer = jax.jit(functools.partial(models.unstacked, found.config))
     params = by_layer(jax.tree.map(jnp.asarray, found.params))
-    return Model(found.config, params, tokenizer or found.tokenizer, found.chat, name)
+    published = found.kept is not None and found.kept.published and tokenizer is None
+    begins = getattr(found.tokenizer, "begins", ()) if published else ()
+    tokenizer = tokenizer or found.tokenizer
+    return Model(found.config, params, tokenizer, found.chat, name, begins=begins)
 
 
 def with_adapters(model: Model, folders: Mapping[str, str | Path]) -> Model:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from gptjax.config import Config, enable_compilation_cache
@@ -24,8 +25,7 @@ def check(config: Config) -> None:
     asked: EvalConfig = config.own["evaluate"]
     if not asked.tasks or not asked.shots:
         raise UserError(f"evaluate.tasks={asked.tasks} with shots={asked.shots} asks for nothing")
-    for name in asked.tasks:
-        tasks.find(name)
+    tasks.find_all(asked.tasks)
     if asked.texts:
         tasks.documents_of(asked)
 
@@ -79,12 +79,13 @@ def difference(mine: Any, theirs: Any) -> dict[str, Any]:
 
     if mine.headline not in PAIRED:
         return {"task": mine.task, "reason": f"its {mine.headline} is not a mean over items"}
-    metric, value = PAIRED[mine.headline]
+    metric, value, weight = PAIRED[mine.headline]
     if not mine.items or list(map(_asked, mine.items)) != list(map(_asked, theirs.items)):
         return {"task": mine.task, "reason": "their contexts hold different items"}
     first, second = ([value(row) for row in one.items] for one in (mine, theirs))
-    documents = [row.get("document") or str(i) for i, row in enumerate(mine.items)]
-    made = plain(dataclasses.asdict(evals.paired(first, second, documents)))
+    weights = [weight(row) for row in mine.items]
+    documents = [row.get("document") or f"\n{i}" for i, row in enumerate(mine.items)]
+    made = plain(dataclasses.asdict(evals.paired(first, second, documents, weights)))
     return {"task": mine.task, "metric": metric, **made}
 
 
@@ -93,20 +94,28 @@ def _asked(row: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(row.get(name) for name in ("question", "choices", "document", "text", "length"))
 
 
+def _once(row: dict[str, Any]) -> float:
+    return 1.0
+
+
 PAIRED: dict[str, Any] = {
-    "acc": ("acc", lambda row: float(row["pick"] == row["answer"])),
-    "nats_per_token": ("bits_per_byte", lambda row: row["nats"] / math.log(2) / row["bytes"]),
-    "retrieved": ("retrieved", lambda row: row["right"]),
-    "extracted": ("extracted", lambda row: row["extracted"]),
+    "acc": ("acc", lambda row: float(row["pick"] == row["answer"]), _once),
+    "nats_per_token": (
+        "bits_per_byte",
+        lambda row: row["nats"] / math.log(2),
+        lambda row: row["bytes"],
+    ),
+    "retrieved": ("retrieved", lambda row: row["right"], _once),
+    "extracted": ("extracted", lambda row: row["extracted"], _once),
 }
-"""(metric, an item's value) that stand for each headline in paired differences.
+"""(metric, an item's sum, its weight) that stand for each headline in paired differences.
 
 Tokens of two tokenizers are not the same, so texts are compared by their bytes.
 """
 
 
 def _print(content: dict[str, Any], folder: Path) -> None:
-    table = Table(title=f"{content['model']}")
+    table = Table(title=escape(content["model"]))
     for name in ("task", "metric", "value", "± by item", "± by document", "guess", "items"):
         table.add_column(name)
     for task in content["tasks"]:
@@ -115,7 +124,7 @@ def _print(content: dict[str, Any], folder: Path) -> None:
                 compared = name.startswith("acc") or name == task["headline"]
                 guess = task["baselines"].get("chance") if compared else None
                 numbers = [one["value"], one["stderr"], one["stderr_by_document"], guess]
-                table.add_row(task["task"], name, *map(_number, numbers), str(one["count"]))
+                table.add_row(escape(task["task"]), name, *map(_number, numbers), str(one["count"]))
     console = Console(width=120)
     console.print(table, markup=False)
     for task in content["tasks"]:
@@ -126,7 +135,8 @@ def _print(content: dict[str, Any], folder: Path) -> None:
             console.print(f"{one['task']}: no difference, since {one['reason']}", markup=False)
         else:
             ends = f"[{_number(one['low'])}, {_number(one['high'])}]"
-            console.print(f"{one['task']}: {one['metric']} differs by {one['value']:.4f} {ends}")
+            said = f"{one['task']}: {one['metric']} differs by {one['value']:.4f} {ends}"
+            console.print(said, markup=False)
     console.print(str(folder / "scores.json"), highlight=False)
 
 

@@ -1,6 +1,7 @@
 """job=forecast: scores of models that were not run, from a table of scores of smaller ones."""
 
 import dataclasses
+import functools
 from pathlib import Path
 
 from gptjax.config import Config
@@ -31,7 +32,11 @@ class Settings:
     chance: tuple[str, ...] = setting(
         (), "scores of a guess, as task=0.25, where the task is not a published one"
     )
-    fit_below: float = setting(0.0, "fit sizes up to this one alone; 0: all", minimum=0.0)
+    fit_below: float = setting(
+        0.0,
+        "fit sizes up to this one alone, and compare larger runs with their forecasts; 0: all",
+        minimum=0.0,
+    )
     confidence: float = setting(0.95, "level of the intervals", above=0.5, below=1.0)
     resamples: int = setting(100, "of the runs, for the intervals", minimum=10, maximum=10_000)
 
@@ -57,23 +62,25 @@ def check(config: Config) -> None:
 def main(config: Config, folder: Path) -> int:
     """Write forecast.json and a figure, print the table."""
     asked: Settings = config.own["forecast"]
-    scores = read_scores(
+    read = functools.partial(
+        read_scores,
         asked.table,
         asked.tasks,
         score_suffix=asked.score_suffix,
         loss_suffix=asked.loss_suffix,
         loss=asked.loss,
         chance=_chance(asked),
-        params_below=asked.fit_below or float("inf"),
     )
+    largest = asked.fit_below or float("inf")
+    scores = read()
     found = forecast(
-        scores,
+        read(params_below=largest),
         list(zip(asked.params, asked.tokens, strict=True)),
         laws=asked.laws,
         confidence=asked.confidence,
         resamples=asked.resamples,
     )
-    task_forecasts.show(config, folder, scores, found)
+    task_forecasts.show(config, folder, scores, found, scores.params > largest)
     return 0
 
 

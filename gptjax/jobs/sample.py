@@ -120,7 +120,7 @@ def _questions(asked: Settings, model: Any) -> list[Any]:
     elif asked.prompt:
         found = [Asked(asked.prompt, {"prompt": asked.prompt})]
     elif model.end_ids:
-        found = [Asked(model.end_ids, {"prompt": ""})]
+        found = [Asked(model.begins or model.end_ids, {"prompt": ""})]
     else:
         raise UserError(
             f"sample.prompt='' begins a document, and {model.name} has no tokenizer that says "

@@ -1,17 +1,13 @@
 """job=task_ladder: a sweep whose cells are scored on tasks, and its largest size forecast first."""
 
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from gptjax import scaling
 from gptjax.config import Config
 from gptjax.engines import task_scores
 from gptjax.errors import UserError
-from gptjax.files import read_json, write_json
 from gptjax.job import Job
-from gptjax.scaling.tasks import Forecast, Scores, forecast, read_scores
+from gptjax.scaling.tasks import forecast, read_scores
 from gptjax.scaling.tasks.forecast import SIZES
 from gptjax.stages import task_forecasts
 from gptjax.stages.sweep import run_sweep
@@ -41,29 +37,8 @@ def main(config: Config, folder: Path) -> int:
     largest = every.params.max()
     large = every.params > largest * (1 - 1e-9)
     targets = list(zip(every.params[large], every.tokens[large], strict=True))
-    found = forecast(every.take(~large), targets)
-    task_forecasts.show(config, folder, every, found)
-    rows = measured(every, large, found)
-    write_json(folder / "forecast.json", {**read_json(folder / "forecast.json"), "measured": rows})
-    said = [row for row in rows if not row["refused"]]
-    inside = sum(row["inside"] for row in said)
-    print(f"largest size: {inside} of {len(said)} scores inside, {len(rows) - len(said)} refused")
+    task_forecasts.show(config, folder, every, forecast(every.take(~large), targets), large)
     return 0
-
-
-def measured(every: Scores, large: np.ndarray, found: Forecast) -> list[dict[str, Any]]:
-    """Each forecast beside what was measured."""
-    return [
-        {
-            "task": task.task,
-            "tokens": float(target.tokens),
-            "measured": float(score),
-            "inside": bool(target.low <= score <= target.high),
-            "refused": bool(target.refused),
-        }
-        for task in found.tasks
-        for target, score in zip(task.targets, every.score[task.task][large], strict=True)
-    ]
 
 
 JOB = Job(main, check=check, many_runs=True, trains=True)

@@ -13,6 +13,9 @@ from gptjax.files import write_atomic
 from gptjax.report import style
 from gptjax.report.template import Section, page
 
+ACROSS = 45
+"""Letters of labels that have room below upright bars; longer ones stand left of lying bars."""
+
 
 def build(folder: Path, content: dict[str, Any], formats: tuple[str, ...], dpi: int) -> None:
     """Write `figures/score_*` and report.html from the content of scores.json."""
@@ -46,7 +49,8 @@ def _figure(
     panels = [FIGURES.get(task["curve"].get("kind", ""), _bars)]
     panels += [_reliability] if task.get("calibration") else []
     with style.drawing():
-        figure = Figure(figsize=(style.WIDTH * (1 + len(panels)) / 2, 2.6), layout="constrained")
+        size = (style.WIDTH * (1 + len(panels)) / 2, max(2.6, 0.14 * len(task["by"])))
+        figure = Figure(figsize=size, layout="constrained")
         FigureCanvasAgg(figure)
         for draw, ax in zip(panels, np.atleast_1d(figure.subplots(1, len(panels))), strict=True):
             draw(ax, task)
@@ -95,11 +99,20 @@ def _bars(ax: Any, task: dict[str, Any]) -> None:
     bars = task["by"] or {"all": task["metrics"][task["headline"]]}
     values = [one["value"] for one in bars.values()]
     errors = [2 * (one["stderr"] or 0.0) for one in bars.values()]
-    ax.bar(range(len(bars)), values, yerr=errors, color=style.ACCENT, width=0.6)
+    name, places = task["headline"].replace("_", " "), range(len(bars))
+    upright = sum(map(len, bars)) <= ACROSS
+    if upright:
+        ax.bar(places, values, yerr=errors, color=style.ACCENT, width=0.6)
+        ax.set_xticks(places, list(bars), fontsize=6)
+        ax.set_ylabel(name)
+    else:
+        ax.barh(places, values, xerr=errors, color=style.ACCENT, height=0.6)
+        ax.set_yticks(places, list(bars), fontsize=6)
+        ax.invert_yaxis()
+        ax.set_xlabel(name)
     if "chance" in task["baselines"]:
-        ax.axhline(task["baselines"]["chance"], color=style.MUTED, ls="--", lw=0.8)
-    ax.set_xticks(range(len(bars)), list(bars), fontsize=6)
-    ax.set_ylabel(task["headline"].replace("_", " "))
+        line = ax.axhline if upright else ax.axvline
+        line(task["baselines"]["chance"], color=style.MUTED, ls="--", lw=0.8)
 
 
 def _reliability(ax: Any, task: dict[str, Any]) -> None:

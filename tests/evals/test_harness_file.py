@@ -2,9 +2,12 @@
 
 import json
 
+import numpy as np
 import pytest
+from scored_model import model
 
 from gptjax.errors import UserError
+from gptjax.evals import choices
 from gptjax.evals.tasks import find
 from gptjax.evals.tasks.harness_file import read_task
 
@@ -70,8 +73,40 @@ def test_answers_are_those_of_the_harness(write, changes, answers):
 def test_examples_of_a_split_of_their_own_and_a_description(write):
     path = write({"fewshot_split": "dev", "description": "Say.", "target_delimiter": ""})
     found = read_task(path)
-    assert len(found.examples) == 2 and found.description == "Say." and found.style == "joined"
-    assert find(str(path)).shots
+    assert len(found.examples) == 2 and found.style == "joined"
+    assert found.descriptions == ("Say.", "Say.") and find(str(path)).shots
+
+
+@pytest.mark.parametrize("split", ["training_split", "fewshot_split"])
+def test_examples_come_from_the_split_that_the_harness_takes_them_from(write, split):
+    assert len(read_task(write({split: "dev", "validation_split": "test"})).examples) == 2
+    assert not read_task(write({"validation_split": "test"})).examples
+
+
+def test_a_description_is_filled_for_each_item(write):
+    """It was written out with its braces before every item."""
+    found = read_task(write({"description": "{{options[0]}} of {{place}}: "}))
+    assert found.descriptions == ("2 of 0: ", "it's of 2: ")
+    found = choices.evaluate(
+        model(),
+        [choices.Item("q", ("a", "b"), 0), choices.Item("r", ("a", "b"), 1)],
+        task="t",
+        shots=1,
+        before=("One. ", "Two, longer. "),
+    )
+    alone = choices.evaluate(
+        model(), [choices.Item("Two, longer. q a\n\nr", ("a", "b"), 1)], task="t"
+    )
+    np.testing.assert_allclose(found.items[1]["logprobs"], alone.items[0]["logprobs"], rtol=1e-5)
+
+
+def test_a_row_without_the_column_is_no_text_of_the_columns_name(write, tmp_path):
+    path = write({"doc_to_text": "q"})
+    (tmp_path / "rows.jsonl").write_text(
+        json.dumps(ROWS[0]) + "\n" + json.dumps({k: v for k, v in ROWS[1].items() if k != "q"})
+    )
+    with pytest.raises(UserError, match="item 2 lacks q, the column of doc_to_text"):
+        read_task(path)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +128,12 @@ def test_examples_of_a_split_of_their_own_and_a_description(write):
         ({"test_split": "train"}, "names no file for the split train"),
         ({"dataset_kwargs": None}, "names no file for the split test"),
         ({"dataset_kwargs": {"data_files": "none.jsonl"}}, "is no file"),
-        ({"output_type": "generate_until"}, "no task with output_type: multiple_choice"),
+        ({"output_type": "generate_until"}, "no task with .*gptjax.evals.lm_eval"),
+        ({"dataset_path": "csv"}, "reads dataset_path='csv'"),
+        (
+            {"dataset_kwargs": {"data_files": "rows.jsonl", "field": "x"}},
+            r"with dataset_kwargs \['field'\]",
+        ),
     ],
 )
 def test_what_is_not_read_is_refused_by_its_name(write, changes, words):

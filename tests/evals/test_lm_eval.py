@@ -13,15 +13,16 @@ transformers = pytest.importorskip("transformers")
 torch = pytest.importorskip("torch")
 
 from gptjax import evals, infer  # noqa: E402
+from gptjax.errors import UserError  # noqa: E402
 from gptjax.evals import Document  # noqa: E402
 from gptjax.evals import lm_eval as adapter  # noqa: E402
 from gptjax.evals.tasks import items  # noqa: E402
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A random GPT-2 with a BPE of its own, trained on a few sentences."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+@pytest.fixture(scope="module", params=["plain", "begins"])
+def folder(request, tmp_path_factory):
+    """A random GPT-2 with a BPE of its own, which may put a token before each text, as Llama's."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
     place = tmp_path_factory.mktemp("gpt2")
     bpe = Tokenizer(models.BPE())
@@ -29,12 +30,18 @@ def folder(tmp_path_factory):
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=400,
-        special_tokens=["<|endoftext|>"],
+        special_tokens=["<|endoftext|>", BEGIN],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
     bpe.train_from_iterator(["The keys near the door are 12 + 30 = 42"] * 50, trainer)
+    begin = "<|endoftext|>"
+    if request.param == "begins":
+        begin = BEGIN
+        bpe.post_processor = processors.TemplateProcessing(
+            single=f"{BEGIN} $A", special_tokens=[(BEGIN, bpe.token_to_id(BEGIN))]
+        )
     fast = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=bpe, eos_token="<|endoftext|>", bos_token="<|endoftext|>"
+        tokenizer_object=bpe, eos_token="<|endoftext|>", bos_token=begin
     )
     fast.save_pretrained(place)
     torch.manual_seed(0)
@@ -52,6 +59,7 @@ def folder(tmp_path_factory):
     return place
 
 
+BEGIN = "<|begin|>"
 SHOTS = (0, 1, 5)
 
 
@@ -84,7 +92,7 @@ def harness(folder, tmp_path_factory):
         "task: answers\noutput_type: generate_until\n"
         + files.format(place / "own.jsonl")
         + "doc_to_text: '{{question}}'\ndoc_to_target: '{{choices[answer]}}'\n"
-        "generation_kwargs:\n  until: ['e']\n  max_gen_toks: 6\n  do_sample: false\n"
+        "generation_kwargs:\n  until: ['e']\n  max_new_tokens: 6\n  do_sample: false\n"
         "metric_list:\n  - metric: exact_match\n"
     )
     from lm_eval.models.huggingface import HFLM
@@ -129,6 +137,8 @@ def test_choices_agree_item_by_item_with_any_number_of_shots(folder, harness):
 
 def test_rolling_likelihoods_agree(folder, harness):
     _, texts, found, _ = harness
+    if infer.load(folder).begins:
+        pytest.skip("the harness scores the beginning too, after another one, and counts it")
     own = evals.perplexity(infer.load(folder), [Document(one["text"]) for one in texts])
     for name in ("ours", "theirs"):
         score = found[name]["results"]["texts"]["bits_per_byte,none"]
@@ -142,6 +152,20 @@ def test_generated_answers_agree(harness):
         for name in ("ours", "theirs")
     )
     assert ours == theirs and len(ours) == len(made) and len(set(map(str, ours.values()))) > 3
+
+
+def test_what_would_change_the_scores_is_refused(folder):
+    with pytest.raises(UserError, match="add_bos_token is not read"):
+        adapter.Registered(folder=str(folder), batch_size=4, add_bos_token=True)
+    with pytest.raises(UserError, match="give folder=DIR"):
+        adapter.Registered(batch_size=4)
+    model = adapter.Registered(folder=str(folder))
+    for name, value in (("num_beams", 4), ("repetition_penalty", 1.2), ("max_length", 9)):
+        with pytest.raises(UserError, match=f"generation_kwargs has {name}={value}, which is not"):
+            model._sampling({"until": [], name: value})
+    found = model._sampling({"temperature": 0.5, "top_p": 0.9, "top_k": 3, "num_beams": 1})
+    assert (found.temperature, found.top_p, found.top_k) == (0.5, 0.9, 3)
+    assert model._sampling({"temperature": 0.5, "do_sample": False}).temperature == 0.0
 
 
 def test_generation_stops_where_it_is_told(folder):

@@ -1,12 +1,15 @@
 """The scoring function: the forward pass's numbers for any batch and order; what is refused."""
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
 import pytest
 from scored_model import CONFIG, by_whole_pass, model
 
+from gptjax import convert, data, infer, models
+from gptjax.convert import own_folder
 from gptjax.errors import UserError
 from gptjax.evals import Document, choices, perplexity, statistics, text
 from gptjax.evals.score import Request, _batches, score
@@ -103,6 +106,34 @@ def test_a_token_across_the_seam_leaves_no_continuation_empty():
         text.request_of(model(), "ab", "")
 
 
+def test_a_published_tokenizers_own_token_stands_before_a_context(tmp_path):
+    """Llama's and Gemma's contexts were scored without it, texts after the end of a document."""
+    from tokenizers import Tokenizer, processors
+    from tokenizers.models import BPE
+
+    plain = Tokenizer(BPE({"a": 0, "b": 1, "</s>": 2, "<s>": 3}, []))
+    plain.add_special_tokens(["</s>", "<s>"])
+    plain.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 3), ("</s>", 2)]
+    )
+    path = tmp_path / "tokenizer.json"
+    plain.save(str(path))
+    for published, begins in ((True, (3,)), (False, ())):
+        settings = data.DataConfig(tokenizer="bpe", tokenizer_path=str(path))
+        kept = own_folder.KeptTokenizer(settings, path, published)
+        config = dataclasses.replace(CONFIG, vocab_size=4)
+        own_folder.describe(tmp_path / f"{published}", config, kept)
+        said = own_folder.read_description(tmp_path / f"{published}")
+        params = jax.eval_shape(functools.partial(models.init, config), jax.random.key(0))
+        params = jax.tree.map(lambda x: np.zeros(x.shape, np.float32), params)
+        made = infer.prepare(convert.Model(config, params, kept=said.tokenizer))
+        assert made.begins == begins and made.encode_prompt("a") == [*begins, 0]
+        assert text.request_of(made, "a", "b") == Request((*begins, 0), (1,))
+        first = begins or (2,)
+        assert text.request_of(made, "", "b") == Request(first, (1,))
+        assert text.prefix_of(made) == first[0]
+
+
 @pytest.mark.parametrize("stride", [1, 3, 7, 0])
 def test_windows_score_every_token_once_with_the_longest_context(stride):
     ids = list(range(1, 31))
@@ -132,6 +163,9 @@ def test_perplexity_by_hand_and_by_domain():
     assert found.metrics["digits/bits_per_byte"].value == pytest.approx(bits, abs=1e-4)
     with pytest.raises(UserError, match="no text"):
         perplexity(model(), [Document("")])
+    fewer = perplexity(model(), [*documents[1:], Document("", "digits")])
+    assert fewer.skipped == 1 and fewer.notes == ("1 of 3 texts are empty and were left out",)
+    assert fewer.score.value == pytest.approx(found.by["digits"].value)
 
 
 def test_errors_by_hand():

@@ -1,9 +1,11 @@
 """Tasks: items by rule and from files, needle, memorization, n-grams and calibration by hand."""
 
 import dataclasses
+import gzip
 import json
 import math
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +17,8 @@ from gptjax.data.tokenizers.byte import ByteTokenizer
 from gptjax.errors import UserError
 from gptjax.evals import ngrams
 from gptjax.evals.needle import FORM, haystack
-from gptjax.evals.tasks import TASKS, documents_of, find, items
+from gptjax.evals.tasks import TASKS, documents_of, find, find_all, items
+from gptjax.evals.tasks.files import read_items
 
 MAKERS = {
     "arithmetic": items.arithmetic,
@@ -101,17 +104,69 @@ def test_files_of_items_in_their_layouts(tmp_path):
         ([{"question": "q", "choices": {"text": ["a"]}, "answer": 0}], "no list"),
         ([{"question": None, "choices": ["a", "b"], "answer": 0}], "has null where a text"),
         ([{"question": "q", "choices": ["a", True], "answer": 0}], "has true where a text"),
+        ([{"question": "q", "choices": ["a", float("nan")], "answer": 0}], "has NaN where a text"),
+        ([{"question": "q", "choices": ["a", "b"], "answer": 0, "domain": ["x"]}], "where a text"),
         ([{"question": "q", "choices": ["a", "b"], "answer": -1}], "not among"),
         ([{"question": "q", "choices": ["a", "b"], "answer": None}], "not among"),
         ([{"ctx": "q", "endings": ["a", "b"], "label": ""}], "not among"),
         ([{"ctx": "q", "endings": ["a", "[x]"], "label": 0}], "none of them empty"),
         ([], "has no items"),
+        ([{"question": "q", "choices": [1, 2, 3], "answer": 2}], "a place or one of the choices"),
+        (
+            [
+                {"question": "q", "choices": ["x", "y"], "answer": "B"},
+                {"question": "q", "choices": ["x", "y"], "answer": "x"},
+                {"question": "q", "choices": ["B", "A"], "answer": "B"},
+            ],
+            "line 3 has the answer 'B', a choice's text and another one's letter",
+        ),
         ([{"question": "q", "choices": ["a", "b"], "answer": 0}, {"question": "q"}], "line 2"),
     ],
 )
 def test_wrong_files_are_one_sentence(tmp_path, rows, words):
     with pytest.raises(UserError, match=words):
         find(write(tmp_path / "own.jsonl", rows))
+
+
+def test_a_letter_among_letters_is_read_as_the_files_other_answers_are(tmp_path):
+    """`B` was the choice "B" of a file whose answers are letters, so a right pick was wrong."""
+    blood = {"question": "q", "choices": ["O", "A", "B"], "answer": "B", "domain": 0}
+    letters = [blood, {"question": "q", "choices": ["x", "y", "z"], "answer": "C"}]
+    texts = [blood, {"question": "q", "choices": ["x", "y", "z"], "answer": "z"}]
+    for rows, answers in ((letters, [1, 2]), (texts, [2, 2]), ([blood], [2])):
+        path = Path(write(tmp_path / "own.jsonl", rows))
+        path.write_text("\ufeff" + path.read_text())
+        found = read_items(path)
+        assert [item.answer for item in found] == answers and found[0].domain == "0"
+
+
+def test_two_tasks_of_one_name_are_refused(tmp_path):
+    """Their scores stood in one column of a sweep, the last one's."""
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        write(
+            tmp_path / folder / "own.jsonl", [{"question": "", "choices": ["a", "b"], "answer": 0}]
+        )
+    paths = [str(tmp_path / folder / "own.jsonl") for folder in ("a", "b")]
+    assert list(find_all([paths[0], paths[0], "needle"])) == ["own", "needle"]
+    with pytest.raises(UserError, match="the name own, as another task does; rename"):
+        find_all(paths)
+    with pytest.raises(UserError, match="the name facts"):
+        find_all(["facts", write(tmp_path / "facts.jsonl", [])])
+
+
+def test_items_beyond_the_alphabet_have_no_letters():
+    item = evals.Item("q", tuple(f"choice {n}" for n in range(27)), 26)
+    with pytest.raises(UserError, match="has 26 letters, and an item has 27 choices"):
+        evals.tasks.choices.evaluate(model(), [item], task="t", style="letter")
+
+
+def test_an_item_without_a_document_is_its_own():
+    """Item 0 was of the document "0" of another item, which changed the error by document."""
+    plain = [evals.Item("q", ("a", "b"), n % 2) for n in range(3)]
+    some = [dataclasses.replace(i, document=d) for i, d in zip(plain, ("", "0", "0"), strict=True)]
+    made = evals.tasks.choices.evaluate(model(), some, task="t").metrics["answer_probability"]
+    assert made.stderr_by_document > 0
 
 
 def test_unknown_tasks_and_texts_are_one_sentence(tmp_path):
@@ -121,6 +176,16 @@ def test_unknown_tasks_and_texts_are_one_sentence(tmp_path):
         find("there/is/none.jsonl")
     with pytest.raises(UserError, match="has no text"):
         documents_of(evals.EvalConfig(texts=(write(tmp_path / "a.jsonl", [{"words": "x"}]),)))
+    for name, content, words in (
+        ("a.json", b'{"text": "x"}', "give JSON lines"),
+        ("a.txt", b"<!DOCTYPE html><html></html>", "a.txt"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError, match=words):
+            documents_of(evals.EvalConfig(texts=(str(tmp_path / name),)))
+    (tmp_path / "b.gz").write_bytes(gzip.compress(b"words"))
+    (found,) = documents_of(evals.EvalConfig(texts=(str(tmp_path / "b.gz"),)))
+    assert (found.text, found.domain) == ("words", "b")
     assert {document.domain for document in documents_of(evals.EvalConfig())} == {"python-stdlib"}
     assert "needle" in TASKS
 

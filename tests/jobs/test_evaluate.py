@@ -32,7 +32,7 @@ def place(tmp_path_factory):
     short.append({"question": "9" * 40, "choices": ["a", "b"], "answer": 1})
     (place / "short.jsonl").write_text("".join(json.dumps(row) + "\n" for row in short))
     texts = [
-        {"text": f"{n} some words of a text {n}", "domain": ["even", "odd"][n % 2]}
+        {"text": f"{n} some words of a text {n}" + " more" * n, "domain": ["even", "odd"][n % 2]}
         for n in range(4)
     ]
     (place / "texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in texts))
@@ -59,6 +59,10 @@ def test_scores_items_and_differences_are_written(place, tmp_path, capsys):
     assert sums["calibration"]["temperature"] > 0
     first = made["against"]["differences"][0]
     assert first["low"] <= first["value"] <= first["high"]
+    assert command(place, tmp_path / "b", tasks="perplexity", model=place / "b") == 0
+    (other,) = json.loads((tmp_path / "b" / "scores.json").read_text())["tasks"]
+    bits = [one["metrics"]["bits_per_byte"]["value"] for one in (loss, other)]
+    assert first["value"] == pytest.approx(bits[0] - bits[1], abs=1e-9)
     assert "<svg" in (tmp_path / "report.html").read_text()
     assert len(list((tmp_path / "figures").glob("*.png"))) == 5
     assert "acc_norm" in capsys.readouterr().out

@@ -174,15 +174,24 @@ def run(tmp_path, *flags):
 
 
 def test_the_job_writes_forecasts_and_a_figure(tmp_path, capsys):
-    flags = [f"--config.forecast.{name}" for name in ("params=1.6e9", "tokens=3.2e10")]
-    flags += ["--config.forecast.chance=rising=0.25,flat=0.25,emergent=0.25"]
+    flags = [f"--config.forecast.{name}" for name in ("params=8e8", "tokens=1.6e10")]
+    flags += [
+        "--config.forecast.fit_below=5e8",
+        "--config.forecast.chance=rising=0.25,flat=0.25,emergent=0.25",
+    ]
     flags += ["--config.forecast.laws=direct,two_step", "--config.forecast.resamples=10"]
     assert run(tmp_path, *flags) == 0
     made = json.loads((tmp_path / "out" / "forecast.json").read_text())
     assert [task["task"] for task in made["tasks"]] == ["rising", "flat", "emergent"]
     assert set(made["tasks"][0]["weights"]) == {"direct", "two_step"}
     assert (tmp_path / "out" / "figures" / "forecast.png").exists()
-    assert "refused" in capsys.readouterr().out
+    measured = {row["task"]: row for row in made["measured"]}
+    (true,) = [row for row in ladder() if row["final"] and row["run"] == "8e+08-20"]
+    assert {name: row["measured"] for name, row in measured.items()} == {
+        task: true[f"{task}_acc"] for task in CHANCE
+    }
+    assert measured["flat"]["refused"] and measured["rising"]["params"] == 8e8
+    assert "measured scores inside" in capsys.readouterr().out
 
 
 def test_the_job_refuses_in_one_sentence(tmp_path, capsys):

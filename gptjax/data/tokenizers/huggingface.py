@@ -20,6 +20,8 @@ class JsonTokenizer:
     Attributes:
       special: ids of its special tokens by name, which no text encodes to.
       added: ids of all tokens that its file adds to its vocabulary, special or not.
+      begins: ids that its file puts before each text, as `transformers` does; documents that our
+        models train on are encoded without.
       end_name: the file's name for the end of a document, or its id where it has no names; "" where
         it has none.
     """
@@ -42,6 +44,7 @@ class JsonTokenizer:
         ids = tokenizer.get_vocab(with_added_tokens=True)
         size = max(ids.values(), default=-1) + 1
         self.special = special
+        self.begins = _begins(tokenizer)
         self.end_name: str | int
         if end_id is None:
             found_end = end_of_document.find(path, end, ids, special)
@@ -76,6 +79,14 @@ class JsonTokenizer:
         kept = [int(number) for number in np.asarray(ids).reshape(-1)]
         kept = [number for number in kept if number != self.end_of_document]
         return self._tokenizer.decode(kept, skip_special_tokens=False).encode()
+
+
+def _begins(tokenizer: Any) -> tuple[int, ...]:
+    """The ids that the file's post-processor puts before a text."""
+    plain, whole = (tokenizer.encode("a", add_special_tokens=on) for on in (False, True))
+    marks = whole.special_tokens_mask
+    count = marks.index(0) if 0 in marks else 0
+    return tuple(whole.ids[:count]) if len(whole.ids) > len(plain.ids) else ()
 
 
 def read_json(content: bytes, path: str, end: str = "") -> JsonTokenizer:

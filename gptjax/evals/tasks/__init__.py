@@ -1,13 +1,15 @@
 """Tasks by name: how each scores a model. A new one is an entry of TASKS, or a file of items."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from gptjax.data.compression import contents
 from gptjax.data.sources.stdlib import stdlib
 from gptjax.data.sources.zipf_facts import ZipfFactsConfig
 from gptjax.data.split import digest, is_heldout
+from gptjax.data.text_check import utf8
 from gptjax.errors import UserError, nearest
 from gptjax.evals import choices
 from gptjax.evals.config import EvalConfig
@@ -17,7 +19,7 @@ from gptjax.evals.ngrams import compare_written
 from gptjax.evals.perplexity import Document, perplexity
 from gptjax.evals.result import Result
 from gptjax.evals.tasks import items
-from gptjax.evals.tasks.files import read_items, read_rows
+from gptjax.evals.tasks.files import label_of, read_items, read_rows
 from gptjax.evals.tasks.harness_file import HarnessTask, read_task
 from gptjax.files import user_path
 from gptjax.infer.model import Model
@@ -55,7 +57,7 @@ def file_task(path: Path) -> Task:
     if path.suffix in (".yaml", ".yml"):
         found = read_task(path)
     else:
-        found = HarnessTask(read_items(path), "continuation", [], "")
+        found = HarnessTask(read_items(path), "continuation", [], ())
     for some in filter(None, (found.items, found.examples)):
         choices.check(some, str(path))
 
@@ -68,7 +70,7 @@ def file_task(path: Path) -> Task:
             found.style,
             shots,
             examples=found.examples,
-            before=found.description,
+            before=found.descriptions,
         )
 
     return Task(run, f"items of {path}", shots=True)
@@ -83,7 +85,7 @@ def _choices(
     shots: int,
     *,
     examples: Sequence[choices.Item] = (),
-    before: str = "",
+    before: Sequence[str] = (),
 ) -> Result:
     return choices.evaluate(
         model,
@@ -91,7 +93,7 @@ def _choices(
         task=name,
         shots=shots,
         examples=examples or made,
-        before=before,
+        before=before[: settings.limit or None] or "",
         style=style if settings.style == "auto" else settings.style,
         tokens=settings.batch_tokens,
     )
@@ -155,24 +157,24 @@ def documents_of(settings: EvalConfig) -> list[Document]:
         if path.suffix == ".jsonl":
             found += [_document(row, path, n) for n, row in enumerate(read_rows(path), 1)]
         else:
-            found.append(Document(_text(path), path.stem, path.name))
+            found += _texts(path)
     return found
 
 
 def _document(row: dict[str, Any], path: Path, number: int) -> Document:
     if not isinstance(row.get("text"), str):
         raise UserError(f"{path} line {number} has no text; give text and, if you like, domain")
-    domain = str(row.get("domain") or row.get("source") or path.stem)
-    return Document(row["text"], domain, f"{path.stem} {number}")
+    domain = label_of(row, f"{path} line {number}", "domain", "source") or path.stem
+    return Document(row["text"], domain, f"{path} {number}")
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"evaluate.texts={path} is no UTF-8 text ({type(error).__name__})"
-        ) from None
+def _texts(path: Path) -> Iterator[Document]:
+    """A file's text, or that of each file in an archive."""
+    if path.suffix == ".json":
+        raise UserError(f"evaluate.texts={path} is no plain text; give JSON lines in a .jsonl file")
+    for content in contents(path):
+        text = b"".join(utf8(content.chunks, content.name)).decode()
+        yield Document(text, path.stem, content.name)
 
 
 TASKS: dict[str, Task] = {
@@ -211,9 +213,28 @@ def find(name: str, known: Mapping[str, Task] | None = None) -> Task:
     known = TASKS if known is None else known
     if name in known:
         return known[name]
-    if "/" in name or Path(name).suffix in (".jsonl", ".yaml", ".yml"):
+    if "/" in name or Path(name).suffix in (".jsonl", ".json", ".yaml", ".yml"):
         return file_task(user_path(name))
     raise UserError(f"evaluate.tasks={name} is no task; {nearest(name, known)}")
+
+
+def find_all(names: Sequence[str], known: Mapping[str, Task] | None = None) -> dict[str, Task]:
+    """The tasks of names and files, each by the name that its scores have.
+
+    Raises:
+      UserError: as `find`, and for two tasks of one name.
+    """
+    known = TASKS if known is None else known
+    found: dict[str, Task] = {}
+    for name in dict.fromkeys(names):
+        label = name if name in known else user_path(name).stem
+        if label in found:
+            raise UserError(
+                f"evaluate.tasks={name} gives scores by the name {label}, as another task does; "
+                "rename the file"
+            )
+        found[label] = find(name, known)
+    return found
 
 
 def evaluate(
@@ -232,11 +253,12 @@ def evaluate(
     Raises:
       UserError: where a task is unknown or cannot be scored.
     """
-    found = {name: find(name, known) for name in tasks or settings.tasks}
+    found = find_all(tasks or settings.tasks, known)
+    rounds = tuple(dict.fromkeys(settings.shots))
     made = []
     for task in found.values():
-        for shots in settings.shots if task.shots else (0,):
+        for shots in rounds if task.shots else (0,):
             result = task.run(model, settings, shots)
-            suffix = f"@{shots}" if task.shots and len(settings.shots) > 1 else ""
+            suffix = f"@{shots}" if task.shots and len(rounds) > 1 else ""
             made.append(dataclasses.replace(result, task=result.task + suffix))
     return made

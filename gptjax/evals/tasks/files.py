@@ -1,5 +1,6 @@
 """Items in JSON lines, in the layouts of HellaSwag, MMLU and our own."""
 
+import dataclasses
 import json
 import re
 from collections.abc import Callable
@@ -23,7 +24,44 @@ def read_items(path: Path) -> list[Item]:
             f"{path} has the keys {sorted(rows[0])}; give question, choices and answer, or "
             "HellaSwag's ctx, endings and label"
         )
-    return [_item(layout, row, f"{path} line {n}") for n, row in enumerate(rows, 1)]
+    items = [_item(layout, row, f"{path} line {n}") for n, row in enumerate(rows, 1)]
+    return _as_letters(rows, items, path)
+
+
+def _as_letters(rows: list[dict[str, Any]], items: list[Item], path: Path) -> list[Item]:
+    """Items whose answer is a choice's text and another's letter, read as the file's others are.
+
+    Raises:
+      UserError: where the file gives letters and texts.
+    """
+    said = [row.get("answer") for row in rows]
+    both = [
+        (_letter_of(one, i.choices), one in i.choices) for one, i in zip(said, items, strict=True)
+    ]
+    unclear = [
+        number
+        for number, ((letter, text), item) in enumerate(zip(both, items, strict=True))
+        if text and letter not in (None, item.answer)
+    ]
+    if not unclear or all(text or letter is None for letter, text in both):
+        return items
+    if any(text and letter is None for letter, text in both):
+        number = unclear[0]
+        raise UserError(
+            f"{path} line {number + 1} has the answer {said[number]!r}, a choice's text and "
+            "another one's letter, and the file gives both; give the place of each right choice"
+        )
+    return [
+        item if letter is None else dataclasses.replace(item, answer=letter)
+        for (letter, _), item in zip(both, items, strict=True)
+    ]
+
+
+def _letter_of(answer: Any, choices: tuple[str, ...]) -> int | None:
+    """The place of a letter; None for another answer."""
+    known = LETTERS[: len(choices)]
+    is_letter = isinstance(answer, str) and len(answer) == 1 and answer in known
+    return known.index(answer) if is_letter else None
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -66,7 +104,7 @@ def text_of(value: Any, where: str) -> str:
     """
     if isinstance(value, str):
         return value
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    if isinstance(value, int | float) and not isinstance(value, bool) and value == value:
         return str(value)
     raise UserError(f"{where} has {json.dumps(value)} where a text is expected; give a text")
 
@@ -86,10 +124,30 @@ def texts_of(values: Any, where: str) -> tuple[str, ...]:
 
 def _plain(row: dict[str, Any], where: str) -> Item:
     choices = texts_of(row["choices"], where)
-    domain = row.get("domain") or row.get("subject") or ""
     answer = answer_of(row["answer"], choices, where)
+    _refuse_two_readings(row["answer"], row["choices"], answer, where)
     question = text_of(row["question"], where)
-    return Item(question, choices, answer, str(domain), str(row.get("document") or ""))
+    domain, document = label_of(row, where, "domain", "subject"), label_of(row, where, "document")
+    return Item(question, choices, answer, domain, document)
+
+
+def _refuse_two_readings(answer: Any, values: list[Any], place: int, where: str) -> None:
+    """A number is a place; among choices that are numbers it could be one of them too."""
+    if type(answer) is int and answer in values and values.index(answer) != place:
+        raise UserError(
+            f"{where} has the answer {answer}, a place or one of the choices {values}; give the "
+            f'place of the right one, and the choices as texts, or its text, "{answer}"'
+        )
+
+
+def label_of(row: dict[str, Any], where: str, *names: str) -> str:
+    """A domain's or document's name, from the first key that has one; "" for none.
+
+    >>> label_of({"domain": None, "subject": 0}, "line 1", "domain", "subject")
+    '0'
+    """
+    found = (row[name] for name in names if row.get(name) not in (None, ""))
+    return text_of(next(found, ""), where)
 
 
 def _hellaswag(row: dict[str, Any], where: str) -> Item:
@@ -101,8 +159,7 @@ def _hellaswag(row: dict[str, Any], where: str) -> Item:
     if row.get("activity_label"):
         context = f"{row['activity_label']}: {context}"
     choices = tuple(map(_cleaned, texts_of(row["endings"], where)))
-    source = str(row.get("source_id") or "")
-    domain = str(row.get("split_type") or "")
+    source, domain = label_of(row, where, "source_id"), label_of(row, where, "split_type")
     label = str(row["label"])
     answer = answer_of(int(label) if label.isdigit() else row["label"], choices, where)
     return Item(_cleaned(context), choices, answer, domain, source)
@@ -131,6 +188,6 @@ def answer_of(answer: Any, choices: tuple[str, ...], where: str, *, letters: boo
             return answer
     elif str(answer) in choices:
         return choices.index(str(answer))
-    elif letters and len(str(answer)) == 1 and str(answer) in LETTERS[: len(choices)]:
-        return LETTERS.index(str(answer))
+    elif letters and (place := _letter_of(answer, choices)) is not None:
+        return place
     raise UserError(f"{where} has the answer {answer!r}, which is not among {list(choices)}")

@@ -6,6 +6,7 @@ refused by its name, so that no task is silently another one.
 
 import ast
 import dataclasses
+import functools
 import re
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,17 @@ from gptjax.evals.choices import Item
 from gptjax.evals.tasks.files import answer_of, read_rows, text_of, texts_of
 
 READ = {
-    *("output_type", "dataset_kwargs", "test_split", "validation_split", "fewshot_split"),
+    *("output_type", "dataset_path", "dataset_kwargs"),
+    *("training_split", "validation_split", "test_split", "fewshot_split"),
     *("doc_to_text", "doc_to_choice", "doc_to_target", "target_delimiter", "description"),
 }
 LABELS = {
-    *("task", "task_alias", "tag", "group", "metadata", "dataset_path", "dataset_name"),
-    *("training_split", "should_decontaminate", "doc_to_decontamination_query", "unsafe_code"),
+    *("task", "task_alias", "tag", "group", "metadata", "dataset_name"),
+    *("should_decontaminate", "doc_to_decontamination_query", "unsafe_code"),
 }
 """Keys that change no score."""
+FILLED = ("doc_to_text", "doc_to_choice", "doc_to_target", "description")
+"""Keys that may name a column."""
 NEEDED = ("dataset_kwargs", "doc_to_text", "doc_to_choice", "doc_to_target")
 METRICS = ("acc", "acc_norm")
 
@@ -33,14 +37,14 @@ class HarnessTask:
 
     Attributes:
       style: of `choices.STYLES`.
-      examples: of `fewshot_split`; empty: the items.
-      description: before the examples.
+      examples: of the split that the harness takes them from; empty: the items.
+      descriptions: before the examples of each item; none: ().
     """
 
     items: list[Item]
     style: str
     examples: list[Item]
-    description: str
+    descriptions: tuple[str, ...]
 
 
 def read_task(path: Path) -> HarnessTask:
@@ -53,12 +57,13 @@ def read_task(path: Path) -> HarnessTask:
     said = _parsed(path)
     _refuse_unread(said, path)
     split = said.get("test_split") or said.get("validation_split") or "test"
-    shots = said.get("fewshot_split") or split
+    names = ("fewshot_split", "training_split", "validation_split")
+    shots = next((said[name] for name in names if said.get(name)), split)
     return HarnessTask(
         _items(said, path, split),
         _style(said, path),
         _items(said, path, shots) if shots != split else [],
-        str(said.get("description") or ""),
+        _descriptions(said, path, split),
     )
 
 
@@ -75,7 +80,10 @@ def _parsed(path: Path) -> dict[str, Any]:
             f"{path} cannot be read ({text}); give plain YAML in UTF-8, without !function"
         ) from None
     if not isinstance(said, dict) or said.get("output_type") != "multiple_choice":
-        raise UserError(f"{path} is no task with output_type: multiple_choice")
+        raise UserError(
+            f"{path} is no task with output_type: multiple_choice; score it by "
+            "python -m gptjax.evals.lm_eval"
+        )
     missing = [name for name in NEEDED if name not in said]
     if missing:
         raise UserError(f"{path} lacks {', '.join(missing)}; give local JSON files and templates")
@@ -132,8 +140,14 @@ def _style(said: dict[str, Any], path: Path) -> str:
     return "continuation" if space else "joined"
 
 
-def _items(said: dict[str, Any], path: Path, split: str) -> list[Item]:
+def _rows(said: dict[str, Any], path: Path, split: str) -> list[dict[str, Any]]:
     options = said["dataset_kwargs"]
+    others = sorted(options.keys() - {"data_files"}) if isinstance(options, dict) else []
+    if others or said.get("dataset_path", "json") != "json":
+        raise UserError(
+            f"{path} reads dataset_path={said.get('dataset_path')!r} with dataset_kwargs "
+            f"{others or ['data_files']}; give dataset_path: json and data_files alone"
+        )
     files = options.get("data_files") if isinstance(options, dict) else None
     name = files.get(split) if isinstance(files, dict) else files
     if not isinstance(name, str):
@@ -141,8 +155,27 @@ def _items(said: dict[str, Any], path: Path, split: str) -> list[Item]:
             f"{path} names no file for the split {split}; give dataset_kwargs.data_files.{split}"
         )
     file = Path(name) if Path(name).is_absolute() else path.parent / name
-    rows = enumerate(read_rows(file), start=1)
-    return [_item(said, row, f"{path} item {number}") for number, row in rows]
+    return read_rows(file)
+
+
+def _items(said: dict[str, Any], path: Path, split: str) -> list[Item]:
+    rows = _rows(said, path, split)
+    columns = {key for row in rows for key in row}
+    for number, row in enumerate(rows, start=1):
+        for key in FILLED:
+            if isinstance(said.get(key), str) and said[key] in columns - row.keys():
+                raise UserError(f"{path} item {number} lacks {said[key]}, the column of {key}")
+    return [_item(said, row, f"{path} item {number}") for number, row in enumerate(rows, start=1)]
+
+
+def _descriptions(said: dict[str, Any], path: Path, split: str) -> tuple[str, ...]:
+    if not said.get("description"):
+        return ()
+    rows = enumerate(_rows(said, path, split), start=1)
+    return tuple(
+        text_of(_filled(said["description"], row, where := f"{path} item {n}"), where)
+        for n, row in rows
+    )
 
 
 def _item(said: dict[str, Any], row: dict[str, Any], where: str) -> Item:
@@ -172,14 +205,21 @@ def _filled(template: Any, row: dict[str, Any], where: str) -> Any:
         return template
     if template in row:
         return row[template]
-    rules = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
-    rules.filters["regex_replace"] = _replaced
     try:
-        return rules.from_string(template).render(**row)
+        return _compiled(template).render(**row)
     except (jinja2.TemplateError, TypeError, ValueError) as error:
         raise UserError(
             f"{where} does not fit the template {template!r} ({error}); give its columns"
         ) from None
+
+
+@functools.lru_cache
+def _compiled(template: str) -> Any:
+    import jinja2
+
+    rules = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+    rules.filters["regex_replace"] = _replaced
+    return rules.from_string(template)
 
 
 def _replaced(text: str, pattern: str, put: str, count: int = 0) -> str:

@@ -241,9 +241,9 @@ def _prompts(body: Mapping[str, Any], model: Model) -> Sequence[tuple[int, ...]]
 
 def _prompt(one: Any, model: Model) -> tuple[int, ...]:
     if isinstance(one, str) and not one and model.end_ids:
-        return model.end_ids[:1]  # the start of a document
+        return model.begins or model.end_ids[:1]  # the start of a document
     if isinstance(one, str):
-        return tuple(_told("prompt", lambda: model.encode(one)))
+        return tuple(_told("prompt", lambda: model.encode_prompt(one)))
     if isinstance(one, list) and one and all(map(_is_id, one)):
         return tuple(one)
     raise BadRequest(
