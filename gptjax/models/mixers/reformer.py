@@ -41,7 +41,7 @@ class ReformerConfig:
         was="lsh_chunk",
     )
     buckets: int = setting(
-        0, "reformer: buckets; 0: 2 x seq_len / lsh_chunk", minimum=0, was="lsh_buckets"
+        0, "reformer: buckets; 0: 2 x seq_len / chunk", minimum=0, was="lsh_buckets"
     )
 
 
