@@ -119,7 +119,9 @@ def test_a_tuning_on_a_cluster_finds_what_one_here_finds(place, cluster):  # noq
         "job": "tune",
         "sweep.tune": True,
         "sweep.tune_sizes": 2,
-        "optim.learning_rate": 1e-3,
+        "optim.learning_rate": 2e-3,
+        "optim.schedule": "constant",  # without a decay both sizes do best inside of the grid
+        "optim.warmup_steps": 0,
         "sweep.tune_factors": "(1,2,4,8,16)",
         "sweep.budgets": "(1e9,2e9)",
     }
