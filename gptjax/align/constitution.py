@@ -178,7 +178,7 @@ class Critic:
                     for one in answers.asked
                 ]
             )
-            for end in (self._plain(principle.kept), self._plain(principle.violated))
+            for end in (self.codec.ids(principle.kept), self.codec.ids(principle.violated))
         ]
         return 1.0 / (1.0 + np.exp(np.clip(logs[1] - logs[0], -60.0, 60.0)))
 
@@ -211,13 +211,10 @@ class Critic:
     def _ids(self, prompt: Asking, turns: Sequence[str]) -> list[int]:
         """A conversation up to where the model goes on; `turns` are its own and the user's."""
         if isinstance(prompt, str):
-            return self._plain(prompt + "".join(turns))
+            return self.codec.prompt(prompt + "".join(turns), "")
         roles = ("assistant", "user")
         said = ({"role": roles[i % 2], "content": text} for i, text in enumerate(turns))
         return self.codec.prompt((*prompt, *said), "a conversation by align.constitution")
-
-    def _plain(self, text: str) -> list[int]:
-        return self.codec.prompt(text, "")
 
 
 @functools.partial(jax.jit, static_argnames="spec")

@@ -41,12 +41,14 @@ class Codec:
       chat: a name of `gptjax.data.chat.FORMATS`, or "" where it is not known.
       context: most tokens of an example.
       drop_long: leave longer ones out, in place of an error.
+      begins: tokens before every text that is no conversation (`convert.Model.begins`).
     """
 
     tokenizer: Tokenizer
     chat: str
     context: int
     drop_long: bool = False
+    begins: tuple[int, ...] = ()
 
     def all(self, examples: Sequence[Example]) -> list[Item]:
         """The examples with their texts: one, or the preferred one and the other.
@@ -70,7 +72,7 @@ class Codec:
           UserError: for messages without a chat format.
         """
         if isinstance(prompt, str):
-            return self._plain(prompt)
+            return [*self.begins, *self.ids(prompt)]
         return self._chat(prompt, place, prompt=True)[0].tolist()  # type: ignore[no-any-return]
 
     def _texts(self, example: Example) -> tuple[Encoded, ...]:
@@ -81,9 +83,10 @@ class Codec:
 
     def _answered(self, example: Example, answer: str) -> Encoded:
         if isinstance(example.prompt, str):
-            before = self._plain(example.prompt)
-            whole = self._plain(example.prompt + answer)
-            after = whole[len(before) :] if whole[: len(before)] == before else self._plain(answer)
+            before = self.ids(example.prompt)
+            whole = self.ids(example.prompt + answer)
+            after = whole[len(before) :] if whole[: len(before)] == before else self.ids(answer)
+            before = [*self.begins, *before]
             ids = [*before, *after, self.tokenizer.end_of_document]
             return Encoded(np.array(ids, np.int32), np.arange(len(ids)) >= len(before))
         messages = (*example.prompt, {"role": "assistant", "content": answer})
@@ -91,7 +94,8 @@ class Codec:
         start = len(self.prompt(example.prompt, example.place))
         return Encoded(text, wrote & (np.arange(len(text)) >= start))
 
-    def _plain(self, text: str) -> list[int]:
+    def ids(self, text: str) -> list[int]:
+        """The ids of a piece of text."""
         (ids,) = self.tokenizer.encode([text.encode()])
         return np.asarray(ids).tolist()
 

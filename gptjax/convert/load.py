@@ -52,6 +52,12 @@ class Model:
         """
         return self.kept.read() if self.kept else None
 
+    @property
+    def begins(self) -> tuple[int, ...]:
+        """Tokens before a text, of a published model whose tokenizer puts them there."""
+        published = self.kept is not None and self.kept.published
+        return getattr(self.tokenizer, "begins", ()) if published else ()
+
 
 def load(folder: str | Path, *, shardings: Any = None) -> Model:
     """The model in a folder.

@@ -133,8 +133,7 @@ def prepare(
     models.check_decodes(found.config)
     by_layer = jax.jit(functools.partial(models.unstacked, found.config))
     params = by_layer(jax.tree.map(jnp.asarray, found.params))
-    published = found.kept is not None and found.kept.published and tokenizer is None
-    begins = getattr(found.tokenizer, "begins", ()) if published else ()
+    begins = found.begins if tokenizer is None else ()
     tokenizer = tokenizer or found.tokenizer
     return Model(found.config, params, tokenizer, found.chat, name, begins=begins)
 

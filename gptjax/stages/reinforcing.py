@@ -121,7 +121,7 @@ def critic_of(settings: PolicyConfig, spec: RunSpec, model: convert.Model) -> Cr
     assert model.tokenizer is not None
     params = jax.tree.map(jnp.asarray, model.params)
     speaker = infer.Model(model.config, None, model.tokenizer, model.chat, "the critic")
-    codec = Codec(model.tokenizer, model.chat, model.config.seq_len)
+    codec = Codec(model.tokenizer, model.chat, model.config.seq_len, begins=model.begins)
     principles = constitution.read(settings.constitution)
     return Critic(spec, params, speaker, codec, principles, settings.max_tokens)
 
@@ -133,7 +133,7 @@ def digest_of(facts: Any) -> str:
 
 def _encoded(model: convert.Model, asked: Sequence[read.Example], most: int) -> list[Prompt]:
     assert model.tokenizer is not None
-    codec = Codec(model.tokenizer, model.chat, model.config.seq_len)
+    codec = Codec(model.tokenizer, model.chat, model.config.seq_len, begins=model.begins)
     found = []
     for one in asked:
         ids = tuple(codec.prompt(one.prompt, one.place))

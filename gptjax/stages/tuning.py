@@ -156,7 +156,7 @@ def task_of(config: Config, model: convert.Model, start: Start) -> Task:
             "put its file into the folder"
         )
     form, room = settings.chat or model.chat, start.room - method.ends
-    codec = Codec(model.tokenizer, form, room, settings.drop_long)
+    codec = Codec(model.tokenizer, form, room, settings.drop_long, model.begins)
     sides = read.split(
         method.read(config.data.path), config.data.heldout_fraction, f"data.path={config.data.path}"
     )

@@ -125,6 +125,17 @@ def test_what_cannot_be_used_is_refused_in_a_sentence(base, tmp_path, capsys, li
     assert said in capsys.readouterr().err
 
 
+def test_a_published_models_examples_begin_as_its_prompts_do():
+    """With the token that its tokenizer puts before a text, which generation gives it too."""
+    codec = Codec(ByteTokenizer(), "", 32, begins=(7,))
+    (whole,) = codec.all([examples.Example("here", "ab", ("c",))])[0].texts
+    assert (
+        whole.ids.tolist() == [7, *b"abc", 256]
+        and whole.scored.tolist() == [False] * 3 + [True] * 2
+    )
+    assert codec.prompt("ab", "here") == [7, *b"ab"] and codec.ids("c") == [*b"c"]
+
+
 def test_a_conversation_is_learned_where_the_assistant_wrote():
     tokenizer = ByteTokenizer()
     tokenizer.added = {"<|im_start|>": 257, "<|im_end|>": 258}

@@ -1,6 +1,7 @@
 """Which token of a loaded tokenizer ends a document: as its folder says, or as the user does."""
 
 import base64
+import io
 import json
 
 import pytest
@@ -238,3 +239,26 @@ def test_sentencepiece_by_name():
     assert read_model(model, "here", "new").end_of_document == read_model(model, "").vocab_size
     with pytest.raises(UserError, match=r"data.end_of_document='</t>' is no control piece"):
         read_model(model, "here", "</t>")
+
+
+@pytest.mark.parametrize(
+    ("settings", "begins"),
+    [({"add_bos_token": True}, (1,)), ({"add_bos_token": False}, ()), ({"bos_token": "<s>"}, ())],
+)
+def test_a_sentencepiece_model_begins_texts_as_its_settings_say(tmp_path, settings, begins):
+    """AutoTokenizer of transformers 5.24 on such folders: the first token where it is asked for."""
+    import sentencepiece
+
+    content = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["the cat sat on the mat"] * 20),
+        model_writer=content,
+        model_type="bpe",
+        vocab_size=280,
+        byte_fallback=True,
+        minloglevel=2,
+    )
+    (tmp_path / "tokenizer.model").write_bytes(content.getvalue())
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    kept = _their_tokenizer(tmp_path)
+    assert kept.published and kept.read().begins == begins

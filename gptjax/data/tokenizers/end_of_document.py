@@ -90,6 +90,11 @@ def numbers_beside(path: str) -> dict[str, int]:
     return {name: int(number) for name, number in named if isinstance(name, str) and _whole(number)}
 
 
+def adds_first(path: str) -> bool:
+    """Whether the settings beside a tokenizer's file put its first token before each text."""
+    return bool(path) and _read(Path(path).parent / SIDECAR).get("add_bos_token") is True
+
+
 def keep(folder: Path, name: str | int, asked: str = "") -> None:
     """Write name or id beside a tokenizer that is kept in `folder`, where `find` looks for it.
 

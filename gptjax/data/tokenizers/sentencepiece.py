@@ -32,6 +32,8 @@ class SentencePieceTokenizer:
     """A SentencePiece model, with an end-of-document id that no text encodes to.
 
     Attributes:
+      begins: ids before each text, where the settings beside a published model's file say so, as
+        `transformers` 5 reads them; documents that our models train on are encoded without.
       end_name: that id, under which it is kept.
     """
 
@@ -44,6 +46,8 @@ class SentencePieceTokenizer:
         self._prefixed = processor.encode("a", out_type=str)[:1] != ["a"]
         self.end_of_document = self.end_name = _end(processor, path, end)
         self.vocab_size = max(size, self.end_of_document + 1)
+        first = processor.bos_id()
+        self.begins = (first,) if first >= 0 and end_of_document.adds_first(path) else ()
 
     def encode(self, documents: Sequence[bytes]) -> Iterator[np.ndarray]:
         """The ids of each document (UTF-8), as uint32 arrays."""
