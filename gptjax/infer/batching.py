@@ -118,7 +118,8 @@ class Batcher:
         request = self._request([0], Sampling(max_tokens=1), 0)
         cache = _empty_cache(self.plan, self.length)
         _, each_B1D, cache = self._piece(cache, request.prompt, "", fresh=True)
-        one = self._first_of(request, cache, each_B1D, self.constraints.allowed_BV[0])
+        row = self._row_of(request, self.constraints.allowed_BV[0])
+        one = _first(self.plan, self.model.params, cache, each_B1D, *row, most=self.length)
         state = _repeated(one, self.limits.slots)
         return dataclasses.replace(state, done_B=jnp.ones(self.limits.slots, bool))
 
@@ -329,39 +330,30 @@ class Batcher:
         request, slot = self.requests[reading.number], reading.slot
         self.constraints.put(slot, constraint_of(self.model, request.sampling))
         allowed_V = self.constraints.allowed_BV[slot]
-        one = self._first_of(request, reading.cache, each_B1D, allowed_V)
+        row = self._row_of(request, allowed_V)
+        self._state = _enter(
+            self.plan, self.model.params, self._state, slot, reading.cache, each_B1D, *row
+        )
         if self.constraints.rows[slot]:
-            self.constraints.consume(slot, [int(one.token_B[0])])
-        self._state = _put(self._state, jnp.int32(reading.slot), one)
+            self.constraints.consume(slot, [int(self._state.token_B[slot])])
         if self.shares:
             self.schedule = schedule.filled(
                 self.schedule, reading.slot, self._told_apart(request), self.limits.piece
             )
         self.reading = None
 
-    def _first_of(
-        self,
-        request: Request,
-        cache: Any,
-        each_B1D: Sequence[jax.Array],
-        allowed_V: np.ndarray,
-    ) -> State:
-        """The state of one row with the first token of its answer."""
+    def _row_of(self, request: Request, allowed_V: np.ndarray) -> tuple[Any, ...]:
+        """What a row's first token is chosen by: settings, memories, key, ends and limit."""
         V, filters, asked = self.model.config.vocab_size, self.plan.filters, [request.sampling]
         rows = samplers.rows_of(asked, V, filters) | samplers.asked_of(asked, filters)
         ends = [*self.model.end_ids, *request.sampling.stop_ids]
         ends += [-1] * (len(self.model.end_ids) + STOP_IDS - len(ends))
-        return _first(
-            self.plan,
-            self.model.params,
-            cache,
-            each_B1D,
-            rows | {"allowed": jnp.asarray(allowed_V[None])},
+        return (
+            rows | {"allowed": allowed_V[None]},
             samplers.memories_of(asked, [request.prompt], V, self.model.end_ids, filters),
             request.key[None],
-            jnp.asarray([ends], jnp.int32),
-            jnp.asarray([request.sampling.max_tokens], jnp.int32),
-            most=self.length,
+            np.array([ends], np.int32),
+            np.array([request.sampling.max_tokens], np.int32),
         )
 
     def _active(self) -> dict[int, int]:
@@ -517,8 +509,18 @@ def _first(
     return loop.first(plan, cache, logits_BV, *row, most=most)
 
 
-@functools.partial(jax.jit, donate_argnames="state")
-def _put(state: State, slot: jax.Array, one: State) -> State:
+@functools.partial(jax.jit, static_argnames="plan", donate_argnames="state")
+def _enter(
+    plan: Plan,
+    params: Any,
+    state: State,
+    slot: Any,
+    cache: Any,
+    each_B1D: Sequence[jax.Array],
+    *row: Any,
+) -> State:
+    """The state with another row in a slot, in one program, which makes no copy of its cache."""
+    one = _first(plan, params, cache, each_B1D, *row, most=state.tokens_BM.shape[1])
     return loop.put_row(state, slot, one)
 
 

@@ -20,16 +20,18 @@ import numpy as np
 
 from gptjax.infer.settings import Sampling
 
-Rows = dict[str, jax.Array]
+Rows = dict[str, Any]
 """The numbers of `Sampling` by name, one for each row of the batch."""
 Memories = dict[str, Any]
 
 ASKED = "asked:"
 """Before the name of a filter: the entry of Rows that tells which rows need it."""
 
+SMALLEST_T = 1e-30
+"""Below it the likeliest token is all that is drawn, and logits / T is no float32 any more."""
+
 NUMBERS = (
     "temperature",
-    "top_k",
     "top_p",
     "min_p",
     "typical_p",
@@ -109,8 +111,7 @@ def asked_of(requests: Sequence[Sampling], names: tuple[str, ...]) -> Rows:
     is_on = {name: FILTERS[name].is_on for name in names}
     is_on["logprobs"] = lambda request: request.logprobs > 0
     return {
-        ASKED + name: jnp.asarray([on(request) for request in requests])
-        for name, on in is_on.items()
+        ASKED + name: np.array([on(request) for request in requests]) for name, on in is_on.items()
     }
 
 
@@ -133,11 +134,21 @@ def names_of(requests: Sequence[Sampling]) -> tuple[str, ...]:
 
 
 def rows_of(requests: Sequence[Sampling], vocabulary: int, names: tuple[str, ...]) -> Rows:
-    """The settings of the requests as arrays."""
-    rows = {name: jnp.asarray([getattr(r, name) for r in requests]) for name in NUMBERS}
+    """The settings of the requests as arrays of the host, which programs take as they are."""
+    rows = {name: _float32([getattr(r, name) for r in requests]) for name in NUMBERS}
+    T_B = rows["temperature"]
+    rows["temperature"] = np.where(T_B < SMALLEST_T, np.float32(0.0), T_B)
+    rows["top_k"] = np.array([min(r.top_k, vocabulary) for r in requests], np.int32)
     for name in names:
         rows |= FILTERS[name].rows(requests, vocabulary)
     return rows
+
+
+def _float32(values: Sequence[float]) -> np.ndarray:
+    """The values, those that float32 has not as its largest, and as its smallest above zero."""
+    found, limits = np.array(values, np.float64), np.finfo(np.float32)
+    small = (found > 0.0) & (found < limits.tiny)
+    return np.where(small, limits.tiny, found.clip(limits.min, limits.max)).astype(np.float32)
 
 
 def memories_of(
@@ -204,8 +215,8 @@ def _pooled_rows(requests: Sequence[Sampling], vocabulary: int) -> Rows:
     numbers = {name: i for i, name in enumerate(dict.fromkeys(names))}
     weights = [0.0 if one is None else one[1] for one in asked]
     return {
-        "pool": jnp.asarray([numbers[name] for name in names], jnp.int32),
-        "pool_weight": jnp.asarray(weights, jnp.float32),
+        "pool": np.array([numbers[name] for name in names], np.int32),
+        "pool_weight": np.array(weights, np.float32),
     }
 
 
@@ -215,7 +226,7 @@ def _allowed(logits_BV: jax.Array, rows: Rows, memories: Memories) -> jax.Array:
 
 def _allowed_rows(requests: Sequence[Sampling], vocabulary: int) -> Rows:
     """All tokens; who runs the loop says after each token what may come next (`Constraints`)."""
-    return {"allowed": jnp.ones((len(requests), vocabulary), bool)}
+    return {"allowed": np.ones((len(requests), vocabulary), bool)}
 
 
 def _bias(logits_BV: jax.Array, rows: Rows, memories: Memories) -> jax.Array:
@@ -227,7 +238,7 @@ def _bias_rows(requests: Sequence[Sampling], vocabulary: int) -> Rows:
     for row, request in enumerate(requests):
         for token, value in request.logit_bias.items():
             bias_BV[row, int(token)] = value
-    return {"logit_bias": jnp.asarray(bias_BV)}
+    return {"logit_bias": bias_BV}
 
 
 def _repetition(logits_BV: jax.Array, rows: Rows, memories: Memories) -> jax.Array:
@@ -294,7 +305,7 @@ def _start_counts(
     for row, (request, prompt) in enumerate(zip(requests, prompts, strict=True)):
         if request.penalize == "all":
             np.add.at(counts_BV[row], np.asarray(prompt, np.int64), 1)
-    return {"counts": jnp.asarray(counts_BV * weights_BV), "weights": jnp.asarray(weights_BV)}
+    return {"counts": counts_BV * weights_BV, "weights": weights_BV}
 
 
 def _update_counts(memory: Any, token_B: jax.Array, counts_B: jax.Array) -> Any:

@@ -6,6 +6,7 @@ slow listener stops nobody.
 
 import collections
 import dataclasses
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -14,6 +15,8 @@ from gptjax.infer.batching import Batcher
 from gptjax.infer.generate import Answer, Prompt
 from gptjax.infer.schedule import Full
 from gptjax.infer.settings import Sampling
+
+LOG = logging.getLogger(__name__)
 
 
 class Stopped(Exception):
@@ -136,15 +139,22 @@ class Service:
             while self._new:
                 ticket = self._new.popleft()
                 if ticket not in self._cancelled:
-                    ticket.number = self.batcher.enqueue(
-                        ticket.ids, ticket.sampling, scores=ticket.scores
-                    )
-                    self._tickets[ticket.number] = ticket
+                    self._enqueue(ticket)
             for ticket in self._cancelled:
                 self.batcher.cancel(ticket.number)
                 self._tickets.pop(ticket.number, None)
             self._cancelled.clear()
             return not self._ends or (self._finishes and self.batcher.busy)
+
+    def _enqueue(self, ticket: Ticket) -> None:
+        """Hand a request to the batcher; one that cannot be taken is told, and no other."""
+        try:
+            ticket.number = self.batcher.enqueue(ticket.ids, ticket.sampling, scores=ticket.scores)
+        except Exception as error:
+            LOG.exception("a request was not taken")
+            ticket.listener(Stopped(f"the request was not taken ({type(error).__name__})"))
+        else:
+            self._tickets[ticket.number] = ticket
 
     def _tell_all(self) -> None:
         with self._changed:

@@ -5,6 +5,8 @@ import contextlib
 import functools
 import http.client
 import json
+import shutil
+import socket
 import threading
 import time
 import types
@@ -22,6 +24,7 @@ openai = pytest.importorskip("openai")
 uvicorn = pytest.importorskip("uvicorn")
 
 from gptjax.infer.prompts import conversation  # noqa: E402
+from gptjax.infer.server import replies  # noqa: E402
 from gptjax.infer.server.app import make_app  # noqa: E402
 from gptjax.infer.service import Service  # noqa: E402
 
@@ -162,6 +165,41 @@ def test_many_prompts_and_choices(client):
     assert found == [*enumerate(wanted)]
 
 
+def test_numbers_at_their_limits_harm_nobody(client):
+    """The last seed has another after it; float32 has no 1e-300, and int32 no 2^40."""
+    asked = {"model": "tiny", "prompt": "x", "max_tokens": 3}
+    assert len(client.completions.create(**asked, n=2, seed=2**63 - 1).choices) == 2
+    likeliest = client.completions.create(**asked, temperature=0).choices[0].text
+    for small in ({"top_p": 1e-300}, {"temperature": 1e-300}, {"temperature": 1e-36}):
+        assert client.completions.create(**asked, **small).choices[0].text == likeliest
+    wide = {"top_k": 2**40, "count_power": 1e308, "repetition_penalty": 1.0}
+    free = client.completions.create(**asked, seed=1, extra_body={"top_k": 259})
+    assert (
+        client.completions.create(**asked, seed=1, extra_body=wide).choices[0].text[0]
+        == (free.choices[0].text[0])
+    )
+
+
+def test_a_request_that_cannot_be_taken_ends_no_other(service, port, monkeypatch, caplog):
+    def fail(*given, **settings):
+        raise OverflowError
+
+    with monkeypatch.context() as broken:
+        broken.setattr(service.batcher, "enqueue", fail)
+        status, _, text = ask(port, "/v1/completions", {"prompt": "x"})
+    assert status == 503 and "not taken (OverflowError)" in text
+    assert ask(port, "/v1/completions", {"prompt": "x", "max_tokens": 1})[0] == 200
+
+
+def test_a_client_that_leaves_amid_its_request_is_no_error(port, caplog):
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\n"
+    head += "Content-Type: application/json\r\nContent-Length: 99\r\n\r\n{"
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.sendall(head.encode())
+    counted = 'gptjax_requests_total{endpoint="completions",status="499"}'
+    wait_until(lambda: counted in ask(port, "/metrics")[2])
+
+
 def test_echo_and_log_probabilities(client):
     """As evaluation harnesses ask: the prompt scored, one token more."""
     text = "import numpy as np\n"
@@ -192,6 +230,10 @@ def test_streams_end_as_the_reply(client):
     assert "".join(choice.text for choice in choices) == whole.choices[0].text
     assert [c.finish_reason for c in choices[:-1]] == [None] * (len(choices) - 1)
     assert choices[-1].finish_reason == "length" and choices[-1].text == ""
+    assert replies.places_of([b"\xc3", b"\xa9", b"b"], b"a") == [1, 1, 2]
+    offsets = [x for c in choices if c.logprobs for x in c.logprobs.text_offset]
+    assert offsets == whole.choices[0].logprobs.text_offset and offsets[0] == 0
+    assert sorted(offsets) == offsets and offsets[-1] <= len(whole.choices[0].text)
     scores = [x for c in choices if c.logprobs for x in c.logprobs.token_logprobs]
     np.testing.assert_allclose(scores, whole.choices[0].logprobs.token_logprobs, atol=1e-6)
 
@@ -287,6 +329,24 @@ def test_response_formats(client):
         ("completions", {"prompt": "x", "logprobs": 6}, 400, "more than the 5"),
         ("completions", {"prompt": "x", "logit_bias": {"a": 1}}, 400, "logit_bias must be"),
         ("completions", {"prompt": "x", "logit_bias": {"999": 1}}, 400, "logit_bias"),
+        ("completions", {"prompt": "x", "logit_bias": {"6_5": 1}}, 400, "logit_bias must be"),
+        ("completions", {"prompt": "x", "logit_bias": {"65": True}}, 400, "logit_bias must be"),
+        ("completions", {"prompt": "x", "best_of": True}, 400, "best_of must be"),
+        ("completions", {"prompt": "x", "echo": 1}, 400, "true or false"),
+        (
+            "completions",
+            {"prompt": "x", "stream": True, "stream_options": {"include_usage": "no"}},
+            400,
+            "include_usage must be true or false",
+        ),
+        ("chat/completions", {"messages": HELLO, "top_logprobs": 2}, 400, "logprobs=true"),
+        ("chat/completions", {"messages": [HELLO[0] | {"name": "x"}]}, 400, "with 'name'"),
+        (
+            "chat/completions",
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "text": "y"}]}]},
+            400,
+            "must be text",
+        ),
         ("completions", {"prompt": "x", "stop": [""]}, 400, "stop must be"),
         ("completions", {"prompt": "x", "suffix": "y"}, 400, "suffix is not offered"),
         ("completions", {"prompt": "x", "stream_options": {}, "stream": 2}, 400, "true or false"),
@@ -375,6 +435,77 @@ def test_the_page_has_all_that_it_needs(port):
     status, headers, text = ask(port, "/", key="")
     assert status == 200 and "default-src 'none'" in headers["Content-Security-Policy"]
     assert "http://" not in text and "https://" not in text and "src=" not in text
+
+
+@pytest.fixture
+def page(port):
+    """The page in a browser without a window, and what its console says."""
+    api = pytest.importorskip("playwright.sync_api")
+    browsers = filter(None, map(shutil.which, ("chromium", "google-chrome", "chrome")))
+    program = next(browsers, None) or pytest.skip("no browser is installed")
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        opened = browser.new_page()
+        said = []
+        opened.on("console", lambda message: said.append(message.text))
+        opened.on("pageerror", lambda error: said.append(str(error)))
+        opened.goto(f"http://127.0.0.1:{port}/")
+        yield opened, said
+        browser.close()
+
+
+def send(page, text):
+    """Write a message and press Enter; the turns, when an answer has come to its end."""
+    page.fill("#text", text)
+    page.press("#text", "Enter")
+    page.locator("#send", has_text="Send").wait_for()  # Stop, until the answer has ended
+    return page.eval_on_selector_all(".turn", "all => all.map(one => one.textContent)")
+
+
+@pytest.mark.slow
+def test_the_page_chats_in_a_browser(page, service):
+    """`pip install playwright`, and Chromium from the system."""
+    page, said = page
+    page.wait_for_selector(".error")
+    assert "the API key is not this server's" in page.text_content(".error")
+    page.fill("#key", KEY)
+    page.fill("#temperature", "0")
+    page.fill("#tokens", "5")
+    page.click("#clear")
+    del said[:]  # the 401 above
+
+    first = "<b id=forged>hi</b>"
+    messages = [{"role": "user", "content": first}]
+    answer = direct(conversation(model(), messages), max_tokens=5, temperature=0.0).text
+    assert send(page, first) == [first, answer]
+    assert page.query_selector("#forged") is None and page.title() == "tiny · gptjax"
+    messages += [{"role": "assistant", "content": answer}, {"role": "user", "content": "b"}]
+    second = direct(conversation(model(), messages), max_tokens=5, temperature=0.0).text
+    assert send(page, "b")[2:] == ["b", second]
+
+    page.click("#clear")
+    page.select_option("#mode", "text")
+    assert send(page, "def") == ["def", direct("def", max_tokens=5, temperature=0.0).text]
+    page.fill("#tokens", "9000")
+    assert "more than the 96 of a slot" in send(page, "x")[-1]
+    assert not [line for line in said if "400" not in line]
+
+
+@pytest.mark.slow
+def test_the_page_stops_an_answer(page, service, monkeypatch):
+    page, _ = page
+    turn = service.batcher.turn
+    monkeypatch.setattr(service.batcher, "turn", lambda: (time.sleep(0.1), turn())[1])
+    page.fill("#key", KEY)
+    page.select_option("#mode", "text")
+    page.fill("#tokens", "90")
+    page.fill("#text", "x")
+    page.click("#send")
+    wait_until(lambda: service.batcher.taken)
+    made = next(iter(service.batcher.growing.values()))
+    page.click("#send")
+    wait_until(lambda: not service.batcher.taken)
+    assert len(made.ids) < 90 and page.text_content("#send") == "Send"
 
 
 def test_stopping_finishes_what_was_taken_and_refuses_the_rest():

@@ -13,7 +13,7 @@ from typing import Any
 
 import starlette.concurrency
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.responses import StreamingResponse as Streaming
 from starlette.routing import Route
@@ -105,6 +105,8 @@ class _Api:
                 response = self._refusal(error)
             except Stopped as error:
                 response = JSONResponse(error_body(str(error), "server_error"), 503)
+            except ClientDisconnect:  # amid its request
+                response = Response(status_code=GONE)
             self.metrics.request(name, response.status_code)
             return response
 
@@ -215,7 +217,7 @@ class _Api:
         scores = asked.echo and asked.logprobs is not None
         for ids, settings in checked:
             for choice in range(asked.n):
-                seed = settings.seed + choice if settings.seed >= 0 else -1
+                seed = (settings.seed + choice) % 2**63 if settings.seed >= 0 else -1
                 own = dataclasses.replace(settings, seed=seed)
                 wanted.append((ids, own, scores, listener(len(wanted))))
         run = _Run(self.service.submit(wanted), queue, time.perf_counter())

@@ -1,5 +1,6 @@
 """Replies as OpenAI's clients read them: completions, chat completions and their chunks."""
 
+import codecs
 import dataclasses
 import time
 import uuid
@@ -111,7 +112,7 @@ class Completion(Form):
         known = len(before.tokens) if before else 0
         if not text and len(answer.tokens) == known:
             return None
-        new = self._logprobs(dataclasses.replace(answer, prompt_logprobs=()), known, echo=False)
+        new = self._logprobs(answer, known, echo=False)
         return self._choice(index, text, None, new)
 
     def end(self, index: int, answer: Answer) -> dict[str, Any]:
@@ -125,7 +126,10 @@ class Completion(Form):
         return text_of(self.model.decode(answer.prompt)) if self.asked.echo else ""
 
     def _logprobs(self, answer: Answer, known: int, *, echo: bool = True) -> Any:
-        """The lists of the legacy format; with echo the prompt's tokens come first."""
+        """The lists of the legacy format; with echo the prompt's tokens come first.
+
+        Offsets are places in the text of the choice.
+        """
         if self.asked.logprobs is None:
             return None
         echo = echo and self.asked.echo
@@ -136,17 +140,16 @@ class Completion(Form):
         scores += answer.logprobs[known : len(tokens)]
         top += answer.top[known : len(tokens)] or [()] * len(tokens[known:])
         first = 0 if echo else len(answer.prompt) + known
-        words = [token_text(self.model, ids[:i], ids[i]) for i in range(first, len(ids))]
-        offset, offsets = 0 if echo else len(self._text(answer)), []
-        for word in words:
-            offsets.append(offset)
-            offset += len(word)
-        likeliest = [self._named(ids[:i], some) for i, some in enumerate(top, first)]
+        begin = 0 if self.asked.echo else len(answer.prompt)
+        places = [(ids[max(0, i - 1) : i], ids[i]) for i in range(first, len(ids))]
+        words = [token_text(self.model, *place) for place in places]
+        data = [token_bytes(self.model, *place) for place in places]
+        likeliest = [self._named(ids[max(0, i - 1) : i], x) for i, x in enumerate(top, first)]
         return {
             "tokens": words,
             "token_logprobs": scores,
             "top_logprobs": likeliest if self.asked.logprobs else None,
-            "text_offset": offsets,
+            "text_offset": places_of(data, self.model.decode(ids[begin:first])),
         }
 
     def _named(self, before: Sequence[int], some: Any) -> dict[str, float] | None:
@@ -194,7 +197,7 @@ class Chat(Form):
             return None
         content = []
         for place in range(known, len(answer.tokens)):
-            before = [*answer.prompt, *answer.tokens[:place]]
+            before = [*answer.prompt[-1:], *answer.tokens[:place]][-1:]
             one = self._token(before, answer.tokens[place], answer.logprobs[place])
             top = answer.top[place] if answer.top else ()
             one["top_logprobs"] = [self._token(before, *other) for other in top]
@@ -224,6 +227,20 @@ def token_text(model: Model, before: Sequence[int], token: int) -> str:
         return data.decode()
     except UnicodeDecodeError:
         return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
+
+
+def places_of(pieces: Sequence[bytes], before: bytes = b"") -> list[int]:
+    """How many characters of the text come before each piece of its bytes.
+
+    >>> places_of([b"a", b"\xc3", b"\xa9", b"b"])
+    [0, 1, 1, 2]
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    place, found = len(decoder.decode(before)), []
+    for piece in pieces:
+        found.append(place)
+        place += len(decoder.decode(piece))
+    return found
 
 
 def text_of(data: bytes) -> str:

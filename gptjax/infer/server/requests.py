@@ -86,7 +86,7 @@ def completion(body: Mapping[str, Any], model: Model, room: int) -> Asked:
     n = _whole(body, "n", 1, 1, CHOICES)
     if body.get("suffix"):
         raise BadRequest("suffix is not offered; leave it out", "suffix")
-    if body.get("best_of") not in (None, n):
+    if _whole(body, "best_of", n, 1, CHOICES) != n:
         raise BadRequest("best_of other than n is not offered; leave it out", "best_of")
     prompts = tuple(_prompts(body, model))
     logprobs = body.get("logprobs")
@@ -120,6 +120,8 @@ def chat(body: Mapping[str, Any], model: Model, room: int) -> Asked:
     name = limits[1] if body.get(limits[1]) is not None else limits[0]
     most = _whole(body, name, 1, 1) if body.get(name) is not None else max(1, room - len(ids))
     logprobs = _whole(body, "top_logprobs", 0, 0, 20) if _truth(body, "logprobs") else None
+    if body.get("top_logprobs") and logprobs is None:
+        raise BadRequest("top_logprobs needs logprobs=true; set it, or leave both", "top_logprobs")
     return Asked(
         (ids,),
         dataclasses.replace(_settings(body, most, logprobs or 0), stop_ids=turn_ends(model)),
@@ -149,7 +151,7 @@ def _settings(body: Mapping[str, Any], most: int, logprobs: int) -> Sampling:
     given |= _response_format(body.get("response_format"))
     stops = body.get("stop")
     if stops is not None:
-        given["stop"] = (stops,) if isinstance(stops, str) else tuple(_list(body, "stop"))
+        given["stop"] = tuple(stops) if isinstance(stops, list) else (stops,)
         if not all(isinstance(stop, str) and stop for stop in given["stop"]):
             raise BadRequest("stop must be texts of one character or more; correct it", "stop")
         if len(given["stop"]) > STOPS:
@@ -211,21 +213,21 @@ def _bias(body: Mapping[str, Any]) -> dict[int, float]:
     )
     if not isinstance(bias, dict) or len(bias) > 1024:
         raise wrong
-    try:
-        found = {int(token): float(value) for token, value in bias.items()}
-    except (TypeError, ValueError, OverflowError) as error:
-        raise wrong from error
-    if not all(-100 <= value <= 100 for value in found.values()):
+    tokens = all(token.isascii() and token.isdecimal() for token in bias)
+    if not tokens or not all(_is_number(x) and -100 <= x <= 100 for x in bias.values()):
         raise wrong
-    return found
+    return {int(token): float(value) for token, value in bias.items()}
 
 
 def _streaming(body: Mapping[str, Any]) -> dict[str, bool]:
-    options = body.get("stream_options") or {}
+    options = {} if body.get("stream_options") is None else body["stream_options"]
     stream = _truth(body, "stream")
-    if options and not (stream and isinstance(options, dict)):
-        raise BadRequest("stream_options needs stream=true; leave it out", "stream_options")
-    return {"stream": stream, "usage": bool(options and options.get("include_usage"))}
+    if not isinstance(options, dict) or (options and not stream):
+        raise BadRequest(
+            "stream_options must be an object beside stream=true; leave it out", "stream_options"
+        )
+    _known(options, ("include_usage", "include_obfuscation"))
+    return {"stream": stream, "usage": _truth(options, "include_usage")}
 
 
 def _prompts(body: Mapping[str, Any], model: Model) -> Sequence[tuple[int, ...]]:
@@ -256,18 +258,30 @@ def _is_id(one: Any) -> bool:
     return isinstance(one, int) and not isinstance(one, bool)
 
 
+def _is_number(one: Any) -> bool:
+    return isinstance(one, int | float) and not isinstance(one, bool)
+
+
 def _message(one: Any) -> dict[str, str]:
     if not isinstance(one, dict) or not isinstance(one.get("role"), str):
         raise BadRequest('messages must be objects {"role": …, "content": …}', "messages")
+    others = [name for name, value in one.items() if value and name not in ("role", "content")]
+    if others:
+        raise BadRequest(f"messages with {others[0]!r} are not offered; leave it out", "messages")
     content = one.get("content")
     if isinstance(content, list):
-        parts = [part.get("text") if isinstance(part, dict) else None for part in content]
-        words = [part for part in parts if isinstance(part, str)]
-        content = "".join(words) if len(words) == len(parts) else None
+        words = [part.get("text") for part in content if _is_text(part)]
+        content = "".join(words) if len(words) == len(content) else None
     if not isinstance(content, str):
         raise BadRequest("the content of a message must be text; correct it", "messages")
     role: str = one["role"]
     return {"role": ROLES.get(role, role), "content": content}
+
+
+def _is_text(part: Any) -> bool:
+    """Whether a part of a message is text and nothing else."""
+    kind = part.get("type", "text") if isinstance(part, dict) else None
+    return kind == "text" and isinstance(part.get("text"), str)
 
 
 def _known(body: Mapping[str, Any], names: Sequence[str]) -> None:
@@ -283,9 +297,10 @@ def _list(body: Mapping[str, Any], name: str) -> list[Any]:
 
 
 def _truth(body: Mapping[str, Any], name: str) -> bool:
-    if body.get(name) not in (None, True, False):
+    value = body.get(name)
+    if not isinstance(value, bool | None):
         raise BadRequest(f"{name} must be true or false; correct it", name)
-    return bool(body.get(name))
+    return bool(value)
 
 
 def _whole(body: Mapping[str, Any], name: str, default: int, least: int, most: int = 2**31) -> int:
@@ -297,8 +312,7 @@ def _whole(body: Mapping[str, Any], name: str, default: int, least: int, most: i
 
 def _number(body: Mapping[str, Any], name: str, least: float, most: float) -> None:
     value = body.get(name)
-    right = value is None or (isinstance(value, int | float) and not isinstance(value, bool))
-    if not right or (value is not None and not least <= value <= most):
+    if value is not None and not (_is_number(value) and least <= value <= most):
         raise BadRequest(f"{name} must be a number from {least:g} to {most:g}; correct it", name)
 
 
@@ -306,5 +320,7 @@ def _told(param: str | None, call: Callable[[], Any]) -> Any:
     """What the call gives; what it refuses is the field's fault."""
     try:
         return call()
+    except BadRequest:
+        raise
     except UserError as error:
         raise BadRequest(str(error).replace("sampling.", ""), param) from error
