@@ -310,8 +310,9 @@ def _start_counts(
 
 def _update_counts(memory: Any, token_B: jax.Array, counts_B: jax.Array) -> Any:
     B = jnp.arange(token_B.shape[0])
-    more_B = memory["weights"][B, token_B] * counts_B
-    return {**memory, "counts": memory["counts"].at[B, token_B].add(more_B)}
+    counts_BV, weights_BV = map(jnp.asarray, (memory["counts"], memory["weights"]))
+    more_B = weights_BV[B, token_B] * counts_B
+    return {**memory, "counts": counts_BV.at[B, token_B].add(more_B)}
 
 
 MEMORIES: dict[str, Memory] = {"counts": Memory(_start_counts, _update_counts)}
