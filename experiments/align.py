@@ -5,9 +5,9 @@
 A right answer is six capitals. A base of texts with letters of either case, supervised
 fine-tuning, preferences drawn from it, a reward model, best of 16, PPO by that reward model, DPO on
 the same preferences, GRPO by the program that knows the answers, and constitutional AI, in which
-the model revises and judges its own answers. Before the last was added it took three minutes of
-processor time, and the share of right places rose from .40 (base) over .57 (fine-tuned) to .93
-(PPO) and .99 (GRPO). docs/alignment.md has the table.
+the model revises and judges its own answers. It takes three and a half minutes of processor time,
+and the share of right places rises from .40 (base) over .62 (fine-tuned) to .99 (PPO, GRPO) and .91
+(constitutional). docs/alignment.md has the table.
 """
 
 from ml_collections import ConfigDict
@@ -24,7 +24,7 @@ def get_config() -> ConfigDict:
     config.model.depth = 2
     config.model.width = 64
     config.model.num_heads = 4
-    config.model.seq_len = 48
+    config.model.seq_len = 64
     config.model.positions = "rotary"
     config.train.steps = 300
     config.train.batch_size = 32

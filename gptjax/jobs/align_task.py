@@ -8,9 +8,10 @@ and a command that was stopped goes on where it was.
 """
 
 import dataclasses
+import json
 import math
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from gptjax.stages.run_log import flops_per_token
 from gptjax.stages.tuning import tune
 
 CONSTITUTION = "constitution.txt"
+POLICIES = ("ppo", "grpo", "constitutional")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,7 +141,12 @@ def policy_config(config: Config, folder: Path, method: str) -> Config:
             "beta": 0.05,
             "epochs": 2,
         },
-        "constitutional": {"reward": "ended", "constitution": str(folder / CONSTITUTION)},
+        "constitutional": {
+            "reward": "ended",
+            "constitution": str(folder / CONSTITUTION),
+            "beta": 0.1,
+            "kl_stop": 3.0,  # further off the small critic is wrong about what it has never read
+        },
     }
     own = usual | kinds[method]
     start = "revised" if "constitution" in own else "sft"
@@ -165,9 +172,9 @@ def write_texts(config: Config, folder: Path) -> None:
 
     (principle,) = write_constitution(folder / CONSTITUTION)
 
-    def first(prompt: str) -> str:
+    def first(prompt: str, right: float) -> str:
         some = draw.randint(length // 2, length + length // 2)
-        return prompt + tasks.answer(some, settings.base_right, draw)
+        return prompt + tasks.answer(some, right, draw)
 
     def judged(prompt: str, answer: str) -> str:
         """Said to be kept as often as places are right."""
@@ -175,9 +182,9 @@ def write_texts(config: Config, folder: Path) -> None:
         return principle.kept if draw.random() < right else principle.violated
 
     def text(prompt: str) -> dict[str, Any]:
-        said = first(prompt)
         if draw.random() >= settings.critiques:
-            return {"text": said}
+            return {"text": first(prompt, settings.base_right)}
+        said = first(prompt, draw.random())  # a critic has seen answers of every quality
         verdict = judged(prompt, said[len(prompt) :])
         revised = tasks.answer(length, settings.revised_right, draw)
         return {"text": said + principle.critique + verdict + principle.revision + revised}
@@ -185,7 +192,7 @@ def write_texts(config: Config, folder: Path) -> None:
     def pair(prompt: str) -> dict[str, Any]:
         if draw.random() >= settings.critiques:
             return {"prompt": prompt, "response": tasks.answer(length, settings.pairs_right, draw)}
-        said = first(prompt)
+        said = first(prompt, draw.random())
         verdict = judged(prompt, said[len(prompt) :])
         if draw.random() < 0.5:
             return {"prompt": said + principle.critique, "response": verdict}
@@ -210,7 +217,10 @@ def write_constitution(path: Path) -> tuple[Principle, ...]:
 
 
 def write_revisions(config: Config, folder: Path) -> None:
-    """Each prompt with the fine-tuned model's revision of its own answer."""
+    """Each prompt with the fine-tuned model's revision of its own answer, and verdicts again.
+
+    Tuned on revisions alone the model forgets to judge, and it is the critic of the next step.
+    """
     if (folder / "revisions.jsonl").exists():
         return
     asked = policy_config(config, folder, "constitutional")
@@ -219,7 +229,15 @@ def write_revisions(config: Config, folder: Path) -> None:
     critic = critic_of(asked.own["align"], course.spec, model)
     prompts = [one.said for one in course.prompts]
     found = critic.revise(prompts, rollouts.round_key(config.train.seed, 3))
-    write_lines(folder / "revisions.jsonl", (one.to_json() for one in found if one.revision))
+    revised = [one.to_json() for one in found if one.revision]
+    write_lines(folder / "revisions.jsonl", [*revised, *_verdicts(folder, critic.principles)])
+
+
+def _verdicts(folder: Path, principles: Sequence[Principle]) -> list[dict[str, Any]]:
+    """The lines of the fine-tuning file whose response says whether a principle is kept."""
+    said = {word for one in principles for word in (one.kept, one.violated)}
+    lines = (folder / "pairs.jsonl").read_text(encoding="utf-8").splitlines()
+    return [pair for pair in map(json.loads, lines) if pair["response"] in said]
 
 
 def write_preferences(config: Config, folder: Path) -> None:
@@ -261,14 +279,15 @@ def scores(config: Config, folder: Path, seconds: Mapping[str, float]) -> list[d
     course, heldout, _ = _course(config, folder)
     gold = rollouts.program(tasks.capitals)
     per_token, T = flops_per_token(course.spec), course.sampler.width
+    asked = {name: _rounds(folder / name) * course.answers * T for name in POLICIES}
     updates = {
         "base": config.train.steps * config.train.batch_size * config.model.seq_len,
         "sft": settings.sft_steps * 32 * config.model.seq_len,
         "dpo": settings.dpo_steps * 2 * 32 * T,
-        "ppo": settings.policy_rounds * course.answers * T * 3,  # two epochs; answers and scores
-        "grpo": settings.policy_rounds * course.answers * T * 2,
+        "ppo": asked["ppo"] * 3,  # two epochs; answers and scores
+        "grpo": asked["grpo"] * 2,
         "revised": settings.sft_steps * 32 * config.model.seq_len,
-        "constitutional": settings.policy_rounds * course.answers * T * 3,  # two judgements
+        "constitutional": asked["constitutional"] * 3,  # two judgements
     }
     rows = []
     for name, tokens in updates.items():
@@ -279,6 +298,12 @@ def scores(config: Config, folder: Path, seconds: Mapping[str, float]) -> list[d
     chosen = best_of(config, folder, course, heldout)
     rows.insert(2, {"model": f"best of {settings.best_of}", **chosen, "flops": 0.0, "seconds": 0.0})
     return rows
+
+
+def _rounds(place: Path) -> int:
+    """How many rounds a policy had before its end, which a KL may have brought."""
+    lines = (place / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return sum("align/reward" in json.loads(line) for line in lines)
 
 
 def best_of(

@@ -190,8 +190,9 @@ def _passages(asked: Settings, model: Any) -> Iterator[tuple[str, str]]:
         return not model.context or len(model.encode(text)) <= model.context // 2
 
     try:
+        given = {"text_field": asked.text_field, "root": readers.root_of(asked.documents)}
         for file in readers.find(asked.documents):
-            for one in readers.documents(file, broken, strict=True, text_field=asked.text_field):
+            for one in readers.documents(file, broken, strict=True, **given):
                 whole = [text for text in retrieval.passages(one.text, asked.passage_words) if text]
                 cut = [piece for text in whole for piece in retrieval.halved(text, fits)]
                 for number, text in enumerate(cut, 1):

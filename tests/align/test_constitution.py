@@ -17,6 +17,7 @@ from gptjax.align.packing import one_by_one
 from gptjax.align.rewards import Asked
 from gptjax.align.rollouts import Answers
 from gptjax.errors import UserError
+from gptjax.jobs import align_task
 from gptjax.main import main
 from gptjax.optim import OptimConfig
 from gptjax.train import RunSpec
@@ -161,3 +162,14 @@ def test_job_align_is_judged_by_a_constitution(base, tmp_path, capsys):
     principles.write_text("critique: ?\nkept: n\nviolated: y\nrevision: !\n")
     assert command(base, path, tmp_path / "judged", flag) == 2
     assert "other settings of align" in capsys.readouterr().err
+
+
+def test_revisions_are_tuned_on_with_the_verdicts_that_were(tmp_path):
+    """Without them the model forgets to judge; no round is counted that a KL left out."""
+    (principle,) = align_task.write_constitution(tmp_path / "principles.txt")
+    verdict = {"prompt": "a>B?", "response": principle.kept}
+    pairs = [{"prompt": "a>", "response": "ABC"}, verdict, {"prompt": "a>B?y!", "response": "AB"}]
+    write(tmp_path / "pairs.jsonl", pairs)
+    assert align_task._verdicts(tmp_path, (principle,)) == [verdict]
+    write(tmp_path / "metrics.jsonl", [{"align/kl_old": 0.0}, {"align/reward": 1.0}] * 3)
+    assert align_task._rounds(tmp_path) == 3

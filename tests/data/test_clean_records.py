@@ -1,6 +1,7 @@
 """Records of a cleaning: nothing of them is lost, and what is written is JSON."""
 
 import json
+import tarfile
 
 import pytest
 import zstandard
@@ -47,6 +48,28 @@ def test_whatever_a_record_holds_is_written(tmp_path):
             "all": [1, None],
         },
     }
+
+
+def test_ids_tell_files_and_members_of_one_name_apart(tmp_path):
+    for place in ("in/a", "in/b"):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "x.txt").write_text(place)
+        with tarfile.open(tmp_path / place / "y.tar", "w") as archive:
+            archive.add(tmp_path / place / "x.txt", "in/x.txt")
+    wanted = ["a/x.txt#1", "a/y.tar:in/x.txt#1", "b/x.txt#1", "b/y.tar:in/x.txt#1"]
+    for path in ("in", "in/*/*", "in/**/*"):
+        root = readers.root_of(str(tmp_path / path))
+        ids = [
+            one.id
+            for file in readers.find(str(tmp_path / path))
+            for one in readers.documents(file, readers.Broken(), strict=True, root=root)
+        ]
+        assert ids == wanted
+    alone = tmp_path / "in" / "a" / "x.txt"
+    (one,) = readers.documents(
+        alone, readers.Broken(), strict=True, root=readers.root_of(str(alone))
+    )
+    assert one.id == "x.txt#1"
 
 
 def test_an_id_is_a_text_or_a_whole_number():

@@ -193,3 +193,45 @@ def several_read_what_one_saved(place, checkpoints, settings):
         time.sleep(0.05)
     both[0].send_signal(signal.SIGTERM)
     finish(place, both, status=75)
+
+
+@pytest.mark.slow
+def test_a_mixture_is_read_alike_by_two_processes_and_after_a_kill(tmp_path):
+    """Without processes, at any step: tests/train/test_mixed_sources.py."""
+    for label, base in (("words", 23), ("numbers", 31)):
+        (tmp_path / label).mkdir()
+        for i in range(40):
+            text = " ".join(f"{label}{(i * k) % base} {k % 7}" for k in range(60))
+            (tmp_path / label / f"{i}.txt").write_text(f"{label} {i}\n{text}\n")
+    named = [f"{label}: source=text path={tmp_path / label}" for label in ("words", "numbers")]
+    settings = {
+        "data.source": "text",
+        "data.sources": str(tuple(named)),
+        "data.weights": "(0.75,0.25,0.1,0.9)",
+        "data.phases": "(0.5,)",
+        "data.repeats": 1000,
+        "data.heldout_fraction": 0.2,
+        "train.steps": 300,
+    }
+    few, often = {**settings, "train.steps": 40}, {**settings, "train.checkpoint_seconds": 0.01}
+    places = [tmp_path / name for name in ("short", "two", "one", "killed")]
+    for place in places:
+        place.mkdir()
+    short, two, one, killed = places
+    finish(short, start(short, 1, 1, **few))
+    finish(two, start(two, 2, 1, **{**few, "mesh.data": 2}))
+    assert result(two)["loss"] == pytest.approx(result(short)["loss"], abs=1e-4)
+    finish(one, start(one, 1, 1, **settings))
+    (process,) = start(killed, 1, 1, **often)
+    checkpoints = killed / "run" / "checkpoints"
+    while not ((checkpoints / "last").exists() and any((checkpoints / "last").glob("[0-9]*"))):
+        assert process.poll() is None, (killed / "0.log").read_text()[-3000:]
+        time.sleep(0.02)
+    process.kill()
+    assert process.wait(timeout=60) == -signal.SIGKILL, "it ended before it was killed"
+    finish(killed, start(killed, 1, 1, **settings))
+    names = ("loss", "sources")
+    assert [result(killed)[name] for name in names] == [result(one)[name] for name in names]
+    lines = (killed / "run" / "metrics.jsonl").read_text().splitlines()
+    steps = [json.loads(line)["step"] for line in lines if "train/loss_nats" in line]
+    assert steps == sorted(set(steps)) and steps[-1] == 300

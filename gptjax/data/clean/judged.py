@@ -106,9 +106,10 @@ def judge_task(task: Task, config: CleanConfig) -> None:
 
 
 def _documents(task: Task, config: CleanConfig, broken: readers.Broken) -> Iterator[Document]:
+    root = readers.root_of(config.input)
     for file in task.files:
         yield from readers.documents(
-            Path(file), broken, strict=config.strict, text_field=config.text_field
+            Path(file), broken, strict=config.strict, text_field=config.text_field, root=root
         )
 
 

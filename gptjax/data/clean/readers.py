@@ -6,6 +6,7 @@ them. A record that is broken is counted and named; only `strict` refuses it.
 """
 
 import dataclasses
+import glob
 import io
 import itertools
 import json
@@ -20,6 +21,7 @@ from gptjax.data.compression import Content, contents, stem
 from gptjax.data.sources.jsonl import lines_of
 from gptjax.data.text_check import utf8
 from gptjax.errors import UserError
+from gptjax.files import user_path
 
 TEXTS = ("text", "content", "raw_content", "body", "document")
 IDS = ("id", "warc_record_id", "hexsha", "blob_id", "doc_id")
@@ -62,8 +64,24 @@ def find(path: str) -> list[Path]:
     return _renamed(lambda: files.find(path, "clean", ()))
 
 
-def documents(file: Path, broken: Broken, *, strict: bool, text_field: str = "") -> Iterator:
+def root_of(path: str) -> str:
+    """The folder in which `path` finds files, which their names in ids begin after.
+
+    >>> root_of("/no/crawl/*/a.gz")
+    '/no/crawl'
+    """
+    parts = itertools.takewhile(lambda part: not glob.has_magic(part), user_path(path).parts)
+    folder = Path(*parts)
+    return str(folder.parent if folder.is_file() else folder)
+
+
+def documents(
+    file: Path, broken: Broken, *, strict: bool, text_field: str = "", root: str = ""
+) -> Iterator:
     """The documents of a file, in its order, with their places.
+
+    Args:
+      root: `root_of` the setting that names the files; "": their own folders.
 
     Raises:
       UserError: for a file that cannot be read, is damaged or cut short, and for a broken record
@@ -71,7 +89,7 @@ def documents(file: Path, broken: Broken, *, strict: bool, text_field: str = "")
     """
     chunks = _renamed_each(contents(file))
     for content in chunks:
-        name = Path(content.name).name
+        name = content.name.removeprefix(f"{root or file.parent}/")
         for place, record in _renamed_each(_reader(content.name)(content, broken, strict)):
             found = document_of(record, f"{name}#{place}", _top(file), text_field)
             if found is None:
