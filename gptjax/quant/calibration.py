@@ -73,6 +73,12 @@ def _slice(config: ModelConfig, params: Any, layer: Layer, number: int) -> Any:
     blocks, structure = params["blocks"], layer.structure
     stack = blocks if len(config.stacks) == 1 else blocks[structure]
     place = [x.structure for x in config.layers_of_depth[:number]].count(structure)
+    return _at(stack, place)
+
+
+@jax.jit
+def _at(stack: Any, place: jax.Array) -> Any:
+    """One layer of a stack; as one program, which eager indexing has for every shape."""
     return jax.tree.map(lambda leaf: leaf[place], stack)
 
 

@@ -54,15 +54,16 @@ def gptq(
     factor_RR = np.eye(rows)
     factor_RR[:I, :I] = _inverse_factor(h_II[np.ix_(order, order)], damping)
     order = np.concatenate([order, np.arange(I, rows)])
-    w_RO = jnp.asarray(np.pad(w_IO, [(0, rows - I), (0, 0)]))
+    w_RO = np.pad(w_IO, [(0, rows - I), (0, 0)])
     scale, zero = ops.affine_grid(ops.in_groups(jnp.asarray(w_IO), group), bits, whole=whole)
     fixed = by_activation or whole or group >= I
     of_row = order // group if scale.shape[0] > 1 else np.zeros(rows, int)
-    arrays = w_RO[order], jnp.asarray(factor_RR, jnp.float32), scale[of_row], zero[of_row]
+    grid = (np.asarray(x)[of_row] for x in (scale, zero))  # rows are put in order by NumPy
+    arrays = w_RO[order], factor_RR.astype(np.float32), *grid
     codes, scales, zeros = _round_in_turn(*arrays, bits=bits, block=_block(rows, group, fixed))
     if not fixed:
         scale, zero = scales, zeros
-    return codes[np.argsort(order)], scale, zero
+    return jnp.asarray(np.asarray(codes)[np.argsort(order)]), scale, zero
 
 
 def _block(rows: int, group: int, fixed: bool) -> int:
