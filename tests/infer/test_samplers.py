@@ -1,5 +1,7 @@
 """Samplers on vocabularies small enough to enumerate: exact sets, exact probabilities, χ²."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,9 +25,18 @@ def distribution(requests, logits=LOGITS, prompts=None, answers=(), spared=()):
     rows = samplers.rows_of(requests, V, names)
     memories = samplers.memories_of(requests, prompts, V, spared, names)
     for token in answers:
-        token_B = jnp.full(len(logits), token)
-        memories = samplers.remembered(memories, token_B, jnp.ones(len(logits), bool))
-    return np.asarray(jax.nn.softmax(samplers.filtered(jnp.asarray(logits), rows, memories, names)))
+        token_B = np.full(len(logits), token, np.int32)
+        memories = remembered(memories, token_B, np.ones(len(logits), bool))
+    return np.asarray(probabilities(logits, rows, memories, names))
+
+
+remembered = jax.jit(samplers.remembered)
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def probabilities(logits, rows, memories, names):
+    """As one program: each operation is else one of its own."""
+    return jax.nn.softmax(samplers.filtered(logits, rows, memories, names))
 
 
 def softmax(logits):

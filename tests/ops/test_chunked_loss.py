@@ -15,11 +15,11 @@ B, T, D, V = 2, 13, 8, 37
 
 
 def draw(dtype=jnp.float32):
-    keys = jax.random.split(jax.random.key(0), 4)
-    x = jax.random.normal(keys[0], (B, T, D)).astype(dtype)
-    w = jax.random.normal(keys[1], (D, V))
-    targets = jax.random.randint(keys[2], (B, T), 0, V)
-    return x, w, targets, jax.random.bernoulli(keys[3], 0.8, (B, T))
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((B, T, D), np.float32).astype(dtype)
+    w = rng.standard_normal((D, V), np.float32)
+    drawn = x, w, rng.integers(0, V, (B, T), np.int32), rng.random((B, T)) < 0.8
+    return tuple(map(jnp.asarray, drawn))
 
 
 def plain(x, w, targets, mask, head):

@@ -1,8 +1,10 @@
 """The general attention against its definition, one query at a time; YaRN's ends by hand."""
 
+import functools
 import sys
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -56,7 +58,7 @@ def test_equals_the_definition(options):
     rng = np.random.default_rng(0)
     T = 150  # two blocks of queries
     q, k, v = (
-        jnp.asarray(rng.standard_normal((2, T, heads, width)), jnp.float32)
+        rng.standard_normal((2, T, heads, width)).astype(np.float32)
         for heads, width in ((4, 6), (2, 6), (2, 5))
     )
     ids = np.cumsum(rng.random((2, T)) < 0.1, axis=1) if options.get("ids") else None
@@ -65,8 +67,8 @@ def test_equals_the_definition(options):
     given = {names.get(name, name): value for name, value in options.items() if value is not None}
     for name in ("slopes_N", "sinks_N", "segment_ids_BT"):
         if name in given:
-            given[name] = jnp.array(given[name])
-    got = ops.masked_attention(q, k, v, **given)
+            given[name] = jnp.array(given[name], "int32" if "ids" in name else "float32")
+    got = jax.jit(functools.partial(ops.masked_attention, **given))(q, k, v)
     np.testing.assert_allclose(got, naive(q, k, v, **options), rtol=1e-4, atol=1e-5)
 
 
@@ -77,7 +79,7 @@ def test_sinks_equal_those_of_gpt_oss():
     rng = np.random.default_rng(0)
     q, k, v = (rng.standard_normal((2, 9, n, 6)).astype(np.float32) for n in (4, 2, 2))
     sinks = rng.standard_normal(4).astype(np.float32)
-    ours = ops.masked_attention(*map(jnp.asarray, (q, k, v)), sinks_N=jnp.asarray(sinks))
+    ours = jax.jit(ops.masked_attention)(q, k, v, sinks_N=sinks)
     theirs = transformers_layers.gpt_oss_attention(q, k, v, sinks)
     np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
@@ -121,10 +123,9 @@ def test_ntk_keeps_the_fastest_and_divides_the_slowest():
 
 def test_interleaved_and_half_layouts_are_permutations():
     rng = np.random.default_rng(0)
-    x = jnp.asarray(rng.standard_normal((1, 5, 1, 8)), jnp.float32)
-    positions = jnp.arange(5)
-    neighbours = ops.rotary(x, positions, interleaved=True)
-    apart = jnp.concatenate([x[..., ::2], x[..., 1::2]], axis=-1)
-    halves = ops.rotary(apart, positions)
+    x, positions = rng.standard_normal((1, 5, 1, 8)).astype(np.float32), np.arange(5)
+    neighbours = jax.jit(functools.partial(ops.rotary, interleaved=True))(x, positions)
+    apart = np.concatenate([x[..., ::2], x[..., 1::2]], axis=-1)
+    halves = jax.jit(ops.rotary)(apart, positions)
     np.testing.assert_allclose(neighbours[..., ::2], halves[..., :4], rtol=1e-6)
     np.testing.assert_allclose(neighbours[..., 1::2], halves[..., 4:], rtol=1e-6)
