@@ -12,7 +12,7 @@ from gptjax.train import RunSpec
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 CONFIG = models.ModelConfig(
     vocab_size=257,
-    depth=2,
+    depth=1,
     width=16,
     num_heads=2,
     seq_len=32,
@@ -38,10 +38,10 @@ LLAMA = models.ModelConfig(
     init_scale=0.2,
 )
 NEOX = dataclasses.replace(
-    CONFIG, mlp="gelu", norm="layernorm", use_bias=True, block="parallel", tied_head=False
+    CONFIG, depth=2, mlp="gelu", norm="layernorm", use_bias=True, block="parallel", tied_head=False
 )
 GPT2 = dataclasses.replace(
-    CONFIG, positions="learned", mlp="gelu_tanh", norm="layernorm", use_bias=True
+    CONFIG, depth=2, positions="learned", mlp="gelu_tanh", norm="layernorm", use_bias=True
 )
 SPEC = RunSpec(model=CONFIG, optim=OptimConfig(), batch_size=4, steps=8)
 

@@ -1,5 +1,7 @@
 """A decoder of a few thousand parameters in a folder, and files of examples."""
 
+import dataclasses
+
 import aligned
 import compiled_model
 import jax
@@ -12,9 +14,19 @@ from gptjax.convert.own_folder import KeptTokenizer
 @pytest.fixture(scope="session")
 def base(tmp_path_factory):
     """The folder of a model with the tokenizer of bytes."""
-    folder = tmp_path_factory.mktemp("align") / "base"
-    params = compiled_model.init(aligned.CONFIG, jax.random.key(0))
-    convert.save_model(folder, aligned.CONFIG, params, KeptTokenizer(data.DataConfig()))
+    return saved(aligned.CONFIG, tmp_path_factory.mktemp("align") / "base")
+
+
+@pytest.fixture(scope="session")
+def deep(tmp_path_factory):
+    """The same with two layers, for what tells them apart."""
+    config = dataclasses.replace(aligned.CONFIG, depth=2)
+    return saved(config, tmp_path_factory.mktemp("align") / "deep")
+
+
+def saved(config, folder):
+    params = compiled_model.init(config, jax.random.key(0))
+    convert.save_model(folder, config, params, KeptTokenizer(data.DataConfig()))
     return folder
 
 

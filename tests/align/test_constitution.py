@@ -3,13 +3,14 @@
 import dataclasses
 import json
 
+import compiled_model
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from aligned import EXPERIMENTS, write
 
-from gptjax import convert, infer, models
+from gptjax import convert, infer
 from gptjax.align import constitution
 from gptjax.align.constitution import Critic, Principle
 from gptjax.align.encoding import Codec, Encoded
@@ -97,10 +98,12 @@ def test_the_reward_is_the_share_of_kept_among_both_verdicts(critic):
     for text, reward in zip(("AB", "abc"), found, strict=True):
         shares = []
         for one in (FIRST, SECOND):
-            ids = jnp.asarray([[*f"p>{text}{one.critique}".encode()]])
-            logits, _ = models.forward(critic.spec.model, critic.params, ids)
-            kept, violated = (logits[0, -1, ord(x)] for x in (one.kept, one.violated))
-            shares.append(float(jax.nn.sigmoid(kept - violated)))
+            ids = [*f"p>{text}{one.critique}".encode()]
+            row = np.zeros((1, 16), np.int32)
+            row[0, : len(ids)] = ids
+            logits = compiled_model.apply(critic.spec.model, critic.params, row)
+            last = np.asarray(logits)[0, len(ids) - 1]
+            shares.append(1 / (1 + np.exp(last[ord(one.violated)] - last[ord(one.kept)])))
         assert reward == pytest.approx(np.mean(shares), rel=1e-5)
         assert shares[0] != pytest.approx(shares[1], rel=1e-3)
 

@@ -19,19 +19,19 @@ from gptjax.data.tokenizers.byte import ByteTokenizer
 from gptjax.train import Hooks, Interrupted, TrainConfig, next_token, run
 
 
-def test_only_trained_leaves_change(base, pairs, tmp_path, capsys):
+def test_only_trained_leaves_change(deep, pairs, tmp_path, capsys):
     flags = ("--config.optim.frozen=embed", "--config.optim.multipliers=blocks=0 1")
-    assert command(base, pairs, tmp_path / "run", *flags) == 0
+    assert command(deep, pairs, tmp_path / "run", *flags) == 0
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     found = [json.loads(line) for line in lines]
     losses = [line["train/loss_nats"] for line in found if "train/loss_nats" in line]
     assert len(losses) == 6 and losses[-1] < losses[0] - 0.1
-    before, after = (convert.load(place).params for place in (base, tmp_path / "run"))
+    before, after = (convert.load(place).params for place in (deep, tmp_path / "run"))
     np.testing.assert_array_equal(before["embed"]["tokens"], after["embed"]["tokens"])
     up = [params["blocks"]["mlp"]["up"] for params in (before, after)]
     np.testing.assert_array_equal(up[0][0], up[1][0])
     assert np.any(up[0][1] != up[1][1])
-    assert command(base, pairs, tmp_path / "run", *flags, "--config.finetune.packing=false") == 2
+    assert command(deep, pairs, tmp_path / "run", *flags, "--config.finetune.packing=false") == 2
     assert "other settings of finetune" in capsys.readouterr().err
 
 

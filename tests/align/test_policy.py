@@ -54,8 +54,15 @@ def golden_rollouts(padding=0):
 def reported(monkeypatch, settings, padding=0):
     new, batch = golden_rollouts(padding)
     monkeypatch.setattr(policy, "score", lambda *given: Scored(new, 2.0 + new, None))
-    total, count, terms = policy.policy(SPEC, settings)(None, batch)
-    return float(total / count), {name: float(x / count) for name, x in terms.sums.items()}
+    objective = policy.policy(SPEC, settings)
+
+    @jax.jit
+    def means():
+        total, count, terms = objective(None, batch)
+        return total / count, {name: x / count for name, x in terms.sums.items()}
+
+    loss, found = means()
+    return float(loss), {name: float(x) for name, x in found.items()}
 
 
 NAMES = {"grpo": "answer", "bnpo": "token", "dr_grpo": "constant"}

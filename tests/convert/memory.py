@@ -1,6 +1,6 @@
 """Peak memory of reading and writing sharded bfloat16 folders, by family; Linux.
 
-python tests/convert/memory.py prints megabytes beyond what the process held before.
+python tests/convert/memory.py [FAMILY ...] prints bytes beyond what the process held before.
 """
 
 import gc
@@ -74,7 +74,7 @@ def measure(name, folder):
 
 def main():
     found = {}
-    for name in CONFIGS:
+    for name in sys.argv[1:] or CONFIGS:
         with tempfile.TemporaryDirectory() as folder:
             found[name] = measure(name, folder)
     print(json.dumps(found))

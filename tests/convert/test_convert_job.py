@@ -52,6 +52,7 @@ def train(place, run, **changes):
         "model__width": 16,
         "model__num_heads": 2,
         "model__seq_len": 32,
+        "model__layers": "scan",
         "model__vocab_size": 0,
         "train__steps": 3,
         "train__tokens": 0,
@@ -106,6 +107,7 @@ def test_every_kind_of_folder_gives_the_same_model(trained, tmp_path):
 
 def test_a_run_keeps_the_tokenizer_that_it_trained(trained, tmp_path):
     settings = {"data__tokenizer": "bpe", "data__vocab_size": 264, "train__keep_best": False}
+    settings["model__depth"] = 1
     run, out, workdir = tmp_path / "run", tmp_path / "out", tmp_path / "in"
     assert train(trained, run, **settings) == 0
     model = convert.load(run)

@@ -80,10 +80,13 @@ def test_a_missing_shard_and_a_missing_tensor_are_told(name, tmp_path):
 @pytest.mark.skipif(
     not Path("/proc/self/clear_refs").exists(), reason="the peak is what Linux counts"
 )
-def test_memory_is_the_parameters_and_a_shard():
+@pytest.mark.parametrize(
+    "names", [["mixtral"], pytest.param([], marks=pytest.mark.slow)], ids=["mixtral", "all"]
+)
+def test_memory_is_the_parameters_and_a_shard(names):
     """In a process of its own: reading ≤ parameters + 1.3 shards, writing ≤ 1.3 shards beyond."""
-    script = Path(__file__).with_name("memory.py")
-    run = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+    command = [sys.executable, Path(__file__).with_name("memory.py"), *names]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
     for name, found in json.loads(run.stdout).items():
         assert found["shards"] > 2, name
         room = 1.3 * found["shard"]

@@ -1,8 +1,14 @@
 """A source that only the experiment file knows: worker processes know it too."""
 
 import json
+import subprocess
+import sys
+import types
+
+import pytest
 
 from gptjax.data import sources
+from gptjax.engines import local, process
 from gptjax.main import main
 
 EXPERIMENT = '''
@@ -37,8 +43,36 @@ def get_config(text):
 '''
 
 
-def test_a_sweep_trains_on_a_source_from_outside(tmp_path, monkeypatch, capfd):
-    """Planned in this process; the worker is one of its own. One cell, and nothing is fitted."""
+class Here:
+    """A worker's process whose command runs in this one, which has forgotten the source."""
+
+    pid, status = 0, 0
+
+    def __init__(self, command, **_):
+        forget()
+        with pytest.MonkeyPatch.context() as patch:
+            for name in ("pin", "die_with_parent", "one_device_a_process"):
+                patch.setattr(process, name, lambda *_: None)
+            patch.setattr(sys, "argv", command[2:])
+            self.status = process._process()
+
+    def poll(self):
+        return self.status
+
+
+def forget():
+    for name in ("counting-up", "counting_up"):
+        sources.SOURCES.pop(name, None)
+
+
+@pytest.mark.parametrize(
+    "real", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["here", "process"]
+)
+def test_a_sweep_trains_on_a_source_from_outside(real, tmp_path, monkeypatch, capfd):
+    """One cell by a worker with the command of a process of its own; nothing is fitted."""
+    if not real:
+        fake = types.SimpleNamespace(**{**vars(subprocess), "Popen": Here})
+        monkeypatch.setattr(local, "subprocess", fake)
     (tmp_path / "counting.py").write_text(EXPERIMENT)
     monkeypatch.chdir(tmp_path)
     for check in ("gptjax.stages.sweep.check_fit", "gptjax.sweeps.plan._check_identifiable"):
@@ -48,8 +82,7 @@ def test_a_sweep_trains_on_a_source_from_outside(tmp_path, monkeypatch, capfd):
     try:
         main(["gptjax", "--config=counting.py:up", "--workdir=run", cache])
     finally:
-        for name in ("counting-up", "counting_up"):
-            sources.SOURCES.pop(name, None)
+        forget()
     records = [json.loads(path.read_text()) for path in (tmp_path / "run/records").glob("*.json")]
     told = capfd.readouterr().err
     assert len(records) == 1, told

@@ -66,6 +66,7 @@ def copier():
     return untrained, prepared(config, trained(config, batches, last_T))
 
 
+@pytest.mark.slow
 def test_a_trained_copier_finds_every_needle_that_it_sees_and_guesses_the_others(copier):
     untrained, model = copier
     depths = (0.0, 0.2, 0.5, 0.75, 1.0)
@@ -80,6 +81,7 @@ def test_a_trained_copier_finds_every_needle_that_it_sees_and_guesses_the_others
 SECRETS = {"37": 8, "91": 4, "05": 2, "52": 1}
 
 
+@pytest.mark.slow
 def test_exposure_of_canaries_that_a_model_is_overtrained_on_is_exact_to_the_bit():
     """A model that has its canaries' frequencies ranks them by how often they stood there."""
     config = models.ModelConfig(**SMALL, seq_len=16)
@@ -147,6 +149,7 @@ def test_the_model_of_a_chain_is_that_chain():
         np.testing.assert_allclose(np.exp(found.logprobs), expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_divergence_of_a_models_five_grams_is_exact_on_a_markov_source():
     data = texts(DATA, 500)
     exact = ngrams.of_markov(DATA, OTHER, stationary(DATA), stationary(OTHER))

@@ -1,5 +1,6 @@
 """Weights with their outputs first: the same products, for few rows and many; the same answers."""
 
+import compiled_model
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,7 +32,7 @@ def test_large_matrices_are_turned_and_answers_stay():
     config = models.ModelConfig(
         vocab_size=300, depth=2, width=256, num_heads=4, num_kv_heads=1, seq_len=32, init_scale=0.3
     )
-    params = models.unstacked(config, models.init(config, jax.random.key(0)))
+    params = models.unstacked(config, compiled_model.init(config, jax.random.key(0)))
     plain = infer.Model(config, params)
     turned = infer.for_few_rows(plain)
     kinds = OutputFirst, Embedding

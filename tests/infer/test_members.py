@@ -29,8 +29,11 @@ def made(seed, **changes):
 
 
 def last_logits(model, ids):
-    logits = compiled_model.fresh_logits(model.config, model.params, jnp.asarray([ids]))
-    return np.asarray(logits[0, -1], np.float64)
+    """After `ids`, in a text of one length, so that every prefix is the same program."""
+    row = np.zeros((1, CONFIG.seq_len), np.int32)
+    row[0, : len(ids)] = ids
+    logits = compiled_model.fresh_logits(model.config, model.params, row)
+    return np.asarray(logits, np.float64)[0, len(ids) - 1]
 
 
 def log_softmax(x):

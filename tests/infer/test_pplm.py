@@ -15,6 +15,7 @@ CONFIG = models.ModelConfig(
 )
 PROMPTS = [(1, 2, 3, 4, 5), (6, 7, 8)]
 BAG = Bag((3, 11, 17))
+REQUEST = infer.sampling("greedy", max_tokens=5)
 
 
 @pytest.fixture(scope="module")
@@ -24,9 +25,8 @@ def model():
 
 
 def test_alpha_zero_changes_nothing(model):
-    request = infer.sampling("greedy", max_tokens=5)
-    answers, said = steer(model, PROMPTS, BAG, Steering(alpha=0.0, steps=1), request)
-    plain = infer.generate(model, PROMPTS, request)
+    answers, said = steer(model, PROMPTS, BAG, Steering(alpha=0.0, steps=1), REQUEST)
+    plain = infer.generate(model, PROMPTS, REQUEST)
     assert answers == [answer.tokens for answer in plain]
     for row, answer in enumerate(plain):
         ids = [*answer.prompt, *answer.tokens]
@@ -45,10 +45,8 @@ def _stacked():
 def test_the_attribute_rises_with_alpha(model):
     """Of the first token, for which the past is the same whatever α."""
     said = [
-        np.array(
-            steer(model, PROMPTS, BAG, Steering(alpha, steps=2), infer.sampling(max_tokens=1))[1]
-        )[:, 0]
-        for alpha in (0.0, 0.3, 1.0)
+        np.array(steer(model, PROMPTS, BAG, Steering(alpha, steps=1), REQUEST)[1])[:, 0]
+        for alpha in (0.0, 0.1, 0.3)
     ]
     assert (np.diff(said, axis=0) > 1e-3).all()
 

@@ -79,12 +79,17 @@ def serving(service, **options):
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory):
-    """Of the model with one adapter."""
+def tuned(tmp_path_factory):
+    """The model with one adapter."""
     place, rng = tmp_path_factory.mktemp("tuned"), np.random.default_rng(0)
     pair = rng.normal(size=(2, 64, 1)), rng.normal(size=(2, 1, 16))
     peft.write_adapter(place, CONFIG, peft.Adapter(1, 1.0, {"blocks/mlp/down": pair}))
-    made = Service(infer.Batcher(infer.with_adapters(model(), {"tuned": place}), LIMITS))
+    return infer.with_adapters(model(), {"tuned": place})
+
+
+@pytest.fixture(scope="module")
+def service(tuned):
+    made = Service(infer.Batcher(tuned, LIMITS))
     yield made
     made.close()
 
@@ -508,8 +513,8 @@ def test_the_page_stops_an_answer(page, service, monkeypatch):
     assert len(made.ids) < 90 and page.text_content("#send") == "Send"
 
 
-def test_stopping_finishes_what_was_taken_and_refuses_the_rest():
-    service = Service(infer.Batcher(model(), LIMITS))
+def test_stopping_finishes_what_was_taken_and_refuses_the_rest(tuned):
+    service = Service(infer.Batcher(tuned, LIMITS))
     with serving(service) as port:
         news = []
         (checked,) = [service.check("x", infer.sampling("greedy", max_tokens=20))]

@@ -402,7 +402,11 @@ PROCESSES: dict[str, tuple] = {
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.slow) if n == "corpus" else n for n in PROCESSES]
+    "name",
+    [
+        pytest.param(n, marks=pytest.mark.slow if n in ("corpus", "table") else ())
+        for n in PROCESSES
+    ],
 )
 def test_refused_by_a_process(folder, name):
     """The same from outside, within five seconds of CPU time."""

@@ -54,7 +54,7 @@ def made(**changes):
     return configs.make_config(values)
 
 
-PROJECTED = {"model.vision.join": "projected"}
+PROJECTED = {"model.vision.join": "projected", "model.depth": 1}
 
 
 @pytest.fixture(scope="module")
@@ -100,19 +100,20 @@ def test_steps_of_other_joins_are_traced(join):
 
 @pytest.mark.parametrize("join", ["projected", pytest.param("gated", marks=pytest.mark.slow)])
 def test_a_stopped_run_ends_with_the_same_bits(join, request, tmp_path, monkeypatch, capsys):
+    settings = PROJECTED if join == "projected" else {"model.vision.join": join}
     if join == "projected":
         whole = request.getfixturevalue("whole")
     else:
         whole = tmp_path / "whole"
-        assert run(whole, {"model.vision.join": join}) == 0
+        assert run(whole, settings) == 0
     calls = iter([False, True])
     with monkeypatch.context() as patch:
         patch.setattr("gptjax.train.session.MAX_STEPS_PER_CALL", 2)
         stop = contextlib.nullcontext(lambda: next(calls, True))
         patch.setattr(caption, "stop_on_signal", lambda: stop)
-        assert run(tmp_path / "cut", {"model.vision.join": join}) == caption.EXIT_RESUMABLE
+        assert run(tmp_path / "cut", settings) == caption.EXIT_RESUMABLE
     assert "the same command continues" in capsys.readouterr().out
-    assert run(tmp_path / "cut", {"model.vision.join": join}) == 0
+    assert run(tmp_path / "cut", settings) == 0
     one, cut = (convert.load(folder).params for folder in (whole, tmp_path / "cut"))
     assert all(jax.tree.leaves(jax.tree.map(np.array_equal, one, cut)))
 

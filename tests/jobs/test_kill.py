@@ -267,6 +267,7 @@ STACKED = {
 }
 
 
+@pytest.mark.slow
 @workers_here()
 @one_width_is_enough()
 def test_stacked_cells_equal_separate_ones(place, capsys):
@@ -288,6 +289,7 @@ def test_stacked_cells_survive_ten_kills(place):
     check(place, 10, 4, "stacked", **STACKED)
 
 
+@pytest.mark.slow
 def test_two_processes_share_a_folder(place, straight):
     """Both end with status 0, and every cell was trained once."""
     workdir = place / "shared"
@@ -384,9 +386,10 @@ def wait_for_worker(workdir: Path) -> int:
     raise AssertionError("no worker took a cell")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the processes under /proc")
 def test_a_killed_worker_is_replaced_and_its_cell_done_or_failed(place):
-    """Killed once, the cell is tried again; killed as often as it may be tried, it is failed."""
+    """By real workers; tests/engines/test_replaced_worker.py has processes that only sleep."""
     workdir = place / "replaced"
     settings = {"sweep.attempts": 1}
     killer = threading.Thread(target=lambda: os.kill(wait_for_worker(workdir), signal.SIGKILL))

@@ -9,6 +9,7 @@ from test_kill import place, workers_here  # noqa: F401
 
 from gptjax.errors import UserError
 from gptjax.main import main
+from gptjax.report import html
 from gptjax.sweeps.mixtures import drawn, rounded
 
 
@@ -68,8 +69,10 @@ def test_what_is_useless_gets_no_weight_and_the_check_stands(
     place,  # noqa: F811
     tmp_path,
     capsys,
+    monkeypatch,
     from_a_plain_config,
 ):
+    monkeypatch.setattr(html, "choose_plots", lambda *_: [])
     workdir = tmp_path / "sweep"
     assert main(flags(place, workdir)) == 0
     said = capsys.readouterr().out

@@ -79,7 +79,8 @@ def test_a_smaller_folder(place, tmp_path, capsys, settings):
 
 
 def test_a_quantized_model_is_no_model_to_quantize(place, tmp_path, capsys):
-    assert command(place, tmp_path / "small") == 0
+    quick = {"quantize__method": "nf4", "quantize__bits": 4, "quantize__embedding_bits": 4}
+    assert command(place, tmp_path / "small", **quick, quantize__heldout_tokens=64) == 0
     assert command(place, tmp_path / "again", quantize__model=tmp_path / "small") == 2
     assert "is quantized already" in capsys.readouterr().err
     assert not (tmp_path / "again" / "model.json").exists()
@@ -98,7 +99,7 @@ def test_a_quantized_model_is_no_model_to_quantize(place, tmp_path, capsys):
         ({"method": "gptq", "bits": 4, "calibration_tokens": 0}, "needs calibration text"),
         ({"budget_mb": 1, "calibration_tokens": 0}, "needs calibration text"),
         ({"method": "nf4", "bits": 4, "activations": 8}, "multiplies integers"),
-        ({"budget_mb": 1e-3}, "too small for the fewest"),
+        pytest.param({"budget_mb": 1e-3}, "too small for the fewest", marks=pytest.mark.slow),
         ({"rules": "mlp"}, "is not EXPRESSION=BITS"),
     ],
     ids=lambda value: "" if isinstance(value, str) else "-".join(value),

@@ -17,7 +17,7 @@ TUNED = {
     "sweep.tune_sizes": 2,
     "sweep.tune_factors": "(1,2,4,8,16)",
     "optim.learning_rate": 1e-3,
-    "sweep.budgets": "(1e9,2e9)",
+    "sweep.budgets": "(5e8,1e9)",
 }
 
 

@@ -127,6 +127,7 @@ def check(config, params, *, width=PROMPT, lengths=LENGTHS, total=T, tolerance=1
         x, cache = models.decode(config, params, cache, tokens, counts, fresh=fresh, length=length)
         return models.logits(config, params, x), cache
 
+    @functools.partial(jax.jit, static_argnums=1)
     def after(cache, by):
         return jnp.take_along_axis(tokens_BT, cache.tokens_B[:, None] + jnp.arange(by), axis=1)
 
@@ -139,12 +140,9 @@ def check(config, params, *, width=PROMPT, lengths=LENGTHS, total=T, tolerance=1
 
     prompts = np.asarray(tokens_BT)[:, :width]
     shifted = np.stack([np.roll(p, width - n) for p, n in zip(prompts, count_B, strict=True)])
-    found, cache = go_on(
-        models.init_cache(config, len(lengths), total), prompts, right_BT, fresh=True
-    )
-    again, other = go_on(
-        models.init_cache(config, len(lengths), total), shifted, left_BT, fresh=True
-    )
+    empty = jax.jit(lambda: models.init_cache(config, len(lengths), total))
+    found, cache = go_on(empty(), prompts, right_BT, fresh=True)
+    again, other = go_on(empty(), shifted, left_BT, fresh=True)
     jax.tree.map(functools.partial(np.testing.assert_array_equal), cache, other)
     for row, n in enumerate(lengths):
         compare(np.asarray(found)[row, :n], row, 0)

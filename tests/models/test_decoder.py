@@ -232,7 +232,10 @@ SCANNED = (
 """Stacks of one structure, of a period, with another first layer, and of three structures."""
 
 
-@pytest.mark.parametrize("name", SCANNED)
+@pytest.mark.parametrize(
+    "name",
+    [n if n in ("gpt2", HYBRID) else pytest.param(n, marks=pytest.mark.slow) for n in SCANNED],
+)
 def test_scanned_and_unrolled_are_one_model(name):
     check_layers(name, forward, {"layers": "scan"})
 

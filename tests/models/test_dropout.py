@@ -91,7 +91,7 @@ SLOW = pytest.mark.slow
         pytest.param({"layers": "scan"}, marks=SLOW),
         pytest.param({"layers": "scan", "remat": "block"}, marks=SLOW),
         {"layers": "scan", "remat": "sqrt"},
-        {"layers": "unroll", "remat": "dots"},
+        pytest.param({"layers": "unroll", "remat": "dots"}, marks=SLOW),
     ],
     ids=str,
 )

@@ -116,7 +116,7 @@ def test_a_router_that_knows_nothing_fills_the_first_experts():
 @pytest.mark.parametrize(
     "changes",
     [
-        {"layers": "scan", "remat": "sqrt"},
+        pytest.param({"layers": "scan", "remat": "sqrt"}, marks=pytest.mark.slow),
         pytest.param({"layers": "scan", "remat": "block"}, marks=pytest.mark.slow),
         pytest.param({"layers": "scan"}, marks=pytest.mark.slow),
         pytest.param({"remat": "sqrt"}, marks=pytest.mark.slow),
@@ -134,14 +134,21 @@ def test_every_path_reports_and_trains_the_same(changes):
         np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-5)
 
 
-def test_alike_layers_report_too():
+def test_alike_layers_report_and_train_too():
+    """As every path does, of which the slow tests have all."""
     config = changed(MIXTURE, mlp_pattern=("experts",), depth=2)
     params = initial(config)
-    wanted, routing = jax.jit(loss_of(config), **QUICK)(params)
-    config = changed(config, layers="scan")
-    found, scanned = jax.jit(loss_of(config), **QUICK)(params)
-    assert float(found) == pytest.approx(float(wanted), rel=1e-5)
-    np.testing.assert_allclose(scanned.share_E, routing.share_E)
+    both = [
+        jax.jit(jax.value_and_grad(loss_of(changed(config, **path)), has_aux=True), **QUICK)(params)
+        for path in ({}, {"layers": "scan", "remat": "sqrt"})
+    ]
+    (_, routing), grads = both[0]
+    assert routing.share_E.shape == (2, 4) and 0 < float(routing.dropped.mean()) < 0.5
+    assert set(routing.losses) == set(models.loss_names(config)) and len(routing.losses) == 4
+    router = grads["blocks"]["mlp"]["router"]
+    assert np.abs(router).max(axis=(1, 2)).min() > 1e-4
+    for one, two in zip(*map(jax.tree.leaves, both), strict=True):
+        np.testing.assert_allclose(two, one, rtol=1e-4, atol=1e-5)
 
 
 def test_noise_is_of_the_sequence_and_the_layer_and_of_training_only():

@@ -83,19 +83,23 @@ def apart(a, b):
     return float(np.max(np.abs(np.asarray(a) - np.asarray(b))))
 
 
-@pytest.mark.parametrize("join", JOINS)
+MOST = [pytest.param(join, marks=pytest.mark.slow if join == "gated" else ()) for join in JOINS]
+"""Tiles have gates too."""
+
+
+@pytest.mark.parametrize("join", MOST)
 def test_decoding_from_caches_is_the_full_forward_pass(join):
     found = tried(join).opened
     assert apart(found["full"], found["cached"]) < 1e-5
 
 
-@pytest.mark.parametrize("join", JOINS)
+@pytest.mark.parametrize("join", MOST)
 def test_the_picture_is_seen(join):
     found, P = tried(join).opened, tried(join).places
     assert apart(found["full"][:, P:], found["other"][:, P:]) > 1e-4
 
 
-@pytest.mark.parametrize("join", ["gated", "tiled"])
+@pytest.mark.parametrize("join", [pytest.param("gated", marks=pytest.mark.slow), "tiled"])
 def test_a_closed_gate_is_the_text_model(join):
     closed = tried(join).closed
     assert apart(closed["full"], closed["text"]) == 0.0

@@ -29,18 +29,20 @@ def test_a_packed_text_is_the_text_alone(changes):
     """Two texts in one row, each with its own positions and segment: the logits of each alone."""
     config = changed(SMALL, **changes)
     params = compiled_model.init(config, jax.random.key(0))
-    tokens = jax.random.randint(jax.random.key(1), (1, 12), 0, 11)
-    segments = jnp.array([[0] * 5 + [1] * 7])
-    places = jnp.array([[*range(5), *range(7)]])
-    apply = jax.jit(
-        lambda tokens, segments, places: models.apply(
-            config, params, tokens, segment_ids_BT=segments, positions_BT=places
-        )
-    )
-    packed = apply(tokens, segments, places)
-    alone = [apply(part, None, None) for part in (tokens[:, :5], tokens[:, 5:])]
-    np.testing.assert_allclose(packed, jnp.concatenate(alone, axis=1), atol=1e-5)
-    assert np.abs(packed - apply(tokens, segments, None))[:, 5:].max() > 1e-3 or (
+    tokens = np.random.default_rng(1).integers(0, 11, 12, np.int32)
+    segments = jnp.array([[0] * 5 + [1] * 7] * 2)
+    places = jnp.array([[*range(5), *range(7)], [*range(12)]])
+    first, second = np.pad(tokens[:5], (0, 7)), np.pad(tokens[5:], (0, 5))
+
+    @jax.jit
+    def run(twice, parts):
+        """(packed, and with places that go on; each part alone, before what is not read)."""
+        both = models.apply(config, params, twice, segment_ids_BT=segments, positions_BT=places)
+        return both, models.apply(config, params, parts)
+
+    (packed, going_on), alone = run(np.stack([tokens] * 2), np.stack([first, second]))
+    np.testing.assert_allclose(packed, jnp.concatenate([alone[0, :5], alone[1, :7]]), atol=1e-5)
+    assert np.abs(packed - going_on)[5:].max() > 1e-3 or (
         changes["positions"] == "rotary"  # only differences of positions count
     )
 
@@ -64,15 +66,16 @@ def test_a_leaf_may_be_a_pytree():
     """A model whose queries are of low rank gives what it gives with the product of the factors."""
     config = changed(SMALL, layers="unroll")
     params = compiled_model.init(config, jax.random.key(0))
-    left = jax.random.normal(jax.random.key(1), (2, 16, 3))
-    right = jax.random.normal(jax.random.key(2), (2, 3, 2, 8))
-    tokens = jax.random.randint(jax.random.key(3), (2, 12), 0, 11)
+    rng = np.random.default_rng(1)
+    left = rng.standard_normal((2, 16, 3), np.float32)
+    right = rng.standard_normal((2, 3, 2, 8), np.float32)
+    tokens = rng.integers(0, 11, (2, 12), np.int32)
 
     def with_queries(query):
         attention = {**params["blocks"]["attention"], "query": query}
         return {**params, "blocks": {**params["blocks"], "attention": attention}}
 
-    whole = with_queries(jnp.einsum("lDR,lRNH->lDNH", left, right))
+    whole = with_queries(np.einsum("lDR,lRNH->lDNH", left, right))
     low = with_queries(LowRank(left, right))
     apply = jax.jit(lambda params: models.apply(config, params, tokens))
     np.testing.assert_allclose(apply(low), apply(whole), rtol=2e-4, atol=1e-5)

@@ -54,7 +54,7 @@ MODEL = ModelConfig(
     init_scale=0.1,
 )
 STEPS = 24
-TRAINED = ("adamw", "adam8bit, stochastic", "everything else")
+TRAINED = ("adam8bit, stochastic", "everything else")
 """Whole runs of the others are slow; what they need to train and to resume is below."""
 
 

@@ -209,7 +209,9 @@ def assert_equal(found, wanted):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", QUICK)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow if n == "all to all" else ()) for n in QUICK]
+)
 def test_equals_one_device(session_on, spec, one_device, name):
     assert_equal(steps_of(session_on(name), spec), one_device)
 
@@ -246,9 +248,7 @@ WITHIN = {
 }
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.slow) if "all" in n else n for n in WITHIN]
-)
+@pytest.mark.parametrize("name", WITHIN)
 def test_attention_across_devices(name, monkeypatch):
     """Output and gradients of the kernel of one device, with what a mixer may ask for.
 
@@ -282,29 +282,39 @@ def test_attention_across_devices(name, monkeypatch):
         np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-5)
 
 
-def test_what_goes_between_the_parts_of_a_sequence(session_on, spec):
+def keys_bytes(spec):
+    """Of the keys of a micro-batch."""
+    sequences = spec.batch_size // spec.micro_batches
+    return sequences * spec.model.seq_len * spec.model.kv_heads * spec.model.head_width * 4
+
+
+def counted(session, spec):
+    """(how often each collective runs in a step, all of them)."""
+    steps_of(session, spec)
+    found = traffic_of(session, spec)
+    large = [one for one in found if one.kind == "all-gather" and one.size >= keys_bytes(spec)]
+    assert not large, "keys or values are gathered"
+    counts = collections.Counter()
+    for one in found:
+        counts[one.kind] += one.times
+    return counts, found
+
+
+def test_what_goes_around_a_ring(session_on, spec):
     """Collectives of a step by hand, for each layer and micro-batch."""
     passes = spec.model.depth * spec.micro_batches
-    sequences = spec.batch_size // spec.micro_batches
-    keys = sequences * spec.model.seq_len * spec.model.kv_heads * spec.model.head_width * 4
-
-    def traffic(name):
-        steps_of(session_on(name), spec)
-        found = traffic_of(session_on(name), spec)
-        large = [one for one in found if one.kind == "all-gather" and one.size >= keys]
-        assert not large, "keys or values are gathered"
-        counts = collections.Counter()
-        for one in found:
-            counts[one.kind] += one.times
-        return counts, found
-
-    counts, found = traffic("ring")
+    counts, found = counted(session_on("ring"), spec)
     # Keys with values: 3 sends forward, 3 backward; and 4 sends of their gradients, home included.
     assert counts["collective-permute"] == 10 * passes
     assert counts["all-to-all"] == 0
     sent = sum(one.sent for one in found if one.kind == "collective-permute")
-    assert sent == 10 * passes * 2 * keys / 4
-    counts, _ = traffic("all to all")
+    assert sent == 10 * passes * 2 * keys_bytes(spec) / 4
+
+
+@pytest.mark.slow
+def test_what_goes_from_all_to_all(session_on, spec):
+    passes = spec.model.depth * spec.micro_batches
+    counts, _ = counted(session_on("all to all"), spec)
     # Queries, keys, values and the output, forward and backward.
     assert counts["all-to-all"] == 8 * passes
     assert counts["collective-permute"] == 0

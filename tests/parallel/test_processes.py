@@ -108,8 +108,12 @@ def test_a_stopped_run_goes_on_with_another_number_of_processes(one_process, tmp
     assert result(tmp_path)["loss"] == pytest.approx(one_process["loss"], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_a_hang_is_an_error_that_says_where(tmp_path):
-    """One of two processes is stopped in the middle; the other says so and leaves with 75."""
+    """One of two processes is stopped in the middle; the other says so and leaves with 75.
+
+    tests/train/test_watchdog.py has the watchdog alone.
+    """
     processes = start(
         tmp_path,
         2,

@@ -44,7 +44,7 @@ def model(**changes):
     params = compiled_model.init(config, jax.random.key(0))
     rng = np.random.default_rng(1)
     return config, jax.tree.map(
-        lambda x: x + 0.1 * rng.standard_normal(x.shape, np.float32), params
+        lambda x: np.asarray(x) + np.float32(0.1) * rng.standard_normal(x.shape, np.float32), params
     )
 
 

@@ -19,7 +19,9 @@ TOKENS = jax.random.randint(jax.random.key(2), (16, 12), 0, 23)
 def params():
     fresh = compiled_model.init(CONFIG, jax.random.key(0))
     rng = np.random.default_rng(1)
-    return jax.tree.map(lambda x: x + 0.3 * rng.standard_normal(x.shape, np.float32), fresh)
+    return jax.tree.map(
+        lambda x: np.asarray(x) + np.float32(0.3) * rng.standard_normal(x.shape, np.float32), fresh
+    )
 
 
 def loss(params):

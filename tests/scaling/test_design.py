@@ -137,7 +137,7 @@ def test_more_money_never_hurts_and_too_little_is_refused():
 
 
 def test_the_plan_is_part_of_the_laws():
-    laws = scaling.fit_laws(runs_table(noise=NOISE), None, scaling.FitConfig(resamples=100))
+    laws = scaling.fit_laws(runs_table(noise=NOISE), None, scaling.FitConfig(resamples=20))
     plan = laws["run_next"]
     assert (
         plan["after"]["high"] - plan["after"]["low"]

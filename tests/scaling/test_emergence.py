@@ -9,7 +9,7 @@ from gptjax import scaling
 from gptjax.errors import UserError
 
 SIZES = np.geomspace(1e7, 1e11, 20)
-SEEDS = range(6)
+SEEDS = range(4)
 
 
 def threshold(size, width=0.3):

@@ -107,7 +107,7 @@ def test_a_form_of_ones_own_takes_five_lines():
 
 def test_fit_laws_agrees_with_the_truth_by_three_approaches():
     table = runs_table(noise=0.001)
-    laws = scaling.fit_laws(table, curves_table(table), scaling.FitConfig(resamples=200))
+    laws = scaling.fit_laws(table, curves_table(table), scaling.FitConfig(resamples=100))
     json.dumps(laws, allow_nan=False)
     assert set(laws["laws"]) == {"chinchilla_parametric", "isoflop", "envelope"}
     exponent = 0.36 / 0.70

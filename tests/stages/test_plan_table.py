@@ -72,12 +72,27 @@ def in_terminal(code, columns, lines):
     return re.sub("\x1b\\[[0-9;]*m", "", text.decode()).splitlines()
 
 
-@pytest.mark.parametrize(("columns", "lines"), [(80, 24), (200, 50)])
-def test_a_terminal_shows_whole_columns(columns, lines, tmp_path):
+WIDEN = """
+import fcntl, struct, termios
+print("wider", flush=True)
+fcntl.ioctl(1, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 200, 0, 0))
+"""
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    """(file, lines) of a terminal of 80 columns and of the same when it has 200."""
+    paths = {columns: tmp_path_factory.mktemp("plan") / "plan.csv" for columns in (80, 200)}
+    narrow, wide = (SHOW.format(row=ROW, path=str(path)) for path in paths.values())
+    shown = in_terminal(narrow + PANEL + WIDEN + wide, 80, 24)
+    place = shown.index("wider")
+    return {80: (paths[80], shown[:place]), 200: (paths[200], shown[place + 1 :])}
+
+
+@pytest.mark.parametrize("columns", [80, 200])
+def test_a_terminal_shows_whole_columns(columns, both):
     """What it has no room for is in a file, and the sentence says in which; the live table too."""
-    path = tmp_path / "plan.csv"
-    code = SHOW.format(row=ROW, path=str(path)) + (PANEL if columns == 80 else "")
-    shown = in_terminal(code, columns, lines)
+    path, shown = both[columns]
     text = "\n".join(shown)
     sentences = [line for line in shown if "columns have no" in line]
     assert all(len(line) <= columns for line in shown if line not in sentences) and "…" not in text

@@ -67,6 +67,7 @@ def test_coordinates_are_flat_up_to_a_width_of_512():
     assert max(map(abs, flat.values())) < 0.2, flat
 
 
+@pytest.mark.slow
 def test_coordinates_are_flat_with_transfer_and_grow_without():
     flat = exponents("mup", (64, 256))
     assert max(map(abs, flat.values())) < 0.2, flat
@@ -74,6 +75,18 @@ def test_coordinates_are_flat_with_transfer_and_grow_without():
     assert abs(steep["embedding"]) < 0.2  # Adam moves each embedding as far at any width
     for name in ("block 0", "block 1", "logits"):
         assert steep[name] > 0.4, steep
+
+
+def test_coordinates_are_root_mean_square_changes():
+    """Of an embedding that moved by .5 everywhere, and of the logits of a longer output norm."""
+    model = dataclasses.replace(shape(16), depth=1)
+    params = jax.tree.map(np.asarray, compiled_model.init(model, jax.random.key(0)))
+    tokens = np.arange(32).reshape(2, 16)
+    moved = {**params, "embed": {"tokens": params["embed"]["tokens"] + np.float32(0.5)}}
+    found = coordinate_check(model, params, moved, tokens)
+    assert list(found) == ["embedding", "block 0", "logits"]
+    assert found["embedding"] == pytest.approx(0.5, rel=1e-5)
+    assert found["block 0"] > 0 and found["logits"] > 0
 
 
 def test_table_8_by_hand():

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from shared_programs import shared
 
 from gptjax import config as configs
 from gptjax import data, experiment
@@ -46,6 +47,12 @@ def settings(folder):
         "train.spike_nats": 0.7,
         "device": "cpu",
     }
+
+
+@pytest.fixture(autouse=True, scope="module")
+def shared_programs():
+    with shared():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +162,7 @@ class Killed(Exception):
 
 
 def test_the_same_bits_when_killed(place, poisoned, tmp_path):
-    """In every third compiled call the run ends without a word and is started again."""
+    """In every fifth compiled call the run ends without a word and is started again."""
     seed, _ = poisoned
     setup = make_setup(place, **{"train.seed": seed, "train.rollbacks": 2})
     corpus = configs.load_corpus(setup)
@@ -166,7 +173,7 @@ def test_the_same_bits_when_killed(place, poisoned, tmp_path):
     def die(progress):
         nonlocal calls
         calls += 1
-        if calls % 3 == 0:
+        if calls % 5 == 0:
             raise Killed
 
     while True:
@@ -177,7 +184,7 @@ def test_the_same_bits_when_killed(place, poisoned, tmp_path):
             break
         except Killed:
             ends += 1
-    assert ends >= 5 and gone_back
+    assert ends >= 2 and gone_back
     assert len(straight.rollbacks) == 1 and killed.rollbacks == straight.rollbacks
     assert killed.params_digest == straight.params_digest
     assert killed.evaluation == straight.evaluation
@@ -189,7 +196,7 @@ def test_a_run_that_never_rises_keeps_its_bits(place, poisoned, tmp_path):
     """What watches the loss changes nothing until there is a spike."""
     seed, step = poisoned
     digests = []
-    for rollbacks in (0, 1):
+    for rollbacks in (0, 2):
         setup = make_setup(
             place,
             **{"train.seed": seed, "train.rollbacks": rollbacks, "train.steps": step},
@@ -207,7 +214,7 @@ def test_a_run_that_never_rises_keeps_its_bits(place, poisoned, tmp_path):
 
 
 def test_after_the_last_rollback_it_is_an_error(place, tmp_path, capsys):
-    changes = {"optim.learning_rate": 1e30, "optim.clip_norm": 0.0, "train.rollbacks": 2}
+    changes = {"optim.learning_rate": 1e30, "train.rollbacks": 2}
     assert main(arguments(place, tmp_path, **changes)) == 2
     said = capsys.readouterr()
     assert said.out.count("a spike; going on from step 0") == 2

@@ -66,8 +66,9 @@ def test_every_member_equals_a_run_of_its_own(session, specs, tmp_path):
     assert min(np.diff(sorted(losses))) > 1e-4  # the members do differ
 
 
-QUICK = [{"name": "adam8bit"}, {"sam_rho": 0.05, "ema_decay": 0.9}]
+QUICK = [{"sam_rho": 0.05, "ema_decay": 0.9}]
 MORE = [
+    {"name": "adam8bit"},
     {"sam_rho": 0.05},
     {"ema_decay": 0.9},
     {"name": "muon"},
@@ -143,8 +144,9 @@ def test_a_branch_that_diverges_says_at_which_step_of_its_run(session, spec, tmp
     assert 6 <= int(str(heard.lost[1]).split()[-1]) < spec.steps
 
 
-def test_evaluations_on_the_way_survive_an_interruption(corpus, spec, tmp_path):
-    session = Session(corpus, TrainConfig(evaluations=4))
+def test_evaluations_on_the_way_survive_an_interruption(session, spec, tmp_path):
+    programs, session = session._programs, Session(session.corpus, TrainConfig(evaluations=4))
+    session._programs = programs  # they are the same
     members = [spec, changed(spec, seed=4, steps=10)]
     heard, steps = Heard(), [0]
     with pytest.raises(Interrupted):
