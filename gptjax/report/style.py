@@ -26,6 +26,7 @@ from gptjax.files import write_atomic
 from gptjax.report.config import FORMATS
 from gptjax.report.numbers import power_text, tick_text
 
+LAYOUT_TABLES = ("GSUB", "GPOS", "GDEF", "kern")
 WIDTH, HEIGHT = 4.3, 3.2  # inches: a paper column, with text at 8 points
 
 # role: (light, dark)
@@ -200,9 +201,17 @@ def _without_layout_tables() -> Iterator[None]:
 
     Reading those of DejaVu Sans to subset them takes longer than drawing the figure.
     """
-    kept = subset.Options._drop_tables_default
-    subset.Options._drop_tables_default = [*kept, "GSUB", "GPOS", "GDEF"]
+    load = subset.load_font
+
+    def without(*arguments: Any, **options: Any) -> Any:
+        font = load(*arguments, **options)
+        for name in LAYOUT_TABLES:
+            if name in font:
+                del font[name]
+        return font
+
+    subset.load_font = without
     try:
         yield
     finally:
-        subset.Options._drop_tables_default = kept
+        subset.load_font = load

@@ -15,7 +15,7 @@ import numpy as np
 from gptjax.errors import UserError
 from gptjax.scaling.config import FitConfig
 from gptjax.scaling.fit import bootstrap, engine, optimum
-from gptjax.scaling.fit.fit import check_runs, fit_runs
+from gptjax.scaling.fit.fit import check_runs, fit_runs, resampled
 from gptjax.scaling.fit.misfit import lack_of_fit
 from gptjax.scaling.fit.result import Fit
 from gptjax.scaling.forms import form_named
@@ -109,17 +109,24 @@ def mix(runs: Runs, first: Fit, config: FitConfig) -> Mixture:
 
     A form that cannot be fitted, or has no optimum at ten times the data, is left away.
     """
-    few = dataclasses.replace(config, resamples=min(config.resamples, RESAMPLES))
-    fits = [first, *_fitted(runs, FORMS, few)]
+    bare = dataclasses.replace(config, resamples=0)
+    fits = [first, *_fitted(runs, FORMS, bare)]
     if len(runs) >= RICH_RUNS and all(lack_of_fit(law).found for law in fits):
-        fits += _fitted(runs, (RICH,), few)
+        fits += _fitted(runs, (RICH,), bare)
     fits = [law for law in fits if np.isfinite(draws(law, 10 * runs.flops.max())["loss"][0])]
     if not fits:
         return Mixture((first,), (1.0,))
     weights = akaike_weights(fits)
     order = [i for i in np.argsort(-weights) if weights[i] >= LEAST]
     total = float(sum(weights[i] for i in order))
-    return Mixture(tuple(fits[i] for i in order), tuple(float(weights[i]) / total for i in order))
+    few = min(config.resamples, RESAMPLES)  # of forms that weigh something alone
+    kept = in_threads([functools.partial(_with_interval, fits[i], first, few) for i in order])
+    return Mixture(tuple(kept), tuple(float(weights[i]) / total for i in order))
+
+
+def _with_interval(law: Fit, first: Fit, resamples: int) -> Fit:
+    """The law with resamples, which the first has already."""
+    return law if law is first else resampled(law, resamples)
 
 
 def _fitted(runs: Runs, names: tuple[str, ...], config: FitConfig) -> list[Fit]:

@@ -112,6 +112,26 @@ def fit_runs(runs: Runs, form: Form, config: FitConfig, *, quick: bool = False) 
     """
     problem = problem_of(runs, form, config)
     theta, certificate = _optimum(problem, config, quick=quick)
+    return _with_resamples(problem, theta, certificate, runs, config, quick=quick)
+
+
+def resampled(law: Fit, count: int) -> Fit:
+    """A quick fit with `count` resamples in place of those that it has."""
+    config = dataclasses.replace(law.config, resamples=count)
+    return _with_resamples(law.problem, law.theta, law.certificate, law.runs, config, quick=True)
+
+
+def _with_resamples(
+    problem: Problem,
+    theta: np.ndarray,
+    certificate: Certificate,
+    runs: Runs,
+    config: FitConfig,
+    *,
+    quick: bool,
+) -> Fit:
+    """The law of an optimum, with the resamples that the config asks for."""
+    form = problem.form
     resamples = bootstrap.resample(
         problem, theta, runs.group, count=config.resamples, seed=config.seed, group_by=runs.group_by
     )

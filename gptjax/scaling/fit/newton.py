@@ -90,6 +90,7 @@ def minimise(
         with np.errstate(all="ignore"):
             trial, expected, solved = _trial(state, at, left, bounds)
         trial = np.where(fresh[:, None], trial, state.theta[left])
+        still = np.all(trial == state.theta[left], axis=1)  # more damping moves it no further
         after = evaluate(trial, state.delta[left], left)
         better = ~fresh | (after.value < at.value)
         state.theta[left] = np.where(better[:, None], trial, state.theta[left])
@@ -97,7 +98,7 @@ def minimise(
             field[left[better]] = new[better]
         stale[left] = False
         moved = left[fresh]
-        step = (at.value[fresh], better[fresh], expected[fresh], solved[fresh])
+        step = (at.value[fresh], better[fresh], expected[fresh], solved[fresh], still[fresh])
         stale[_settle(state, moved, *step, target, tolerance)] = True
     return state
 
@@ -141,12 +142,13 @@ def _settle(
     better: np.ndarray,
     expected: np.ndarray,
     solved: np.ndarray,
+    still: np.ndarray,
     target: float,
     tolerance: float,
 ) -> np.ndarray:
     """Update damping, delta and what is done; the lanes whose delta changed."""
     damping, delta = state.damping[left], state.delta[left]
-    settled = (solved & (expected <= tolerance * before)) | (damping > 1e10)
+    settled = (solved & (still | (expected <= tolerance * before))) | (damping > 1e10)
     at_target = delta <= target
     # A wide delta needs only a rough answer, so lanes leave it early.
     leave = ~at_target & (settled | (better & (expected < 1e-3 * before)))
