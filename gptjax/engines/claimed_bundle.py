@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import jax
 
 from gptjax.errors import UserError
-from gptjax.files import write_json
+from gptjax.files import read_json, write_json
 from gptjax.sweeps import records
 from gptjax.sweeps.bundles import Bundle
 from gptjax.sweeps.claims import Claims
@@ -124,7 +124,8 @@ class ClaimedBundle:
         self._state: TrainState | None = None
         self._scores: dict[str, dict[str, dict[str, float]]] = {}
         self._score_seconds: dict[str, float] = {}
-        self._grown: dict[str, tuple[int, dict[str, float]]] = {}  # updates and seconds of a trunk
+        self._grown_path = self._trunk_folder / "grown.json"
+        self._grown = _read_grown(self._grown_path)
 
     def train(self) -> None:
         """Train every cell of the bundle that has no record.
@@ -212,7 +213,6 @@ class ClaimedBundle:
         return reason
 
     def _run(self, cell: Cell) -> RunResult:
-        self._grown.pop(cell.id, None)
         start = (lambda: self._fork(cell)) if self._bundle.shares else None
         hooks = self._hooks(cell)
         return self._mended(lambda: run(self._session, cell.run, self._folder(cell), hooks, start))
@@ -249,9 +249,16 @@ class ClaimedBundle:
             shutil.rmtree(self._trunk_folder, ignore_errors=True)
             raise
         if fork is not None:
-            self._grown[cell.id] = fork.updates, fork.seconds
+            self._keep_grown(cell, fork)
             self._state = fork.state
         return fork
+
+    def _keep_grown(self, cell: Cell, fork: Fork) -> None:
+        """Note what the trunk has cost the cell, also for a process that resumes it."""
+        updates, seconds = self._grown.get(cell.id, (0, {}))
+        seconds = {name: spent + seconds.get(name, 0.0) for name, spent in fork.seconds.items()}
+        self._grown[cell.id] = updates + fork.earlier + fork.updates, seconds
+        write_json(self._grown_path, self._grown)
 
     def _forks(self) -> list[TrainState]:
         """The states in which all cells leave the trunk; each is kept on disk until the stack has
@@ -317,6 +324,18 @@ class ClaimedBundle:
         for path in (self._workdir / "cells" / name).glob("**/damaged"):
             self._keep_damaged(name, path)
         shutil.rmtree(self._workdir / "cells" / name, ignore_errors=True)
+
+
+def _read_grown(path: Path) -> dict[str, tuple[int, dict[str, float]]]:
+    """Updates and seconds of the trunk by the cell that bears them; empty if none can be read."""
+    try:
+        kept = read_json(path) if path.exists() else {}
+        return {
+            cell: (int(updates), {name: float(spent) for name, spent in seconds.items()})
+            for cell, (updates, seconds) in kept.items()
+        }
+    except (UserError, AttributeError, TypeError, ValueError):
+        return {}
 
 
 def _take_over(folder: Path, token: int) -> None:

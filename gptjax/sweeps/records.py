@@ -87,6 +87,7 @@ TIMING_COLUMNS = (
     "width",
     "ended",
     "updates",
+    "earlier",
     "score",
 )
 
@@ -174,17 +175,18 @@ def write_done(
         "made_by": environment(),
     }
     seconds = {**result.seconds, **({"score": score_seconds} if scored else {})}
-    total = sum(seconds.values())
+    total, done = sum(seconds.values()), result.earlier + result.updates
     timing = {
         "cell": cell.id,
         "worker": worker,
         "seconds": total,
         **seconds,
-        "flops_per_s": cell.flops * result.updates / cell.run.steps / max(seconds["train"], 1e-9),
+        "flops_per_s": cell.flops * done / cell.run.steps / max(seconds["train"], 1e-9),
         "bundle": bundle or cell.id,
         "width": cell.run.model.width,
         "ended": time.time(),
         "updates": result.updates,
+        "earlier": result.earlier,
     }
     if not has_record(workdir, cell):
         write_json(workdir / "timing" / f"{cell.id}.json", timing)

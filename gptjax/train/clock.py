@@ -3,9 +3,13 @@
 import contextlib
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 
+from gptjax.errors import UserError
+from gptjax.files import read_json, write_json
+from gptjax.parallel import processes
 from gptjax.train.session import MAX_STEPS_PER_CALL, Session
 
 CALL_SECONDS = 0.5
@@ -18,12 +22,14 @@ class Clock:
     Attributes:
       seconds: of each run by phase; runs that are trained side by side bear equal parts.
       seconds_per_step: of the last call, without compiling.
+      recalled: seconds of compiling by earlier processes, of each run.
     """
 
     def __init__(self, session: Session, runs: int = 1) -> None:
         self._session = session
         self.seconds = [dict.fromkeys(PHASES, 0.0) for _ in range(runs)]
         self.seconds_per_step = 0.0
+        self.recalled = [0.0] * runs
         self._saved_at = time.monotonic()
 
     @contextlib.contextmanager
@@ -62,3 +68,22 @@ class Clock:
     def saved(self) -> None:
         """The time to the next checkpoint begins."""
         self._saved_at = time.monotonic()
+
+    def keep(self, path: Path, updates: int) -> None:
+        """Write what the runs have cost so far, for a process that resumes them."""
+        if processes.is_first():
+            write_json(path, {"seconds": self.seconds, "updates": updates})
+
+    def recall(self, path: Path) -> int:
+        """Add what earlier processes kept, and return their steps; 0 where nothing can be read."""
+        try:
+            kept = read_json(path) if path.exists() else {}
+            updates = int(kept["updates"])
+            past = [{phase: float(each[phase]) for phase in PHASES} for each in kept["seconds"]]
+        except (UserError, KeyError, TypeError, ValueError):
+            return 0
+        for mine, earlier in zip(self.seconds, past, strict=False):
+            for phase in PHASES:
+                mine[phase] += earlier[phase]
+        self.recalled = [earlier["compile"] for earlier in past]
+        return updates

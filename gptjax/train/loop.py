@@ -55,7 +55,9 @@ class RunResult:
       skipped_steps: updates left out because their gradient was not finite.
       noise_scale_tokens: B_simple over the last hundred steps or so, where it was asked for.
       updates: steps done by this call; a resumed or forked run does only its rest.
-      seconds: wall time by phase: compile, train, evaluate, checkpoint.
+      earlier: steps done by processes that the run was resumed from.
+      seconds: wall time by phase: compile, train, evaluate, checkpoint; of earlier processes too,
+        up to their last checkpoint.
       rollbacks: returns to an earlier state after a spike of the loss.
     """
 
@@ -67,6 +69,7 @@ class RunResult:
     skipped_steps: int
     updates: int
     seconds: dict[str, float]
+    earlier: int = 0
     noise_scale_tokens: float | None = None
     rollbacks: tuple[Rollback, ...] = ()
 
@@ -121,12 +124,14 @@ class Fork:
     """A state at which runs leave a trunk, and the cost of reaching it from the one before.
 
     Attributes:
-      seconds: wall time by phase; compiling is counted by the run that the fork is for.
+      updates, earlier, seconds: as of RunResult; compiling is counted by the run that the fork is
+        for.
     """
 
     state: TrainState
     updates: int
     seconds: dict[str, float]
+    earlier: int = 0
 
 
 def grow_trunk(
@@ -165,10 +170,11 @@ class _Run:
         )
         self.hyper = make_hyper(spec)
         self.clock = Clock(session)
-        self.updates = 0
+        self.updates = self.earlier = 0
         self.marks = evaluation_steps(spec.steps, options.evaluations)
         self.history_path = directory / "history.json"
         self.history: list[tuple[int, float]] = []
+        self.spent_path = directory / "spent.json"
 
     def to_the_fork(self, state: TrainState | None) -> Fork | None:
         """Train to the end of the steps that runs of the trunk share."""
@@ -184,7 +190,9 @@ class _Run:
                 self._timed("checkpoint", lambda: self.checkpoints.save(state))
         finally:
             self.checkpoints.close()
-        return Fork(state, self.updates, {**self.clock.seconds[0], "compile": 0.0})
+        self.spent_path.unlink(missing_ok=True)  # from here on it is the cost of the fork's run
+        seconds = {**self.clock.seconds[0], "compile": 0.0}
+        return Fork(state, self.updates, seconds, self.earlier)
 
     def to_the_end(self, start: Callable[[], TrainState] | None) -> RunResult:
         """Train, evaluate and describe."""
@@ -208,9 +216,10 @@ class _Run:
                 self.hooks.finished(self._kept(state))
         finally:
             self.checkpoints.close()
-        compiling = self.session.compile_seconds - compiled_before
+        compiling = self.session.compile_seconds - compiled_before + self.clock.recalled[0]
         seconds = {**self.clock.seconds[0], "compile": compiling}
-        return make_result(self.spec, state, score, tuple(self.history), self.updates, seconds)
+        result = make_result(self.spec, state, score, tuple(self.history), self.updates, seconds)
+        return dataclasses.replace(result, earlier=self.earlier)
 
     def _kept(self, state: TrainState) -> Any:
         """The parameters that outlive the run."""
@@ -223,7 +232,9 @@ class _Run:
         state = self.session.init(self.spec)
         restored = self._timed("checkpoint", lambda: self.checkpoints.restore(state))
         if restored is None:
+            self.spent_path.unlink(missing_ok=True)
             return state if start is None else start()
+        self.earlier = self.clock.recall(self.spent_path)
         try:
             self.history = self._past(int(restored.step))
         except (UserError, TypeError, ValueError) as error:
@@ -318,11 +329,13 @@ class _Run:
             stop = processes.any_process(self.hooks.stop())
         if stop:
             self._timed("checkpoint", lambda: self.checkpoints.save(state, wait=True))
+            self.clock.keep(self.spent_path, self.earlier + self.updates)
             raise Interrupted(f"stopped after step {int(state.step)} of {self.spec.steps}")
         with self.watch.phase(f"agreeing whether to save after step {int(state.step)}"):
             due = bool(processes.agree(int(self.clock.checkpoint_due())))
         if due:
             self._timed("checkpoint", lambda: self.checkpoints.save(state))
+            self.clock.keep(self.spent_path, self.earlier + self.updates)
             self.clock.saved()
 
     def _timed(self, phase: str, action: Callable[[], Any]) -> Any:

@@ -147,7 +147,8 @@ class _Stack:
         self.history: list[tuple[int, int, float]] = []  # member, step, held-out loss
         self.clock = Clock(session, len(specs))
         self.hypers: dict[tuple[int, ...], Hyper] = {}
-        self.begun_at = 0
+        self.begun_at = self.earlier = 0
+        self.spent_path = directory / "spent.json"
 
     def to_the_end(self) -> None:
         """Train and evaluate all members and call the hooks."""
@@ -163,7 +164,7 @@ class _Stack:
         while (step := self.checkpoints.latest()) is not None:
             state = self._restored(step)
             if state is not None:
-                self.begun_at = step
+                self.begun_at, self.earlier = step, self.clock.recall(self.spent_path)
                 return step, state
         state = stacked(self.branches.states())
         if any(self.branches.starts):  # the trunk is not trained again
@@ -252,7 +253,7 @@ class _Stack:
             updates = step - self.begun_at
             result = make_result(spec, state, score, history, updates, self.clock.seconds[member])
             self.settled.add(member)
-            self.hooks.finished(member, result)
+            self.hooks.finished(member, dataclasses.replace(result, earlier=self.earlier))
 
     def _lose(self, member: int, reason: str) -> None:
         self.settled.add(member)
@@ -277,3 +278,4 @@ class _Stack:
     ) -> None:
         with self.clock.phase("checkpoint", waiting):
             self.checkpoints.save(state, step=step, wait=wait)
+        self.clock.keep(self.spent_path, self.earlier + step - self.begun_at)

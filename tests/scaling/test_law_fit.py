@@ -125,6 +125,10 @@ def test_fit_laws_agrees_with_the_truth_by_three_approaches():
         assert there["params"] == pytest.approx(here["params"], rel=1e-9)
         # A normal approximation against resamples: close, not equal.
         assert there["params_low"] == pytest.approx(here["params_low"], rel=0.25)
+        assert there.get("loss", -1.0) == pytest.approx(here.get("loss", -1.0), rel=1e-9)
+    ends = {row["law"]: row.get("loss_low") for row in (*laws["prediction"], *saved)}
+    (fitted,) = [row["loss_low"] for row in laws["prediction"] if row["law"] == "isoflop"]
+    assert ends["isoflop"] == pytest.approx(fitted, rel=1e-3)
 
 
 def test_failed_and_excluded_runs_are_named_with_their_reason():

@@ -103,6 +103,22 @@ def test_every_note_is_said_once():
         assert text.count(sentence) == 1
 
 
+def test_far_beyond_the_runs_each_form_says_its_own_forecast():
+    forms = [
+        {"form": "chinchilla", "weight": 0.7, "params": 1e10, "loss": 1.97, "apart": False},
+        {"form": "power_mean", "weight": 0.3, "params": 1.4e10, "loss": 1.99, "apart": True},
+    ]
+    far, near = (
+        prediction("mixture", 1.1e10, 8e9, 2e10, flops) | {"forms": forms} for flops in (3e21, 1e21)
+    )
+    found = laws(prediction=[far])
+    (note,) = [line for line in found.notes if "cannot decide" in line]
+    assert "chinchilla (70%) N = 1e+10 and a loss of 1.97, power_mean (30%) N = 1.4e+10" in note
+    assert "power_mean lies beyond what noise allows chinchilla" in note
+    assert found.verdict["doubts"] == []
+    assert not any("cannot decide" in line for line in laws(prediction=[near]).notes)
+
+
 def test_a_law_and_the_mixture_around_it_are_not_two_approaches_that_agree():
     rows = [prediction(name, 1e10, 9e9, 1.1e10) for name in ("mixture", "chinchilla_parametric")]
     assert "approaches agree" not in laws(prediction=rows).verdict["sentence"]

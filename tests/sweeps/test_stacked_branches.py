@@ -145,6 +145,10 @@ def test_stopped_wherever_it_may_stop_the_bits_are_the_same(corpus, session, tmp
     assert stops >= 4
     for mine, other in zip(parts, whole, strict=True):
         assert mine == other
+    for cell in cells:  # and what the parts cost is added up
+        whole, parts = (timing_of(tmp_path / name, cell) for name in ("whole", "parts"))
+        assert whole["earlier"] == 0
+        assert parts["updates"] + parts["earlier"] == whole["updates"]
 
 
 def test_a_trunk_that_diverges_fails_every_branch_with_the_reason(corpus, session, tmp_path):

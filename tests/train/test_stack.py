@@ -115,6 +115,7 @@ def test_a_stack_that_was_stopped_ends_with_the_same_bits(session, specs, tmp_pa
         assert parts.results[i].curve_losses == whole.results[i].curve_losses
         assert parts.results[i].evaluation == whole.results[i].evaluation
     assert whole.results[4].updates == 31 and parts.results[4].updates == 31 - steps[-1]
+    assert parts.results[4].earlier == steps[-1]
 
 
 def test_a_diverging_member_does_not_touch_its_neighbours(session, spec, tmp_path):

@@ -13,6 +13,7 @@ import pytest
 
 from gptjax import data
 from gptjax.errors import UserError
+from gptjax.files import read_json
 from gptjax.train import (
     Diverged,
     Hooks,
@@ -139,7 +140,11 @@ def test_history_survives_a_stop(session, spec, tmp_path):
     calls = []
     with pytest.raises(Interrupted):
         run(session, spec, tmp_path / "b", Hooks(stop=lambda: calls.append(1) or len(calls) == 4))
+    (first,) = read_json(tmp_path / "b" / "spent.json")["seconds"]
     resumed = run(session, spec, tmp_path / "b", Hooks())
+    assert resumed.earlier > 0 and resumed.earlier + resumed.updates == straight.updates
+    assert all(resumed.seconds[phase] >= spent for phase, spent in first.items())
+    assert resumed.seconds["train"] > first["train"] > 0
     assert [step for step, _ in straight.history] == [6, 12, 18, 24]
     assert resumed.history == straight.history
 
@@ -226,7 +231,7 @@ def test_a_trunk_continues_where_it_was_stopped(session, spec, tmp_path):
         stop = Hooks(stop=lambda: asked.append(1) or len(asked) == 2)
         grow_trunk(session, long, tmp_path / "b", stop, None)
     rest = grow_trunk(session, long, tmp_path / "b", Hooks(), None)
-    assert 0 < rest.updates < whole.updates
+    assert 0 < rest.updates < whole.updates == rest.earlier + rest.updates
     for a, b in zip(jax.tree.leaves(whole.state), jax.tree.leaves(rest.state), strict=True):
         assert np.array_equal(a, b)
     # What was saved is beyond a fork that nobody asked for before: that run begins by itself.

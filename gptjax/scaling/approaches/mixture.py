@@ -27,6 +27,7 @@ FORMS = ("power_mean", "gadre", "kaplan_nd")
 RICH = "farseer"  # tried where every other form leaves structure in the residuals
 RICH_RUNS = 25
 LEAST = 0.01  # forms of less weight are left away
+TOLD = 0.05  # forms of so much weight are told apart at a budget
 RESAMPLES = 200
 CLIP = 4.0
 ROUNDING = 1e-7  # residuals of a log loss that are those of digits, not of a form
@@ -46,6 +47,25 @@ class Mixture:
         law = self.fits[0]
         freedom = min(one.resamples.tail_freedom for one in self.fits)
         return mixed(parts, self.weights, law.config.confidence, freedom, self.widening)
+
+    def each_at(self, flops: float) -> list[dict[str, Any]]:
+        """N*, D* and the loss at a budget by every form of at least 5 % of the weight.
+
+        `apart` says that N* or the loss lies outside of the first form's own interval, which knows
+        of noise alone.
+        """
+        own = self.fits[0].optimum(flops)
+        rows: list[dict[str, Any]] = []
+        for law, weight in zip(self.fits, self.weights, strict=True):
+            if weight < TOLD:
+                continue
+            found = {name: value for name, (value, _) in draws(law, flops).items()}
+            apart = [
+                not getattr(own, name).low <= found[name] <= getattr(own, name).high
+                for name in ("params", "loss")
+            ]
+            rows.append({"form": law.form.name, "weight": weight, **found, "apart": any(apart)})
+        return rows
 
     @functools.cached_property
     def widening(self) -> float:

@@ -110,9 +110,14 @@ def mixture(found: Mixture) -> dict[str, Any]:
 
 @law.register
 def _(result: IsoFlop, table: Runs, flops: np.ndarray) -> dict[str, Any]:
+    place = _line_coordinates(result.params, result.tokens)
+    if result.loss_law:
+        values = {name: found.value for name, found in result.loss_law.items()}
+        kept = {name: many[:SAVED_DRAWS] for name, many in result.loss_samples.items()}
+        place["loss"] = {"values": values, "draws": kept}
     return {
         "params": _line_params(result.params, result.tokens),
-        "coordinates": _line_coordinates(result.params, result.tokens),
+        "coordinates": place,
         "valleys": [_valley(valley, table, result) for valley in result.valleys],
         "optimum": {"flops": flops, **optimum_lines(result, flops)},
         "n_runs": sum(int(valley.used.sum()) for valley in result.used),

@@ -185,6 +185,7 @@ def mixed_predictions(mixed: Mixture, table: Runs, config: FitConfig) -> list[di
     for flops in config.predict_flops or (largest * config.extrapolate,):
         entry: dict[str, Any] = {**mixed.at(flops), "law": "mixture", "flops": flops}
         entry |= {"factor": flops / largest, "tokens_per_param": entry["tokens"] / entry["params"]}
+        entry["forms"] = mixed.each_at(flops)
         entries.append(entry)
     return entries
 

@@ -11,6 +11,7 @@ from gptjax.scaling.fit import bootstrap, coordinates, engine, optimum
 from gptjax.scaling.fit.optimum import Cost
 from gptjax.scaling.forms import form_named, load
 from gptjax.scaling.forms.form import Form
+from gptjax.scaling.forms.frontier import FRONTIER
 from gptjax.scaling.laws import verdict
 from gptjax.scaling.laws.saved import Laws
 
@@ -84,7 +85,7 @@ def _predict(entry: Any, saved: Laws, flops: float, rng: np.random.Generator) ->
 
 
 def _line_draws(entry: Any, flops: float, rng: np.random.Generator) -> dict[str, Any]:
-    """N and D from the lines of an envelope or of IsoFLOP valleys."""
+    """N and D from the lines of an envelope or of IsoFLOP valleys, and the loss of valleys."""
     draws = {}
     for name in ("params", "tokens"):
         line = entry["coordinates"][name]
@@ -92,6 +93,10 @@ def _line_draws(entry: Any, flops: float, rng: np.random.Generator) -> dict[str,
         many = rng.multivariate_normal(mean, covariance, DRAWS, check_valid="ignore")
         design = np.array([1.0, np.log(flops)])
         draws[name] = (np.exp(mean @ design), np.exp(many @ design))
+    if loss := entry["coordinates"].get("loss"):  # the law of the valleys' own minima
+        sides = loss["values"], {name: np.array(many) for name, many in loss["draws"].items()}
+        value, many = (engine.predict(FRONTIER, side, {"flops": flops}) for side in sides)
+        draws["loss"] = (float(value), many)
     return draws
 
 

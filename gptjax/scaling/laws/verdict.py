@@ -16,6 +16,7 @@ WITHIN = 0.02  # relative error of a hold-out that counts as held
 VARIED = "the laws take them for equal"
 FAR = 2.0  # a prediction this many times farther, in log FLOPs, than a hold-out is a doubt
 EASY = 3.2  # the factor in FLOPs that is believed without a hold-out
+SPREAD = 30.0  # times the largest run from which on each form's own forecast is told
 SEEN = 0.005  # of the loss: an undetected bend of less is not worth a note
 SHOWN = 4  # names in a list
 
@@ -73,6 +74,7 @@ def notes(laws: Laws) -> list[str]:
         *(_undetected(laws) if doubts or not laws.prediction else []),
         *_valleys(laws),
         *_mixed(laws),
+        *_each_form(laws),
         *_left_out(laws),
     ]
     found = [line for line in dict.fromkeys(found) if line and line not in doubts[:1]]
@@ -250,6 +252,25 @@ def _mixed(laws: Laws) -> list[str]:
         return []
     listed = ", ".join(f"{row['form']} {row['weight']:.0%}" for row in forms)
     return [f"the headline mixes forms by how well each describes the runs: {listed}"]
+
+
+def _each_form(laws: Laws) -> list[str]:
+    """What each form forecasts far beyond the runs, which cannot tell the forms apart."""
+    first = laws.prediction[0] if laws.prediction else {}
+    flops, rows = _real(first.get("flops")), first.get("forms") or []
+    if len(rows) < 2 or not flops >= SPREAD * _largest(laws):
+        return []
+    each = [
+        f"{row['form']} ({row['weight']:.0%}) N = {_real(row['params']):.3g} and a loss of "
+        f"{_real(row['loss']):.4g}"
+        for row in rows
+    ]
+    apart = [str(row["form"]) for row in rows if row.get("apart")]
+    rest = f"; {_listed(apart)} lies beyond what noise allows {rows[0]['form']}" if apart else ""
+    return [
+        f"forms between which these runs cannot decide forecast at {flops:.3g} FLOPs: "
+        f"{', '.join(each)}{rest}; the headline's interval is made of all of them"
+    ]
 
 
 def _left_out(laws: Laws) -> list[str]:
