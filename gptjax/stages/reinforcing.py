@@ -87,14 +87,15 @@ def course_of(config: Config, model: convert.Model) -> tuple[reinforce.Course, l
     )
     train, heldout = (_encoded(model, side, settings.max_tokens) for side in asked)
     sampler = sampler_of(model, [*train, *heldout], settings.max_tokens, settings.slots)
-    judge = _judge(settings, spec)
+    judge, judged_by = _judge(settings, spec)
+    judged_by = [*judged_by, *_read_by_rewards([*train, *heldout])]
     principles: Sequence[Principle] = ()
     if settings.constitution:
         critic = critic_of(settings, spec, model)
         principles = critic.principles
         judge = with_critic(judge, critic.kept, settings.critique_weight)
     facts = [params_digest(model.params), _deciding(settings, principles), [p.ids for p in train]]
-    identity = f"{spec.identity}-{digest_of(facts)}"
+    identity = f"{spec.identity}-{digest_of(facts + judged_by)}"
     watched = {name: rollouts.program(REWARDS[name]) for name in settings.watch}
     course = reinforce.Course(
         spec, settings, model.params, sampler, judge, train, identity, watched
@@ -156,11 +157,18 @@ def sampler_of(
     return Sampler(policy, most, stops, -(-width // 16) * 16, slots)
 
 
-def _judge(settings: PolicyConfig, spec: RunSpec) -> Judge:
+def _judge(settings: PolicyConfig, spec: RunSpec) -> tuple[Judge, list[Any]]:
+    """What judges answers, and what its settings do not say of it: a reward model's parameters."""
     if not settings.reward_folder:
-        return rollouts.program(REWARDS[settings.reward])
+        return rollouts.program(REWARDS[settings.reward]), []
     model, params = reward_model.load(settings.reward_folder)
-    return judge_of(dataclasses.replace(spec, model=model.config), params)
+    return judge_of(dataclasses.replace(spec, model=model.config), params), [params_digest(params)]
+
+
+def _read_by_rewards(prompts: Sequence[Prompt]) -> list[Any]:
+    """What lines say besides their prompts, which rewards read; none where none says anything."""
+    found = [{k: v for k, v in prompt.said.items() if k != "prompt"} for prompt in prompts]
+    return found if any(found) else []
 
 
 def judge_of(spec: RunSpec, params: Any) -> Judge:

@@ -165,6 +165,9 @@ def test_job_align_is_judged_by_a_constitution(base, tmp_path, capsys):
     principles.write_text("critique: ?\nkept: n\nviolated: y\nrevision: !\n")
     assert command(base, path, tmp_path / "judged", flag) == 2
     assert "other settings of align" in capsys.readouterr().err
+    write(path, [{"prompt": f"{i}", "answer": "1"} for i in range(20)])  # rewards may read it
+    assert command(base, path, tmp_path / "plain") == 2
+    assert "other prompts" in capsys.readouterr().err
 
 
 def test_revisions_are_tuned_on_with_the_verdicts_that_were(tmp_path):
