@@ -236,6 +236,8 @@ def _print(question: str, found: rag.Grounded) -> None:
     print(f"--- {question}\n{found.answer.text}", flush=True)
     for source in found.sources:
         print(f"    {source.posterior:6.1%}  {source.name}", flush=True)
+    if not any(source.score for source in found.sources):
+        print("    no passage has a term of the question; these are the first ones", flush=True)
 
 
 def _row(said: dict[str, Any], found: rag.Grounded, asked: Settings) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from gptjax.convert.own_folder import KeptTokenizer
 from gptjax.data import DataConfig
 from gptjax.data.tokenizers.byte import ByteTokenizer
 from gptjax.infer import rag, retrieval
+from gptjax.jobs.rag import _print
 from gptjax.main import main
 
 CONFIG = models.ModelConfig(
@@ -157,3 +158,11 @@ def test_answers_about_unseen_facts_are_right_only_with_the_index():
     for marginal in rag.MARGINALS:
         assert right(index, marginal) > 0.9
         assert right(other, marginal) < 0.3
+
+
+@pytest.mark.parametrize("score", [0.0, 0.5])
+def test_sources_that_no_term_of_the_question_found_are_told(score, capsys):
+    source = rag.Source("a.md#1", "words", score, 1.0, 1.0)
+    answer = infer.Answer((1,), (2,), (0.0,), (), "so", "stop")
+    _print("Zzz?", rag.Grounded(answer, 0.0, (source,)))
+    assert ("no passage has a term" in capsys.readouterr().out) == (not score)
