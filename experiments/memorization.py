@@ -4,7 +4,7 @@
 
 Documents of the standard library with sentences "the code of NAME is DIGITS", each secret 1, 4, 16
 or 64 times. Every size is trained on the same text; exposure is exact, the rank among all secrets.
-Writes memorization.json and figures/memorization.png. One minute 43 s of processor time.
+Writes memorization.json and figures/memorization.png. 84 s of processor time.
 """
 
 from ml_collections import ConfigDict

@@ -6,7 +6,7 @@ Five sizes on four budgets of tokens of the generated language `zipf-facts`. Eac
 its end for the attributes of 400 entities, from the most popular to the rarest, with three wrong
 answers beside the right one; a guess is .25. The scores stand in its record and in runs.csv. The
 scores of the largest size are forecast from the four others and compared with what was measured. 20
-cells, 4.4e11 FLOPs, two minutes on two busy cores; four of four scores were inside. No download, no
+cells, 4.4e11 FLOPs, 85 s of processor time; four of four scores were inside. No download, no
 accelerator.
 """
 

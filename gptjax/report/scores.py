@@ -13,7 +13,7 @@ from gptjax.files import write_atomic
 from gptjax.report import style
 from gptjax.report.template import Section, page
 
-ACROSS = 45
+ACROSS = 55
 """Letters of labels that have room below upright bars; longer ones stand left of lying bars."""
 
 
@@ -95,19 +95,23 @@ def _html(head: Any, rows: Any) -> str:
 
 
 def _bars(ax: Any, task: dict[str, Any]) -> None:
-    """The headline by level or domain, with two standard errors, and a guess as a dashed line."""
+    """The headline by level or domain, with two standard errors, and a guess as a dashed line.
+
+    In brackets stands the number of items.
+    """
     bars = task["by"] or {"all": task["metrics"][task["headline"]]}
+    labels = [f"{name} ({one['count']})" for name, one in bars.items()]
     values = [one["value"] for one in bars.values()]
     errors = [2 * (one["stderr"] or 0.0) for one in bars.values()]
     name, places = task["headline"].replace("_", " "), range(len(bars))
-    upright = sum(map(len, bars)) <= ACROSS
+    upright = sum(map(len, labels)) <= ACROSS
     if upright:
         ax.bar(places, values, yerr=errors, color=style.ACCENT, width=0.6)
-        ax.set_xticks(places, list(bars), fontsize=6)
+        ax.set_xticks(places, labels, fontsize=6)
         ax.set_ylabel(name)
     else:
         ax.barh(places, values, xerr=errors, color=style.ACCENT, height=0.6)
-        ax.set_yticks(places, list(bars), fontsize=6)
+        ax.set_yticks(places, labels, fontsize=6)
         ax.invert_yaxis()
         ax.set_xlabel(name)
     if "chance" in task["baselines"]:

@@ -4,6 +4,7 @@ Needs lm-eval, torch and transformers, and is skipped without them.
 """
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,9 +15,10 @@ torch = pytest.importorskip("torch")
 
 from gptjax import evals, infer  # noqa: E402
 from gptjax.errors import UserError  # noqa: E402
-from gptjax.evals import Document  # noqa: E402
+from gptjax.evals import Document, choices  # noqa: E402
 from gptjax.evals import lm_eval as adapter  # noqa: E402
 from gptjax.evals.tasks import items  # noqa: E402
+from gptjax.evals.tasks.harness_file import read_task  # noqa: E402
 
 
 @pytest.fixture(scope="module", params=["plain", "begins"])
@@ -152,6 +154,72 @@ def test_generated_answers_agree(harness):
         for name in ("ours", "theirs")
     )
     assert ours == theirs and len(ours) == len(made) and len(set(map(str, ours.values()))) > 3
+
+
+ROWS = [
+    {"q": f"q {n}?", "options": [f"x{n}", "y", "z"], "place": n % 3, "letter": "ABC"[n % 3]}
+    | {"right": (f"x{n}", "y", "z")[n % 3], "gold": str(n % 3), "subject": f"s{n}"}
+    for n in range(5)
+]
+LETTERED = "{{q.strip()}}\nA. {{options[0]}}\nB. {{options[1]}}\nC. {{options[2]}}\nAnswer:"
+
+
+@pytest.mark.parametrize("shots", [0, 2])
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"description": "About {{subject}}: "},
+        {"description": "subject", "doc_to_text": "q"},
+        {"fewshot_split": None, "training_split": "dev"},
+        {"fewshot_split": None, "validation_split": "dev"},
+        {"fewshot_split": "dev", "training_split": "test", "target_delimiter": ""},
+        {"doc_to_target": "right", "doc_to_text": "{{q}} "},
+        {"doc_to_target": "{{gold}}", "doc_to_choice": "options", "doc_to_text": "{{q}}\n"},
+        {"doc_to_target": "gold", "doc_to_choice": ["0", "1", "2"]},
+        {"doc_to_text": "", "doc_to_target": "right"},
+        {"doc_to_target": "{{letter}}", "doc_to_choice": ["A", "B", "C"], "doc_to_text": LETTERED},
+        {"doc_to_target": "{{options.index(right)}}", "doc_to_choice": "{{options[:2] + ['z']}}"},
+        {"doc_to_target": 1, "doc_to_choice": {"a": "x", "b": "{{q}}"}},
+    ],
+)
+def test_prompts_choices_and_answers_are_the_harnesss(tmp_path, said, shots):
+    """Character by character, in zero and two shots; no model is needed."""
+    import yaml
+    from lm_eval.api.task import ConfigurableTask
+
+    files = {name: str(tmp_path / f"{name}.jsonl") for name in ("test", "dev")}
+    for name, path in files.items():
+        rows = [row | {"q": f"{name} {row['q']}"} for row in ROWS]
+        Path(path).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    said = {
+        "task": "t",
+        "output_type": "multiple_choice",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": files},
+        "test_split": "test",
+        "fewshot_split": "test",
+        "fewshot_config": {"sampler": "first_n"},
+        "doc_to_text": "{{q}}",
+        "doc_to_choice": "{{options}}",
+        "doc_to_target": "place",
+        "metric_list": [{"metric": "acc"}],
+    } | said
+    said = {key: value for key, value in said.items() if value is not None}
+    theirs = ConfigurableTask(config={**said, "num_fewshot": shots})
+    theirs.build_all_requests(rank=0, world_size=1)
+    (tmp_path / "t.yaml").write_text(yaml.safe_dump(said))
+    ours = read_task(tmp_path / "t.yaml")
+    pool, asked = ours.examples or ours.items, []
+    begun = ours.descriptions or [""] * len(ours.items)
+    for before, item in zip(begun, ours.items, strict=True):
+        context, endings = choices.STYLES[ours.style](item)
+        shown = before + choices._shown(pool, item, shots, ours.style, "t")
+        asked += [(shown + context, ending) for ending in endings]
+    assert asked == [one.args for one in sorted(theirs.instances, key=lambda i: (i.doc_id, i.idx))]
+    for item, doc in zip(ours.items, theirs.eval_docs, strict=True):
+        target = theirs.doc_to_target(doc)
+        known = theirs.doc_to_choice(doc)
+        assert item.answer == (known.index(target) if isinstance(target, str) else target)
 
 
 def test_what_would_change_the_scores_is_refused(folder):
