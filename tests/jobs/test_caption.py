@@ -54,7 +54,7 @@ def made(**changes):
     return configs.make_config(values)
 
 
-PROJECTED = {"model.vision.join": "projected", "model.depth": 1}
+PROJECTED = {"model.vision.join": "projected"}
 
 
 @pytest.fixture(scope="module")
