@@ -29,6 +29,7 @@ def test_every_kernel_has_its_rows(accelerator):
     assert rows["cudnn"]["failed"]  # this is a CPU
 
 
+@pytest.mark.slow
 def test_answers_are_timed(accelerator):
     (row,) = accelerator.decode("toy")
     assert row["batch"] == 1 and row["tokens_per_s"] > 0

@@ -18,6 +18,6 @@ def alignment():
     return module
 
 
-@pytest.mark.parametrize("part", ["our_step", "our_rollout"])
+@pytest.mark.parametrize("part", [pytest.param("our_step", marks=pytest.mark.slow), "our_rollout"])
 def test_parts_are_timed(alignment, part):
     assert 0.0 < getattr(alignment, part)(alignment.SIZES["toy"])() < 600.0

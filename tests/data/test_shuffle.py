@@ -53,7 +53,17 @@ def test_neighbours_are_not_kept_together():
     assert (np.abs(np.diff(windows)) == 1).sum() < 12
 
 
-@pytest.mark.parametrize("n", [*SIZES, 93_749, 2**20 + 7, 2**31 - 1])
+QUICK = (1, 2, 5, 16, 17, 4099, 2**20 + 7, 2**31 - 1)
+"""Of the compiled sizes: the least, powers of two, beside them, and the largest."""
+
+
+@pytest.mark.parametrize(
+    "n",
+    [
+        pytest.param(n, marks=() if n in QUICK else pytest.mark.slow)
+        for n in (*SIZES, 93_749, 2**20 + 7, 2**31 - 1)
+    ],
+)
 def test_jax_gives_the_bits_of_numpy(n):
     examples = np.unique(np.linspace(0, 2**32 - 1, 401).astype(np.uint32))
     ours = jax.jit(shuffle.window_of_jax, static_argnums=2)(7, jnp.asarray(examples), n)
@@ -117,10 +127,12 @@ def test_device_and_host_batches_are_the_same():
     tokens = np.random.default_rng(0).integers(0, 257, 1000).astype(np.uint16)
     n = shuffle.num_windows(1000, 16)
     on_device = jnp.asarray(tokens)
+    windows_of = jax.jit(shuffle.windows_jax, static_argnums=(2, 3))
+    gather = jax.jit(shuffle.gather_jax, static_argnums=1)
     for step in (0, 3, 2**31 - 1):
-        windows = shuffle.windows_jax(5, step, 6, n)
+        windows = windows_of(jnp.uint32(5), jnp.uint32(step), 6, n)
         for ours, theirs in zip(
-            shuffle.gather_jax(on_device, 16, windows),
+            gather(on_device, 16, windows),
             shuffle.batch_numpy(tokens, 16, 5, step, 6),
             strict=True,
         ):

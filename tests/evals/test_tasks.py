@@ -198,6 +198,9 @@ def test_a_needle_lies_where_it_is_said_and_guesses_are_at_chance():
     assert np.shape(found.curve["rate"]) == (2, 2) and len(found.items) == 24
     assert found.score.value == np.mean([row["pick"] == row["value"] for row in found.items])
     assert found.score.value < 0.5
+    for depth, first_half in ((0.0, True), (1.0, False)):
+        ids, value, _ = haystack(model(), "abc def " * 9, 48, depth, FORM, random.Random(1))
+        assert (ids.index(48 + int(value)) < 24) == first_half
     with pytest.raises(UserError, match="no room for a needle"):
         evals.needle(model(), "abc", lengths=(16,))
 

@@ -62,7 +62,7 @@ def test_a_process_serves_and_ends_after_its_answers(folder, tmp_path):
         said = process.stdout.readline() + process.stdout.readline()
         assert "small and tuned: 2 slots of 512 tokens, " in said
         port = int(re.search(r"http://127.0.0.1:(\d+)/", said)[1])
-        body = {"prompt": "x", "max_tokens": 400, "stream": True, "logit_bias": {"256": -100}}
+        body = {"prompt": "x", "max_tokens": 150, "stream": True, "logit_bias": {"256": -100}}
         reply = post(port, body)
         assert reply.readline().startswith(b"data: ")
         process.send_signal(signal.SIGTERM)

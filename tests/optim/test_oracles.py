@@ -15,10 +15,15 @@ PLAIN = {"weight_decay": 0.0, "clip_norm": 0.0}
 
 def follow(optimizer, params, gradients, rate, **extra):
     """Parameters after a row of gradients."""
-    state, update = optimizer.init(params), jax.jit(optimizer.update)
+
+    @jax.jit
+    def step(grads, state, params):
+        updates, state = optimizer.update(grads, state, params, **extra)
+        return jax.tree.map(lambda p, u: p + rate * u, params, updates), state
+
+    state = jax.jit(optimizer.init)(params)
     for grads in gradients:
-        updates, state = update(grads, state, params, **extra)
-        params = jax.tree.map(lambda p, u: p + rate * u, params, updates)
+        params, state = step(grads, state, params)
     return params, state
 
 
