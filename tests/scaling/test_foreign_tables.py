@@ -274,6 +274,18 @@ def test_a_curve_in_long_form_is_one_run():
     assert any("84 rows are points of 21 curves" in said for said in runs.warnings)
 
 
+def test_rows_of_other_metrics_are_no_points_of_a_curve():
+    """Loggers write training and held-out losses of one step into rows of their own."""
+    table = {name: np.repeat(column, 2) for name, column in curves().items()}
+    table["loss"] = np.where(np.arange(168) % 2, table["loss"], np.nan)
+    runs = scaling.prepare(table)
+    assert runs.loss == pytest.approx(runs_table(budgets=3)["loss"])
+    assert any("84 rows without loss lie before one" in said for said in runs.warnings)
+    table["loss"][-1] = np.nan  # the last run ends without a loss
+    with pytest.raises(UserError, match="missing or NaN"):
+        scaling.prepare(table)
+
+
 @pytest.mark.parametrize(
     ("name", "step"),
     [

@@ -46,6 +46,26 @@ def curve_column(table: Table, params: str, tokens: str) -> tuple[str, bool]:
     return "", False
 
 
+def unmeasured(table: Table, params: str, tokens: str, loss: str) -> np.ndarray:
+    """Mask of rows without a loss whose run has one at as many tokens or more.
+
+    Loggers write a row for each metric, or each step, and evaluate at some. A run whose last rows
+    have no loss may have diverged, and keeps them.
+    """
+    none = np.zeros(len(table), bool)
+    if not {params, tokens, loss} <= set(table.columns) or not any(map(_is_step, table.columns)):
+        return none
+    values, data = table.numbers(loss), table.numbers(tokens)
+    missing = np.isnan(values) & np.isfinite(data)
+    for column in sorted(filter(_names_runs, table.columns), key=_only_a_model):
+        names, which = np.unique(table.text(column).astype(str), return_inverse=True)
+        if missing.any() and 2 <= len(names) < len(table):
+            reached = np.full(len(names), -np.inf)
+            np.maximum.at(reached, which, np.where(np.isnan(values), -np.inf, data))
+            return missing & (data <= reached[which])
+    return none
+
+
 def _names_runs(column: str) -> bool:
     words = set(letters_of(column))
     return bool(words & (RUNS | MODELS)) and words <= RUNS | MODELS | OF_RUNS

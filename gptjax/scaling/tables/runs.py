@@ -80,6 +80,9 @@ class Runs:
         return len(np.unique(self.group))
 
 
+UNMEASURED = "no loss in this row: a later one of the same run has it"
+
+
 def prepare(
     table: Any, config: FitConfig | None = None, needs: tuple[str, ...] = ("params", "tokens")
 ) -> Runs:
@@ -169,25 +172,30 @@ def _last_points(
     """Without the inner points of curves; runs of one name are resampled together otherwise."""
     if config.column_group or not {"params", "tokens"} <= stated:
         return table, [], [], config
+    between = curves.unmeasured(table, names["params"], names["tokens"], names["loss"])
+    cells = _cells(table)
+    left = [LeftOut(str(cells[i]), UNMEASURED) for i in np.flatnonzero(between)]
+    notes = [f"{len(left)} rows without {names['loss']} lie before one of the same run"] * any(left)
+    table = table.where(~between)
     column, certain = curves.curve_column(table, names["params"], names["tokens"])
     if not column:
-        return table, [], [], config
+        return table, left, notes, config
     count = len(set(table.text(column)))
     if not certain:
         said = (
             f"{column} names {count} models in {len(table)} rows: rows of one name are resampled "
             "together; name another column by fit.column_group if they are separate runs"
         )
-        return table, [], [said], dataclasses.replace(config, column_group=column)
+        return table, left, [*notes, said], dataclasses.replace(config, column_group=column)
     last = curves.last_points(table, column, names["tokens"])
-    cells = _cells(table)
+    cells = _cells(table)  # of the rows that are left
     why = f"an earlier point of the same {column}: only a curve's last point is a run"
-    left = [LeftOut(str(cells[i]), why) for i in np.flatnonzero(~last)]
+    inner = [LeftOut(str(cells[i]), why) for i in np.flatnonzero(~last)]
     said = (
         f"{len(table)} rows are points of {count} curves, told apart by {column}: the last of "
-        f"each is used and {len(left)} are left out"
+        f"each is used and {len(inner)} are left out"
     )
-    return table.where(last), left, [said], config
+    return table.where(last), [*left, *inner], [*notes, said], config
 
 
 def _drop(table: Table, config: FitConfig) -> tuple[Table, list[LeftOut], list[str]]:
