@@ -37,11 +37,14 @@ METHODS = {
     "gptq 4, groups of 32": {"method": "gptq", "bits": 4, "group": 32},
     "affine 3, groups of 32": {"bits": 3, "group": 32},
     "gptq 3, groups of 32": {"method": "gptq", "bits": 3, "group": 32},
+    "mixed, bytes of affine 4": {"group": 32, "calibration_tokens": 8192},
 }
+BUDGETS = {"mixed, bytes of affine 4": "affine 4, groups of 32"}
+"""Whose bytes a method may take at most."""
 
 
-def quantized(model, corpus, changes):
-    """The parameters by a method; no changes: as they are."""
+def quantized(model, corpus, changes, budget=0):
+    """The parameters by a method, within so many bytes; no changes: as they are."""
     if not changes:
         return model.params
     settings = quant.QuantizeConfig(**changes)
@@ -49,10 +52,12 @@ def quantized(model, corpus, changes):
     windows = data.calibration_windows(
         corpus.train,
         model.config.seq_len,
-        settings.calibration_tokens if calibrated else 0,
+        settings.calibration_tokens if calibrated or budget else 0,
         settings.calibration_seed,
     )
     bits = quant.uniform_bits(model.config, settings)
+    if budget:
+        bits = quant.choose_bits(model.config, model.params, settings, {}, windows, budget)
     return quant.quantize(model.config, model.params, settings, bits, windows).params
 
 
@@ -72,7 +77,10 @@ def measure(config, folder, *, rounds, heldout_tokens, answer=ANSWER, methods=ME
     """The rows of a model's folder."""
     model = convert.load(folder)
     corpus = corpus_for(config, model, "--model")
-    made = {name: quantized(model, corpus, changes) for name, changes in methods.items()}
+    made = {}
+    for name, changes in methods.items():
+        budget = quant.nbytes(made[BUDGETS[name]]) if name in BUDGETS else 0
+        made[name] = quantized(model, corpus, changes, budget)
     rows = []
     ready = {}
     for name, params in made.items():

@@ -107,9 +107,9 @@ class Served:
 
 
 def made(size):
-    """The model of a size, whose answers never end by themselves."""
+    """The model of a size as job=serve keeps it; its answers never end by themselves."""
     params = models.unstacked(size.config, models.init(size.config, jax.random.key(0)))
-    return infer.Model(size.config, params, name="benchmark")
+    return infer.for_few_rows(infer.Model(size.config, params, name="benchmark"))
 
 
 def requests_of(size, seconds, seed=0):

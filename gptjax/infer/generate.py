@@ -263,9 +263,12 @@ def encoded(model: Model, prompt: Prompt) -> list[int]:
     """The ids of a prompt.
 
     Raises:
-      UserError: for an empty prompt or ids out of the vocabulary.
+      UserError: for an empty prompt, ids out of the vocabulary, and characters that the tokenizer
+        has no ids for.
     """
     ids = model.encode_prompt(prompt) if isinstance(prompt, str) else [int(i) for i in prompt]
+    if isinstance(prompt, str):
+        _refuse_unknown(model, prompt, ids)
     if not ids:
         raise UserError("a prompt is empty; give at least one character or token")
     V = model.config.vocab_size
@@ -275,6 +278,19 @@ def encoded(model: Model, prompt: Prompt) -> list[int]:
             f"a prompt has the token {beyond[0]}, and {model.name} has {V}; give ids below {V}"
         )
     return ids
+
+
+def _refuse_unknown(model: Model, text: str, ids: Sequence[int]) -> None:
+    """Refuse characters that become the tokenizer's one token for all that it does not know."""
+    unknown = getattr(model.tokenizer, "unknown", None)
+    if unknown is None or unknown not in ids:
+        return
+    found = [one for one in dict.fromkeys(text) if unknown in model.encode(one)]
+    shown = repr(found[0]) if found else "a text"
+    raise UserError(
+        f"a prompt has {shown}, which the tokenizer of {model.name} does not know; leave it out, "
+        "or give token ids"
+    )
 
 
 def fitted(model: Model, prompt: Sequence[int], request: Sampling) -> Sampling:

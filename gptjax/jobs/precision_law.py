@@ -18,6 +18,9 @@ from gptjax.scaling.tables.runs import Runs
 from gptjax.stages.sweep import run_sweep
 
 FORM = "precision_post"
+MOST_LOSE = 0.9
+"""Share of cells that lose something from which their bits are in the law: in noise half of them
+would, and to leave out the other half would raise the mean."""
 
 
 def check(config: Config) -> None:
@@ -48,21 +51,35 @@ def laws_of(config: Config, folder: Path, table: scaling.Table) -> None:
     """Fit the rows that a law of positive numbers can have, write precision.json, print, draw."""
     from gptjax.report import precision  # matplotlib is slow to import
 
-    added = table.numbers("loss")
-    kept = table.where(added > 0.0)
+    added, bits = table.numbers("loss"), table.numbers("bits")
+    lost = {float(p): float(np.mean(added[bits == p] > 0.0)) for p in np.unique(bits)}
+    clear = np.isin(bits, [p for p, share in lost.items() if share >= MOST_LOSE])
+    if len(np.unique(bits[clear])) < 2:
+        raise UserError(
+            f"sweep.quantize_bits={config.sweep.quantize_bits} has fewer than two numbers of bits "
+            f"at which {MOST_LOSE:.0%} of the cells lose anything, so there is no law; add fewer "
+            "bits, or raise data.heldout_fraction"
+        )
+    kept = table.where(clear & (added > 0.0))
     runs = scaling.prepare(kept, config.fit, ("params", "tokens", "bits"))
     law = scaling.fit(runs, FORM, config=config.fit)
     largest = runs.tokens / runs.params
     held = hold_out(runs, law.form, largest < largest.max() * (1 - 1e-9), config.fit)
-    found = content(law, held, len(added) - len(kept))
+    found = content(law, held, int(clear.sum()) - len(kept), lost)
     write_json(folder / "precision.json", found)
-    rows = {name: runs.columns[name] for name in ("params", "tokens", "bits")} | {"loss": runs.loss}
+    seen = scaling.prepare(table.where(added > 0.0), config.fit, ("params", "tokens", "bits"))
+    rows = {name: seen.columns[name] for name in ("params", "tokens", "bits")} | {"loss": seen.loss}
     precision.draw(folder, rows, law, config.report.formats, config.report.dpi)
     _print(found, folder)
 
 
-def content(law: Any, held: Holdout, dropped: int) -> dict[str, Any]:
-    """The content of precision.json: plain types only."""
+def content(law: Any, held: Holdout, dropped: int, lost: dict[float, float]) -> dict[str, Any]:
+    """The content of precision.json: plain types only.
+
+    Args:
+      dropped: rows of the law's bits where nothing was lost.
+      lost: by bits, the share of cells that lost anything.
+    """
     error = np.abs(np.log(held.predicted / held.heldout.loss))
     rows = [
         {"params": n, "tokens": d, "bits": p, "measured": y, "predicted": m, "low": lo, "high": hi}
@@ -86,6 +103,7 @@ def content(law: Any, held: Holdout, dropped: int) -> dict[str, Any]:
             },
             "points": len(law.runs),
             "without_added_loss": dropped,
+            "share_that_loses": {f"{p:g}": share for p, share in lost.items()},
             "warnings": list(law.warnings),
             "held_out": {
                 "what": "the cells with the most tokens per parameter",
@@ -110,6 +128,9 @@ def _print(found: dict[str, Any], folder: Path) -> None:
         table.add_row(name, _shown(one["value"], ".4g"), f"[{low}, {high}]")
     Console(width=100).print(table, markup=False)
     held, factor = found["held_out"], found["held_out"]["median_factor"]
+    noise = [p for p, share in found["share_that_loses"].items() if share < MOST_LOSE]
+    if noise:
+        print(f"not in the law, as too many cells lost nothing there: {', '.join(noise)} bits")
     print(
         f"{found['points']} points, {found['without_added_loss']} more where nothing was lost; "
         f"held out, {held['what']}: predicted within a factor of {_shown(factor, '.2f')} "

@@ -3,10 +3,13 @@
 import json
 
 import pytest
+import tokenizers
 
 from gptjax import infer, models
 from gptjax.data.tokenizers.byte import ByteTokenizer
+from gptjax.data.tokenizers.huggingface import JsonTokenizer
 from gptjax.errors import UserError
+from gptjax.infer.generate import encoded
 from gptjax.infer.prompts import read_prompts
 from gptjax.jobs import rag
 
@@ -42,6 +45,16 @@ def test_a_line_that_is_no_prompt_is_told(tmp_path, line, words):
 def test_half_a_surrogate_pair_is_told_of_any_prompt():
     with pytest.raises(UserError, match="half a surrogate pair as character 2"):
         MODEL.encode("a\ud800")
+
+
+def test_characters_that_the_tokenizer_does_not_know_are_told():
+    """They would be one token, whatever they are."""
+    bpe = tokenizers.models.BPE({"a": 0, "b": 1, "<unk>": 2}, [], unk_token="<unk>")
+    known = JsonTokenizer(tokenizers.Tokenizer(bpe))
+    model = infer.Model(CONFIG, {}, known, name="tiny")
+    assert encoded(model, "ab") == [0, 1]
+    with pytest.raises(UserError, match="has 'ж', which the tokenizer of tiny does not know"):
+        encoded(model, "abжa")
 
 
 def test_questions_are_lines_of_prompts_with_a_text(tmp_path):

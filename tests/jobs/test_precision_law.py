@@ -47,6 +47,29 @@ def test_the_law_of_a_table_is_found(tmp_path, capsys):
     assert "47 points, 1 more where nothing was lost" in capsys.readouterr().out
 
 
+def test_bits_in_the_noise_are_left_out(tmp_path, capsys):
+    """At 8 bits losses are noise around nothing: a law of the positive half would bend upwards."""
+    config = experiment.load(str(EXPERIMENT))
+    config["fit"].update(resamples=0, params_convention="total")
+    config["report"]["formats"] = ("png",)
+    given, rng = table(), np.random.default_rng(1)
+    loss, bits = given.numbers("loss"), given.numbers("bits")
+    loss = np.where(bits == 8, 1e-3 * rng.normal(size=len(loss)), loss)
+    names = ("cell", "trunk", "params", "tokens", "bits")
+    columns = [given.columns[name] for name in names]
+    rows = [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+    noisy = [row | {"loss": x} for row, x in zip(rows, loss, strict=True)]
+    settings = configs.make_config(config)
+    precision_law.laws_of(settings, tmp_path, scaling.Table.from_records(noisy))
+    found = json.loads((tmp_path / "precision.json").read_text())
+    assert abs(found["params"]["gamma_P"]["value"] / TRUTH["gamma_P"] - 1) < 0.05
+    assert found["points"] == 36 and found["share_that_loses"]["8"] < 0.9
+    assert "8 bits" in capsys.readouterr().out
+    half = scaling.Table.from_records([row for row in noisy if row["bits"] in (8, 6)])
+    with pytest.raises(UserError, match="fewer than two numbers of bits"):
+        precision_law.laws_of(settings, tmp_path, half)
+
+
 def test_what_is_not_finite_is_printed_as_a_dash(tmp_path, capsys):
     """Without resamples there are no intervals, and nothing is inside of them."""
     config = experiment.load(str(EXPERIMENT))

@@ -22,6 +22,7 @@ class JsonTokenizer:
       added: ids of all tokens that its file adds to its vocabulary, special or not.
       begins: ids that its file puts before each text, as `transformers` does; documents that our
         models train on are encoded without.
+      unknown: the id of all that it does not know; None: it has none.
       end_name: the file's name for the end of a document, or its id where it has no names; "" where
         it has none.
     """
@@ -38,6 +39,8 @@ class JsonTokenizer:
         tokenizer.no_truncation()
         tokenizer.no_padding()
         self._tokenizer = tokenizer
+        unknown = getattr(tokenizer.model, "unk_token", None)
+        self.unknown = tokenizer.token_to_id(unknown) if unknown else None
         found = tokenizer.get_added_tokens_decoder()
         self.added = {token.content: number for number, token in found.items()}
         special = {token.content: number for number, token in found.items() if token.special}

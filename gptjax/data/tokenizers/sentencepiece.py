@@ -34,11 +34,13 @@ class SentencePieceTokenizer:
     Attributes:
       begins: ids before each text, where the settings beside a published model's file say so, as
         `transformers` 5 reads them; documents that our models train on are encoded without.
+      unknown: the id of all that it does not know.
       end_name: that id, under which it is kept.
     """
 
     def __init__(self, processor: Any, path: str = "", end: str = ""):
         self._processor = processor
+        self.unknown = processor.unk_id()
         size = processor.get_piece_size()
         self._pieces = [_piece_bytes(processor, number) for number in range(size)]
         marks = [processor.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE.encode()]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from gptjax.errors import UserError, nearest
+from gptjax.infer.generate import encoded
 from gptjax.infer.model import Model
 from gptjax.infer.prompts import conversation, turn_ends
 from gptjax.infer.settings import Sampling, sampling
@@ -245,7 +246,7 @@ def _prompt(one: Any, model: Model) -> tuple[int, ...]:
     if isinstance(one, str) and not one and model.end_ids:
         return model.begins or model.end_ids[:1]  # the start of a document
     if isinstance(one, str):
-        return tuple(_told("prompt", lambda: model.encode_prompt(one)))
+        return tuple(_told("prompt", lambda: encoded(model, one)))
     if isinstance(one, list) and one and all(map(_is_id, one)):
         return tuple(one)
     raise BadRequest(
