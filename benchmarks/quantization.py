@@ -14,6 +14,7 @@ import os
 import statistics
 import time
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault(
     "XLA_FLAGS", "--xla_cpu_multi_thread_eigen=true intra_op_parallelism_threads=2"
@@ -77,7 +78,7 @@ def measure(config, folder, *, rounds, heldout_tokens, answer=ANSWER, methods=ME
     """The rows of a model's folder."""
     model = convert.load(folder)
     corpus = corpus_for(config, model, "--model")
-    made = {}
+    made: dict[str, Any] = {}
     for name, changes in methods.items():
         budget = quant.nbytes(made[BUDGETS[name]]) if name in BUDGETS else 0
         made[name] = quantized(model, corpus, changes, budget)
