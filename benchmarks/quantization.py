@@ -82,7 +82,7 @@ def measure(config, folder, *, rounds, heldout_tokens, answer=ANSWER, methods=ME
     for name, changes in methods.items():
         budget = quant.nbytes(made[BUDGETS[name]]) if name in BUDGETS else 0
         made[name] = quantized(model, corpus, changes, budget)
-    rows = []
+    rows: list[dict[str, Any]] = []
     ready = {}
     for name, params in made.items():
         found = held_out(config, model.config, corpus, params, heldout_tokens)
