@@ -87,7 +87,7 @@ def measure(config, folder, *, rounds, heldout_tokens, answer=ANSWER, methods=ME
     for name, params in made.items():
         found = held_out(config, model.config, corpus, params, heldout_tokens)
         ready[name] = infer.prepare(dataclasses.replace(model, params=params), name=name)
-        row = {"method": name, "bytes": quant.nbytes(params), "loss": found.loss}
+        row: dict[str, Any] = {"method": name, "bytes": quant.nbytes(params), "loss": found.loss}
         rows.append(row | {"bits_per_byte": found.bits_per_byte})
     for batch in (1, 8):
         times: dict[str, list] = {name: [] for name in made}
