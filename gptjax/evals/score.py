@@ -75,15 +75,19 @@ def score(
     """
     for request in requests:
         check(model, request)
-    groups = _groups(requests) if share else [[i] for i in range(len(requests))]
     found: list[Scored | None] = [None] * len(requests)
-    alone = [group[0] for group in groups if len(group) == 1]
-    shared = [group for group in groups if len(group) > 1]
-    for where, made in (
-        *_whole(model, requests, alone, tokens),
-        *_shared(model, requests, shared, tokens),
-    ):
-        found[where] = made
+    by_length: dict[int | None, list[int]] = {}
+    for i, request in enumerate(requests):
+        by_length.setdefault(_length(model, request), []).append(i)
+    for length, places in by_length.items():
+        groups = _groups(requests, places) if share else [[i] for i in places]
+        alone = [group[0] for group in groups if len(group) == 1]
+        shared = [group for group in groups if len(group) > 1]
+        for where, made in (
+            *_whole(model, requests, alone, tokens, length),
+            *_shared(model, requests, shared, tokens, length),
+        ):
+            found[where] = made
     scored = [one for one in found if one is not None]
     if any(np.isnan(one.logprobs).any() for one in scored):
         raise UserError(
@@ -114,11 +118,11 @@ def check(model: Model, request: Request) -> None:
         raise UserError(f"a request has tokens beyond the {V} of {model.name}")
 
 
-def _groups(requests: Sequence[Request]) -> list[list[int]]:
+def _groups(requests: Sequence[Request], places: Sequence[int]) -> list[list[int]]:
     """Places of requests by their context."""
     found: dict[tuple[int, ...], list[int]] = {}
-    for i, request in enumerate(requests):
-        found.setdefault(request.context, []).append(i)
+    for i in places:
+        found.setdefault(requests[i].context, []).append(i)
     return list(found.values())
 
 
@@ -135,12 +139,13 @@ def width_of(longest: int) -> int:
 
 
 def _whole(
-    model: Model, requests: Sequence[Request], where: Sequence[int], tokens: int
+    model: Model, requests: Sequence[Request], where: Sequence[int], tokens: int, length: int | None
 ) -> list[tuple[int, Scored]]:
     """Requests that share nothing, each read in one pass."""
     found = []
     for width, places in _batches(requests, where, tokens):
-        found += _read_whole(model, [requests[i] for i in places], places, tokens // width, width)
+        some = [requests[i] for i in places]
+        found += _read_whole(model, some, places, tokens // width, width, length)
     return found
 
 
@@ -170,7 +175,12 @@ def _batches(
 
 
 def _read_whole(
-    model: Model, some: list[Request], where: list[int], rows: int, width: int
+    model: Model,
+    some: list[Request],
+    where: list[int],
+    rows: int,
+    width: int,
+    length: int | None,
 ) -> list[tuple[int, Scored]]:
     rows = max(rows, 1)
     ids_BT, lengths_B = _padded([[*r.context, *r.tokens[:-1]] for r in some], rows, width)
@@ -182,7 +192,7 @@ def _read_whole(
     targets_P = np.zeros(len(places_P), np.int32)
     targets_P[: len(targets)] = targets
     logprobs, greedy = _whole_program(
-        model.config, _length(model), model.params, ids_BT, lengths_B, places_P, targets_P
+        model.config, length, model.params, ids_BT, lengths_B, places_P, targets_P
     )
     ends = np.cumsum([len(r.tokens) for r in some])[:-1]
     values, best = (np.split(np.asarray(x)[: len(targets)], ends) for x in (logprobs, greedy))
@@ -196,7 +206,11 @@ def _share_of(tokens: int, count: int) -> int:
 
 
 def _shared(
-    model: Model, requests: Sequence[Request], groups: Sequence[Sequence[int]], tokens: int
+    model: Model,
+    requests: Sequence[Request],
+    groups: Sequence[Sequence[int]],
+    tokens: int,
+    length: int | None,
 ) -> list[tuple[int, Scored]]:
     """Groups of requests with one context, read once, then each request's own tokens."""
 
@@ -208,7 +222,7 @@ def _shared(
     for (width, own), places in _by_shape(range(len(groups)), shape).items():
         rows = max(1, tokens // (width + EACH * own))
         for some in _filled([groups[g] for g in places], rows):
-            found += _read_shared(model, requests, some, rows, width, own)
+            found += _read_shared(model, requests, some, rows, width, own, length)
     return found
 
 
@@ -232,6 +246,7 @@ def _read_shared(
     rows: int,
     width: int,
     own: int,
+    length: int | None,
 ) -> list[tuple[int, Scored]]:
     where = [i for group in groups for i in group]
     some, count = [requests[i] for i in where], EACH * rows
@@ -242,7 +257,7 @@ def _read_shared(
     targets_Bu, _ = _padded([r.tokens for r in some], count, own + 1)
     logprobs, greedy = _shared_program(
         model.config,
-        _length(model),
+        length,
         model.params,
         contexts_GT,
         lengths_G,
@@ -262,8 +277,20 @@ def _cut(some: list[Request], logprobs: jax.Array, greedy: jax.Array) -> list[Sc
     ]
 
 
-def _length(model: Model) -> int | None:
-    return models.rope_length(model.config, model.config.seq_len)
+def _length(model: Model, request: Request) -> int | None:
+    """The text's length by which a request is rotated; None where none changes anything.
+
+    One that the trained length holds is rotated as in training, a longer one as a text that fills
+    the context.
+    """
+    whole = _full_length(model.config)
+    trained = model.config.rope.trained_len or model.config.seq_len
+    return trained if whole and request.inputs <= trained else whole
+
+
+@functools.lru_cache
+def _full_length(config: models.ModelConfig) -> int | None:
+    return models.rope_length(config, config.seq_len)
 
 
 def _few(count: int) -> int:

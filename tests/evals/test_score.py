@@ -12,7 +12,7 @@ from gptjax import convert, data, infer, models
 from gptjax.convert import own_folder
 from gptjax.errors import UserError
 from gptjax.evals import Document, choices, perplexity, statistics, text
-from gptjax.evals.score import Request, _batches, score
+from gptjax.evals.score import Request, _batches, _length, score
 
 TOLERANCE = 2e-5
 """Nats of a token, between batches of other shapes: float32's rounding."""
@@ -34,6 +34,23 @@ def test_scores_are_those_of_the_forward_pass():
         expected = by_whole_pass(request.context, request.tokens)
         np.testing.assert_allclose(found.logprobs, expected, atol=TOLERANCE)
         assert found.total == pytest.approx(float(expected.sum()), abs=1e-4)
+
+
+def test_a_text_within_the_trained_length_is_rotated_as_in_training():
+    """LongRoPE's and dynamic models read short items by the frequencies of their longest text."""
+    rope = dataclasses.replace(CONFIG.rope, scaling="dynamic", factor=4.0, trained_len=16)
+    config = dataclasses.replace(CONFIG, positions="rotary", rope=rope)
+    plain = dataclasses.replace(config, rope=CONFIG.rope)
+    lengths = [
+        {_length(infer.Model(one, None), Request((1,) * n, (2,))) for n in (1, 16, 17, 64)}
+        for one in (config, plain)
+    ]
+    assert lengths == [{16, 64}, {None}]
+    asked = [Request((1, 2, 3), (4, 5)), Request((1, 2, 3), (6,))]
+    made = models.unstacked(config, models.init(config, jax.random.key(0)))
+    scaled, own = (score(infer.Model(one, made), asked) for one in (config, plain))
+    for one, other in zip(scaled, own, strict=True):
+        np.testing.assert_allclose(one.logprobs, other.logprobs, atol=TOLERANCE)
 
 
 def test_the_greedy_mark_is_that_of_the_argmax():
