@@ -6,13 +6,15 @@ A GPT-2 (124M parameters, random), float32, two threads. One update of supervise
 rows of 256 tokens, of which the last 128 are learned: ours, and TRL's SFTTrainer with AdamW. A
 rollout of 64 answers of 64 tokens to prompts of 16, drawn at temperature 1: ours, and transformers'
 `generate` with a cache, by which TRL's GRPOTrainer answers where vLLM is not used. Everything is
-compiled and warm before the clock starts; the best of three is printed. Needs trl, torch and
+compiled and warm before the clock starts; both take turns, and medians of seconds and of processor
+seconds are printed, of which the latter mean more where other work runs. Needs trl, torch and
 transformers; `--size=toy` and `--ours` are for looks at the script itself.
 """
 
 import argparse
 import dataclasses
 import os
+import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -20,6 +22,10 @@ from typing import Any
 
 THREADS = 2
 os.environ.setdefault("OMP_NUM_THREADS", str(THREADS))
+
+
+Spent = tuple[float, float]
+"""Seconds, and processor seconds."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +45,7 @@ class Size:
 
 
 SIZES = {
-    "gpt2": Size(12, 768, 12, 50257, 4, 256, 64, 16, 64, 3),
+    "gpt2": Size(12, 768, 12, 50257, 4, 256, 64, 16, 64, 2),
     "toy": Size(1, 32, 2, 64, 2, 16, 4, 4, 8, 2),
 }
 
@@ -66,8 +72,19 @@ def examples(size: Size) -> Any:
     return ids.astype(np.int32), np.arange(size.tokens) >= size.tokens // 2
 
 
-def our_step(size: Size) -> Callable[[], float]:
-    """Seconds of an update, of so many in one compiled call."""
+def now() -> tuple[float, float]:
+    """The clock, and the processor time of this process."""
+    return time.perf_counter(), time.process_time()
+
+
+def since(start: tuple[float, float], count: int = 1) -> Spent:
+    """What each of so many took since then."""
+    clock, processor = now()
+    return (clock - start[0]) / count, (processor - start[1]) / count
+
+
+def our_step(size: Size) -> Callable[[], Spent]:
+    """An update, of so many in one compiled call."""
     import jax
 
     from gptjax import models
@@ -86,17 +103,17 @@ def our_step(size: Size) -> Callable[[], float]:
     session = TuningSession(Task(params, feed, feed, next_token, {}), TrainConfig())
     kept = [session.init(spec)]
 
-    def run() -> float:
-        started = time.perf_counter()
+    def run() -> Spent:
+        started = now()
         kept[0], metrics = session.advance(spec, kept[0], make_hyper(spec), size.steps)
         jax.block_until_ready(metrics.loss)
-        return (time.perf_counter() - started) / size.steps
+        return since(started, size.steps)
 
     return run
 
 
-def our_rollout(size: Size) -> Callable[[], float]:
-    """Seconds of a rollout."""
+def our_rollout(size: Size) -> Callable[[], Spent]:
+    """A rollout."""
     import jax
 
     from gptjax import infer, models
@@ -109,11 +126,11 @@ def our_rollout(size: Size) -> Callable[[], float]:
     ids, _ = examples(dataclasses.replace(size, rows=-(-size.answers // 8), tokens=size.prompt))
     prompts = [Prompt(tuple(row.tolist()), {}, "") for row in ids[: size.answers]]
 
-    def run() -> float:
-        started = time.perf_counter()
+    def run() -> Spent:
+        started = now()
         made = sampler(params, prompts, 1, jax.random.key(1))
         assert made.rows.scored_NT.sum() == size.answers * size.new
-        return time.perf_counter() - started
+        return since(started)
 
     return run
 
@@ -136,30 +153,28 @@ def their_model(size: Size) -> Any:
     return transformers.GPT2LMHeadModel(config)
 
 
-def their_step(size: Size) -> Callable[[], float]:
-    """Seconds of an update by TRL's trainer, from the end of one to that of a later one."""
+def their_step(size: Size) -> Callable[[], Spent]:
+    """An update by TRL's trainer, from the end of one to that of a later one."""
     import datasets
+    import numpy as np
     import tokenizers
     import transformers
     import trl
 
     ids, scored = examples(size)
-    rows = {
-        "input_ids": ids.tolist(),
-        "completion_mask": [scored.astype(int).tolist()] * len(ids),
-    }
+    rows = {"input_ids": ids.tolist(), "labels": np.where(scored, ids, -100).tolist()}
     vocab = {str(i): i for i in range(size.vocab)}
     words = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocab, unk_token="0"))
     fast = transformers.PreTrainedTokenizerFast(
         tokenizer_object=words, eos_token="0", pad_token="0"
     )
-    times: list[float] = []
+    times: list[tuple[float, float]] = []
 
     class Clock(transformers.TrainerCallback):
         def on_step_end(self, *given: Any, **named: Any) -> None:
-            times.append(time.perf_counter())
+            times.append(now())
 
-    def run() -> float:
+    def run() -> Spent:
         times.clear()
         with tempfile.TemporaryDirectory() as place:
             settings = trl.SFTConfig(
@@ -184,21 +199,25 @@ def their_step(size: Size) -> Callable[[], float]:
                 callbacks=[Clock()],
             )
             trainer.train()
-        return (times[-1] - times[0]) / (len(times) - 1)
+        clock, processor = (
+            (last - first) / (len(times) - 1)
+            for first, last in zip(times[0], times[-1], strict=True)
+        )
+        return clock, processor
 
     return run
 
 
-def their_rollout(size: Size) -> Callable[[], float]:
-    """Seconds of a rollout by transformers' generation, as TRL's GRPOTrainer calls it."""
+def their_rollout(size: Size) -> Callable[[], Spent]:
+    """A rollout by transformers' generation, as TRL's GRPOTrainer calls it."""
     import torch
 
     model = their_model(size).eval()
     ids, _ = examples(dataclasses.replace(size, rows=-(-size.answers // 8), tokens=size.prompt))
     asked = torch.tensor(ids[: size.answers], dtype=torch.long)
 
-    def run() -> float:
-        started = time.perf_counter()
+    def run() -> Spent:
+        started = now()
         with torch.no_grad():
             model.generate(
                 asked,
@@ -210,40 +229,49 @@ def their_rollout(size: Size) -> Callable[[], float]:
                 max_new_tokens=size.new,
                 pad_token_id=0,
             )
-        return time.perf_counter() - started
+        return since(started)
 
     return run
 
 
-PARTS = {
-    "update of supervised fine-tuning": (our_step, their_step),
+PARTS: dict[str, tuple[Callable[[Size], Callable[[], Spent]], ...]] = {
+    "update": (our_step, their_step),
     "rollout": (our_rollout, their_rollout),
 }
 
 
-def best(run: Callable[[], float], repeats: int = 3) -> float:
-    """The shortest time, after one that is not counted."""
-    run()
-    return min(run() for _ in range(repeats))
+def medians(runs: list[Callable[[], Spent]], repeats: int) -> list[Spent]:
+    """Medians of each, which take turns after one of each that is not counted."""
+    for run in runs:
+        run()
+    rounds = [[run() for run in runs] for _ in range(repeats)]
+    found = []
+    for each in zip(*rounds, strict=True):
+        clock, processor = (statistics.median(numbers) for numbers in zip(*each, strict=True))
+        found.append((clock, processor))
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", choices=SIZES, default="gpt2")
     parser.add_argument("--ours", action="store_true", help="without TRL")
+    parser.add_argument("--repeats", type=int, default=3, help="rounds of both")
+    parser.add_argument("--part", choices=PARTS, help="this one alone")
     asked = parser.parse_args()
     size = SIZES[asked.size]
     if not asked.ours:
         import torch
 
         torch.set_num_threads(THREADS)
-    for name, (mine, other) in PARTS.items():
-        own = best(mine(size))
-        if asked.ours:
-            print(f"{name}: gptjax {own:.3f} s", flush=True)
-            continue
-        their = best(other(size))
-        print(f"{name}: gptjax {own:.3f} s, TRL {their:.3f} s; {their / own:.2f} times", flush=True)
+    for name in [asked.part] if asked.part else PARTS:
+        sides = PARTS[name][:1] if asked.ours else PARTS[name]
+        found = medians([side(size) for side in sides], asked.repeats)
+        for who, (clock, processor) in zip(("gptjax", "TRL"), found, strict=False):
+            print(f"{name}, {who}: {clock:.3f} s, processor {processor:.3f} s", flush=True)
+        if len(found) > 1:
+            ratios = [their / own for own, their in zip(*found, strict=True)]
+            print("{}: {:.2f} times, processor {:.2f}".format(name, *ratios), flush=True)
 
 
 if __name__ == "__main__":

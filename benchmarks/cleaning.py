@@ -1,11 +1,12 @@
 """Speed and memory of job=clean on one core, beside datatrove with the same filters.
 
-    python benchmarks/cleaning.py 20 100 [--datatrove=PYTHON]
+    python benchmarks/cleaning.py 20 100 [--datatrove=PYTHON] [--only=filters]
 
 Writes JSON lines of so many megabytes each into a temporary folder: prose of made-up sentences, of
 which some pages are copies. Each cleaning runs in a process of its own; bytes of text a processor
 second, without imports, and the peak of its memory are printed. `--datatrove` names a Python that
-has datatrove and spaCy, which splits words there; its filters are Gopher's two and C4's.
+has datatrove and spaCy, which splits words there; its filters are Gopher's two and C4's. `--only`
+names one set of our stages.
 """
 
 import json
@@ -96,11 +97,14 @@ def main(arguments: list[str]) -> None:
     """Print a row for each size and set of stages."""
     sizes = [int(one) for one in arguments if not one.startswith("--")] or [20]
     named = [one.partition("=")[2] for one in arguments if one.startswith("--datatrove=")]
+    only = [one.partition("=")[2] for one in arguments if one.startswith("--only=")]
     with tempfile.TemporaryDirectory() as folder:
         for megabytes in sizes:
             source = Path(folder) / f"in{megabytes}"
             total = make_input(source, megabytes)
             for name, stages in STAGES.items():
+                if only and name not in only:
+                    continue
                 out = f"{folder}/{megabytes}-{name.replace(' ', '-')}"
                 row(name, total, *timed(sys.executable, OURS, str(source), out, stages))
             for python in named:
