@@ -236,7 +236,7 @@ def parameters(config):
         if name.endswith("bias") or name in ("tokens", "positions"):
             return numbers
         stacked = 1 + name.startswith("experts_") if path[0].key == "blocks" else 0
-        inside = leaf.shape[stacked:]
+        inside = leaf.shape[stacked:] or (1,)  # a gate is one number
         fan_in = math.prod(inside[:2]) if name == "out" else inside[0]
         return np.float32(1.5 / math.sqrt(fan_in)) * numbers
 
