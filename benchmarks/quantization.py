@@ -58,7 +58,8 @@ def quantized(model, corpus, changes, budget=0):
     )
     bits = quant.uniform_bits(model.config, settings)
     if budget:
-        bits = quant.choose_bits(model.config, model.params, settings, {}, windows, budget)
+        fixed = quant.ruled_bits(model.config, settings)
+        bits = quant.choose_bits(model.config, model.params, settings, fixed, windows, budget)
     return quant.quantize(model.config, model.params, settings, bits, windows).params
 
 

@@ -38,8 +38,10 @@ def test_rows_of_a_toy(table, tmp_path, capsys):
     made = experiment.load(str(table.EXPERIMENT))
     made["data"].update(source="text", path=str(tmp_path / "text"), heldout_fraction=0.3)
     made["data"]["cache_dir"] = str(tmp_path / "cache")
-    methods = {name: table.METHODS[name] for name in ("none", "affine 4, groups of 32")}
-    plain, small = table.measure(
+    names = ("none", "affine 4, groups of 32", "mixed, bytes of affine 4")
+    methods = {name: table.METHODS[name] for name in names}
+    methods[names[2]] = methods[names[2]] | {"calibration_tokens": 96}
+    plain, small, mixed = table.measure(
         configs.make_config(made),
         tmp_path / "model",
         rounds=1,
@@ -48,7 +50,7 @@ def test_rows_of_a_toy(table, tmp_path, capsys):
         methods=methods,
     )
     assert plain["bytes"] == 4 * models.count_params(config).total
-    assert small["bytes"] < plain["bytes"] / 2
+    assert mixed["bytes"] <= small["bytes"] < plain["bytes"] / 2
     assert 0.0 < abs(small["loss"] - plain["loss"]) < 0.05
     assert min(plain["tokens_per_s_1"], small["tokens_per_s_8"]) > 0
     table.show([plain, small])
