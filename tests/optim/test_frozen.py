@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import compiled_model
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,7 +28,7 @@ def spec_of(**optim):
 def trained(spec, steps=3):
     tokens = jax.random.randint(jax.random.key(1), (4, 17), 0, 32)
     batch = next_token_batch(spec, tokens[:, :-1], tokens[:, 1:], -1)
-    start = state = compiled_model.init_state(spec, jax.random.key(0))
+    start = state = init_state(spec, jax.random.key(0))
     step = jax.jit(make_train_step(spec, next_token(spec)))
     for _ in range(steps):
         state, metrics = step(state, batch, make_hyper(spec))
