@@ -56,3 +56,17 @@ class Detokenizer:
             if any(word.startswith(text[-length:]) for word in self.stop):
                 return length
         return 0
+
+
+def places_of(pieces: Sequence[bytes], before: bytes = b"") -> list[int]:
+    r"""How many characters of the text come before each piece of its bytes.
+
+    >>> places_of([b"a", b"\xc3", b"\xa9", b"b"])
+    [0, 1, 1, 2]
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    place, found = len(decoder.decode(before)), []
+    for piece in pieces:
+        found.append(place)
+        place += len(decoder.decode(piece))
+    return found

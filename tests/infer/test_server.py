@@ -24,9 +24,9 @@ openai = pytest.importorskip("openai")
 uvicorn = pytest.importorskip("uvicorn")
 
 from gptjax.infer.prompts import conversation  # noqa: E402
-from gptjax.infer.server import replies  # noqa: E402
 from gptjax.infer.server.app import make_app  # noqa: E402
 from gptjax.infer.service import Service  # noqa: E402
+from gptjax.infer.text import places_of  # noqa: E402
 
 CONFIG = models.ModelConfig(
     vocab_size=259, depth=2, width=16, num_heads=2, seq_len=96, init_scale=0.5
@@ -235,7 +235,7 @@ def test_streams_end_as_the_reply(client):
     assert "".join(choice.text for choice in choices) == whole.choices[0].text
     assert [c.finish_reason for c in choices[:-1]] == [None] * (len(choices) - 1)
     assert choices[-1].finish_reason == "length" and choices[-1].text == ""
-    assert replies.places_of([b"\xc3", b"\xa9", b"b"], b"a") == [1, 1, 2]
+    assert places_of([b"\xc3", b"\xa9", b"b"], b"a") == [1, 1, 2]
     offsets = [x for c in choices if c.logprobs for x in c.logprobs.text_offset]
     assert offsets == whole.choices[0].logprobs.text_offset and offsets[0] == 0
     assert sorted(offsets) == offsets and offsets[-1] <= len(whole.choices[0].text)

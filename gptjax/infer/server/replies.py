@@ -1,6 +1,5 @@
 """Replies as OpenAI's clients read them: completions, chat completions and their chunks."""
 
-import codecs
 import dataclasses
 import time
 import uuid
@@ -10,6 +9,7 @@ from typing import Any
 from gptjax.infer.generate import Answer
 from gptjax.infer.model import Model
 from gptjax.infer.server.requests import Asked
+from gptjax.infer.text import places_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,20 +227,6 @@ def token_text(model: Model, before: Sequence[int], token: int) -> str:
         return data.decode()
     except UnicodeDecodeError:
         return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
-
-
-def places_of(pieces: Sequence[bytes], before: bytes = b"") -> list[int]:
-    """How many characters of the text come before each piece of its bytes.
-
-    >>> places_of([b"a", b"\xc3", b"\xa9", b"b"])
-    [0, 1, 1, 2]
-    """
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    place, found = len(decoder.decode(before)), []
-    for piece in pieces:
-        found.append(place)
-        place += len(decoder.decode(piece))
-    return found
 
 
 def text_of(data: bytes) -> str:
