@@ -11,7 +11,7 @@ from gptjax.data.clean import readers, word_list
 from gptjax.data.sources.jsonl import jsonl
 from gptjax.data.sources.text import text
 from gptjax.errors import UserError
-from gptjax.evals.tasks import _text
+from gptjax.evals.tasks import _texts
 from gptjax.evals.tasks import files as task_files
 from gptjax.evals.tasks.harness_file import _parsed
 from gptjax.infer.prompts import read_rows
@@ -36,7 +36,7 @@ READ = {
     "align.constitution": ("a.txt", PRINCIPLE, lambda path: constitution.read(str(path))),
     "prompts": ("a.txt", "a prompt\n", read_rows),
     "prompts in lines": ("a.jsonl", LINE, read_rows),
-    "evaluate.texts": ("a.txt", "a text", _text),
+    "evaluate.texts": ("a.txt", "a text", lambda path: list(_texts(path))),
     "evaluate.tasks": ("a.jsonl", LINE, task_files.read_rows),
     "a task of lm-eval": ("a.yaml", HARNESS, _parsed),
 }

@@ -18,7 +18,7 @@ import pytest
 from gptjax.engines import local, process
 from gptjax.main import main
 from gptjax.sweeps import records
-from gptjax.train import EXIT_RESUMABLE
+from gptjax.train import EXIT_RESUMABLE, Checkpointer
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 COMPARED = ("runs.csv", "curves.csv", "laws.json", "records")
@@ -212,25 +212,27 @@ def test_a_stopped_command_ends_its_workers():
             process.kill()
 
 
-def terminate_once_saved(workdir: Path) -> None:
-    """SIGTERM for this process when a cell has its first checkpoint."""
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        if any(path.name.isdecimal() for path in (workdir / "cells").glob("**/last/*")):
-            os.kill(os.getpid(), signal.SIGTERM)
-            return
-        time.sleep(0.005)
+@contextlib.contextmanager
+def terminated_when_saved():
+    """SIGTERM for this process at the first checkpoint of a cell."""
+    save = Checkpointer.save
+
+    def and_terminate(*arguments, **settings):
+        save(*arguments, **settings)
+        patch.undo()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Checkpointer, "save", and_terminate)
+        yield
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the processes under /proc")
 def test_terminated_killed_and_started_again_gives_the_same_bytes(place, straight, capsys):
     """SIGTERM saves and says that it continues; SIGKILL says nothing; then it is finished."""
     workdir = place / "broken"
-    terminator = threading.Thread(target=terminate_once_saved, args=(workdir,))
-    terminator.start()
-    with workers_here():
+    with workers_here(), terminated_when_saved():
         assert main(["gptjax", *arguments(place, workdir, **SHORT)[3:]]) == 75
-    terminator.join()
     assert "the same command continues" in capsys.readouterr().err
     assert len(list((workdir / "records").glob("*.json"))) < 6
     assert run_with_kills(arguments(place, workdir, **SHORT), workdir, 1, seed=1), "too late"
