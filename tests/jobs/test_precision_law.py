@@ -98,6 +98,7 @@ def test_cells_are_scored_in_few_bits(tmp_path):
         "model.seq_len": 40,
         "sweep.widths": "(8,16)",
         "sweep.tokens": "(16384,32768,65536)",
+        "sweep.seeds": "(0,)",
         "sweep.quantize_bits": "(8,4,2)",
         "sweep.workers": 1,
         "fit.resamples": 10,
