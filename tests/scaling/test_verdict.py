@@ -1,10 +1,12 @@
 """The verdict: its doubts, its notes, and that terminal and prediction show them."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 
 from gptjax.report import answer
+from gptjax.scaling.approaches import mixture
 from gptjax.scaling.laws import verdict
 from gptjax.scaling.laws.saved import Laws
 
@@ -146,3 +148,26 @@ def test_the_limit_of_the_tests_is_in_a_verdict_without_doubts():
     assert "these runs cannot show" in found.verdict["sentence"]
     assert "by up to 0.8%" in found.verdict["sentence"]
     assert not any("by up to" in line for line in found.notes)
+
+
+def test_forms_of_some_weight_are_told_apart_by_the_firsts_own_interval(monkeypatch):
+    """N* of 30 lies outside of 9 to 11; a form of 4 % is not told."""
+    found = {"a": (10.0, 2.0), "b": (30.0, 2.0), "c": (10.5, 2.1), "d": (50.0, 2.0)}
+    named = {
+        name: SimpleNamespace(
+            form=SimpleNamespace(name=name),
+            optimum=lambda flops: SimpleNamespace(
+                params=SimpleNamespace(low=9.0, high=11.0), loss=SimpleNamespace(low=1.9, high=2.2)
+            ),
+        )
+        for name in found
+    }
+
+    def drawn(law, flops):
+        params, loss = found[law.form.name]
+        return {"params": (params, None), "loss": (loss, None)}
+
+    monkeypatch.setattr(mixture, "draws", drawn)
+    mixed = mixture.Mixture(tuple(named.values()), (0.5, 0.3, 0.16, 0.04))
+    told = [(row["form"], row["apart"]) for row in mixed.each_at(1e20)]
+    assert told == [("a", False), ("b", True), ("c", False)]
