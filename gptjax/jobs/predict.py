@@ -79,7 +79,7 @@ def main(config: Config, folder: Path) -> int:
     for name in dict.fromkeys(entry["law"] for entry in entries if entry.get("loss") is None):
         reason = "its curves give sizes and tokens alone"
         if name == "isoflop":
-            reason = "the minima of four valleys at least are needed for one"
+            reason = "it takes four valleys or more, fitted by this version"
         console.print(f"Note: {name} has no law of the loss: {reason}.", markup=False)
     for line in (laws.verdict or {}).get("doubts") or []:
         console.print(f"Doubt: {line}", markup=False, highlight=False)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from gptjax import scaling
+from gptjax.jobs import predict
 from gptjax.main import main
 
 REPO = Path(__file__).parents[2]
@@ -249,3 +250,21 @@ def test_a_target_below_zero_is_fitted_by_squares(tmp_path):
     assert fit_table(tmp_path, table, *flags) == 0
     laws = json.loads((tmp_path / "run" / "laws.json").read_text())
     assert laws["laws"]["smooth"]["params"]["top"]["value"] == pytest.approx(0.5, abs=1e-3)
+
+
+def test_a_law_without_a_loss_says_why(monkeypatch, capsys):
+    entries = [
+        {"law": law, "flops": 1e20, "params": 1e9, "tokens": 1e10, "tokens_per_param": 10.0} | loss
+        for law, loss in (("isoflop", {}), ("envelope", {}), ("chinchilla", {"loss": 2.0}))
+    ]
+    monkeypatch.setattr(predict, "read_laws", lambda path: {"runs": [], "laws": {}})
+    monkeypatch.setattr(
+        predict, "predict_saved", lambda laws, flops: [e | {"sentence": ""} for e in entries]
+    )
+    experiment = f"--config={REPO / 'experiments' / 'predict.py'}"
+    flags = ("--config.predict.laws=laws.json", "--config.predict.flops=1e20")
+    assert main(["gptjax", experiment, *flags]) == 0
+    said = capsys.readouterr().out
+    assert "isoflop has no law of the loss: it takes four valleys" in said
+    assert "envelope has no law of the loss: its curves" in said
+    assert "chinchilla has no law" not in said
