@@ -67,10 +67,12 @@ _BINARY = (
         rb"version https://git-lfs\.github\.com/",
     ),
 )
+TO_MARKUP = ", or set data.text.markup=true to read the markup as it is"
+"""What may be done besides about a page that is to be tokenized."""
 _MARKUP = (
     (
         "an HTML page",
-        "extract its text, or set data.text.markup=true to read the markup as it is",
+        f"extract its text{TO_MARKUP}",
         rb"(?i)\s*+(<\?xml[^>]*>\s*)?(<!--((?!-->).)*+-->\s*+)*+"
         rb"<(!doctype\s+html|html[\s>])",
     ),

@@ -178,7 +178,8 @@ def test_unknown_tasks_and_texts_are_one_sentence(tmp_path):
         documents_of(evals.EvalConfig(texts=(write(tmp_path / "a.jsonl", [{"words": "x"}]),)))
     for name, content, words in (
         ("a.json", b'{"text": "x"}', "give JSON lines"),
-        ("a.txt", b"<!DOCTYPE html><html></html>", "a.txt"),
+        ("a.jsonl.gz", gzip.compress(b'{"text": "x"}'), "give JSON lines"),
+        ("a.txt", b"<!DOCTYPE html>", "^evaluate.texts: .*; extract its text, or leave it out$"),
     ):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(UserError, match=words):

@@ -5,11 +5,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gptjax.data.compression import contents
+from gptjax.data.compression import contents, stem
+from gptjax.data.sources.jsonl import SUFFIXES
 from gptjax.data.sources.stdlib import stdlib
 from gptjax.data.sources.zipf_facts import ZipfFactsConfig
 from gptjax.data.split import digest, is_heldout
-from gptjax.data.text_check import utf8
+from gptjax.data.text_check import TO_MARKUP, utf8
 from gptjax.errors import UserError, nearest
 from gptjax.evals import choices
 from gptjax.evals.config import EvalConfig
@@ -170,11 +171,18 @@ def _document(row: dict[str, Any], path: Path, number: int) -> Document:
 
 def _texts(path: Path) -> Iterator[Document]:
     """A file's text, or that of each file in an archive."""
-    if path.suffix == ".json":
-        raise UserError(f"evaluate.texts={path} is no plain text; give JSON lines in a .jsonl file")
-    for content in contents(path):
-        text = b"".join(utf8(content.chunks, content.name)).decode()
-        yield Document(text, path.stem, content.name)
+    try:
+        for content in contents(path):
+            if stem(content.name).endswith(SUFFIXES):
+                raise UserError(
+                    f"evaluate.texts={content.name} is no plain text; give JSON lines in a .jsonl "
+                    "file that is neither compressed nor in an archive"
+                )
+            text = b"".join(utf8(content.chunks, content.name)).decode()
+            yield Document(text, path.stem, content.name)
+    except UserError as error:
+        words = str(error).replace("data.path", "evaluate.texts").replace(TO_MARKUP, "")
+        raise UserError(words) from error
 
 
 TASKS: dict[str, Task] = {
