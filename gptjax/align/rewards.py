@@ -12,7 +12,7 @@ import numpy as np
 
 from gptjax.errors import UserError
 
-NUMBER = re.compile(r"(?<![\d.])-?(?:\d+(?:\.\d+)?|\.\d+)")
+NUMBER = re.compile(r"(?<!\d)(?<!\d\.)-?(?:\d+(?:\.\d+)?|(?<!\.)\.\d+)")
 GROUPED = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 """A comma that groups digits, which is no part of a number for `float`."""
 
@@ -62,10 +62,13 @@ def letters(asked: Asked) -> float:
 def number(asked: Asked) -> float:
     """1 where the last number in the answer is the line's `answer`.
 
-    Commas between groups of three digits belong to a number; a minus after a digit does not.
+    Commas between groups of three digits belong to a number; a minus after a digit does not, nor
+    the dots of an ellipsis.
 
     >>> said = {"answer": "1,234"}
     >>> [number(Asked(said, text, True, "")) for text in ("5 or 1234.0", "0-1,234", "1,234,5")]
+    [1.0, 1.0, 0.0]
+    >>> [number(Asked({"answer": "0.5"}, text, True, "")) for text in ("is .5", "...0.5", "1.0.5")]
     [1.0, 1.0, 0.0]
     """
     found = NUMBER.findall(GROUPED.sub("", asked.text))
