@@ -59,11 +59,12 @@ def read_task(path: Path) -> HarnessTask:
     split = said.get("test_split") or said.get("validation_split") or "test"
     names = ("fewshot_split", "training_split", "validation_split")
     shots = next((said[name] for name in names if said.get(name)), split)
+    rows = _rows(said, path, split)
     return HarnessTask(
-        _items(said, path, split),
+        _items(said, path, rows),
         _style(said, path),
-        _items(said, path, shots) if shots != split else [],
-        _descriptions(said, path, split),
+        _items(said, path, _rows(said, path, shots)) if shots != split else [],
+        _descriptions(said, path, rows),
     )
 
 
@@ -158,8 +159,7 @@ def _rows(said: dict[str, Any], path: Path, split: str) -> list[dict[str, Any]]:
     return read_rows(file)
 
 
-def _items(said: dict[str, Any], path: Path, split: str) -> list[Item]:
-    rows = _rows(said, path, split)
+def _items(said: dict[str, Any], path: Path, rows: list[dict[str, Any]]) -> list[Item]:
     columns = {key for row in rows for key in row}
     for number, row in enumerate(rows, start=1):
         for key in FILLED:
@@ -168,13 +168,12 @@ def _items(said: dict[str, Any], path: Path, split: str) -> list[Item]:
     return [_item(said, row, f"{path} item {number}") for number, row in enumerate(rows, start=1)]
 
 
-def _descriptions(said: dict[str, Any], path: Path, split: str) -> tuple[str, ...]:
+def _descriptions(said: dict[str, Any], path: Path, rows: list[dict[str, Any]]) -> tuple[str, ...]:
     if not said.get("description"):
         return ()
-    rows = enumerate(_rows(said, path, split), start=1)
     return tuple(
         text_of(_filled(said["description"], row, where := f"{path} item {n}"), where)
-        for n, row in rows
+        for n, row in enumerate(rows, start=1)
     )
 
 
