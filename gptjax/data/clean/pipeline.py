@@ -89,20 +89,18 @@ def _check_apart(asked: str, found: list[Path], output: Path) -> None:
 def _recipe(config: CleanConfig, found: list[Path]) -> dict[str, Any]:
     """What decides the output: the files and every setting but the number of processes."""
     values = dataclasses.asdict(dataclasses.replace(config, workers=0, output=""))
-    recipe = {"schema": SCHEMA, "files": facts(found), "settings": values, **_judged_by(config)}
-    if config.tokenizer_path:
-        return recipe | {"tokenizer": facts([user_path(config.tokenizer_path)])}
-    del values["tokenizer_path"]  # folders that were begun before there was this setting go on
-    return recipe
+    return {"schema": SCHEMA, "files": facts(found), "settings": values, **_read_besides(config)}
 
 
-def _judged_by(config: CleanConfig) -> dict[str, Any]:
-    """The files that stages read, by setting."""
+def _read_besides(config: CleanConfig) -> dict[str, Any]:
+    """The files that are read besides the input, by setting."""
     read: dict[str, list[Path]] = {}
     if "word_list" in config.stages and config.word_list.path:
         read["word_list"] = [user_path(config.word_list.path)]
     if "contamination" in config.stages and config.contamination.path:
         read["contamination"] = readers.evaluation_files(config.contamination.path)
+    if config.tokenizer_path:
+        read["tokenizer"] = [user_path(config.tokenizer_path)]
     return {name: facts(some) for name, some in read.items()}
 
 
