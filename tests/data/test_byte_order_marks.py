@@ -2,7 +2,6 @@
 
 import codecs
 import json
-from types import SimpleNamespace
 
 import pytest
 
@@ -10,6 +9,7 @@ from gptjax.align import constitution
 from gptjax.data.clean import readers, word_list
 from gptjax.data.sources.jsonl import jsonl
 from gptjax.data.sources.text import text
+from gptjax.data.text_check import utf8
 from gptjax.errors import UserError
 from gptjax.evals.tasks import _texts
 from gptjax.evals.tasks import files as task_files
@@ -59,7 +59,4 @@ def test_a_kind_of_file_is_known_behind_a_mark(tmp_path):
 
 def test_a_mark_inside_of_a_text_stays():
     inside = "a\ufeffb".encode()
-    content = SimpleNamespace(chunks=iter([b"", inside, codecs.BOM_UTF8]), name="a")
-    from gptjax.data.text_check import utf8
-
-    assert b"".join(utf8(content.chunks, "a")) == inside + codecs.BOM_UTF8
+    assert b"".join(utf8([b"", inside, codecs.BOM_UTF8], "a")) == inside + codecs.BOM_UTF8
