@@ -25,6 +25,11 @@ SAME = {"nb": "no", "nn": "no"}
 """Names of the same language in lid.176 and here."""
 
 
+def one_name(language: str) -> str:
+    """The name here of a language."""
+    return SAME.get(language, language)
+
+
 def labelled() -> Iterator[tuple[str, list[str]]]:
     """(language, its sentences)."""
     for found in pkgutil.iter_modules(spacy.lang.__path__):
@@ -32,14 +37,14 @@ def labelled() -> Iterator[tuple[str, list[str]]]:
         if found.ispkg and importlib.util.find_spec(name):
             sentences = getattr(importlib.import_module(name), "sentences", [])
             if sentences:
-                yield SAME.get(found.name, found.name), [one.strip() for one in sentences]
+                yield one_name(found.name), [one.strip() for one in sentences]
 
 
 def by_fasttext(text: str) -> tuple[str, float]:
     """The language of a text and its score."""
     ((label,), (score,)) = MODEL.predict(text.replace("\n", " "), k=1)
     language = label.removeprefix("__label__")
-    return SAME.get(language, language), float(score)
+    return one_name(language), float(score)
 
 
 def compare(name: str, texts: list[tuple[str, str]]) -> None:
@@ -48,7 +53,7 @@ def compare(name: str, texts: list[tuple[str, str]]) -> None:
     right = theirs = agreed = 0
     kept = {True: [0, 0, 0], False: [0, 0, 0]}
     for language, text in texts:
-        ours, other = SAME.get(best_language(text)[0], best_language(text)[0]), by_fasttext(text)
+        ours, other = one_name(best_language(text)[0]), by_fasttext(text)
         right, theirs = right + (ours == language), theirs + (other[0] == language)
         agreed += ours == other[0]
         verdicts = judge(Document(text)).kept, other[0] == "en" and other[1] >= 0.65
@@ -67,7 +72,7 @@ def compare(name: str, texts: list[tuple[str, str]]) -> None:
 
 def main() -> None:
     """Sentences and texts of five, of the languages that both know."""
-    known = {SAME.get(one, one) for one in _identifier().labels}
+    known = set(map(one_name, _identifier().labels))
     found = [(language, some) for language, some in labelled() if language in known]
     print(f"{len(found)} languages")
     compare("sentences", [(language, one) for language, some in found for one in some])
