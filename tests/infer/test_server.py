@@ -25,6 +25,7 @@ uvicorn = pytest.importorskip("uvicorn")
 
 from gptjax.infer.prompts import conversation  # noqa: E402
 from gptjax.infer.server.app import make_app  # noqa: E402
+from gptjax.infer.server.requests import BadRequest, completion  # noqa: E402
 from gptjax.infer.service import Service  # noqa: E402
 from gptjax.infer.text import places_of  # noqa: E402
 
@@ -183,6 +184,11 @@ def test_numbers_at_their_limits_harm_nobody(client):
         client.completions.create(**asked, seed=1, extra_body=wide).choices[0].text[0]
         == (free.choices[0].text[0])
     )
+
+
+def test_a_token_of_more_digits_than_python_reads_is_told():
+    with pytest.raises(BadRequest, match="logit_bias must be"):
+        completion({"prompt": "x", "logit_bias": {"9" * 5000: 1}}, model(), 96)
 
 
 def test_a_request_that_cannot_be_taken_ends_no_other(service, port, monkeypatch, caplog):

@@ -214,7 +214,7 @@ def _bias(body: Mapping[str, Any]) -> dict[int, float]:
     )
     if not isinstance(bias, dict) or len(bias) > 1024:
         raise wrong
-    tokens = all(token.isascii() and token.isdecimal() for token in bias)
+    tokens = all(token.isascii() and token.isdecimal() and len(token) < 20 for token in bias)
     if not tokens or not all(_is_number(x) and -100 <= x <= 100 for x in bias.values()):
         raise wrong
     return {int(token): float(value) for token, value in bias.items()}
