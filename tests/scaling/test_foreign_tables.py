@@ -286,6 +286,14 @@ def test_rows_of_other_metrics_are_no_points_of_a_curve():
         scaling.prepare(table)
 
 
+def test_a_run_without_a_loss_is_no_row_of_another_run_of_its_model():
+    """`steps` beside a model are those of each run of a grid, and this run may have diverged."""
+    grid = curves("model", steps=False) | {"steps": np.arange(84.0)}
+    grid["loss"][0] = np.nan
+    with pytest.raises(UserError, match="missing or NaN"):
+        scaling.prepare(grid)
+
+
 @pytest.mark.parametrize(
     ("name", "step"),
     [

@@ -39,10 +39,8 @@ def curve_column(table: Table, params: str, tokens: str) -> tuple[str, bool]:
         apart = len(np.unique(np.stack([which, data]), axis=1).T) == len(label)
         if not alike or not apart:
             continue
-        steps = [name for name in table.columns if _is_step(name)]
-        if _only_a_model(column):  # `steps` may be those of each run of a grid
-            return column, any(not name.lower().endswith("s") for name in steps)
-        return column, bool(steps) or len(label) >= FEWEST * len(names)
+        many = not _only_a_model(column) and len(label) >= FEWEST * len(names)
+        return column, many or _has_steps(table, column)
     return "", False
 
 
@@ -53,13 +51,13 @@ def unmeasured(table: Table, params: str, tokens: str, loss: str) -> np.ndarray:
     have no loss may have diverged, and keeps them.
     """
     none = np.zeros(len(table), bool)
-    if not {params, tokens, loss} <= set(table.columns) or not any(map(_is_step, table.columns)):
+    if not {params, tokens, loss} <= set(table.columns):
         return none
     values, data = table.numbers(loss), table.numbers(tokens)
     missing = np.isnan(values) & np.isfinite(data)
     for column in sorted(filter(_names_runs, table.columns), key=_only_a_model):
         names, which = np.unique(table.text(column).astype(str), return_inverse=True)
-        if missing.any() and 2 <= len(names) < len(table):
+        if missing.any() and 2 <= len(names) < len(table) and _has_steps(table, column):
             reached = np.full(len(names), -np.inf)
             np.maximum.at(reached, which, np.where(np.isnan(values), -np.inf, data))
             return missing & (data <= reached[which])
@@ -74,6 +72,15 @@ def _names_runs(column: str) -> bool:
 def _only_a_model(column: str) -> bool:
     words = set(letters_of(column))
     return not words & RUNS and words != {"id"}
+
+
+def _has_steps(table: Table, column: str) -> bool:
+    """Whether a column of steps says that rows of one name in `column` are points of one run.
+
+    Beside the name of a model, `steps` may be those of each run of a grid.
+    """
+    steps = [name for name in table.columns if _is_step(name)]
+    return any(not _only_a_model(column) or not name.lower().endswith("s") for name in steps)
 
 
 def _is_step(column: str) -> bool:
