@@ -258,6 +258,7 @@ class ClaimedBundle:
         updates, seconds = self._grown.get(cell.id, (0, {}))
         seconds = {name: spent + seconds.get(name, 0.0) for name, spent in fork.seconds.items()}
         self._grown[cell.id] = updates + fork.earlier + fork.updates, seconds
+        self.ask()
         write_json(self._grown_path, self._grown)
 
     def _forks(self) -> list[TrainState]:

@@ -8,13 +8,13 @@ from types import SimpleNamespace
 import pytest
 
 from gptjax import data
-from gptjax.engines.claimed_bundle import ClaimedBundle
+from gptjax.engines.claimed_bundle import ClaimedBundle, _read_grown
 from gptjax.engines.worker import WorkerOptions, work
 from gptjax.models import ModelConfig
 from gptjax.optim import OptimConfig
 from gptjax.sweeps import make_bundles, make_plan, records
 from gptjax.sweeps.config import SweepConfig
-from gptjax.train import Interrupted, RunResult, Session, TrainConfig, clock
+from gptjax.train import Fork, Interrupted, RunResult, Session, Superseded, TrainConfig, clock
 from gptjax.train.evaluate import Evaluation
 
 OPTIM = OptimConfig(schedule="wsd", warmup_steps=5, learning_rate=1e-2)
@@ -120,6 +120,25 @@ def test_a_branch_bears_the_seconds_of_its_trunk(corpus):
     assert found.updates == 10
     assert found.seconds == {"train": 5.0, "compile": 2.5, "evaluate": 0.25}
     assert ClaimedBundle._with_trunk(worker, other, result) is result
+
+
+def test_the_cost_of_a_trunk_is_kept_by_who_holds_the_claim(tmp_path):
+    """And added to what earlier processes spent on the same cell."""
+    worker = SimpleNamespace(_grown={}, _grown_path=tmp_path / "grown.json", ask=lambda: None)
+    cell, fork = SimpleNamespace(id="a"), Fork(None, 3, {"train": 1.5}, earlier=4)
+    ClaimedBundle._keep_grown(worker, cell, fork)
+    worker._grown = _read_grown(worker._grown_path)
+    ClaimedBundle._keep_grown(worker, cell, fork)
+    kept = worker._grown_path.read_bytes()
+    assert _read_grown(worker._grown_path) == {"a": (14, {"train": 3.0})}
+
+    def superseded():
+        raise Superseded
+
+    worker.ask = superseded
+    with pytest.raises(Superseded):
+        ClaimedBundle._keep_grown(worker, cell, fork)
+    assert worker._grown_path.read_bytes() == kept
 
 
 def test_stopped_wherever_it_may_stop_the_bits_are_the_same(corpus, session, tmp_path, monkeypatch):
