@@ -78,7 +78,7 @@ def test_coordinates_are_flat_with_transfer_and_grow_without():
 
 
 def test_coordinates_are_root_mean_square_changes():
-    """Of an embedding that moved by .5 everywhere, and of the logits of a longer output norm."""
+    """Of an embedding that moved by .5 everywhere, and of logits that are doubled."""
     model = dataclasses.replace(shape(16), depth=1)
     params = jax.tree.map(np.asarray, compiled_model.init(model, jax.random.key(0)))
     tokens = np.arange(32).reshape(2, 16)
@@ -87,6 +87,11 @@ def test_coordinates_are_root_mean_square_changes():
     assert list(found) == ["embedding", "block 0", "logits"]
     assert found["embedding"] == pytest.approx(0.5, rel=1e-5)
     assert found["block 0"] > 0 and found["logits"] > 0
+    logits = np.asarray(compiled_model.apply(model, params, tokens))
+    moved = {**params, "final_norm": {"scale": 2 * params["final_norm"]["scale"]}}
+    found = coordinate_check(model, params, moved, tokens)
+    assert found["embedding"] == found["block 0"] == 0
+    assert found["logits"] == pytest.approx(np.sqrt(np.mean(np.square(logits))), rel=1e-5)
 
 
 def test_table_8_by_hand():
