@@ -374,6 +374,7 @@ def test_shares_of_progress_that_are_missing_are_a_doubt():
         *(("valPPL", "perplexity"), ("valPerplexity", "perplexity"), ("myppl", "perplexity")),
         *(("loss_bits", "bits"), ("val_bpb", "bits"), ("loss_4bits", ""), ("loss_bits4", "")),
         *(("c4_bits_per_byte", "bits"), ("wikitext103_bits", "bits"), ("loss_4_bits", "")),
+        *(("loss_bits_4", ""), ("loss bits-4", "")),
         ("val_loss", ""),
     ],
 )

@@ -77,9 +77,12 @@ def _unit_by_name(column: str, parts: list[str]) -> str:
     """The unit that a loss has by its name; '' for nats, and for those of weights of a few bits."""
     if any(part.endswith(PERPLEXITY) for part in parts):
         return "perplexity"
-    words = words_of(column)  # `4bits`, `bits4` and `4 bits` are of weights, `c4_bits` of a loss
-    of_loss = (w in BITS and not (i and words[i - 1].isdigit()) for i, w in enumerate(words))
-    return "bits" if any(of_loss) else ""
+    words = ["", *words_of(column), ""]
+    for before, word, after in zip(words, words[1:], words[2:], strict=False):
+        # `4bits`, `bits4`, `4 bits` and `bits 4` are of weights, `c4_bits` of a loss.
+        if word in BITS and not (before.isdigit() or after.isdigit()):
+            return "bits"
+    return ""
 
 
 def derived(name: str, params: np.ndarray, tokens: np.ndarray, flops: str) -> None:
