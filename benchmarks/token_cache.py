@@ -3,9 +3,9 @@
     python benchmarks/token_cache.py 100 1000
 
 Bytes: so many megabytes of random letters in four files, by one process. BPE: the standard
-library's code with 4,096 ids, read and encoded into a cache, beside `encode_batch` of the same
+library's code with 4,096 ids, read and encoded into a cache, beside `encode_batch_fast` of the same
 documents alone. Printed are megabytes of text a second of processor time of this process and its
-children, and the peak of the memory of either.
+children, and of bytes the peak of the memory of either.
 """
 
 import random
@@ -36,7 +36,7 @@ from gptjax.data.sources.stdlib import stdlib
 tokenizer = Tokenizer.from_file(sys.argv[1])
 texts = [document.decode() for document in stdlib().read()]
 for first in range(0, len(texts), 256):
-    tokenizer.encode_batch(texts[first:first + 256], add_special_tokens=False)
+    tokenizer.encode_batch_fast(texts[first:first + 256], add_special_tokens=False)
 """
 EMPTY = "import gptjax.data"
 
@@ -80,7 +80,7 @@ def main(sizes: list[int]) -> None:
         tokenizer, total = f"{at}/tokenizer.json", int(count) / 1e6
         for label, program, *arguments in (
             ("a build", STDLIB, str(folder / "again"), tokenizer),
-            ("encode_batch alone", ALONE, tokenizer),
+            ("encode_batch_fast alone", ALONE, tokenizer),
         ):
             seconds = spent(program, *arguments)[0] - start
             print(f"BPE, {total:.1f} MB, {label}: {total / seconds:.2f} MB/s a core", flush=True)
