@@ -193,12 +193,12 @@ def _from_disk(
         if not counts.tokens:
             tokens.write(np.array([tokenizer.end_of_document]))
             counts.tokens = 1
-        made = encoder.encode_files(tasks, config, folder, tokenizer)
+        made = encoder.encode_partitions(tasks, config, folder, tokenizer)
         used: list[Path] = []
         saved = time.monotonic()
         for partition, task, new in zip(left, tasks, made, strict=True):
-            tokens.append(task[1])
-            counts.add(new)
+            tokens.append(new.blocks)
+            counts.add(new.counts)
             used += task
             if time.monotonic() - saved >= SAVE_SECONDS or partition == left[-1]:
                 tokens.flush()

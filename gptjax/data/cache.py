@@ -9,7 +9,9 @@ blocks, all of which are compared on each load; a folder that differs is built a
 
 import contextlib
 import fcntl
+import functools
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -94,17 +96,22 @@ def _intact(path: Path, facts: Mapping[str, Any]) -> bool:
 
 def _checksums(path: Path) -> list[int]:
     """CRC-32 of each block of BLOCK bytes, several blocks at once."""
-    starts = range(0, path.stat().st_size, BLOCK)
-    if len(starts) < 4 * CHECK_THREADS:
-        return [_checksum(path, start) for start in starts]
+    blocks = range(-(-path.stat().st_size // BLOCK))
+    if len(blocks) < 4 * CHECK_THREADS:
+        return _checksums_of(path, blocks)
+    each = -(-len(blocks) // CHECK_THREADS)
+    runs = [blocks[first : first + each] for first in range(0, len(blocks), each)]
     with ThreadPoolExecutor(CHECK_THREADS) as pool:
-        return list(pool.map(lambda start: _checksum(path, start), starts))
+        found = pool.map(functools.partial(_checksums_of, path), runs)
+        return list(itertools.chain.from_iterable(found))
 
 
-def _checksum(path: Path, start: int) -> int:
+def _checksums_of(path: Path, blocks: range) -> list[int]:
+    """Those of some blocks that follow one another, all read into the same memory."""
+    buffer = memoryview(bytearray(BLOCK))
     with path.open("rb") as file:
-        file.seek(start)
-        return zlib.crc32(file.read(BLOCK))
+        file.seek(blocks.start * BLOCK)
+        return [zlib.crc32(buffer[: file.readinto(buffer)]) for _ in blocks]
 
 
 def _build(

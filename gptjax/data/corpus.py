@@ -14,7 +14,7 @@ from gptjax.data import cache, mixture, mixture_tokenizer, pictures, tokenizers
 from gptjax.data.build import SIDES, check_lossless, tokenize
 from gptjax.data.config import DataConfig
 from gptjax.data.sources import SOURCES, Documents, Generated, Pictured
-from gptjax.data.token_files import TokenWriter, content, num_windows, open_tokens
+from gptjax.data.token_files import TokenWriter, content, file_blocks, num_windows, open_tokens
 from gptjax.data.tokenizers import TOKENIZERS, Tokenizer
 from gptjax.data.tokenizers.end_of_document import SIDECARS
 from gptjax.errors import UserError, nearest
@@ -231,7 +231,7 @@ def _join(folder: Path, each: dict[str, Corpus], kept: str) -> dict[str, Any]:
     for side in SIDES:
         with TokenWriter(folder / f"{side}.bin", first.vocab_size) as tokens:
             for one in each.values():
-                tokens.append(one.folder / f"{side}.bin")
+                tokens.append(file_blocks(one.folder / f"{side}.bin", first.vocab_size))
             digests.append(tokens.digest)
     for name in (kept, *SIDECARS):
         if name and (first.folder / name).exists():

@@ -22,7 +22,7 @@ import numpy as np
 from gptjax.data import tokenizers
 from gptjax.data.config import DataConfig
 from gptjax.data.spool import Record, ordered
-from gptjax.data.token_files import smallest_dtype
+from gptjax.data.token_files import file_blocks, smallest_dtype
 from gptjax.data.tokenizers import Tokenizer
 from gptjax.data.tokenizers.base import batches
 from gptjax.errors import UserError
@@ -66,23 +66,45 @@ def without_copies(
 
 def encoded(documents: Iterable[bytes], tokenizer: Tokenizer) -> Iterator[np.ndarray]:
     """The ids of documents, each followed by the end of a document, many documents at once."""
-    end = np.array([tokenizer.end_of_document], np.uint32)
+    dtype = smallest_dtype(tokenizer.vocab_size)
+    end = np.array([tokenizer.end_of_document], dtype)
     for batch in batches(documents, BATCH_BYTES):
         parts: list[np.ndarray] = []
         for ids in tokenizer.encode(batch):
             parts += [ids, end]
-        yield np.concatenate(parts).astype(smallest_dtype(tokenizer.vocab_size))
+        yield np.concatenate(parts, dtype=dtype, casting="unsafe")
+
+
+def partition_ids(
+    spooled: Path, tokenizer: Tokenizer, counts: Counts, *, deduplicate: bool
+) -> Iterator[np.ndarray]:
+    """The ids of a partition's file, added to `counts` as they are taken."""
+    documents = without_copies(ordered(spooled), counts, deduplicate=deduplicate)
+    for ids in encoded(documents, tokenizer):
+        counts.tokens += len(ids)
+        yield ids
 
 
 def encode_file(spooled: Path, out: Path, tokenizer: Tokenizer, *, deduplicate: bool) -> Counts:
     """Write the ids of a partition's file to `out`."""
     counts = Counts()
-    documents = without_copies(ordered(spooled), counts, deduplicate=deduplicate)
     with out.open("wb") as file:
-        for ids in encoded(documents, tokenizer):
-            counts.tokens += len(ids)
+        for ids in partition_ids(spooled, tokenizer, counts, deduplicate=deduplicate):
             file.write(ids.data)
     return counts
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """A partition in ids.
+
+    Attributes:
+      blocks: its ids, to be taken once and before those of the next partition.
+      counts: what they hold; complete once they are taken.
+    """
+
+    blocks: Iterator[np.ndarray]
+    counts: Counts
 
 
 def processes(config: DataConfig) -> int:
@@ -95,19 +117,32 @@ def processes(config: DataConfig) -> int:
     return config.processes or min(cores, MOST_PROCESSES)
 
 
-def encode_files(
+def encode_partitions(
     tasks: Sequence[tuple[Path, Path]], config: DataConfig, folder: Path, tokenizer: Tokenizer
-) -> Iterator[Counts]:
-    """Encode (partition, out) pairs, several at once; what each gave, in their order.
+) -> Iterator[Encoded]:
+    """Encode (partition, file for its ids) pairs, in their order.
+
+    One process encodes what is taken and needs no file; several write their files ahead.
 
     Args:
       folder: where the tokenizer is kept.
     """
     count = processes(config)
-    if count == 1:
-        for spooled, out in tasks:
-            yield encode_file(spooled, out, tokenizer, deduplicate=config.deduplicate)
+    if count > 1:
+        made = _written_ahead(tasks, config, folder, count)
+        for (_, out), counts in zip(tasks, made, strict=True):
+            yield Encoded(file_blocks(out, tokenizer.vocab_size), counts)
         return
+    for spooled, _ in tasks:
+        counts = Counts()
+        blocks = partition_ids(spooled, tokenizer, counts, deduplicate=config.deduplicate)
+        yield Encoded(blocks, counts)
+
+
+def _written_ahead(
+    tasks: Sequence[tuple[Path, Path]], config: DataConfig, folder: Path, count: int
+) -> Iterator[Counts]:
+    """What `encode_file` gives of each, by so many processes at once."""
     idle: queue.SimpleQueue[_Encoder] = queue.SimpleQueue()
     encoders = [_Encoder(config, folder) for _ in range(count)]
     for encoder in encoders:

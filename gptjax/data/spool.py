@@ -24,6 +24,8 @@ MEMORY_BYTES = 64 << 20
 """Documents held in memory before they are spilled."""
 PARTITION_BYTES = 32 << 20
 """A larger file is split further before it is sorted."""
+BUFFER_BYTES = 1 << 18
+"""Documents are mostly smaller, so that they are written and read many at once."""
 HEAD = struct.Struct("<32sQQ")
 FIRST_BYTE = 8
 """Of a hash the first eight bytes choose the side, and the rest the place there."""
@@ -112,8 +114,8 @@ class Spool:
     def _spill(self, *, whole: bool) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         for (side, partition), records in self._held.items():
-            with self.path(side, partition).open("ab") as file:
-                file.writelines(map(_packed, records))
+            with self.path(side, partition).open("ab", BUFFER_BYTES) as file:
+                _write(file, records)
         self._held.clear()
         self._held_bytes = 0
         self.spilled = True
@@ -165,15 +167,17 @@ def _divide(path: Path, parts: Path, at: int) -> None:
             byte = record.name[at]
             if byte not in files:
                 files[byte] = stack.enter_context((parts / f"{byte:02x}").open("wb"))
-            files[byte].write(_packed(record))
+            _write(files[byte], [record])
 
 
-def _packed(record: Record) -> bytes:
-    return HEAD.pack(record.name, record.number, len(record.document)) + record.document
+def _write(file: BinaryIO, records: Iterable[Record]) -> None:
+    for name, number, document in records:
+        file.write(HEAD.pack(name, number, len(document)))
+        file.write(document)
 
 
 def _read(path: Path) -> Iterator[Record]:
-    with path.open("rb") as file:
+    with path.open("rb", BUFFER_BYTES) as file:
         while head := file.read(HEAD.size):
             name, number, size = HEAD.unpack(head)
             yield Record(name, number, file.read(size))

@@ -112,6 +112,8 @@ def _decode(
     decoder: codecs.IncrementalDecoder, chunk: bytes, name: str, start: int, *, final: bool
 ) -> None:
     pending = len(decoder.getstate()[0])
+    if not pending and chunk.isascii():
+        return
     try:
         decoder.decode(chunk, final)
     except UnicodeDecodeError as error:
@@ -154,7 +156,7 @@ def _refuse_marks(first: bytes, name: str, markup: bool) -> None:
 
 
 def _refuse_nuls(chunk: bytes, name: str) -> None:
-    nuls = chunk.count(0)
+    nuls = chunk.count(0) if b"\0" in chunk else 0
     if nuls <= NULS * len(chunk):
         return
     odd = chunk[1::2].count(0)

@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-BLOCK = 1 << 18
+BLOCK = 1 << 16
 """Ids that are read and hashed at once."""
 
 
@@ -40,8 +40,9 @@ class TokenWriter:
         self.count = 0
         self._dtype = smallest_dtype(vocab_size)
         self._hasher = hashlib.sha256()
+        self._wide = np.empty(BLOCK, "<u4")
         self._file = path.open("r+b" if resume else "w+b")
-        for ids in self._blocks(self._file, resume):
+        for ids in blocks(self._file, self._dtype, resume):
             self._count(ids)
         self._file.truncate(resume * self._dtype.itemsize)
         self._file.seek(0, os.SEEK_END)
@@ -51,11 +52,10 @@ class TokenWriter:
         self._count(ids)
         self._file.write(np.ascontiguousarray(ids, self._dtype).data)
 
-    def append(self, path: Path) -> None:
-        """Append the ids in a file of the same type."""
-        with path.open("rb") as part:
-            for ids in self._blocks(part, path.stat().st_size // self._dtype.itemsize):
-                self.write(ids)
+    def append(self, parts: Iterable[np.ndarray]) -> None:
+        """Append several arrays of ids."""
+        for ids in parts:
+            self.write(ids)
 
     def flush(self) -> None:
         """Put on disk all that was written."""
@@ -63,13 +63,11 @@ class TokenWriter:
         os.fsync(self._file.fileno())
 
     def _count(self, ids: np.ndarray) -> None:
-        self._hasher.update(np.ascontiguousarray(ids, "<u4").data)
+        for first in range(0, len(ids), BLOCK):
+            some = ids[first : first + BLOCK]
+            self._wide[: len(some)] = some
+            self._hasher.update(self._wide[: len(some)].data)
         self.count += len(ids)
-
-    def _blocks(self, file: BinaryIO, count: int) -> Iterator[np.ndarray]:
-        for first in range(0, count, BLOCK):
-            size = min(BLOCK, count - first) * self._dtype.itemsize
-            yield np.frombuffer(file.read(size), self._dtype)
 
     @property
     def digest(self) -> str:
@@ -86,6 +84,19 @@ class TokenWriter:
         trace: TracebackType | None,
     ) -> None:
         self._file.close()
+
+
+def blocks(file: BinaryIO, dtype: np.dtype, count: int) -> Iterator[np.ndarray]:
+    """The next `count` ids of a file, so many at once that they fit a processor's cache."""
+    for first in range(0, count, BLOCK):
+        yield np.frombuffer(file.read(min(BLOCK, count - first) * dtype.itemsize), dtype)
+
+
+def file_blocks(path: Path, vocab_size: int) -> Iterator[np.ndarray]:
+    """The ids of a file that `TokenWriter` wrote, read in parts."""
+    dtype = smallest_dtype(vocab_size)
+    with path.open("rb") as file:
+        yield from blocks(file, dtype, path.stat().st_size // dtype.itemsize)
 
 
 def open_tokens(path: Path, vocab_size: int) -> np.ndarray:

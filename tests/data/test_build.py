@@ -66,7 +66,7 @@ def test_from_disk_by_several_processes(tmp_path, config, small_memory, monkeypa
 
 @pytest.mark.parametrize(
     ("what", "calls"),
-    [("Spool._spill", 2), ("spool.write_json", 2), ("TokenWriter.append", 60), ("write_json", 60)],
+    [("Spool._spill", 2), ("spool.write_json", 2), ("TokenWriter.write", 60), ("write_json", 60)],
 )
 def test_an_interrupted_build_goes_on(tmp_path, config, small_memory, monkeypatch, what, calls):
     """In this process, of one; kills of processes are slow.

@@ -109,14 +109,12 @@ def pieces(chunks: Iterable[bytes], size: int) -> Iterator[bytes]:
 def _piece_end(content: bytes, start: int, size: int) -> int:
     """The end of the piece that begins at `start`: after `size` bytes or up to four times that."""
     for marks in ENDS:
-        ends = [
-            found + len(mark)
-            for mark in marks
-            if (found := content.find(mark, max(start, start + size - len(mark)), start + 4 * size))
-            >= 0
-        ]
-        if ends:
-            return min(ends)
+        end, past = 0, start + 4 * size
+        for mark in marks:  # each is looked for up to the end that was found
+            found = content.find(mark, max(start, start + size - len(mark)), end or past)
+            end = found + len(mark) if found >= 0 else end
+        if end:
+            return end
     stop = start + size
     while stop < len(content) and content[stop] & 0xC0 == 0x80:
         stop += 1
