@@ -47,3 +47,24 @@ def test_large_matrices_are_turned_and_answers_stay():
     for one, other in pairs:
         assert one.tokens == other.tokens
         np.testing.assert_allclose(one.logprobs, other.logprobs, atol=1e-3)
+
+
+def test_the_loop_of_one_text_copies_no_cache():
+    """XLA turns the write of a single token into an update that it fuses into each reader."""
+    config = models.ModelConfig(vocab_size=17, depth=1, width=16, num_heads=2, seq_len=24)
+    params = jax.eval_shape(lambda: models.unstacked(config, models.init(config, jax.random.key(0))))
+    cache = jax.eval_shape(lambda: models.init_cache(config, 1, 24))
+
+    def loop(params, cache, token_B):
+        def one(number, carry):
+            x_B1D, cache = models.decode(config, params, carry[0], carry[1][:, None])
+            logits_BV = models.logits(config, params, x_B1D)[:, 0]
+            return cache, jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
+
+        return jax.lax.fori_loop(0, 5, one, (cache, token_B))
+
+    lowered = jax.jit(loop, donate_argnums=1).lower(
+        params, cache, jax.ShapeDtypeStruct((1,), jnp.int32)
+    )
+    program = lowered.compile().as_text()
+    assert "f32[1,2,24,8]" in program and "f32[1,2,24,8]{3,2,1,0} copy(" not in program
