@@ -52,7 +52,9 @@ def test_large_matrices_are_turned_and_answers_stay():
 def test_the_loop_of_one_text_copies_no_cache():
     """XLA turns the write of a single token into an update that it fuses into each reader."""
     config = models.ModelConfig(vocab_size=17, depth=1, width=16, num_heads=2, seq_len=24)
-    params = jax.eval_shape(lambda: models.unstacked(config, models.init(config, jax.random.key(0))))
+    params = jax.eval_shape(
+        lambda: models.unstacked(config, models.init(config, jax.random.key(0)))
+    )
     cache = jax.eval_shape(lambda: models.init_cache(config, 1, 24))
 
     def loop(params, cache, token_B):
