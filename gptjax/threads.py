@@ -8,26 +8,50 @@ from typing import Any
 
 from gptjax.errors import UserError
 
+_ONE_CORE = contextvars.ContextVar("one_core", default=False)
 
-def in_threads(calls: Sequence[Callable[[], Any]]) -> list[Any]:
+
+def in_threads(
+    calls: Sequence[Callable[[], Any]], after: Callable[[], None] = lambda: None
+) -> list[Any]:
     """The results of calls in their order, a thread for each core; a UserError is a result too.
 
-    A fit waits for compiled programs most of its time, with Python's lock released. Its numbers do
-    not depend on what runs beside it.
+    A fit of a large table, or one that is compiled, runs most of its time with Python's lock
+    released. Its numbers do not depend on what runs beside it.
+
+    Args:
+      after: called for each call that is done, in its thread.
 
     Raises:
       Exception: what a call raised, but for a UserError.
     """
 
-    def outcome(call: Callable[[], Any]) -> Any:
+    def made(call: Callable[[], Any]) -> Any:
         try:
-            return call()
-        except UserError as error:
-            return error
+            return outcome(call)
+        finally:
+            after()
 
+    if _ONE_CORE.get():
+        return [made(call) for call in calls]
     with concurrent.futures.ThreadPoolExecutor(len(available_cores())) as pool:
-        futures = [pool.submit(contextvars.copy_context().run, outcome, call) for call in calls]
+        futures = [pool.submit(contextvars.copy_context().run, made, call) for call in calls]
         return [future.result() for future in futures]
+
+
+def outcome(call: Callable[[], Any]) -> Any:
+    """What a call returns, or the UserError that it raises."""
+    try:
+        return call()
+    except UserError as error:
+        return error
+
+
+def on_one_core(call: Callable[..., Any], *arguments: Any) -> Any:
+    """The call, with every `in_threads` inside it one call after the other."""
+    context = contextvars.copy_context()
+    context.run(_ONE_CORE.set, True)
+    return context.run(call, *arguments)
 
 
 def available_cores() -> list[int]:

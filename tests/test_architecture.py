@@ -20,6 +20,7 @@ FLOORS = {
     "accelerators": 0,
     "terminal": 0,
     "threads": 0,
+    "processes": 0,
     "ops": 1,
     "models": 2,
     "optim": 2,
@@ -47,7 +48,7 @@ FLOORS = {
 ONE_ROOM = (
     {
         *("errors", "fields", "files", "identity", "threads", "accelerators", "terminal"),
-        *("early", "setting_names"),
+        *("early", "setting_names", "processes"),
     },
     {"config", "experiment", "job"},
 )

@@ -3,9 +3,10 @@
 Nothing here trains, fits or asks the clock: the same tables and laws give the same bytes.
 """
 
+import functools
 import math
 import webbrowser
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from gptjax.report.view import (
 )
 from gptjax.scaling.laws.saved import Laws
 from gptjax.scaling.laws.verdict import completed
+from gptjax.threads import in_threads, on_one_core
 
 Columns = Mapping[str, Sequence[Any]]
 
@@ -40,6 +42,7 @@ def build(
     *,
     title: str = "",
     facts: Json | None = None,
+    spread: Callable[[Sequence[Callable[[], str]]], list[Any]] = in_threads,
 ) -> Path:
     """Write `workdir/report.html` and `workdir/figures/`, and return the page's path.
 
@@ -51,6 +54,7 @@ def build(
       title: what was swept; `config.title` overrides it.
       facts: texts to show under the title, `seconds` in all, and `timing`: rows
         with the name of a bundle, its number of cells and its worker seconds by phase.
+      spread: draws the figures; one after the other by default.
 
     The page and each figure appear whole or not at all.
     """
@@ -58,7 +62,8 @@ def build(
     runs, curves = columns_of(runs_table), columns_of(curves_table)
     shown = scene(laws, runs)
     plots = choose_plots(laws, shown, curves, config.curve_points)
-    drawn = [_draw(plot, shown, workdir, config) for plot in plots]
+    calls = [functools.partial(_draw, plot, shown, workdir, config) for plot in plots]
+    drawn = on_one_core(spread, calls)  # in no threads: Matplotlib's style is the process's
     heading = config.title or title or "Scaling report"
     content = _page(heading, laws, shown, runs, drawn, facts or {})
     path = Path(workdir) / "report.html"

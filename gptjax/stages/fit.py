@@ -17,6 +17,7 @@ from gptjax.engines.devices import compute_on_cpu
 from gptjax.errors import UserError
 from gptjax.files import read_json, write_json
 from gptjax.identity import digest
+from gptjax.processes import Copy, LostCopy, in_processes, may_copy
 from gptjax.report.numbers import duration_text
 from gptjax.sweeps import Cell
 
@@ -116,26 +117,70 @@ def laws_of_tables(
     """Fit a table of runs, write `laws.json` and the report into `folder`, print the answer."""
     compute_on_cpu()
     enable_compilation_cache(config)
-    runs = scaling.Table.read(runs_path)
-    curves = scaling.Table.read(curves_path) if curves_path and curves_path.exists() else None
-    with progress_bar(f"fitting {len(runs):,} runs") as watch:
-        laws = scaling.fit_laws(runs, curves, config.fit, watch=watch)
-    write_json(folder / "laws.json", laws)
-    return show(config, folder, runs, curves, laws)
+    with _report_maker() as build:
+        runs = scaling.Table.read(runs_path)
+        curves = scaling.Table.read(curves_path) if curves_path and curves_path.exists() else None
+        with progress_bar(f"fitting {len(runs):,} runs") as watch:
+            laws = scaling.fit_laws(runs, curves, config.fit, watch=watch, spread=in_processes)
+        write_json(folder / "laws.json", laws)
+        return show(config, folder, runs, curves, laws, build=build)
+
+
+def _build(*arguments: Any, **named: Any) -> Path:
+    """The report, its figures drawn on every core."""
+    return report.build(*arguments, spread=in_processes, **named)
+
+
+@contextlib.contextmanager
+def _report_maker() -> Iterator[Callable[..., Path]]:
+    """What makes a report: a copy of this process, which loads Matplotlib while laws are fitted."""
+    if not may_copy():
+        yield _build
+        return
+    with Copy(_build_beside) as copy:
+
+        def build(*arguments: Any, **named: Any) -> Path:
+            copy.send((arguments, named))
+            try:
+                return copy.result()
+            except LostCopy:
+                return _build(*arguments, **named)
+
+        yield build
+
+
+def _build_beside(receive: Callable[[], Any]) -> Path:
+    """The report of what is received, in a copy of the process that fits."""
+    assert report.build  # loads Matplotlib
+    arguments, named = receive()
+    return _build(*arguments, **named)
 
 
 @contextlib.contextmanager
 def progress_bar(text: str) -> Iterator[Callable[[int, int], None]]:
     """A bar on the terminal's standard error while a fit runs; nothing where it is no terminal."""
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not sys.stderr.isatty()) as bar:
+    bar = Progress(
+        console=Console(stderr=True),
+        transient=True,
+        disable=not sys.stderr.isatty(),
+        auto_refresh=False,  # by a thread, which would forbid copies of the process
+    )
+    with bar:
         task = bar.add_task(text, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        yield lambda done, total: bar.update(task, completed=done, total=total, refresh=True)
 
 
-def show(config: Config, folder: Path, runs: Any, curves: Any, laws: dict[str, Any]) -> dict:
+def show(
+    config: Config,
+    folder: Path,
+    runs: Any,
+    curves: Any,
+    laws: dict[str, Any],
+    *,
+    build: Callable[..., Path] = _build,
+) -> dict:
     """Write the report and print the answer."""
-    page = report.build(
+    page = build(
         folder,
         runs,
         curves,

@@ -124,15 +124,19 @@ def draws(law: Fit, flops: float) -> dict[str, tuple[float, np.ndarray]]:
     return {n: (float(np.ravel(both[0][n])[0]), np.ravel(both[1][n])) for n in QUANTITIES}
 
 
-def mix(runs: Runs, first: Fit, config: FitConfig) -> Mixture:
-    """The forms beside `first`, fitted and weighted.
+def rivals(runs: Runs, config: FitConfig) -> list[Fit]:
+    """The forms beside Chinchilla's, fitted without resamples; those that can be."""
+    return _fitted(runs, FORMS, config)
+
+
+def mix(runs: Runs, first: Fit, config: FitConfig, *, beside: list[Fit] | None = None) -> Mixture:
+    """`first` and its rivals (`beside`, where they are fitted already), weighted.
 
     A form that cannot be fitted, or has no optimum at ten times the data, is left away.
     """
-    bare = dataclasses.replace(config, resamples=0)
-    fits = [first, *_fitted(runs, FORMS, bare)]
+    fits = [first, *(rivals(runs, config) if beside is None else beside)]
     if len(runs) >= RICH_RUNS and all(lack_of_fit(law).found for law in fits):
-        fits += _fitted(runs, (RICH,), bare)
+        fits += _fitted(runs, (RICH,), config)
     fits = [law for law in fits if np.isfinite(draws(law, 10 * runs.flops.max())["loss"][0])]
     if not fits:
         return Mixture((first,), (1.0,))
@@ -150,6 +154,7 @@ def _with_interval(law: Fit, first: Fit, resamples: int) -> Fit:
 
 
 def _fitted(runs: Runs, names: tuple[str, ...], config: FitConfig) -> list[Fit]:
+    config = dataclasses.replace(config, resamples=0)
     forms = [form_named(name) for name in names]
     if config.e_fixed is not None:
         forms = [form.fix(E=config.e_fixed) for form in forms if "E" in form.names]

@@ -154,6 +154,16 @@ class Form:
         used = {column for p in self.parameters for column, _, _ in p.scale}
         return tuple(sorted(used | {column for _, _, _, column in self.curves}))
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Pickled by name where the registry has it: an equation is code, not data."""
+        from gptjax.scaling.forms import FORMS
+
+        known = FORMS.get(self.name)
+        if known is None or known.loss is not self.loss:
+            return super().__reduce_ex__(protocol)
+        names = [field.name for field in dataclasses.fields(self) if field.name != "loss"]
+        return _registered, (self.name, {name: getattr(self, name) for name in names})
+
     def fix(self, **constants: float) -> "Form":
         """The same form with some parameters held at known values."""
         self._known(constants)
@@ -181,6 +191,13 @@ class Form:
         for name in names:
             if name not in self.names:
                 raise UserError(f"{self.name} has no parameter {name}; {nearest(name, self.names)}")
+
+
+def _registered(name: str, changed: dict[str, Any]) -> Form:
+    """The registered form of that name with other parameters, ties or held values."""
+    from gptjax.scaling.forms import form_named
+
+    return dataclasses.replace(form_named(name), **changed)
 
 
 def exp(x: Any) -> Any:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from gptjax.errors import UserError
 from gptjax.scaling.approaches import emergence, settings
 from gptjax.scaling.approaches.envelope import fit_envelope
 from gptjax.scaling.approaches.isoflop import IsoFlop, fit_isoflop, method_bias
-from gptjax.scaling.approaches.mixture import Mixture, mix
+from gptjax.scaling.approaches.mixture import Mixture, mix, rivals
 from gptjax.scaling.approaches.settings import varying
 from gptjax.scaling.config import FitConfig
 from gptjax.scaling.fit import compare_forms, diagnostics
@@ -31,31 +31,31 @@ CHECKED_RUNS = 10_000  # most runs that the checks of a law and its rival forms 
 HELD_RESAMPLES = 250  # enough for the intervals of the held-out runs
 EVERY_COUNT = "params_non_embedding"  # a column of tables that say what they count
 STATED = "stated"  # counted as the table has it, which does not say how
+PARAMETRIC = "chinchilla_parametric"
+LATER = 6  # most parts of a fit that rest on the parametric law
 ROLLED = ("chinchilla", "power_mean")  # forms whose forecasts are rolled out
 
 
 Watch = Callable[[int, int], None]
 """Told how many of a fit's parts are done, and of how many."""
 
+Spread = Callable[[Sequence[Callable[[], Any]], Callable[[], None]], list[Any]]
+"""Makes independent calls, as `in_threads` does: (calls, what to do after each) -> results."""
+
 
 @dataclasses.dataclass
 class Steps:
-    """Counts the parts of a fit that are done."""
+    """Counts the parts of a fit that are done, and makes them."""
 
     watch: Watch
-    total: int
+    spread: Spread
+    total: int = 0
     done: int = 0
 
-    def after(self, call: Callable[[], Any]) -> Callable[[], Any]:
-        """The call, counted when it ends."""
-
-        def counted() -> Any:
-            try:
-                return call()
-            finally:
-                self.tick()
-
-        return counted
+    def made(self, calls: dict[str, Callable[[], Any]]) -> dict[str, Any]:
+        """The results of calls; where one ends in a UserError, the error."""
+        found = self.spread(list(calls.values()), self.tick)
+        return dict(zip(calls, found, strict=True))
 
     def tick(self) -> None:
         self.done += 1
@@ -68,6 +68,7 @@ def fit_laws(
     config: FitConfig | None = None,
     *,
     watch: Watch = lambda done, total: None,
+    spread: Spread = in_threads,
 ) -> dict[str, Any]:
     """Fit every law that the config names and collect what a report needs.
 
@@ -76,6 +77,7 @@ def fit_laws(
       curves: the table of training curves, for the envelope; None leaves that law out.
       config: all settings.
       watch: called with (parts done, parts in all), from any thread.
+      spread: makes the independent parts.
 
     Returns:
       Plain JSON types only; numbers that are not finite are None.
@@ -87,66 +89,86 @@ def fit_laws(
     load(config.form_files)
     runs = as_table(runs)
     config = dataclasses.replace(config, forms=with_rivals(config.forms))
-    every = prepare(runs, config, _needs(config))
-    table = best_of_each(every, config.settings)
+    table = best_of_each(prepare(runs, config, _needs(config)), config.settings)
     require(table, "a scaling law", 3)
     some, said = _some_of(table)
-    warnings, refused = [*table.warnings, *said, *_swept(runs, table, config)], []
-    laws: dict[str, Any] = {}
-    results: dict[str, Any] = {}
-    flops = line_flops(table, config)
     makers = _makers(table, curves, config)
-    checks = _checks(runs, some, config) if "chinchilla_parametric" in makers else {}
-    steps = Steps(watch, len(makers) + len(checks) + 2)
-    solved = in_threads([steps.after(call) for call in (*makers.values(), *checks.values())])
-    checked = dict(zip(checks, solved[len(makers) :], strict=True))
-    for name, result in zip(makers, solved, strict=False):
-        if isinstance(result, UserError):
-            refused.append(f"{name}: {result}")
-            continue
-        results[name] = result
-        laws[name] = describe.law(results[name], table, flops)
-        warnings += [w for w in getattr(results[name], "warnings", ()) if w not in warnings]
-    warnings += refused
-    if not laws:
+    checks = _checks(runs, some, config) if PARAMETRIC in makers else {}
+    steps = Steps(watch, spread, len(makers) + len(checks) + LATER)
+    solved = steps.made({**makers, **checks})
+    results = {name: solved[name] for name in makers if not isinstance(solved[name], UserError)}
+    refused = [f"{name}: {solved[name]}" for name in makers if name not in results]
+    if not results:
         raise UserError(_no_law(refused))
-    parametric = results.get("chinchilla_parametric")
-    if "isoflop" in results and parametric is not None and config.diagnostics:
-        laws["isoflop"]["method"] = method_bias(some, parametric, config)
-    mixed = _mixture(some, parametric, config)
-    steps.tick()
+    checked = {name: solved[name] for name in checks} if PARAMETRIC in results else {}
+    checked = {name: _unless_refused(result) for name, result in checked.items()}
+    later = steps.made(_later(runs, some, results, checked, config))
+    checked |= {name: _unless_refused(result) for name, result in later.items()}
+    warnings = [*table.warnings, *said, *_swept(runs, table, config)]
+    for result in results.values():
+        warnings += [w for w in getattr(result, "warnings", ()) if w not in warnings]
+    found = _found(runs, table, results, checked, config)
+    found = dataclasses.replace(found, warnings=[*warnings, *refused])
+    return verdict.completed(Laws.from_json(plain(found.to_json()))).to_json()
+
+
+def _later(
+    runs: Any, table: Runs, results: dict[str, Any], checked: dict[str, Any], config: FitConfig
+) -> dict[str, Callable[[], Any]]:
+    """What rests on the parametric law, by its name; each independent of the others."""
+    law, valleys = results.get(PARAMETRIC), results.get("isoflop")
+    if law is None:
+        return {}
+    calls: dict[str, Callable[[], Any]] = {}
+    if config.diagnostics and not config.tied_exponents:
+        calls["mixture"] = lambda: _mixture(table, law, checked["rivals"], config)
+    calls["holdout"] = lambda: _holdout(law, table, valleys, config)
+    if config.diagnostics:
+        target = _targets(law.runs, config)[0]
+        calls["drift"] = lambda: diagnostics.drift(table, law, target)
+        calls["run_next"] = lambda: _run_next(law, target, config)
+        calls["conventions"] = lambda: _convention_table(runs, table, law, checked, config)
+        if valleys is not None:
+            calls["method"] = lambda: method_bias(table, law, config)
+    return calls
+
+
+def _found(
+    runs: Any,
+    table: Runs,
+    results: dict[str, Any],
+    checked: dict[str, Any],
+    config: FitConfig,
+) -> Laws:
+    """The laws, what they predict, and the checks of them by name; without warnings."""
+    mixed = checked.get("mixture")
     prediction = predictions(results, table, config)
     if mixed is not None:
         prediction = [*mixed_predictions(mixed, table, config), *prediction]
+    flops = line_flops(table, config)
+    laws = {name: describe.law(result, table, flops) for name, result in results.items()}
+    if "method" in checked:
+        laws["isoflop"]["method"] = checked["method"]
     counted = conventions(table, config)
-    found = Laws(
+    return Laws(
         settings=dataclasses.asdict(config),
-        conventions=counted,
+        conventions={**counted, "table": checked.get("conventions", [])},
         data=describe.data(table),
         runs=describe.runs(table),
         left_out=[dataclasses.asdict(entry) for entry in table.left_out],
-        warnings=warnings,
         laws=laws,
         prediction=prediction,
         mixture=None if mixed is None else describe.mixture(mixed),
-        holdout=_holdout(parametric, some, results.get("isoflop"), config),
+        holdout=checked.get("holdout"),
+        scores=checked.get("scores", ()),
+        rollout=checked.get("rollout", ()),
+        drift=checked.get("drift", ()),
+        run_next=checked.get("run_next"),
         emergence=_emergence(results),
         settings_laws=_settings_laws(runs, prediction, config),
-        chains=joint.chains(table, parametric, prediction, config),
+        chains=joint.chains(table, results.get(PARAMETRIC), prediction, config),
         outputs=joint.outputs(runs.where(np.isin(runs.places, table.place)), prediction, config),
     )
-    if config.diagnostics and parametric is not None:
-        target = prediction[0]["flops"]
-        counted["table"] = _convention_table(runs, some, parametric, checked, config)
-        found = dataclasses.replace(
-            found,
-            scores=_unless_refused(checked["scores"]),
-            drift=diagnostics.drift(some, parametric, target),
-            run_next=_run_next(parametric, target, config),
-            rollout=_unless_refused(checked["rollout"]),
-        )
-    steps.tick()
-    return verdict.completed(Laws.from_json(plain(found.to_json()))).to_json()
 
 
 def _some_of(table: Runs) -> tuple[Runs, list[str]]:
@@ -169,20 +191,23 @@ def _some_of(table: Runs) -> tuple[Runs, list[str]]:
     return table.take(keep), [said]
 
 
-def _mixture(table: Runs, law: Fit | None, config: FitConfig) -> Mixture | None:
-    """The forms beside the parametric law; None where they are not asked for."""
-    if law is None or not config.diagnostics or config.tied_exponents:
-        return None
+def _mixture(table: Runs, law: Fit, beside: list[Fit], config: FitConfig) -> Mixture:
+    """The forms beside the parametric law."""
     if len(law.runs) != len(table):  # forms are weighed on the same runs
         law = fit_runs(table, law.form, config, quick=True)
-    return mix(table, law, config)
+    return mix(table, law, config, beside=beside)
+
+
+def _targets(table: Runs, config: FitConfig) -> tuple[float, ...]:
+    """The budgets that are predicted."""
+    return config.predict_flops or (float(table.budget.max()) * config.extrapolate,)
 
 
 def mixed_predictions(mixed: Mixture, table: Runs, config: FitConfig) -> list[dict[str, Any]]:
     """The mixture's entry for each target budget."""
     largest = float(table.budget.max())
     entries = []
-    for flops in config.predict_flops or (largest * config.extrapolate,):
+    for flops in _targets(table, config):
         entry: dict[str, Any] = {**mixed.at(flops), "law": "mixture", "flops": flops}
         entry |= {"factor": flops / largest, "tokens_per_param": entry["tokens"] / entry["params"]}
         entry["forms"] = mixed.each_at(flops)
@@ -251,13 +276,13 @@ def _makers(table: Runs, curves: Any, config: FitConfig) -> dict[str, Any]:
     """What to fit, by its key in laws.json."""
     makers: dict[str, Any] = {}
     if "parametric" in config.approaches:
-        makers["chinchilla_parametric"] = lambda: fit(table, "chinchilla", config=config)
+        makers[PARAMETRIC] = lambda: fit(table, "chinchilla", config=config)
     if "isoflop" in config.approaches:
         makers["isoflop"] = lambda: fit_isoflop(table, config)
     if "envelope" in config.approaches and curves is not None:
         makers["envelope"] = lambda: fit_envelope(curves, table, config)
     for name in config.forms:
-        key = "chinchilla_parametric" if name == "chinchilla" else name
+        key = PARAMETRIC if name == "chinchilla" else name
         makers[key] = lambda name=name: fit(table, name, config=config)
     return makers
 
@@ -269,9 +294,11 @@ def _checks(runs: Any, table: Runs, config: FitConfig) -> dict[str, Any]:
     forms = tuple(dict.fromkeys((*config.compare, *config.forms)))
     form = form_named("chinchilla")
     checks: dict[str, Any] = {
-        "scores": lambda: compare_forms.scores(table, forms, config),
         "rollout": lambda: compare_forms.rollout(table, ROLLED, config),
+        "scores": lambda: compare_forms.scores(table, forms, config),
     }
+    if not config.tied_exponents:
+        checks["rivals"] = lambda: rivals(table, config)
     if len(diagnostics.countings(runs, config)) > 1:
         checks["conventions"] = lambda: diagnostics.convention_table(runs, form, config)
     return checks
@@ -282,7 +309,7 @@ def _convention_table(
 ) -> list[dict[str, Any]]:
     """The fits under every counting; the law itself where the table allows one alone."""
     if "conventions" in checked:
-        return list(_unless_refused(checked["conventions"]))
+        return list(checked["conventions"])
     (one,) = diagnostics.countings(runs, config)
     return [diagnostics.convention_row(table, law, one)]
 
@@ -309,7 +336,6 @@ def conventions(table: Runs, config: FitConfig) -> dict[str, Any]:
         "flops": "6nd" if not exact else "exact" if ours and not config.column_flops else STATED,
         "loss": _unit_of_loss(config, ours),
         "cost": {"kappa": cost.kappa, "slope": cost.slope, "spread": cost.spread},
-        "table": [],
     }
 
 
@@ -323,7 +349,7 @@ def _unit_of_loss(config: FitConfig, ours: bool) -> str:
 def predictions(results: dict[str, Any], table: Runs, config: FitConfig) -> list[dict[str, Any]]:
     """One entry for each law and target budget, the parametric law first."""
     largest = float(table.budget.max())
-    targets = config.predict_flops or (largest * config.extrapolate,)
+    targets = _targets(table, config)
     entries = []
     for name, result in results.items():
         if isinstance(result, Fit) and not result.form.splits_compute:
@@ -338,10 +364,10 @@ def predictions(results: dict[str, Any], table: Runs, config: FitConfig) -> list
 
 
 def _holdout(
-    law: Fit | None, table: Runs, valleys: IsoFlop | None, config: FitConfig
+    law: Fit, table: Runs, valleys: IsoFlop | None, config: FitConfig
 ) -> dict[str, Any] | None:
     """The largest budgets predicted from the smaller ones; None where that cannot be done."""
-    if law is None or config.holdout_budgets == 0:
+    if config.holdout_budgets == 0:
         return None
     few = dataclasses.replace(config, resamples=min(config.resamples, HELD_RESAMPLES))
     try:
@@ -372,7 +398,7 @@ def _holdout(
         "budgets": [float(b) for b in rest.budgets],
         "n_train": len(held.law.runs),
         "n_heldout": len(rest),
-        "law": "chinchilla_parametric",
+        "law": PARAMETRIC,
         "relative_error": abs(error[best]),
         "mean_relative_error": float(np.mean(np.abs(error))),
         "max_relative_error": float(np.max(np.abs(error))),
