@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import importlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -151,7 +152,7 @@ def _report_maker() -> Iterator[Callable[..., Path]]:
 
 def _build_beside(receive: Callable[[], Any]) -> Path:
     """The report of what is received, in a copy of the process that fits."""
-    assert report.build  # loads Matplotlib
+    importlib.import_module("gptjax.report.html")  # with Matplotlib
     arguments, named = receive()
     return _build(*arguments, **named)
 
