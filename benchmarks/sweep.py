@@ -440,7 +440,7 @@ def equal_losses(place: Path, setup: Any, corpus: Any, cell: Any, record: dict) 
 def measure(place: Path, sample: int, overrides: Sequence[str]) -> dict[str, Any]:
     """Everything, under a folder."""
     from gptjax import config as configs
-    from gptjax import experiment
+    from gptjax import experiment, processor
     from gptjax.engines import cells as planned
     from gptjax.engines import cores
     from gptjax.sweeps import record_path, timing
@@ -482,6 +482,7 @@ def measure(place: Path, sample: int, overrides: Sequence[str]) -> dict[str, Any
     whole = min(cells, key=lambda cell: (cell.budget, abs(cell.run.model.width - 28)))
     record = json.loads(record_path(place / "sweep", whole).read_text())
     return {
+        "processor": processor.description(),
         "cells": len(cells),
         "sweep": ours,
         "one by one": total(cells, costs["one by one"], each_starts=True),
@@ -519,6 +520,9 @@ def main() -> None:
             core=args.core,
         )
         return
+    from gptjax import processor
+
+    print(processor.description(), flush=True)
     with tempfile.TemporaryDirectory() as folder:
         found = measure(Path(folder), args.sample, overrides)
     if args.out:

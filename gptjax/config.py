@@ -281,6 +281,12 @@ def _check_together(config: Config) -> None:
     _check_widths(config.sweep)
     if task.many_runs:
         _check_many_runs(config)
+    if config.model.compute_dtype == "auto" and not task.chooses_type:
+        raise UserError(
+            f"model.compute_dtype=auto is chosen by the device of config.job=train, and config.job="
+            f"{config.general.job} needs one that its numbers are a function of; name a type, for "
+            "example model.compute_dtype=bfloat16"
+        )
     if train.noise_scale and train.micro_batches == 1:
         raise UserError(
             "train.noise_scale=True compares micro-batches and train.micro_batches=1; set "

@@ -69,6 +69,7 @@ class Job:
       many_runs: whether it plans or trains the cells of a sweep or comparison.
       trains: whether it needs the device of the config.
       writes: whether it writes into its workdir.
+      chooses_type: whether it replaces model.compute_dtype=auto by what suits the device.
     """
 
     main: Callable[[Any, Path], int]
@@ -78,6 +79,7 @@ class Job:
     many_runs: bool = False
     trains: bool = False
     writes: bool = True
+    chooses_type: bool = False
 
 
 def register(name: str, module: str) -> None:

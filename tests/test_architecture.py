@@ -19,6 +19,7 @@ FLOORS = {
     "identity": 0,
     "accelerators": 0,
     "terminal": 0,
+    "processor": 0,
     "threads": 0,
     "processes": 0,
     "ops": 1,
@@ -48,7 +49,7 @@ FLOORS = {
 ONE_ROOM = (
     {
         *("errors", "fields", "files", "identity", "threads", "accelerators", "terminal"),
-        *("early", "setting_names", "processes"),
+        *("early", "setting_names", "processor", "processes"),
     },
     {"config", "experiment", "job"},
 )

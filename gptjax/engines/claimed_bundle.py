@@ -18,6 +18,7 @@ import jax
 
 from gptjax.errors import UserError
 from gptjax.files import read_json, write_json
+from gptjax.ops.backend import product_rate
 from gptjax.sweeps import records
 from gptjax.sweeps.bundles import Bundle
 from gptjax.sweeps.claims import Claims
@@ -171,7 +172,14 @@ class ClaimedBundle:
             scored=self._scores.get(cell.id),
             sources=source_columns(self._session.corpus, cell.run, result.evaluation),
             score_seconds=self._score_seconds.get(cell.id, 0.0),
+            product_flops_per_s=self._product_rate(cell.run),
         )
+
+    def _product_rate(self, spec: RunSpec) -> float:
+        """FLOP/s of products by the devices of a run, each at its best."""
+        layout = self._session.layout_of(spec)
+        devices = 1 if layout is None else layout.mesh.size
+        return devices * product_rate(spec.model.compute_dtype)
 
     def _train_stack(self) -> None:
         """Train the cells side by side; those that diverge, or all without room, get no record."""

@@ -36,6 +36,7 @@ from gptjax.train import (
     stop_on_signal,
 )
 from gptjax.train.evaluate import source_columns
+from gptjax.train.mixed_precision import resolve_compute_type
 from gptjax.train.watchdog import Watchdog
 
 
@@ -79,6 +80,7 @@ def _train(
         return 0
     with stop_on_signal() as stop:
         platform = start_backend(config)
+        spec = resolve_compute_type(spec)
         layout = make_layout(config.mesh, spec)
         enable_compilation_cache(config)
         spec = resolve_remat(spec, config.train.memory_gb)
@@ -133,7 +135,7 @@ def _headline(spec: RunSpec, corpus: Corpus, platform: str, layout: Layout | Non
         f"tokens ({corpus.bytes_per_token:.4g} bytes each) in {spec.steps:,} steps{more} of "
         f"{spec.batch_size} × {model.seq_len}, "
         f"{flops:.3g} FLOPs{gradients}, on {_devices(platform, layout)}; "
-        f"attention: {attention}, remat: {model.remat}"
+        f"attention: {attention}, {model.compute_dtype}, remat: {model.remat}"
     )
 
 
@@ -191,4 +193,4 @@ def _print_result(result: Mapping[str, Any], folder: Path) -> None:
     )
 
 
-JOB = Job(main, check=check, one_run=True, trains=True)
+JOB = Job(main, check=check, one_run=True, trains=True, chooses_type=True)

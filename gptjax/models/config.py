@@ -198,8 +198,10 @@ class ModelConfig:
     )
     compute_dtype: str = setting(
         "float32",
-        "type of activations and products; sums, norms, softmax and loss stay float32",
-        choices=("float32", "bfloat16", "float16"),
+        "type of activations and products; sums, norms, softmax and loss stay float32; auto, for "
+        "job=train: bfloat16 on accelerators and, from width 256 on, on processors with AMX, else "
+        "float32",
+        choices=("float32", "bfloat16", "float16", "auto"),
     )
     remat: str = setting(
         "none",

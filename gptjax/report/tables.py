@@ -185,7 +185,11 @@ def run_next_table(laws: Laws) -> str:
 
 
 def timing_table(facts: Json) -> str:
-    """Worker time by bundle and phase, with the sum of each phase and its share below."""
+    """Worker time by bundle and phase, with the sum of each phase and its share below.
+
+    Where the rate of the workers' products is known, also the share of the training that products
+    would take at that rate: the rest is what else a step does, and slower products.
+    """
     rows = [row for row in facts.get("timing") or [] if isinstance(row, Mapping)]
     phases = list(dict.fromkeys(phase for row in rows for phase in row["seconds"]))
     sums = {phase: sum(real(row["seconds"].get(phase, 0.0)) for row in rows) for phase in phases}
@@ -198,13 +202,26 @@ def timing_table(facts: Json) -> str:
         whole = sum(real(value) for value in seconds.values())
         return [escape(name), count, *texts, duration_text(whole), percent_text(whole / total)]
 
+    products = [_product_share(rows)]
     rows = _costliest(rows, phases)
     body = [cells(str(r["name"]), str(r["cells"] or ""), r["seconds"]) for r in rows]
     body.append(cells("all", "", sums))
     shares = [percent_text(sums[phase] / total) for phase in phases]
     body.append(["share", "", *shares, percent_text(1.0), ""])
     head = ["bundle", "cells", *(phase.replace("_", " ") for phase in phases), "in all", "share"]
+    if products[0]:
+        products = [*(_product_share([row]) for row in rows), *products, ""]
+        body = [[*row, share] for row, share in zip(body, products, strict=True)]
+        head.append("products of train")
     return table("Where the time went", head, body)
+
+
+def _product_share(rows: Sequence[Json]) -> str:
+    """Seconds of products at their best rate over those of training; '' where one is unknown."""
+    trained = [row for row in rows if "train" in row["seconds"]]
+    spent = sum(real(row["seconds"]["train"]) for row in trained)
+    share = sum(real(row.get("products")) for row in trained) / spent if spent > 0 else math.nan
+    return percent_text(share) if math.isfinite(share) else ""
 
 
 def _costliest(rows: list[Json], phases: Sequence[str]) -> list[Json]:
@@ -215,6 +232,7 @@ def _costliest(rows: list[Json], phases: Sequence[str]) -> list[Json]:
     others = {
         "name": f"{len(rest):,} others",
         "cells": sum(int(row["cells"] or 0) for row in rest),
+        "products": sum(real(row.get("products")) for row in rest),
         "seconds": {
             phase: sum(real(row["seconds"].get(phase, 0.0)) for row in rest)
             for phase in phases

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
@@ -217,9 +218,12 @@ def spent_by_bundle(timing: scaling.Table) -> list[dict[str, Any]]:
     """Seconds of each phase by bundle, costliest first, and what the workers did not use.
 
     A worker is idle between its cells, and from its last one until the last of all ends.
+    `products` of a row are the seconds that its products take at the rate of the worker's best
+    one; NaN where that was not measured.
     """
     bundles, workers = timing.text("bundle"), timing.text("worker")
     width, ended, seconds = (timing.numbers(name) for name in ("width", "ended", "seconds"))
+    products = _product_seconds(timing)
     rows: list[dict[str, Any]] = []
     for name in dict.fromkeys(bundles):
         mine = bundles == name
@@ -228,12 +232,23 @@ def spent_by_bundle(timing: scaling.Table) -> list[dict[str, Any]]:
                 "name": f"width {width[mine][0]:.0f}",
                 "cells": int(mine.sum()),
                 "seconds": {p: float(timing.numbers(p)[mine].sum()) for p in PHASES},
+                "products": float(products[mine].sum()),
             }
         )
     rows.sort(key=lambda row: -sum(row["seconds"].values()))
     spans = [ended.max() - (ended - seconds)[workers == name].min() for name in set(workers)]
     idle = max(0.0, float(sum(spans) - seconds.sum()))
     return [*rows, {"name": "no cell at hand", "cells": 0, "seconds": {"idle": idle}}]
+
+
+def _product_seconds(timing: scaling.Table) -> np.ndarray:
+    """FLOPs of each cell's updates over the rate of its worker's best product, or NaN."""
+    flops = timing.numbers("flops_per_s") * timing.numbers("train")
+    unknown = np.full_like(flops, np.nan)
+    if "product_flops_per_s" not in timing:
+        return unknown
+    best = timing.numbers("product_flops_per_s")
+    return np.divide(flops, best, out=unknown, where=best > 0.0)
 
 
 def print_answer(laws: dict[str, Any]) -> None:

@@ -83,6 +83,7 @@ TIMING_COLUMNS = (
     "evaluate",
     "checkpoint",
     "flops_per_s",
+    "product_flops_per_s",
     "bundle",
     "width",
     "ended",
@@ -140,6 +141,7 @@ def write_done(
     scored: Mapping[str, Mapping[str, float]] | None = None,
     score_seconds: float = 0.0,
     sources: Mapping[str, float] | None = None,
+    product_flops_per_s: float = 0.0,
 ) -> None:
     """Write the record of a finished run.
 
@@ -150,6 +152,7 @@ def write_done(
     Args:
       scored: what was measured besides, by its key in the record, in `score_seconds`.
       sources: of a run on a mixture, its columns by source.
+      product_flops_per_s: what the worker's best product reaches; 0: not measured.
     """
     score, noise = result.evaluation, result.noise_scale_tokens
     loss = score.loss if score.excess is None else float(entropy or 0.0) + score.excess
@@ -182,6 +185,7 @@ def write_done(
         "seconds": total,
         **seconds,
         "flops_per_s": cell.flops * done / cell.run.steps / max(seconds["train"], 1e-9),
+        "product_flops_per_s": product_flops_per_s,
         "bundle": bundle or cell.id,
         "width": cell.run.model.width,
         "ended": time.time(),

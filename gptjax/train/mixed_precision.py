@@ -1,4 +1,5 @@
-"""Mixed precision: dynamic loss scaling for float16, stochastic rounding of bfloat16 parameters."""
+"""Mixed precision: the type that suits a device, dynamic loss scaling for float16, and stochastic
+rounding of bfloat16 parameters."""
 
 import dataclasses
 from typing import Any
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from gptjax import ops
+from gptjax.ops.backend import compute_type
 from gptjax.train.config import RunSpec
 
 Params = Any
@@ -29,6 +31,17 @@ class LossScale:
     value: Array
     good_steps: Array
     skips: Array
+
+
+def resolve_compute_type(spec: RunSpec) -> RunSpec:
+    """The spec with `model.compute_dtype=auto` replaced by the type that suits the device.
+
+    The type is part of the spec, hence of the run's identity.
+    """
+    if spec.model.compute_dtype != "auto":
+        return spec
+    model = dataclasses.replace(spec.model, compute_dtype=compute_type(spec.model.width))
+    return dataclasses.replace(spec, model=model)
 
 
 def scales_loss(spec: RunSpec) -> bool:

@@ -23,7 +23,7 @@ from gptjax import experiment, models
 from gptjax.cost import memory
 from gptjax.main import main
 from gptjax.report import html
-from gptjax.train import make_hyper
+from gptjax.train import make_hyper, mixed_precision
 from gptjax.train.feed import TokenFeed
 from gptjax.train.objectives import next_token
 from gptjax.train.session import make_advance
@@ -175,6 +175,7 @@ TRAINED = {
         "model.experts.balance_over": "sequence",
         "model.experts.load_loss": 0.1,
         "model.experts.capacity_factor": 1.25,
+        "model.compute_dtype": "auto",
     },
     "h": {  # Seven kinds of attention take half a minute to compile; built below they take two.
         "data.source": "zipf-facts",
@@ -511,7 +512,8 @@ def test_steps_are_traced(name, place, monkeypatch):
     config = configs.make_config(values)
     corpus = configs.load_corpus(config)
     monkeypatch.setattr(memory, "compiled_bytes", lambda spec: (2**20, 0))
-    spec = memory.resolve_remat(configs.make_run(config, corpus), config.train.memory_gb)
+    spec = mixed_precision.resolve_compute_type(configs.make_run(config, corpus))
+    spec = memory.resolve_remat(spec, config.train.memory_gb)
     feed = TokenFeed(corpus)
     assert spec.tokens == 4 * 4 * 16
     state = jax.eval_shape(lambda key: init_state(spec.origin, key), jax.random.key(0))

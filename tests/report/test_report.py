@@ -57,7 +57,12 @@ SAID = {
         "corpus": "stdlib",
         "seconds": 75.0,
         "timing": [
-            {"name": "width 16", "cells": 2, "seconds": {"compile": 10.0, "train": 60.0}},
+            {
+                "name": "width 16",
+                "cells": 2,
+                "seconds": {"compile": 10.0, "train": 60.0},
+                "products": 45.0,
+            },
             {"name": "no cell at hand", "cells": 0, "seconds": {"idle": 30.0}},
         ],
     },
@@ -101,9 +106,18 @@ def test_time_is_summed_by_bundle_and_phase():
     found = tables.timing_table(SAID["facts"])
     rows = [re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row) for row in found.split("<tr>")]
     cells = {row[0]: row[1:] for row in rows if row}
-    assert cells["width 16"][-1].startswith("70")  # 70 of 100 seconds
-    assert cells["all"][-1].startswith("100")
+    assert cells["bundle"][-2:] == ["share", "products of train"]
+    assert cells["width 16"][-2].startswith("70")  # 70 of 100 seconds
+    assert cells["all"][-2].startswith("100")
     assert cells["share"][1:4] == [tables.percent_text(x) for x in (0.1, 0.6, 0.3)]
+    products = [cells[name][-1] for name in ("width 16", "no cell at hand", "all")]
+    assert products == [tables.percent_text(0.75), "", tables.percent_text(0.75)]
+
+
+def test_products_of_unknown_rate_have_no_column():
+    bundle, idle = SAID["facts"]["timing"]
+    old = {name: bundle[name] for name in ("name", "cells", "seconds")}
+    assert "products" not in tables.timing_table({"timing": [bundle, old, idle]})
 
 
 def test_answer_comes_first_with_the_numbers_of_laws(built, sweep):

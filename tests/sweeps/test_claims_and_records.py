@@ -16,6 +16,7 @@ from gptjax.engines import claimed_bundle
 from gptjax.engines.worker import WorkerOptions, work
 from gptjax.errors import UserError
 from gptjax.models import ModelConfig
+from gptjax.ops.backend import product_rate
 from gptjax.optim import OptimConfig
 from gptjax.sweeps import (
     Bundle,
@@ -46,6 +47,9 @@ class FakeSession:
     class corpus:
         entropy_nats = None
         parts = ()
+
+    def layout_of(self, spec):
+        return None
 
 
 def cell(seed: int) -> Cell:
@@ -383,6 +387,7 @@ def test_a_record_is_a_function_of_its_cell(tmp_path, monkeypatch):
     timing = json.loads((tmp_path / "b" / "timing" / f"{one.id}.json").read_text())
     assert timing["train"] == 99.0
     assert timing["flops_per_s"] == pytest.approx(one.flops / 99.0)
+    assert timing["product_flops_per_s"] == product_rate(one.run.model.compute_dtype) > 0
 
 
 def test_known_entropy_replaces_the_noise_of_the_sample(tmp_path, monkeypatch):
