@@ -1,6 +1,8 @@
 """Stages of cleaning that judge one document: hand cases, and every verdict of an oracle's file."""
 
 import json
+import random
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -103,6 +105,47 @@ def test_a_threshold_is_a_setting():
     assert reason(strict, unique(60) + " " + unique(5)) == "repeated 5-grams"
 
 
+def test_rules_of_n_grams_that_cannot_break_are_passed_over_and_no_other():
+    """By their definitions, on words so few that every rule breaks somewhere."""
+    rng, found = random.Random(0), set()
+    for _ in range(300):
+        words = rng.choices(("a", "ab", "b" * 9), k=rng.randint(1, 40))
+        top = tuple(rng.choice((1.0, rng.random())) for _ in range(3))
+        repeated = tuple(rng.choice((0.0, 0.2, 1.0)) for _ in range(6))
+        judge = gopher.make_repetition(
+            gopher.RepetitionConfig(top_ngrams=top, repeated_ngrams=repeated)
+        )
+        said = reason(judge, " ".join(words))
+        assert said == broken_rule(words, top, repeated), words
+        found.add(said)
+    assert len(found) > 5, found
+
+
+def broken_rule(words, top, repeated):
+    size = len(" ".join(words))
+    for n, most in enumerate(top, start=2):
+        grams = Counter(tuple(words[i : i + n]) for i in range(len(words) - n + 1))
+        if grams and (best := grams.most_common(1)[0])[1] * len(" ".join(best[0])) / size > most:
+            return f"top {n}-gram"
+    for n, most in enumerate(repeated, start=5):
+        seen, characters, i = set(), 0, 0
+        while i + n <= len(words):
+            gram = "".join(words[i : i + n])
+            characters += len(gram) if gram in seen else 0
+            i += n if gram in seen else 1
+            seen.add(gram)
+        if characters / size > most:
+            return f"repeated {n}-grams"
+    return ""
+
+
+def test_equal_characters_of_other_words_are_a_repetition():
+    """Six words and six: of five the first is the beginning of the second."""
+    judge = gopher.make_repetition(gopher.RepetitionConfig(repeated_ngrams=(0.0,) * 6))
+    text = "a b c d e fg, which we read more often than not, as ab c d e f g or so"
+    assert reason(judge, text.replace(",", " ,")) == "repeated 6-grams"
+
+
 def test_every_verdict_of_datatrove_on_the_same_documents():
     """The file was written by render_clean_golden.py with datatrove 0.10.1 and our words."""
     judges = {
@@ -146,6 +189,20 @@ PERSONAL_CASES = {
     ),
     "risk-averse people ask-and-answer": ("risk-averse people ask-and-answer", {}),
 }
+
+
+KEYS = (
+    *("AKIA" + "Z9" * 8, "ASIA" + "Z9" * 8, "github_pat_" + "a_9" * 20, "glpat-" + "a9" * 10),
+    *(f"gh{kind}_" + "a9" * 18 for kind in "pousr"),
+    *("sk-" + "a9" * 10, "hf_" + "a9" * 15, "xoxb-" + "a9" * 5, "xoxs-" + "a9" * 5),
+    *("AIza" + "a9-_x" * 7, "sk_live_" + "a9" * 10, "rk_live_" + "a9" * 10),
+    "eyJ" + "a9" * 4 + ".eyJ" + "b9" * 4 + "." + "c9" * 4,
+)
+
+
+def test_keys_of_every_maker_are_masked():
+    for key in KEYS:
+        assert personal.masked(f"my {key}.") == ("my |||KEY|||.", {"key": 1})
 
 
 @pytest.mark.parametrize("text", PERSONAL_CASES)

@@ -41,9 +41,9 @@ def make(config: C4Config) -> Judge:
         kept, sentences = [], 0
         for raw in document.text.splitlines():
             line, words = raw.strip(), raw.split()
-            if any(len(word) > config.word_characters for word in words):
+            if len(line) > config.word_characters < max(map(len, words)):
                 continue
-            if config.citations:
+            if config.citations and "[" in line:
                 line = CITATION.sub("", line)
             if config.terminal_punctuation and not _ends(line):
                 continue
@@ -58,7 +58,8 @@ def make(config: C4Config) -> Judge:
                 return Verdict("curly bracket")
             if config.policies and any(policy in lower for policy in POLICIES):
                 continue
-            sentences += len(sentences_of(line))
+            if sentences < config.sentences:
+                sentences += len(sentences_of(line))
             kept.append(line)
         if sentences < config.sentences:
             return Verdict("too few sentences")

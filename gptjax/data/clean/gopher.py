@@ -16,6 +16,8 @@ from gptjax.fields import setting
 PARAGRAPHS = re.compile(r"\n{2,}")
 LINES = re.compile(r"\n+")
 STOP_WORDS = frozenset(("the", "be", "to", "of", "and", "that", "have", "with"))
+SHORTEST = 5
+"""Words of the shortest n-gram whose repetitions are added up."""
 BULLETS = ("•", "-")
 ELLIPSES = ("...", "…")
 PUNCTUATION = frozenset(
@@ -102,24 +104,43 @@ def _repeated(parts: Sequence[str]) -> tuple[int, int]:
 
 
 def _ngrams(words: list[str], size: int, config: RepetitionConfig) -> Verdict:
+    times = longest = 0
     for n, most in enumerate(config.top_ngrams, start=2):
-        if _top_characters(words, n) / size > most:
+        if times and (n * longest + n - 1) * times < most * size:
+            continue  # the commonest comes no more often than a shorter one
+        characters, times = _top_characters(words, n)
+        longest = longest or max(map(len, words), default=0)
+        if characters / size > most:
             return Verdict(f"top {n}-gram")
     joined = "".join(words)
     places = [0, *itertools.accumulate(map(len, words))]
-    for n, most in enumerate(config.repeated_ngrams, start=5):
+    if not _may_repeat(joined, places):
+        return KEPT
+    for n, most in enumerate(config.repeated_ngrams, start=SHORTEST):
         if _repeated_characters(joined, places, n) / size > most:
             return Verdict(f"repeated {n}-grams")
     return KEPT
 
 
-def _top_characters(words: list[str], n: int) -> int:
-    """Characters of the commonest n-gram, all its places together; the first of several."""
+def _top_characters(words: list[str], n: int) -> tuple[int, int]:
+    """(characters of the commonest n-gram, all its places together, how many they are).
+
+    Of several the first.
+    """
     counts = Counter(zip(*(words[i:] for i in range(n)), strict=False))
     if not counts:
-        return 0
+        return 0, 0
     top = max(counts, key=counts.__getitem__)
-    return (sum(map(len, top)) + n - 1) * counts[top]
+    return (sum(map(len, top)) + n - 1) * counts[top], counts[top]
+
+
+def _may_repeat(joined: str, places: list[int]) -> bool:
+    """Whether an n-gram of 5 words or more may come twice: else no 5-gram begins another one.
+
+    Two equal n-grams may be parted into words in two ways, and then a shorter one begins a longer.
+    """
+    grams = sorted(joined[a:b] for a, b in zip(places, places[SHORTEST:], strict=False))
+    return any(map(str.startswith, grams[1:], grams))
 
 
 def _repeated_characters(joined: str, places: list[int], n: int) -> int:
@@ -145,7 +166,7 @@ def make_quality(config: QualityConfig, words: Callable[[str], list[str]] = word
 
     def judge(document: Document) -> Verdict:
         text, found = document.text, words(document.text)
-        plain = [len(word) for word in found if not _is_symbol(word)]
+        plain = [len(w) for w in found if w.isalnum() or not PUNCTUATION.issuperset(w)]
         if len(plain) < config.words or not plain:
             return Verdict("too few words")
         if len(plain) > config.most_words:
@@ -169,15 +190,12 @@ def _lines_and_words(lines: list[str], words: list[str], config: QualityConfig) 
         return Verdict("bullets")
     if sum(line.rstrip().endswith(ELLIPSES) for line in lines) / len(lines) > config.ellipses:
         return Verdict("lines end in ellipses")
-    if sum(map(_has_letter, words)) / len(words) < config.letters:
+    few = sum(map(str.isalpha, words)) / len(words) < config.letters  # of letters alone
+    if few and sum(map(_has_letter, words)) / len(words) < config.letters:
         return Verdict("words without letters")
     if len(STOP_WORDS.intersection(words)) < config.stop_words:
         return Verdict("no stop words")
     return KEPT
-
-
-def _is_symbol(word: str) -> bool:
-    return not word.isalnum() and PUNCTUATION.issuperset(word)
 
 
 def _has_letter(word: str) -> bool:

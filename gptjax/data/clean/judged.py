@@ -99,7 +99,7 @@ def judge_task(task: Task, config: CleanConfig) -> None:
         for document in _documents(task, config, notes.broken):
             kept = notes.judge(document)
             if kept is not None:
-                record = [notes.count - 1, dataclasses.asdict(kept)]
+                record = [notes.count - 1, vars(kept)]
                 out.write(json.dumps(record, ensure_ascii=False, default=str).encode() + b"\n")
     os.replace(temporary, part)
     write_json(done, notes.tally())

@@ -45,15 +45,20 @@ class Signer:
 
     def sign(self, text: str) -> np.ndarray:
         """The uint32 numbers of a text; those of a text without a word are the largest."""
-        grams = self.grams(text)
-        least = np.full(self.count, np.iinfo(np.uint32).max, np.uint64)
+        grams = self._hashes(text)
+        least = np.full(self.count, np.iinfo(np.uint64).max, np.uint64)
         for first in range(0, len(grams), CHUNK):
-            each = grams[first : first + CHUNK, None] * self._factors + self._terms
-            least = np.minimum(least, (each >> np.uint64(32)).min(0))
-        return least.astype(np.uint32)
+            each = grams[first : first + CHUNK, None] * self._factors
+            each += self._terms
+            least = np.minimum(least, each.min(0))
+        return (least >> np.uint64(32)).astype(np.uint32)
 
     def grams(self, text: str) -> np.ndarray:
         """Hashes of the distinct n-grams, uint64; of all words where they are fewer."""
+        return np.unique(self._hashes(text))
+
+    def _hashes(self, text: str) -> np.ndarray:
+        """Those of all n-grams: a least number is the same with copies, which cost less here."""
         words = np.array([_word_hash(w) for w in WORD.findall(text.lower())], np.uint64)
         if not len(words):
             return words
@@ -61,7 +66,7 @@ class Signer:
         rolled = np.zeros(len(words) - n + 1, np.uint64)
         for i in range(n):
             rolled = rolled * ROLL + words[i : i + len(rolled)]
-        return np.unique(mix(rolled))
+        return mix(rolled)
 
 
 @functools.lru_cache(maxsize=1 << 18)

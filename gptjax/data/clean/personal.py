@@ -12,7 +12,7 @@ from collections.abc import Callable
 from gptjax.data.clean.documents import Document, Judge, Verdict
 from gptjax.fields import setting
 
-ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
+ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]++"
 LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 OCTET = r"(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"
 PREFIXES = (
@@ -27,6 +27,13 @@ PREFIXES = (
     r"[sr]k_live_[A-Za-z0-9]{20,}",  # Stripe
     r"eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}",  # JSON web tokens
 )
+
+KEY_PARTS = (
+    *("AKIA", "ASIA", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "glpat-", "sk-"),
+    *("hf_", "xox", "AIza", "k_live_", "eyJ"),
+)
+"""Every key of PREFIXES has one of them."""
+DIGIT = re.compile(r"\d")
 
 
 def _anything(found: str) -> bool:
@@ -45,13 +52,30 @@ def _is_phone(found: str) -> bool:
     return 7 <= sum(map(str.isdigit, found)) <= 15
 
 
+def _with_one_of(*parts: str) -> Callable[[str], bool]:
+    return lambda text: any(part in text for part in parts)
+
+
+def _with_a_digit(text: str) -> bool:
+    return DIGIT.search(text) is not None
+
+
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """A kind of personal data: what it looks like, a check of what was found, and its mask."""
+    """A kind of personal data.
+
+    Attributes:
+      name: in settings and counts.
+      pattern: what it looks like.
+      mask: what is written in its place.
+      hint: False for texts without any, which is told sooner than by the pattern.
+      holds: a check of what the pattern found.
+    """
 
     name: str
     pattern: re.Pattern
     mask: str
+    hint: Callable[[str], bool]
     holds: Callable[[str], bool] = _anything
 
 
@@ -66,22 +90,26 @@ KINDS: dict[str, Kind] = {
                 re.DOTALL,
             ),
             "|||KEY|||",
+            _with_one_of("-----BEGIN ", *KEY_PARTS),
         ),
         Kind(
             "mail",
-            re.compile(rf"\b{ATOM}(?:\.{ATOM})*@(?:{LABEL}\.)+[A-Za-z][A-Za-z0-9-]*[A-Za-z0-9]"),
+            re.compile(rf"\b{ATOM}(?:\.{ATOM})*+@(?:{LABEL}\.)+[A-Za-z][A-Za-z0-9-]*[A-Za-z0-9]"),
             "|||EMAIL_ADDRESS|||",
+            _with_one_of("@"),
         ),
         Kind(
             "ipv4",
             re.compile(rf"(?<![\w.])(?:{OCTET}\.){{3}}{OCTET}(?!\w|\.\d)"),
             "|||IP_ADDRESS|||",
+            _with_a_digit,
             _public,
         ),
         Kind(
             "ipv6",
             re.compile(r"(?<![\w:.])(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f]{0,4}(?![\w:])"),
             "|||IP_ADDRESS|||",
+            _with_one_of(":"),
             _public,
         ),
         Kind(
@@ -91,6 +119,7 @@ KINDS: dict[str, Kind] = {
                 r"\(\d{3}\) ?\d{3}[ .-]\d{4}|\d{3}[.-]\d{3}[.-]\d{4})(?![\w-]|\.\d)"
             ),
             "|||PHONE_NUMBER|||",
+            _with_a_digit,
             _is_phone,
         ),
     )
@@ -123,7 +152,7 @@ def masked(text: str, kinds: tuple[str, ...] = tuple(KINDS)) -> tuple[str, dict[
     """
     counts: dict[str, int] = {}
     for name, kind in KINDS.items():
-        if name in kinds:
+        if name in kinds and kind.hint(text):
             text = _mask(kind, text, counts)
     return text, counts
 
