@@ -1,12 +1,13 @@
 """Speed and memory of job=clean on one core, beside datatrove with the same filters.
 
-    python benchmarks/cleaning.py 20 100 [--datatrove=PYTHON] [--only=filters]
+    python benchmarks/cleaning.py 20 100 [--datatrove=PYTHON] [--only=filters] [--workers=2]
 
 Writes JSON lines of so many megabytes each into a temporary folder: prose of made-up sentences, of
 which some pages are copies. Each cleaning runs in a process of its own; bytes of text a processor
 second, without imports, and the peak of its memory are printed. `--datatrove` names a Python that
 has datatrove and spaCy, which splits words there; its filters are Gopher's two and C4's. `--only`
-names one set of our stages.
+names one set of our stages. With `--workers` processor seconds are those of all processes, and the
+peak is that of the parent and so many times that of the largest worker, an upper bound.
 """
 
 import json
@@ -29,12 +30,14 @@ import resource, sys, time
 from pathlib import Path
 from gptjax.config import make_config
 from gptjax.data.clean.pipeline import clean
-config = make_config({"job": "clean", "clean": {"input": sys.argv[1], "workers": 1,
+workers = int(sys.argv[4])
+config = make_config({"job": "clean", "clean": {"input": sys.argv[1], "workers": workers,
     "stages": tuple(sys.argv[3].strip("()").split(","))}})
 start = time.process_time()
 clean(config.own["clean"], Path(sys.argv[2]), lambda words: None)
-print(time.process_time() - start)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+mine, theirs = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+print(time.process_time() - start + theirs.ru_utime + theirs.ru_stime)
+print((mine.ru_maxrss + (workers * theirs.ru_maxrss if workers > 1 else 0)) / 1024)
 """
 THEIRS = """
 import resource, sys, time
@@ -97,6 +100,7 @@ def main(arguments: list[str]) -> None:
     """Print a row for each size and set of stages."""
     sizes = [int(one) for one in arguments if not one.startswith("--")] or [20]
     named = [one.partition("=")[2] for one in arguments if one.startswith("--datatrove=")]
+    workers = [one.partition("=")[2] for one in arguments if one.startswith("--workers=")] or ["1"]
     only = [one.partition("=")[2] for one in arguments if one.startswith("--only=")]
     with tempfile.TemporaryDirectory() as folder:
         for megabytes in sizes:
@@ -106,7 +110,7 @@ def main(arguments: list[str]) -> None:
                 if only and name not in only:
                     continue
                 out = f"{folder}/{megabytes}-{name.replace(' ', '-')}"
-                row(name, total, *timed(sys.executable, OURS, str(source), out, stages))
+                row(name, total, *timed(sys.executable, OURS, str(source), out, stages, *workers))
             for python in named:
                 out = f"{folder}/{megabytes}-datatrove"
                 row("datatrove", total, *timed(python, THEIRS, str(source), out))

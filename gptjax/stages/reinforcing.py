@@ -216,7 +216,7 @@ def _hooks(config: Config, course: reinforce.Course, log: Log, stop: Any) -> rei
         if now - state["printed"] >= config.train.log_seconds or step == course.spec.steps:
             state["printed"] = now
             print(
-                f"round {step // course.updates}/{course.rounds}: reward "
+                f"{_reached(course, step, ended=not each)}: reward "
                 f"{whole['align/reward']:.4f}, KL {whole['align/kl_answer']:.3f} nats an answer, "
                 f"{whole['align/answer_tokens']:.1f} tokens",
                 flush=True,
@@ -229,6 +229,12 @@ def _hooks(config: Config, course: reinforce.Course, log: Log, stop: Any) -> rei
         return due
 
     return reinforce.Hooks(metrics, stop, save)
+
+
+def _reached(course: reinforce.Course, step: int, *, ended: bool) -> str:
+    if ended:  # its last round was answered and not learned from
+        return f"ended at align.kl_stop={course.settings.kl_stop:g}"
+    return f"round {step // course.updates}/{course.rounds}"
 
 
 def _headline(course: reinforce.Course) -> str:

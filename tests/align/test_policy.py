@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,7 @@ from gptjax.align.rollouts import Prompt
 from gptjax.errors import UserError
 from gptjax.main import main
 from gptjax.ops import policy_losses as ops
+from gptjax.stages import reinforcing
 from gptjax.stages.reinforcing import measured, sampler_of
 from gptjax.train import Batch, Interrupted
 
@@ -169,6 +171,22 @@ def test_ppos_rewards_are_the_answers_at_its_last_token_less_beta_kl_at_each():
     advantages, returns = rollouts._ppo(settings, away, value, mask, np.array([2.0]), 0.1)
     np.testing.assert_allclose(returns, [[0, 2.0 - 0.05 + 0.02, 2.0 + 0.02, 0]], atol=1e-6)
     np.testing.assert_allclose(advantages, [[0, 1, -1, 0]], atol=1e-4)  # 1.87 and 1.72, whitened
+
+
+def test_a_round_that_ended_the_run_is_not_called_the_last(capsys):
+    course = SimpleNamespace(
+        updates=2, rounds=40, spec=SimpleNamespace(steps=80), settings=PolicyConfig(kl_stop=3.0)
+    )
+    config = SimpleNamespace(train=SimpleNamespace(log_seconds=0.0))
+    log = SimpleNamespace(metrics=lambda *given: None, values=lambda *given: None)
+    whole = {"align/reward": 0.5, "align/kl_answer": 3.1, "align/answer_tokens": 6.0}
+    say = reinforcing._hooks(config, course, log, None).metrics
+    say(18, {"train/loss": np.zeros(2)}, whole)
+    say(80, {}, whole)
+    assert capsys.readouterr().out.splitlines() == [
+        "round 9/40: reward 0.5000, KL 3.100 nats an answer, 6.0 tokens",
+        "ended at align.kl_stop=3: reward 0.5000, KL 3.100 nats an answer, 6.0 tokens",
+    ]
 
 
 def test_programs_judge():
