@@ -223,7 +223,7 @@ class Batcher:
         self.read_tokens = self.shared_tokens = 0
 
     def turn(self) -> dict[int, Answer]:
-        """Read one piece of a prompt, give every slot a few tokens; the answers that grew.
+        """Read a piece's tokens of prompts, give every slot a few tokens; the answers that grew.
 
         An answer that has ended has a `finish`, and its request is gone.
         """
@@ -255,23 +255,33 @@ class Batcher:
         return Request(tuple(ids), sampling, key)
 
     def _read(self) -> None:
-        """One piece of the prompt that is being read, or of the first one that waits."""
+        """A piece of a prompt, or several short prompts of no more tokens together."""
+        room = self.limits.piece
+        while (ids := self._next_piece()) and len(ids) <= room:
+            self._read_piece(ids)
+            room -= len(ids)
+
+    def _next_piece(self) -> tuple[int, ...]:
+        """What comes next of the prompt that is being read, or of the first that waits."""
         if self.reading is None:
             self._begin()
         if self.reading is None:
-            return
-        reading, request = self.reading, self.requests[self.reading.number]
-        prompt = request.prompt
-        ids = prompt[reading.read : reading.read + self.limits.piece]
-        adapter = request.sampling.adapter
+            return ()
+        read = self.reading.read
+        return self.requests[self.reading.number].prompt[read : read + self.limits.piece]
+
+    def _read_piece(self, ids: tuple[int, ...]) -> None:
+        reading = self.reading
+        assert reading is not None
+        request = self.requests[reading.number]
         each_BTD, each_B1D, reading.cache = self._piece(
-            reading.cache, ids, adapter, fresh=reading.read == 0
+            reading.cache, ids, request.sampling.adapter, fresh=reading.read == 0
         )
         if request.scores:
             self._score(reading, request, each_BTD)
         reading.read += len(ids)
         self.read_tokens += len(ids)
-        if reading.read == len(prompt):
+        if reading.read == len(request.prompt):
             self._enter(reading, each_B1D)
 
     def _begin(self) -> None:
@@ -362,13 +372,24 @@ class Batcher:
         slots = enumerate(self.schedule.slots)
         return {i: s.request for i, s in slots if s.request != FREE and i != reading}
 
+    def _steps(self, active: dict[int, int]) -> int:
+        """Tokens until the next look: up to the end of an answer for whose slot a request waits."""
+        if not self.schedule.waiting:
+            return self.limits.steps
+        # The first token was made when the prompt entered.
+        left = [
+            self.requests[number].sampling.max_tokens - max(1, len(self.growing[number].ids))
+            for number in active.values()
+        ]
+        return max(1, min(self.limits.steps, *left))
+
     def _advance(self) -> None:
         active = self._active()
         if not active:
             return
         idle_B = np.ones(self.limits.slots, bool)
         idle_B[list(active)] = False
-        steps = 1 if self.constraints else self.limits.steps
+        steps = 1 if self.constraints else self._steps(active)
         rows = self.constraints.into(self._state.rows)
         adapters = [""] * self.limits.slots
         for slot, number in active.items():

@@ -126,6 +126,23 @@ def test_requests_enter_and_leave_while_others_go_on():
     assert ended[first] == fresh().answers(PROMPTS[1:2], REQUESTS[1])[0]
 
 
+def test_short_prompts_are_read_together_and_a_slot_waits_for_nobody():
+    """Prompts of no more tokens than a piece enter in one turn; a turn ends with an answer whose
+    slot is wanted."""
+    batcher = fresh(slots=2)
+    short, long, next_ = (
+        batcher.submit(prompt, infer.sampling("greedy", max_tokens=tokens))
+        for prompt, tokens in (("ab", 3), ("cde", 9), ("f", 2))
+    )
+    news = batcher.turn()
+    assert [len(news[number].tokens) for number in (short, long)] == [3, 3]
+    assert next_ in batcher.turn()
+    batcher = fresh(slots=2)
+    first, other = (batcher.submit(prompt, REQUESTS[1]) for prompt in ("x" * 9, "y" * 8))
+    assert {*batcher.turn()} == {first}, "17 tokens are more than a piece"
+    assert {*batcher.turn()} == {first, other}
+
+
 def test_a_request_is_cancelled_while_it_waits_or_is_read():
     batcher = fresh()
     read, waits = (batcher.submit(prompt, REQUESTS[1]) for prompt in (SYSTEM, "x"))
