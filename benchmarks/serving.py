@@ -1,6 +1,6 @@
 """Serving under load: continuous against static batches, latencies, memory and overhead.
 
-    python benchmarks/serving.py [--size small|gpt2|toy] [--rounds 1] [--load 4]
+    python benchmarks/serving.py [--size small|gpt2|toy] [--rounds 1] [--load 4] [--rival]
 
 Random weights; 64 requests with prompts of 16 tokens and answers of 16 to 256 (log-uniform, as
 lengths of answers are skewed) that arrive at random (exponential gaps, `--load` times as fast as
@@ -11,7 +11,12 @@ ends with its longest answer. Printed are
 - tokens per second and median wait (from arrival to the end of an answer) of both;
 - the time to the first token, and between tokens, at the 50th, 90th and 99th percentile;
 - bytes of the caches on the device, by token, beside `models.cache_bytes`;
-- time a token takes through the HTTP server, beside the batcher alone, both with eight requests.
+- time a token takes through the HTTP server, beside the batcher alone, both with eight requests
+  (left out by `--rival`).
+
+`--rival` gives the same requests, at the same times, to the continuous batching of `transformers`
+(a GPT-2 of the same width, depth and vocabulary; `paged|eager`, which is what it has for a CPU),
+with eight requests at once and with all of them, which a batcher of as many slots gets too.
 
 Two threads, greedy answers; everything is compiled by a round that is not counted.
 """
@@ -20,6 +25,7 @@ import argparse
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import http.client
 import json
 import math
@@ -31,6 +37,7 @@ import time
 os.environ.setdefault(
     "XLA_FLAGS", "--xla_cpu_multi_thread_eigen=true intra_op_parallelism_threads=2"
 )
+os.environ.setdefault("OMP_NUM_THREADS", "2")
 
 import jax
 import numpy as np
@@ -170,6 +177,67 @@ def static(batcher, requests):
     return served
 
 
+def rival(size):
+    """A GPT-2 of the same width, depth and vocabulary for the batching of `transformers`."""
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.set_num_threads(2)
+    torch.manual_seed(0)
+    own = size.config
+    config = GPT2Config(
+        n_embd=own.width,
+        n_layer=own.depth,
+        n_head=own.num_heads,
+        n_positions=own.seq_len,
+        vocab_size=own.vocab_size,
+        bos_token_id=None,
+        eos_token_id=None,
+        attn_implementation="paged|eager",
+    )
+    return GPT2LMHeadModel(config).eval()
+
+
+def by_rival(model, requests, at_once):
+    """Served requests of `transformers`, of which up to so many are answered at once."""
+    from transformers import ContinuousBatchingConfig, GenerationConfig
+
+    page = 64
+    pages = -(-max(PROMPT + one.tokens for one in requests) // page) + 1
+    settings = ContinuousBatchingConfig(
+        page_size=page,
+        num_blocks=at_once * pages,
+        max_requests_per_batch=at_once,
+        max_batch_tokens=at_once * PROMPT,
+    )
+    greedy = GenerationConfig(do_sample=False, eos_token_id=-1, max_new_tokens=1)
+    numbers, served = {}, {}
+    with model.continuous_batching_context_manager(
+        greedy, continuous_batching_config=settings
+    ) as manager:
+        started, todo = time.perf_counter(), [*requests]
+        while len(served) < len(requests):
+            now = time.perf_counter() - started
+            while todo and todo[0].arrives <= now:
+                one = todo.pop(0)
+                number = manager.add_request(
+                    [*one.prompt],
+                    max_new_tokens=one.tokens,
+                    eos_token_id=-1,
+                    record_timestamps=True,
+                )
+                numbers[number] = one
+            wait = max(1e-3, started + todo[0].arrives - time.perf_counter()) if todo else 1.0
+            found = manager.get_result(timeout=wait)
+            if found is None or not found.is_finished():
+                continue
+            one = numbers[found.request_id]
+            assert len(found.generated_tokens) == one.tokens, found.error
+            looks = [(when - started, i) for i, when in enumerate(found.timestamps, 1)]
+            served[found.request_id] = Served(one.arrives, looks)
+    return [*served.values()]
+
+
 def summary(requests, served):
     """Tokens a second from the first arrival to the end of the last answer, and medians."""
     end = max(one.looks[-1][0] for one in served)
@@ -275,29 +343,39 @@ class _Bytes(ByteTokenizer):
         return super().decode([i % 256 for i in ids])
 
 
-def measure(size, *, rounds, load):
-    """All rows as a dict."""
+def measure(size, *, rounds, load, against=None):
+    """All rows as a dict; `against` adds those of a model of `rival`, in place of the server's."""
     model = made(size)
-    batcher = infer.Batcher(model, infer.Limits(slots=SLOTS, piece=16, waiting=size.requests))
+    batcher = infer.Batcher(model, infer.Limits(slots=SLOTS, waiting=size.requests))
     step = min(seconds_a_token(batcher, size.shortest) for _ in range(3))  # the first compiles
     mean = (size.longest - size.shortest) / math.log(size.longest / size.shortest)
     seconds = size.requests * mean * step / SLOTS / load
     requests = requests_of(size, seconds)
     continuous(batcher, [dataclasses.replace(one, arrives=0.0) for one in requests[: 2 * SLOTS]])
-    found: dict[str, list] = {"static": [], "continuous": []}
+    ways = {
+        "continuous": functools.partial(continuous, batcher),
+        "static": functools.partial(static, batcher),
+    }
+    if against is not None:
+        wide = infer.Batcher(model, infer.Limits(slots=size.requests))
+        continuous(wide, [dataclasses.replace(requests[0], arrives=0.0)])  # compiles
+        ways[f"continuous, {size.requests} slots"] = functools.partial(continuous, wide)
+        for n in (SLOTS, size.requests):
+            ways[f"transformers, {n} at once"] = functools.partial(by_rival, against, at_once=n)
+    found: dict[str, list] = {name: [] for name in ways}
     for _ in range(rounds):
-        for name, serve in (("continuous", continuous), ("static", static)):
-            found[name].append(summary(requests, serve(batcher, requests)))
+        for name, serve in ways.items():
+            found[name].append(summary(requests, serve(requests)))
     rows = {name: medians(some) for name, some in found.items()}
     cache = jax.tree.leaves(batcher._state.cache.layers)
     nbytes = sum(leaf.nbytes for leaf in cache)
-    alone, served = overhead(model, size, max(rounds, 3))
-    return rows | {
+    rows |= {
         "bytes_a_token": nbytes / SLOTS / batcher.length,
         "bytes_by_formula": models.cache_bytes(size.config, batcher.length) / batcher.length,
-        "alone": alone,
-        "server": served,
     }
+    if against is not None:
+        return rows
+    return rows | dict(zip(("alone", "server"), overhead(model, size, max(rounds, 3)), strict=True))
 
 
 def medians(summaries):
@@ -309,23 +387,30 @@ def medians(summaries):
 
 def show(found):
     """The rows as lines."""
-    for name in ("continuous", "static"):
-        row = found[name]
+    rows = {name: row for name, row in found.items() if isinstance(row, dict)}
+    for name, row in rows.items():
         first, between = (
             ", ".join(f"{1e3 * x:.0f}" for x in row[key]) for key in ("first", "between")
         )
         print(
-            f"{name:10} {row['tokens_per_s']:7.1f} tokens/s, median wait "
+            f"{name:26} {row['tokens_per_s']:7.1f} tokens/s, median wait "
             f"{row['median_wait']:.2f} s; ms at {PERCENTILES} %: first token {first}, between "
             f"tokens {between}"
         )
-    gain = found["continuous"]["tokens_per_s"] / found["static"]["tokens_per_s"]
-    wait = found["continuous"]["median_wait"] / found["static"]["median_wait"]
-    print(f"continuous: {gain:.2f} times the throughput, {wait:.2f} times the median wait")
+    for name, row in rows.items():
+        if name != "continuous":
+            gain = rows["continuous"]["tokens_per_s"] / row["tokens_per_s"]
+            wait = rows["continuous"]["median_wait"] / row["median_wait"]
+            print(
+                f"continuous: {gain:.2f} times the throughput of {name}, {wait:.2f} times the "
+                "median wait"
+            )
     print(
         f"caches: {found['bytes_a_token']:,.0f} bytes a token, by the formula "
         f"{found['bytes_by_formula']:,.0f}"
     )
+    if "server" not in found:
+        return
     share = found["server"] / found["alone"] - 1
     print(
         f"eight requests: {1e3 * found['alone']:.2f} ms a token by the batcher, "
@@ -340,9 +425,12 @@ def main():
     parser.add_argument(
         "--load", type=float, default=4.0, help="arrivals over what can be answered"
     )
+    parser.add_argument("--rival", action="store_true", help="beside the batching of transformers")
     given = parser.parse_args()
+    size = SIZES[given.size]()
     print(f"{given.size}, load {os.getloadavg()[0]:.1f}")
-    show(measure(SIZES[given.size](), rounds=given.rounds, load=given.load))
+    against = rival(size) if given.rival else None
+    show(measure(size, rounds=given.rounds, load=given.load, against=against))
 
 
 if __name__ == "__main__":

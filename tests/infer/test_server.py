@@ -382,6 +382,8 @@ def test_wrong_requests_get_openais_error(port, path, body, status, words):
     error = json.loads(text)["error"]
     assert (found, error["type"]) == (status, "invalid_request_error") and words in error["message"]
     assert {"param", "code"} <= error.keys()
+    if isinstance(body, dict) and status == 400:
+        assert error["param"] in {*body, "prompt", "include_usage"}, "the field that is wrong"
 
 
 def test_keys_and_types_are_asked_for(port):

@@ -190,17 +190,17 @@ class _Api:
                 "server takes; ask for fewer",
                 "n",
             )
-        return asked, [self._checked(asked, prompt) for prompt in asked.prompts]
+        field = "messages" if "messages" in said else "prompt"
+        return asked, [self._checked(asked, prompt, field) for prompt in asked.prompts]
 
-    def _checked(self, asked: Asked, prompt: Sequence[int]) -> Any:
-        """A request for one token serves those who want none of it."""
+    def _checked(self, asked: Asked, prompt: Sequence[int], field: str) -> Any:
+        """A request for one token serves those who want none of it; `field` holds the prompt."""
         settings = dataclasses.replace(asked.settings, max_tokens=max(1, asked.settings.max_tokens))
         try:
             return self.service.check(prompt, settings)
         except UserError as error:
-            words = str(error).replace("sampling.", "")
-            code = "context_length_exceeded" if "tokens and" in words else None
-            raise BadRequest(words, code=code) from error
+            code = "context_length_exceeded" if "tokens and" in str(error) else None
+            raise requests.refused(error, field, code) from error
 
     def _submit(self, asked: Asked, checked: Sequence[Any]) -> _Run:
         """All choices, each with a seed of its own: the request's and the number of the choice."""

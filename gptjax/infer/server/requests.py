@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,8 @@ IGNORED = ("user", "metadata", "store", "service_tier", "safety_identifier", "pr
 OURS = ("top_k", "min_p", "typical_p", "repetition_penalty", "count_power", "penalize")
 """Settings of `Sampling` beyond OpenAI's, under their own names."""
 STOPS, CHOICES = 16, 128
+WITHIN = {"regex": "response_format", "json_schema": "response_format"}
+"""Fields of settings that have another name in a request."""
 ROLES = {"developer": "system"}
 
 
@@ -317,6 +320,14 @@ def _number(body: Mapping[str, Any], name: str, least: float, most: float) -> No
         raise BadRequest(f"{name} must be a number from {least:g} to {most:g}; correct it", name)
 
 
+def refused(error: UserError, param: str | None, code: str | None = None) -> BadRequest:
+    """The reply to a refusal of the field whose setting it names first, or else of `param`."""
+    named = re.search(r"sampling\.(\w+)", str(error))
+    if named:
+        param = WITHIN.get(named[1], named[1])
+    return BadRequest(str(error).replace("sampling.", ""), param, code=code)
+
+
 def _told(param: str | None, call: Callable[[], Any]) -> Any:
     """What the call gives; what it refuses is the field's fault."""
     try:
@@ -324,4 +335,4 @@ def _told(param: str | None, call: Callable[[], Any]) -> Any:
     except BadRequest:
         raise
     except UserError as error:
-        raise BadRequest(str(error).replace("sampling.", ""), param) from error
+        raise refused(error, param) from error
