@@ -211,7 +211,8 @@ def by_rival(model, requests, at_once):
         max_batch_tokens=at_once * PROMPT,
     )
     greedy = GenerationConfig(do_sample=False, eos_token_id=-1, max_new_tokens=1)
-    numbers, served = {}, {}
+    numbers: dict[str, Request] = {}
+    served: dict[str, Served] = {}
     with model.continuous_batching_context_manager(
         greedy, continuous_batching_config=settings
     ) as manager:
