@@ -29,6 +29,12 @@ FLOPS_CONVENTIONS = {
     "6nd": "FLOPs as 6·N·D",
 }
 """Which FLOPs C counts, in words."""
+TOKENS_CONVENTIONS = {
+    "auto": "as FLOPs, or steps and batches, say",
+    "seen": "of every pass",
+    "one_epoch": "of one pass",
+}
+"""Which tokens the table's column counts, in words."""
 LOSS_KINDS = {
     "huber_log": "Huber on log residuals",
     "squares_log": "least squares on log residuals",
@@ -60,6 +66,13 @@ class FitConfig:
     )
     flops_convention: str = setting(
         "exact", "which FLOPs C counts: per-matmul, or 6 N D", choices=FLOPS_CONVENTIONS
+    )
+    tokens_convention: str = setting(
+        "auto",
+        "which tokens the table's column counts where another has epochs: seen, of every pass, or "
+        "one_epoch (D is tokens times epochs); auto tells by FLOPs, or by steps times batch, and "
+        "asks otherwise",
+        choices=TOKENS_CONVENTIONS,
     )
     approaches: tuple[str, ...] = setting(
         APPROACHES, "which of Chinchilla's three approaches to run", choices=APPROACHES

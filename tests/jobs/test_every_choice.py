@@ -350,6 +350,7 @@ FITTED = {
         "report.formats": "('png','svg','pdf')",
         "fit.next_quantity": "loss",
         "fit.loss_unit": "nats",
+        "fit.tokens_convention": "auto",
     },
     "b": {
         "fit.params_convention": "non_embedding",
@@ -374,12 +375,14 @@ FITTED = {
         "fit.delta": 0.01,
         "fit.approaches": "('parametric',)",
         "fit.loss_unit": "bits",
+        "fit.tokens_convention": "seen",
         "fit.keep_duplicates": True,
     },
     "e": {
         "fit.loss_kind": "squares",
         "fit.approaches": "('parametric',)",
         "fit.loss_unit": "perplexity",
+        "fit.tokens_convention": "one_epoch",
     },
     "f": {"fit.loss_kind": "lad", "fit.approaches": "('parametric',)", "fit.check_units": False},
 }
@@ -598,14 +601,16 @@ def test_fit(name, tmp_path, monkeypatch):
     names = "params_total,params_non_embedding,params_non_embedding_with_head"
     units = {"nats": lambda x: x, "bits": lambda x: x / math.log(2), "perplexity": math.exp}
     in_unit = units[FITTED[name].get("fit.loss_unit", "nats")]
-    lines = [f"{names},tokens,flops,budget,loss,loss_stderr,trunk"]
+    epochs = 4.0 if FITTED[name].get("fit.tokens_convention") == "one_epoch" else 1.0
+    lines = [f"{names},tokens,epochs,flops,budget,loss,loss_stderr,trunk"]
     for i, budget in enumerate(np.geomspace(1e17, 1e19, 5)):
         best = (budget / 6) ** 0.5 / 5
         for ratio in np.geomspace(0.3, 3, 7):
             params = best * ratio
             tokens = budget / 6 / params
             loss = 1.7 + 400 / params**0.34 + 400 / tokens**0.28
-            row = (params, params, params, tokens, budget, budget, in_unit(loss), 0.001)
+            counted = (tokens / epochs, epochs, budget, budget)
+            row = (params, params, params, *counted, in_unit(loss), 0.001)
             lines.append(",".join(f"{x!r}" for x in map(float, row)) + f",t{i}{ratio:.2f}")
     table.write_text("\n".join(lines) + "\n")
     settings = {"fit_table.table": table, "fit.resamples": 4, "fit.starts": 8, "report.dpi": 50}

@@ -14,7 +14,7 @@ import numpy as np
 
 from gptjax.errors import UserError, nearest
 from gptjax.scaling.config import LOSS_UNITS, FitConfig
-from gptjax.scaling.tables import curves, dialects, states, units
+from gptjax.scaling.tables import curves, dialects, passes, states, units
 from gptjax.scaling.tables.table import Table, as_table
 
 # Beyond these a unit is wrong: no model, corpus or budget on Earth is near.
@@ -80,6 +80,7 @@ class Runs:
         return len(np.unique(self.group))
 
 
+CURVE = "only a curve's last point is a run"
 UNMEASURED = "no loss in this row: a later one of the same run has it"
 
 
@@ -117,6 +118,9 @@ def prepare(
         _check(table, names[what], what, array, raw=not config.loss_kind.endswith("_log"))
     if config.check_units:
         warnings += units_check(table, names, values, stated, config)
+    grown = any(CURVE in one.reason for one in left)
+    values["tokens"], said = passes.tokens_seen(table, values, stated, config, grown=grown)
+    warnings += said
     values["loss"] = _nats(values["loss"], config.loss_unit)
     if config.flops_convention == "6nd" or "flops" not in values:
         if config.flops_convention == "exact" and {"params", "tokens"} <= set(needs):
@@ -189,7 +193,7 @@ def _last_points(
         return table, left, [*notes, said], dataclasses.replace(config, column_group=column)
     last = curves.last_points(table, column, names["tokens"])
     cells = _cells(table)  # of the rows that are left
-    why = f"an earlier point of the same {column}: only a curve's last point is a run"
+    why = f"an earlier point of the same {column}: {CURVE}"
     inner = [LeftOut(str(cells[i]), why) for i in np.flatnonzero(~last)]
     said = (
         f"{len(table)} rows are points of {count} curves, told apart by {column}: the last of "
