@@ -9,6 +9,7 @@ from gptjax.errors import UserError, nearest
 from gptjax.fields import setting
 from gptjax.files import user_path
 from gptjax.job import Job
+from gptjax.scaling.tables.table import Table
 from gptjax.scaling.tasks import LAWS, forecast, read_scores
 from gptjax.stages import task_forecasts
 
@@ -64,7 +65,7 @@ def main(config: Config, folder: Path) -> int:
     asked: Settings = config.own["forecast"]
     read = functools.partial(
         read_scores,
-        asked.table,
+        Table.read(asked.table),
         asked.tasks,
         score_suffix=asked.score_suffix,
         loss_suffix=asked.loss_suffix,

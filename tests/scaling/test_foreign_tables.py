@@ -304,6 +304,7 @@ def test_a_run_without_a_loss_is_no_row_of_another_run_of_its_model():
         ("display_name", "train/global_step"),
         ("model", "iteration"),
         ("uuid", ""),
+        ("version", "step"),
     ],
 )
 def test_a_curve_is_known_by_the_words_of_its_columns(name, step):
@@ -311,6 +312,32 @@ def test_a_curve_is_known_by_the_words_of_its_columns(name, step):
     table |= {step: [100.0, 200.0, 300.0, 400.0] * 21} if step else {}
     runs = scaling.prepare(table)
     assert len(runs) == 21 and any(f"told apart by {name}" in said for said in runs.warnings)
+
+
+def test_versions_of_a_name_are_runs():
+    """Lightning counts the runs of each name: version_0 of one name is not that of another."""
+    table = curves("run", steps=True)
+    order = np.repeat(np.arange(21), 4)
+    del table["run"]
+    table["name"] = np.array([f"size{i // 3}" for i in order])
+    table["version"] = np.array([f"version_{i % 3}" for i in order])
+    whole = runs_table(budgets=3)
+    table["params"] = np.repeat(whole["params"][::3], 12)  # three runs of each of seven sizes
+    config = scaling.FitConfig(check_units=False)
+    runs = scaling.prepare(table, config)
+    assert len(runs) == 21 and len(runs.left_out) == 63
+    assert any("told apart by name and version" in said for said in runs.warnings)
+    table["loss"] = np.where(np.arange(84) == 83, np.nan, table["loss"])  # the last run diverged
+    with pytest.raises(UserError, match="missing or NaN"):
+        scaling.prepare(table, config)
+
+
+def test_runs_of_one_name_whose_steps_start_again_are_no_curve():
+    table = curves("model", steps=False)
+    table["step"] = 1e5 / table["tokens"]  # of each run of a grid, with other batches
+    runs = scaling.prepare(table)
+    assert len(runs) == 84 and runs.group_by == "model"
+    assert any("resampled together" in said for said in runs.warnings)
 
 
 @pytest.mark.parametrize("name", ["dataset_name", "tokenizer", "max_steps", "warmup_steps"])

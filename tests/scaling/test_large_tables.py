@@ -97,9 +97,10 @@ def test_winners_of_the_envelope_by_hand():
 
 def test_a_run_whose_size_changes_is_no_curve():
     table = {"run": ["a", "b", "a", "b"], "N": [1.0, 2.0, 1.0, 2.0], "D": [1.0, 1.0, 2.0, 3.0]}
-    assert curves.curve_column(Table.from_columns(table), "N", "D") == ("run", True)
+    found = curves.repeated_names(Table.from_columns(table), "N", "D")
+    assert found is not None and (found.column, found.curves) == ("run", True)
     table["N"] = [1.0, 2.0, 1.0, 2.5]
-    assert curves.curve_column(Table.from_columns(table), "N", "D") == ("", False)
+    assert curves.repeated_names(Table.from_columns(table), "N", "D") is None
 
 
 def test_a_large_file_of_json_is_written_in_pieces(tmp_path):

@@ -181,17 +181,17 @@ def _last_points(
     left = [LeftOut(str(cells[i]), UNMEASURED) for i in np.flatnonzero(between)]
     notes = [f"{len(left)} rows without {names['loss']} lie before one of the same run"] * any(left)
     table = table.where(~between)
-    column, certain = curves.curve_column(table, names["params"], names["tokens"])
-    if not column:
+    found = curves.repeated_names(table, names["params"], names["tokens"])
+    if found is None:
         return table, left, notes, config
-    count = len(set(table.text(column)))
-    if not certain:
+    column, count = found.column, len(set(found.label))
+    if not found.curves:
         said = (
             f"{column} names {count} models in {len(table)} rows: rows of one name are resampled "
             "together; name another column by fit.column_group if they are separate runs"
         )
         return table, left, [*notes, said], dataclasses.replace(config, column_group=column)
-    last = curves.last_points(table, column, names["tokens"])
+    last = curves.last_points(found.label, table.numbers(names["tokens"]))
     cells = _cells(table)  # of the rows that are left
     why = f"an earlier point of the same {column}: {CURVE}"
     inner = [LeftOut(str(cells[i]), why) for i in np.flatnonzero(~last)]
