@@ -55,7 +55,7 @@ def test_unique_tokens_tell_too():
 
 @pytest.mark.parametrize("name", ["epochs", "epoch", "config/num_train_epochs", "maxEpochs"])
 def test_tokens_that_may_be_of_one_epoch_are_asked_for(name):
-    with pytest.raises(UserError, match="tokens_convention=seen .* or one_epoch"):
+    with pytest.raises(UserError, match=r"tokens_convention=seen .* or one_epoch"):
         tokens_of(tokens=DATA, **{name: np.full(16, 4.0)})
 
 
