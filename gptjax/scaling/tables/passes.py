@@ -19,30 +19,11 @@ EXACT, ROUGH = 0.05, 0.3  # log distance within which steps times batch, or C / 
 SURE = 4.0  # the other reading of a number of devices is that many times farther
 
 PREFIXES = frozenset(
-    [
-        "args",
-        "config",
-        "data",
-        "global",
-        "hparams",
-        "max",
-        "mean",
-        "n",
-        "nb",
-        "no",
-        "num",
-        "number",
-        "of",
-        "optimizer",
-        "params",
-        "per_device",
-        "sys",
-        "total",
-        "train",
-        "trained",
-        "trainer",
-        "training",
-    ]
+    (
+        *("args", "config", "data", "global", "hparams", "max", "mean", "n", "nb", "no", "num"),
+        *("number", "of", "optimizer", "params", "per_device", "sys", "total", "train", "trained"),
+        *("trainer", "training"),
+    )
 )
 NAMES = {
     "epochs": ("epoch", "epochs", "passes"),
