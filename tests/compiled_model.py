@@ -8,6 +8,7 @@ import functools
 from typing import Any
 
 import jax
+import numpy as np
 
 from gptjax import models, train
 from gptjax.train.objectives import next_token
@@ -16,6 +17,20 @@ from gptjax.train.objectives import next_token
 @functools.partial(jax.jit, static_argnums=0)
 def init(config: models.ModelConfig, key: Any) -> Any:
     return models.init(config, key)
+
+
+def drawn(config: models.ModelConfig, seed: int = 0) -> Any:
+    """Parameters by NumPy, where any will do: no program. Norms are near 1, biases near 0."""
+    rng = np.random.default_rng(seed)
+
+    def one(path: Any, leaf: Any) -> np.ndarray:
+        name = jax.tree_util.keystr(path)
+        scale = 0.1 if "scale" in name or "bias" in name else config.init_scale
+        values = scale * rng.standard_normal(leaf.shape) + ("scale" in name)
+        return values.astype(leaf.dtype)
+
+    shapes = jax.eval_shape(functools.partial(models.init, config), jax.random.key(0))
+    return jax.tree_util.tree_map_with_path(one, shapes)
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -131,11 +131,13 @@ def prepare(
       UserError: where a layer cannot go on from a cache.
     """
     models.check_decodes(found.config)
-    by_layer = jax.jit(functools.partial(models.unstacked, found.config))
-    params = by_layer(jax.tree.map(jnp.asarray, found.params))
+    params = _by_layer(found.config, jax.tree.map(jnp.asarray, found.params))
     begins = found.begins if tokenizer is None else ()
     tokenizer = tokenizer or found.tokenizer
     return Model(found.config, params, tokenizer, found.chat, name, begins=begins)
+
+
+_by_layer = jax.jit(models.unstacked, static_argnums=0)
 
 
 def with_adapters(model: Model, folders: Mapping[str, str | Path]) -> Model:
@@ -175,10 +177,10 @@ def for_few_rows(model: Model) -> Model:
     """
     if jax.default_backend() != "cpu" or model.others:
         return model
-    turned = jax.jit(functools.partial(_turned, model.config))
-    return dataclasses.replace(model, params=turned(model.params))
+    return dataclasses.replace(model, params=_turned(model.config, model.params))
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def _turned(config: models.ModelConfig, params: Any) -> Any:
     blocks = list(params["blocks"])
     for matrix in quant.matrices(config):

@@ -1,10 +1,8 @@
 """job=sample from the command line: its faces, and each mistake in one sentence."""
 
-import dataclasses
 import json
 
 import compiled_model
-import jax
 import numpy as np
 import pytest
 import tokenizers as hf
@@ -19,15 +17,18 @@ from gptjax.infer.prompts import turn_ends
 from gptjax.infer.searches import SEARCHES
 from gptjax.main import main
 
+SIZES = {"vocab_size": 257, "depth": 1, "width": 8, "num_heads": 2, "init_scale": 0.5}
 CONFIG = models.ModelConfig(
-    vocab_size=257, depth=1, width=8, num_heads=2, seq_len=32, init_scale=0.5
+    **SIZES, seq_len=32, norm="rmsnorm", positions="rotary", mlp="relu", use_bias=False
 )
+"""A small model of the shipped config's kind."""
+TALK = "hello to them. " * 3
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sample") / "tiny"
-    params = compiled_model.init(CONFIG, jax.random.key(0))
+    params = compiled_model.drawn(CONFIG)
     own_folder.save_model(folder, CONFIG, params, KeptTokenizer(DataConfig(tokenizer="bytes")))
     return folder
 
@@ -39,7 +40,8 @@ def sample(model, *flags, tmp_path):
 
 
 def test_a_prompt_streams_and_its_speed_is_told(model, tmp_path, capfd):
-    assert sample(model, "prompt=def f(", "sampling.max_tokens=9", tmp_path=tmp_path) == 0
+    flags = ["prompt=def f(", "sampling.max_tokens=9", "sampling.logprobs=3"]
+    assert sample(model, *flags, tmp_path=tmp_path) == 0
     out, err = capfd.readouterr()
     assert out.startswith("def f(") and len(out.encode()) > len("def f(\n")
     assert "9 tokens in " in err and "tokens per second" in err
@@ -93,11 +95,11 @@ def talker(place, change=lambda params: params):
     names = dict.fromkeys(name for form in chat.FORMATS.values() for name in form.special)
     library.add_special_tokens([hf.AddedToken(n, special=True, normalized=False) for n in names])
     file.write_text(library.to_str())
-    config = dataclasses.replace(CONFIG, vocab_size=library.get_vocab_size(), seq_len=128)
+    config = models.ModelConfig(**SIZES | {"vocab_size": library.get_vocab_size()}, seq_len=128)
     settings = DataConfig(
         tokenizer="bpe", tokenizer_path=str(file), end_of_document="<|endoftext|>", lossy=True
     )
-    params = change(compiled_model.init(config, jax.random.key(0)))
+    params = change(compiled_model.drawn(config))
     own_folder.save_model(folder, config, params, KeptTokenizer(settings, file))
     return folder, library
 
@@ -110,7 +112,7 @@ def chatting(tmp_path_factory):
 @pytest.mark.parametrize("form", chat.FORMATS)
 def test_a_conversation_in_every_format(form, chatting, tmp_path):
     folder, library = chatting
-    messages = [{"role": "user", "content": "hello"}]
+    messages = [{"role": "user", "content": TALK}]
     (tmp_path / "in.jsonl").write_text(json.dumps({"messages": messages}) + "\n")
     flags = [f"prompts={tmp_path}/in.jsonl", f"output={tmp_path}/out.jsonl", f"chat={form}"]
     flags += ["sampling.max_tokens=1", "preset=greedy"]
@@ -119,17 +121,26 @@ def test_a_conversation_in_every_format(form, chatting, tmp_path):
     assert row["messages"] == messages and len(row["tokens"]) == 1
     loaded = infer.load(folder)
     ids = chat.encode_chat(loaded.tokenizer, messages, form, prompt=True).ids.tolist()
-    (answer,) = infer.generate(loaded, [ids], infer.sampling("greedy", max_tokens=1))
+    greedy = infer.sampling("greedy", max_tokens=1, stop_ids=turn_ends(loaded, form))
+    (answer,) = infer.generate(loaded, [ids], greedy)
     assert row["tokens"] == list(answer.tokens)
     assert row["logprobs"] == [round(x, 6) for x in answer.logprobs]
     text = library.decode(ids, skip_special_tokens=False)
     assert "hello" in text and any(name in text for name in chat.FORMATS[form].special)
 
 
+SAME = {
+    "sample": ["sampling.logprobs=2"],
+    "beam": ["search.beams=3"],
+    "speculative": ["sampling.logprobs=2", "search.drafts=2"],
+}
+"""Settings under which the tests of searches share their programs."""
+
+
 def test_an_answer_ends_with_its_turn(chatting, tmp_path):
     """In every search; the model makes the end of a turn the likeliest token."""
     folder, library = chatting
-    messages = [{"role": "user", "content": "hello"}]
+    messages = [{"role": "user", "content": TALK}]
     (tmp_path / "in.jsonl").write_text(json.dumps({"messages": messages}) + "\n")
     loaded = infer.load(folder)
     (end,) = turn_ends(loaded, "chatml")
@@ -137,17 +148,18 @@ def test_an_answer_ends_with_its_turn(chatting, tmp_path):
 
     def closing(params):
         """The end of a turn is louder than other tokens, and the final norm points to it."""
-        tokens = params["embed"]["tokens"]
-        embed = params["embed"] | {"tokens": tokens.at[end].mul(9.0)}
-        norm = params["final_norm"] | {"bias": 300.0 * tokens[end]}
+        tokens = params["embed"]["tokens"].copy()
+        tokens[end] *= 9.0
+        embed = params["embed"] | {"tokens": tokens}
+        norm = params["final_norm"] | {"bias": 30.0 * tokens[end]}
         return params | {"embed": embed, "final_norm": norm}
 
     folder, _ = talker(tmp_path, closing)
     flags = [f"prompts={tmp_path}/in.jsonl", f"output={tmp_path}/out.jsonl", "chat=chatml"]
-    flags += ["sampling.max_tokens=9", "preset=", "sampling.seed=3"]
+    flags += ["sampling.max_tokens=9", "preset=greedy"]
     finishes = {}
     for kind in SEARCHES:
-        assert sample(folder, *flags, f"search.kind={kind}", tmp_path=tmp_path) == 0
+        assert sample(folder, *flags, f"search.kind={kind}", *SAME[kind], tmp_path=tmp_path) == 0
         (row,) = map(json.loads, (tmp_path / "out.jsonl").read_text().splitlines())
         finishes[kind] = (row["finish"], row["tokens"][-1])
     assert finishes == dict.fromkeys(SEARCHES, ("stop", end))
@@ -156,6 +168,7 @@ def test_an_answer_ends_with_its_turn(chatting, tmp_path):
 @pytest.mark.parametrize("preset", ["", *infer.PRESETS])
 def test_every_preset(preset, model, tmp_path, capfd):
     flags = [f"preset={preset}", "prompt=ab", "sampling.max_tokens=3", "sampling.seed=1"]
+    flags += ["sampling.logprobs=3"]
     assert sample(model, *flags, tmp_path=tmp_path) == 0
     assert "3 tokens in " in capfd.readouterr().err
 
@@ -164,7 +177,7 @@ def test_every_preset(preset, model, tmp_path, capfd):
 def other(tmp_path_factory):
     """Another model of the same vocabulary."""
     folder = tmp_path_factory.mktemp("sample") / "other"
-    params = compiled_model.init(CONFIG, jax.random.key(1))
+    params = compiled_model.drawn(CONFIG, 1)
     own_folder.save_model(folder, CONFIG, params, KeptTokenizer(DataConfig(tokenizer="bytes")))
     return folder
 
@@ -185,14 +198,20 @@ def test_members_answer_together(combine, model, other, tmp_path):
     assert first_row(tmp_path)["tokens"] == list(answer.tokens)
 
 
-def test_searches_are_those_of_python(model, other, tmp_path, capfd):
-    flags = ["prompt=ab", "sampling.max_tokens=6", "preset=greedy", f"output={tmp_path}/out.jsonl"]
+def test_searches_are_those_of_python(chatting, tmp_path, capfd):
+    model, _ = chatting
     loaded = infer.load(model)
+    other = tmp_path / "other"
+    params = compiled_model.drawn(loaded.config, 1)
+    own_folder.save_model(other, loaded.config, params, KeptTokenizer(DataConfig()))
+    flags = [f"prompt={TALK}", "sampling.max_tokens=6", "sampling.stop_ids=3,", "preset=greedy"]
+    flags += [f"output={tmp_path}/out.jsonl"]
     beam = ["search.kind=beam", "search.beams=3", "search.length_penalty=0.5"]
     assert sample(model, *flags, *beam, "search.early_stopping=True", tmp_path=tmp_path) == 0
-    ((best, *_),) = infer.beam_search(loaded, ["ab"], infer.BeamSearch(3, 6, 0.5, True))
+    ((best, *_),) = infer.beam_search(loaded, [TALK], infer.BeamSearch(3, 6, 0.5, True, (3,)))
     assert first_row(tmp_path)["tokens"] == list(best.tokens)
-    (greedy,) = infer.generate(loaded, ["ab"], infer.sampling("greedy", max_tokens=6))
+    greedily = infer.sampling("greedy", max_tokens=6, stop_ids=(3,), logprobs=2)
+    (greedy,) = infer.generate(loaded, [TALK], greedily)
     for draft in ("", str(other)):
         drafts = ["search.kind=speculative", f"search.draft={draft}", "search.drafts=2"]
         assert sample(model, *flags, *drafts, "sampling.logprobs=2", tmp_path=tmp_path) == 0
@@ -202,13 +221,9 @@ def test_searches_are_those_of_python(model, other, tmp_path, capfd):
         assert "of the drafts were accepted" in capfd.readouterr().err
 
 
-def test_a_text_longer_than_the_context(tmp_path, capfd):
-    config = dataclasses.replace(CONFIG, positions="rotary")
-    params = compiled_model.init(config, jax.random.key(0))
-    kept = KeptTokenizer(DataConfig(tokenizer="bytes"))
-    own_folder.save_model(tmp_path / "turning", config, params, kept)
-    flags = ["prompt=ab", "sampling.max_tokens=50", "sinks=2", "recent=20"]
-    assert sample(tmp_path / "turning", *flags, tmp_path=tmp_path) == 0
+def test_a_text_longer_than_the_context(model, tmp_path, capfd):
+    flags = ["prompt=ab", "sampling.max_tokens=50", "sinks=2", "recent=20", "preset=greedy"]
+    assert sample(model, *flags, tmp_path=tmp_path) == 0
     assert "50 tokens in " in capfd.readouterr().err
 
 
@@ -259,7 +274,8 @@ def test_a_folder_without_a_model_is_told(tmp_path, capfd):
 
 def test_without_a_model_a_small_one_is_trained(tmp_path, capfd):
     """The config's own sections, so that the test's is smaller still; and only once."""
-    flags = ["model.depth=1", "model.width=8", "model.num_heads=2", "model.seq_len=16"]
+    flags = ["model.depth=1", "model.width=8", "model.num_heads=2", "model.seq_len=32"]
+    flags += ["model.init_scale=0.5", "sample.sampling.logprobs=3"]
     (tmp_path / "text").mkdir()
     (tmp_path / "text" / "one.txt").write_text("print('hello')\n" * 300)
     flags += ["train.tokens=256", "sample.sampling.max_tokens=4", "data.source=text"]
