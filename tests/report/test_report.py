@@ -90,6 +90,16 @@ def unsettled(monkeypatch):
     monkeypatch.setattr(html.style, "settle", lambda figure: figure.set_layout_engine(None))
 
 
+@pytest.fixture
+def unsaved(monkeypatch, unsettled):
+    """Figures with all their parts that are not written as SVG."""
+
+    def block(figure, name, claim, colours, *, caption, **rest):
+        return f"<svg></svg><p>{claim} {caption}</p>"
+
+    monkeypatch.setattr(html, "figure_block", block)
+
+
 @pytest.fixture(scope="module")
 def sweep():
     return known_sweep.make_laws()
@@ -218,7 +228,7 @@ def test_same_input_same_bytes(built, sweep, tmp_path):
         assert (again / file).read_bytes() == (built[0] / file).read_bytes(), file
 
 
-def test_page_survives_json_and_needs_no_tables(sweep, tmp_path, unsettled):
+def test_page_survives_json_and_needs_no_tables(sweep, tmp_path, unsaved):
     laws = json.loads(json.dumps(sweep[0], allow_nan=False))
     page, _ = make(tmp_path, laws)
     assert len(page.named("svg")) == 5  # all but the curves
@@ -278,7 +288,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("name", DAMAGE)
-def test_a_missing_part_costs_only_its_figure(name, sweep, tmp_path, unsettled):
+def test_a_missing_part_costs_only_its_figure(name, sweep, tmp_path, unsaved):
     laws, runs, curves = copy.deepcopy(sweep[0]), sweep[1], sweep[2]
     damage, figures = DAMAGE[name]
     damage(laws)
@@ -326,7 +336,7 @@ def test_held_out_runs_that_form_no_valley(sweep, tmp_path, unsettled):
     assert "predicted = measured" in page.words()
 
 
-def test_table_without_budgets_still_has_colours(sweep, tmp_path, unsettled):
+def test_table_without_budgets_still_has_colours(sweep, tmp_path, unsaved):
     laws = copy.deepcopy(sweep[0])
     for run in laws["runs"]:
         run["budget"] = None
