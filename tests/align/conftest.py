@@ -4,7 +4,6 @@ import dataclasses
 
 import aligned
 import compiled_model
-import jax
 import pytest
 
 from gptjax import convert, data
@@ -25,7 +24,7 @@ def deep(tmp_path_factory):
 
 
 def saved(config, folder):
-    params = compiled_model.init(config, jax.random.key(0))
+    params = compiled_model.drawn(config)
     convert.save_model(folder, config, params, KeptTokenizer(data.DataConfig()))
     return folder
 

@@ -16,13 +16,13 @@ CONFIG = models.ModelConfig(
 
 @functools.cache
 def model():
-    params = models.unstacked(CONFIG, compiled_model.init(CONFIG, jax.random.key(3)))
+    params = models.unstacked(CONFIG, compiled_model.drawn(CONFIG, 3))
     return infer.Model(CONFIG, params, ByteTokenizer(), name="tiny")
 
 
 @functools.cache
 def _program():
-    params = compiled_model.init(CONFIG, jax.random.key(3))
+    params = jax.device_put(compiled_model.drawn(CONFIG, 3))
     return jax.jit(lambda ids: jax.nn.log_softmax(models.apply(CONFIG, params, ids)))
 
 

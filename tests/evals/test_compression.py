@@ -1,20 +1,22 @@
 """Compression by a model: restored to the bit, and as long as the model's own code length."""
 
 import dataclasses
+import hashlib
 import subprocess
 import sys
 from pathlib import Path
 
+import compiled_model
 import jax
 import numpy as np
 import pytest
 from scored_model import CONFIG, model
 
-from gptjax import convert, data, models
+from gptjax import convert, data
 from gptjax.errors import UserError
 from gptjax.evals import Document, perplexity
 from gptjax.evals.arithmetic_coder import Decoder, Encoder, cumulative
-from gptjax.evals.compression import compress, decompress
+from gptjax.evals.compression import compress, decompress, fingerprint
 from gptjax.main import main
 
 REPO = Path(__file__).parents[2]
@@ -69,10 +71,24 @@ def test_the_information_of_a_source_without_memory_is_none():
     )
 
 
-def test_the_jobs_restore_in_another_process(tmp_path, capsys):
-    params = jax.tree.map(
-        lambda x: np.asarray(x, np.float32), models.init(CONFIG, jax.random.key(3))
-    )
+def test_a_models_fingerprint_is_that_of_its_names_and_bytes():
+    """The same in every process."""
+    found = hashlib.sha256(repr(CONFIG).encode())
+    for path, leaf in jax.tree_util.tree_leaves_with_path(model().params):
+        found.update(jax.tree_util.keystr(path).encode())
+        found.update(np.asarray(leaf).tobytes())
+    assert fingerprint(model()) == found.hexdigest()[:16]
+
+
+def in_another_process(words):
+    """python -m pytest -m slow tests/evals/test_compression.py"""
+    command = [sys.executable, "-m", "gptjax.main", *words[1:]]
+    return subprocess.run(command, cwd=REPO).returncode
+
+
+@pytest.mark.parametrize("run", [main, pytest.param(in_another_process, marks=pytest.mark.slow)])
+def test_the_jobs_restore(tmp_path, capsys, run):
+    params = compiled_model.drawn(CONFIG, 3)
     kept = convert.own_folder.KeptTokenizer(data.DataConfig())
     convert.save_model(tmp_path / "model", CONFIG, params, kept)
     source = tmp_path / "file"
@@ -93,10 +109,7 @@ def test_the_jobs_restore_in_another_process(tmp_path, capsys):
         f"--config.decompress.input={source}.gptjax",
         f"--config.decompress.output={tmp_path / 'back'}",
     ]
-    done = subprocess.run(
-        [sys.executable, "-m", "gptjax.main", *back], capture_output=True, text=True, cwd=REPO
-    )
-    assert done.returncode == 0, done.stderr
+    assert run(["gptjax", *back]) == 0
     assert (tmp_path / "back").read_bytes() == source.read_bytes()
     assert main(["gptjax", *back]) == 2 and "not there yet" in capsys.readouterr().err
     assert main(["gptjax", *flags[:2]]) == 2 and "names no model" in capsys.readouterr().err

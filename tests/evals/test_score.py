@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 
+import compiled_model
 import jax
 import numpy as np
 import pytest
@@ -47,7 +48,7 @@ def test_a_text_within_the_trained_length_is_rotated_as_in_training():
     ]
     assert lengths == [{16, 64}, {None}]
     asked = [Request((1, 2, 3), (4, 5)), Request((1, 2, 3), (6,))]
-    made = models.unstacked(config, models.init(config, jax.random.key(0)))
+    made = models.unstacked(config, compiled_model.drawn(config))
     scaled, own = (score(infer.Model(one, made), asked) for one in (config, plain))
     for one, other in zip(scaled, own, strict=True):
         np.testing.assert_allclose(one.logprobs, other.logprobs, atol=TOLERANCE)

@@ -370,7 +370,7 @@ def test_no_ray(folder, capsys, monkeypatch, installed):
     assert tree(folder) == before
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EFBIG])
 def test_no_space(here, capsys, monkeypatch, number):
     """The disk fills while the workdir is made: nothing of it stays."""
     assert main(["gptjax", *sweep("job=plan")]) == 0
@@ -403,10 +403,7 @@ PROCESSES: dict[str, tuple] = {
 
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(n, marks=pytest.mark.slow if n in ("corpus", "table") else ())
-        for n in PROCESSES
-    ],
+    [pytest.param(n, marks=pytest.mark.slow if n != "key" else ()) for n in PROCESSES],
 )
 def test_refused_by_a_process(folder, name):
     """The same from outside, within five seconds of CPU time."""

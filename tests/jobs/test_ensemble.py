@@ -22,11 +22,11 @@ def place(tmp_path_factory):
     for i in range(8):
         (place / "text" / f"{i}.txt").write_text(f"text number {i} " * 40)
     tokenizer = convert.own_folder.KeptTokenizer(data.DataConfig())
-    first = compiled_model.init(CONFIG, jax.random.key(0))
+    first = compiled_model.drawn(CONFIG)
     near = jax.tree.map(lambda x: x + 0.02 * np.random.default_rng(1).normal(size=x.shape), first)
     wider = models.ModelConfig(vocab_size=257, depth=1, width=24, num_heads=2, seq_len=16)
     all_of = {"a": (CONFIG, first), "b": (CONFIG, near)}
-    all_of["c"] = (wider, compiled_model.init(wider, jax.random.key(2)))
+    all_of["c"] = (wider, compiled_model.drawn(wider, 2))
     for name, (config, params) in all_of.items():
         params = jax.tree.map(lambda x: np.asarray(x, np.float32), params)
         convert.save_model(place / name, config, params, tokenizer)

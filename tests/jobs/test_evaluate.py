@@ -20,7 +20,7 @@ def place(tmp_path_factory):
     place = tmp_path_factory.mktemp("evaluate")
     tokenizer = convert.own_folder.KeptTokenizer(data.DataConfig())
     for name in "ab":
-        params = compiled_model.init(CONFIG, jax.random.key(ord(name)))
+        params = compiled_model.drawn(CONFIG, ord(name))
         params = jax.tree.map(lambda x: np.asarray(x, np.float32), params)
         convert.save_model(place / name, CONFIG, params, tokenizer)
     rows = [

@@ -22,7 +22,7 @@ def place(tmp_path_factory):
     (place / "text").mkdir()
     for i in range(8):
         (place / "text" / f"{i}.txt").write_text(f"text number {i} " * 40)
-    params = compiled_model.init(CONFIG, jax.random.key(0))
+    params = compiled_model.drawn(CONFIG)
     tokenizer = convert.own_folder.KeptTokenizer(data.DataConfig())
     convert.save_model(place / "model", CONFIG, params, tokenizer)
     return place

@@ -31,7 +31,7 @@ def place(tmp_path_factory):
     """Two models of one tokenizer, and a file of documents."""
     folder = tmp_path_factory.mktemp("rag")
     for name, seed in (("tiny", 0), ("other", 1)):
-        params = compiled_model.init(CONFIG, jax.random.key(seed))
+        params = compiled_model.drawn(CONFIG, seed)
         kept = KeptTokenizer(DataConfig(tokenizer="bytes"))
         own_folder.save_model(folder / name, CONFIG, params, kept)
     lines = [json.dumps({"id": name, "text": text}) for name, text in FACTS.items()]

@@ -1,5 +1,6 @@
 """job=serve from the command line: a process that SIGTERM ends after its answers, and mistakes."""
 
+import contextlib
 import http.client
 import json
 import os
@@ -8,9 +9,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 
 import compiled_model
-import jax
 import numpy as np
 import pytest
 
@@ -28,7 +30,7 @@ CONFIG = models.ModelConfig(
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     place = tmp_path_factory.mktemp("serve") / "tiny"
-    params = compiled_model.init(CONFIG, jax.random.key(0))
+    params = compiled_model.drawn(CONFIG)
     own_folder.save_model(place, CONFIG, params, KeptTokenizer(DataConfig(tokenizer="bytes")))
     return place
 
@@ -38,20 +40,66 @@ def flags(folder, *given):
     return ["gptjax", "--config=experiments/serve.py", *own]
 
 
-def test_a_process_serves_and_ends_after_its_answers(folder, tmp_path):
-    """SIGTERM amid an answer: the answer is finished, the next request is refused, status 0."""
+def small_server(folder, tmp_path, port):
+    """The flags of a server with a key and an adapter."""
     (tmp_path / "key").write_text("secret\n")
     pair = np.ones((1, 8, 1)), np.ones((1, 1, 8))
     tuned = peft.Adapter(1, 1.0, {"blocks/attention/value": pair})
     peft.write_adapter(tmp_path / "tuned", CONFIG, tuned)
-    given = [
+    return [
         f"adapters=tuned={tmp_path}/tuned",
-        "port=0",
+        f"port={port}",
         "slots=2",
         f"token_file={tmp_path}/key",
         "warm=false",
         "name=small",
     ]
+
+
+BODY = {"prompt": "x", "max_tokens": 150, "stream": True, "logit_bias": {"256": -100}}
+
+
+def stopped_amid(port, stop):
+    """The rest of an answer after the signal that came amid it."""
+    reply = post(port, BODY)
+    assert reply.readline().startswith(b"data: ")
+    stop()
+    return reply.read()
+
+
+def test_a_signal_ends_the_job_after_its_answers(folder, tmp_path, capfd, monkeypatch):
+    """SIGTERM to the test's own process, amid an answer to a thread of it."""
+    monkeypatch.setattr("logging.config.dictConfig", lambda config: None)  # closes pytest's own
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    found = []
+
+    def client():
+        until = time.monotonic() + 120
+        while time.monotonic() < until and not found:
+            with contextlib.suppress(ConnectionRefusedError):
+                found.append(stopped_amid(port, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+            time.sleep(0.05)
+
+    before = signal.signal(signal.SIGTERM, lambda *given: None)
+    thread = threading.Thread(target=client, daemon=True)
+    thread.start()
+    try:
+        assert main(flags(folder, *small_server(folder, tmp_path, port))) == 0
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    thread.join(5)
+    (rest,) = found
+    assert rest.endswith(b"data: [DONE]\n\n") and b'"finish_reason": "length"' in rest
+    said = capfd.readouterr().out
+    assert "small and tuned: 2 slots of 512 tokens, " in said and said.endswith("\nstopped\n")
+    assert f"http://127.0.0.1:{port}/ for a browser" in said
+
+
+@pytest.mark.slow
+def test_a_process_serves_and_ends_after_its_answers(folder, tmp_path):
+    """python -m pytest -m slow tests/jobs/test_serve.py"""
+    given = small_server(folder, tmp_path, 0)
     process = subprocess.Popen(
         [sys.executable, "-m", "gptjax.main", *flags(folder, *given)[1:]],
         stdout=subprocess.PIPE,
@@ -62,11 +110,7 @@ def test_a_process_serves_and_ends_after_its_answers(folder, tmp_path):
         said = process.stdout.readline() + process.stdout.readline()
         assert "small and tuned: 2 slots of 512 tokens, " in said
         port = int(re.search(r"http://127.0.0.1:(\d+)/", said)[1])
-        body = {"prompt": "x", "max_tokens": 150, "stream": True, "logit_bias": {"256": -100}}
-        reply = post(port, body)
-        assert reply.readline().startswith(b"data: ")
-        process.send_signal(signal.SIGTERM)
-        rest = reply.read()
+        rest = stopped_amid(port, lambda: process.send_signal(signal.SIGTERM))
         assert rest.endswith(b"data: [DONE]\n\n") and b'"finish_reason": "length"' in rest
         assert process.wait(60) == 0 and process.stdout.read() == "stopped\n"
     finally:
@@ -90,7 +134,7 @@ def test_a_port_in_use_is_told(folder, capfd):
 
 
 def test_a_folder_without_tokenizer_is_told(tmp_path, capfd):
-    own_folder.save_model(tmp_path / "bare", CONFIG, compiled_model.init(CONFIG, jax.random.key(0)))
+    own_folder.save_model(tmp_path / "bare", CONFIG, compiled_model.drawn(CONFIG))
     assert main(flags(tmp_path / "bare", "port=0")) == 2
     assert "has no tokenizer, so texts cannot be served" in capfd.readouterr().err
 

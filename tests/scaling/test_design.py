@@ -115,7 +115,7 @@ def test_printed_intervals_are_narrower_than_the_default_grids_at_equal_compute(
 
 
 def test_the_promise_after_the_runs_is_kept():
-    law = scaling.fit(runs_table(noise=NOISE), resamples=0, loss_kind="squares_log")
+    law = scaling.fit(runs_table(noise=NOISE), starts=8, resamples=0, loss_kind="squares_log")
     plan = design.run_next(law, TARGET, float(law.runs.flops.sum()))
     assert plan.sd_after < 0.8 * plan.sd_before
     params = np.concatenate([law.runs.params, plan.params])
@@ -126,7 +126,7 @@ def test_the_promise_after_the_runs_is_kept():
 
 
 def test_more_money_never_hurts_and_too_little_is_refused():
-    law = scaling.fit(runs_table(noise=NOISE), resamples=0)
+    law = scaling.fit(runs_table(noise=NOISE), starts=8, resamples=0)
     spent = float(law.runs.flops.sum())
     after = [design.run_next(law, TARGET, spent * share).sd_after for share in (0.1, 0.5, 2.0)]
     assert after == sorted(after, reverse=True)
@@ -137,7 +137,9 @@ def test_more_money_never_hurts_and_too_little_is_refused():
 
 
 def test_the_plan_is_part_of_the_laws():
-    laws = scaling.fit_laws(runs_table(noise=NOISE), None, scaling.FitConfig(resamples=20))
+    laws = scaling.fit_laws(
+        runs_table(noise=NOISE), None, scaling.FitConfig(starts=8, resamples=20)
+    )
     plan = laws["run_next"]
     assert (
         plan["after"]["high"] - plan["after"]["low"]

@@ -14,7 +14,7 @@ from gptjax.scaling.laws import fit_laws as laws_of
 
 
 def test_a_noiseless_table_gives_its_law_back():
-    law = scaling.fit(runs_table(), resamples=0)
+    law = scaling.fit(runs_table(), starts=8, resamples=0)
     for name, value in TRUTH.items():
         assert law.values[name] == pytest.approx(value, rel=1e-6), name
     assert law.certificate.share_at_best == 1.0
@@ -50,7 +50,9 @@ def test_the_gradient_is_that_of_the_objective():
 
 
 def test_fixed_and_tied_parameters_stay_so():
-    law = scaling.fit(runs_table(noise=0.002), resamples=100, e_fixed=1.7, tied_exponents=True)
+    law = scaling.fit(
+        runs_table(noise=0.002), starts=8, resamples=100, e_fixed=1.7, tied_exponents=True
+    )
     assert law.values["E"] == 1.7
     assert law.values["alpha"] == law.values["beta"]
     assert len(law.theta) == 3
@@ -59,15 +61,15 @@ def test_fixed_and_tied_parameters_stay_so():
 
 def test_the_same_seed_gives_the_same_numbers_and_the_default_precision_is_left_alone():
     table = runs_table(noise=0.003)
-    first, second = (scaling.fit(table, resamples=50, seed=7).params for _ in range(2))
+    first, second = (scaling.fit(table, starts=8, resamples=50, seed=7).params for _ in range(2))
     assert first == second
-    assert scaling.fit(table, resamples=50, seed=8).params != first
+    assert scaling.fit(table, starts=8, resamples=50, seed=8).params != first
     assert jax.numpy.ones(1).dtype == np.float32
 
 
 def test_copying_every_run_under_other_names_does_not_change_the_optimum():
     table = runs_table(noise=0.003)
-    once = scaling.fit(table, resamples=0)
+    once = scaling.fit(table, starts=8, resamples=0)
     weights = np.full(len(table["loss"]), 2.0)
     problem = once.problem
     twice = engine.solve(problem, once.theta[None] + 0.05, weights=weights[None])
@@ -75,7 +77,7 @@ def test_copying_every_run_under_other_names_does_not_change_the_optimum():
 
 
 def test_predict_and_optimum_give_intervals_that_hold_the_truth():
-    law = scaling.fit(runs_table(noise=0.003), resamples=400)
+    law = scaling.fit(runs_table(noise=0.003), starts=8, resamples=400)
     value, low, high = law.predict(1e9, 2e10)
     assert low < value < high
     assert low < chinchilla_loss(1e9, 2e10) < high
@@ -100,14 +102,14 @@ def test_a_form_of_ones_own_takes_five_lines():
     )
     params = np.geomspace(1e6, 1e9, 12)
     table = {"params": params, "tokens": params * 20, "loss": 2 + 50 * params**-0.3}
-    law = scaling.fit(table, form=mine, resamples=0)
+    law = scaling.fit(table, form=mine, starts=8, resamples=0)
     assert law.values == pytest.approx({"E": 2.0, "A": 50.0, "alpha": 0.3}, rel=1e-6)
     assert law.predict(params=1e10)[0] == pytest.approx(2 + 50 * 1e10**-0.3)
 
 
 def test_fit_laws_agrees_with_the_truth_by_three_approaches():
     table = runs_table(noise=0.001)
-    laws = scaling.fit_laws(table, curves_table(table), scaling.FitConfig(resamples=100))
+    laws = scaling.fit_laws(table, curves_table(table), scaling.FitConfig(starts=8, resamples=100))
     json.dumps(laws, allow_nan=False)
     assert set(laws["laws"]) == {"chinchilla_parametric", "isoflop", "envelope"}
     exponent = 0.36 / 0.70
@@ -158,7 +160,7 @@ def test_a_trunk_shared_by_runs_is_resampled_whole():
     table["trunk"] = [f"trunk-{i % 7}" for i in range(len(table["loss"]))]
     runs = scaling.prepare(table)
     assert runs.group_by == "trunk" and runs.groups == 7
-    assert scaling.fit(runs, resamples=50).resamples.group_by == "trunk"
+    assert scaling.fit(runs, starts=8, resamples=50).resamples.group_by == "trunk"
     assert scaling.prepare(table, scaling.FitConfig(group_by="run")).groups == 35
 
 

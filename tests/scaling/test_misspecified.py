@@ -107,7 +107,7 @@ def test_intervals_hold_the_truth_of_other_forms(truth):
 
 
 def test_structure_is_found_where_it_is_and_not_where_it_is_not():
-    config = scaling.FitConfig(resamples=0, starts=8)
+    config = scaling.FitConfig(resamples=0, starts=4)
     found = {
         truth.__name__: [
             lack_of_fit(scaling.fit(table(truth, seed), config=config)).found for seed in range(4)
@@ -119,7 +119,7 @@ def test_structure_is_found_where_it_is_and_not_where_it_is_not():
 
 
 def test_a_form_that_describes_the_runs_better_has_the_weight():
-    config = scaling.FitConfig(resamples=0, starts=8)
+    config = scaling.FitConfig(resamples=0, starts=4)
     runs = scaling.prepare(table(kaplan, 0))
     fits = [scaling.fit(runs, form, config=config) for form in ("chinchilla", "kaplan_nd")]
     weights = akaike_weights(fits)
@@ -137,7 +137,7 @@ def test_nine_runs_do_not_leave_out_a_form_by_their_number_alone():
 
 
 def test_exact_runs_weigh_the_form_that_made_them():
-    config = scaling.FitConfig(resamples=0, starts=8)
+    config = scaling.FitConfig(resamples=0, starts=4)
     runs = scaling.prepare({**table(chinchilla, 0, 0.0), "loss_stderr": np.full(35, 0.001)})
     names = ("gadre", "kaplan_nd", "power_mean", "chinchilla")
     weights = akaike_weights([scaling.fit(runs, name, config=config) for name in names])

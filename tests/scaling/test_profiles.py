@@ -9,7 +9,7 @@ from gptjax.errors import UserError
 
 
 def test_a_profile_bounds_what_the_runs_determine_about_as_the_interval_does():
-    law = scaling.fit(runs_table(noise=0.003), resamples=400)
+    law = scaling.fit(runs_table(noise=0.003), starts=8, resamples=400)
     for name in ("E", "alpha", "beta"):
         profile, interval = law.profile(name), law.params[name]
         assert not profile.open_below and not profile.open_above
@@ -22,7 +22,7 @@ def test_a_profile_bounds_what_the_runs_determine_about_as_the_interval_does():
 
 def test_a_profile_is_the_objective_with_the_parameter_held():
     """For least squares the statistic is the rise of the squares over the noise's variance."""
-    law = scaling.fit(runs_table(noise=0.003), resamples=0, loss_kind="squares_log")
+    law = scaling.fit(runs_table(noise=0.003), starts=8, resamples=0, loss_kind="squares_log")
     profile = law.profile("E", points=4)
     held = scaling.fit(
         runs_table(noise=0.003), resamples=0, loss_kind="squares_log", e_fixed=profile.values[-3]
@@ -37,7 +37,7 @@ def test_a_law_without_irreducible_loss_is_said_not_to_bound_it_from_below():
     power_laws = chinchilla_loss(table["params"], table["tokens"]) - TRUTH["E"]
     scatter = table["loss"] / chinchilla_loss(table["params"], table["tokens"])
     table["loss"] = power_laws * scatter
-    law = scaling.fit(table, resamples=0)
+    law = scaling.fit(table, starts=8, resamples=0)
     profile = law.profile("E")
     assert profile.open_below and profile.low == 0.0 and np.isfinite(profile.high)
     assert str(profile) == "E: the runs do not bound it from below"
@@ -50,12 +50,12 @@ def test_parameters_that_trade_against_each_other_are_said_to():
     size, data = np.meshgrid(np.geomspace(1e8, 1.02e8, 4), np.geomspace(1e10, 1.02e10, 4))
     size, data = size.ravel(), data.ravel()
     loss = chinchilla_loss(size, data) * np.exp(1e-6 * np.random.default_rng(0).normal(size=16))
-    law = scaling.fit({"params": size, "tokens": data, "loss": loss}, resamples=0)
+    law = scaling.fit({"params": size, "tokens": data, "loss": loss}, starts=8, resamples=0)
     assert law.certificate.condition_number > 1e5
     assert any("can be traded for each other" in warning for warning in law.warnings)
 
 
 def test_a_profile_of_what_is_not_fitted_is_refused():
-    law = scaling.fit(runs_table(noise=0.003), resamples=0, e_fixed=1.7)
+    law = scaling.fit(runs_table(noise=0.003), starts=8, resamples=0, e_fixed=1.7)
     with pytest.raises(UserError, match="fits no E"):
         law.profile("E")

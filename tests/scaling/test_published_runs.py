@@ -85,7 +85,7 @@ def scipy_gadre(params, tokens, loss):
 def test_gadre_predicts_large_runs_from_the_five_small_ones_of_the_paper(dataset):
     runs, five = five_runs(dataset)
     assert five.sum() == 5
-    law = scaling.fit(runs.take(five), "gadre", loss_kind="squares", resamples=0)
+    law = scaling.fit(runs.take(five), "gadre", loss_kind="squares", starts=8, resamples=0)
     for name, value in GADRE[dataset].items():
         assert law.values[name] == pytest.approx(value, abs=6e-4), name
     error = np.abs(law.predict(runs.params, runs.tokens)[0] / runs.loss - 1)
@@ -119,7 +119,9 @@ def test_muennighoff_has_a_better_optimum_than_the_published_one_in_a_flat_valle
     exponent = 0.3526596
     frozen = {"A": np.exp(6.255414), "B": np.exp(7.3049974), "E": np.exp(0.6254804)}
     form = scaling.form_named("muennighoff").fix(**frozen, alpha=exponent, beta=exponent)
-    law = scaling.fit(published("muennighoff/datablations_fit182.csv"), form, resamples=200)
+    law = scaling.fit(
+        published("muennighoff/datablations_fit182.csv"), form, starts=8, resamples=200
+    )
     printed = np.log([[15.39, 5.31]])
     known = engine.objective(
         law.problem, printed, law.problem.weights[None], law.problem.target[None]

@@ -91,7 +91,7 @@ def test_extreme_but_possible_scales_are_fitted():
     table = runs_table()
     scaled = {n: table[n] * 1e6 for n in ("params", "tokens")}
     scaled |= {"loss": table["loss"], "flops": table["flops"] * 1e12}
-    law = scaling.fit(scaled, resamples=0)
+    law = scaling.fit(scaled, starts=8, resamples=0)
     assert law.values["alpha"] == pytest.approx(0.34, rel=1e-6)
 
 
@@ -135,7 +135,7 @@ def test_when_no_law_can_be_fitted_each_approach_gives_its_reason():
     size = np.geomspace(1e6, 1e9, 12)
     table = {"params": size, "tokens": 20 * size, "loss": 2 + size**-0.3}
     with pytest.raises(UserError) as caught:
-        scaling.fit_laws(table, None, scaling.FitConfig(forms=("moe",), resamples=0))
+        scaling.fit_laws(table, None, scaling.FitConfig(forms=("moe",), starts=8, resamples=0))
     sentence = str(caught.value)
     assert sentence.startswith("no law can be fitted: chinchilla_parametric: tokens follow params")
     assert "isoflop: IsoFLOP profiles need two usable valleys" in sentence
@@ -145,7 +145,7 @@ def test_when_no_law_can_be_fitted_each_approach_gives_its_reason():
 
 def test_runs_that_differ_in_a_column_that_the_form_reads_are_no_duplicates():
     table = {"batch": [1e4, 1e5, 1e6, 1e7, 1e7], "steps": [9e3, 5e3, 5e3, 4e3, 4e3]}
-    law = scaling.fit(table, form="critical_batch", column_loss="steps", resamples=0)
+    law = scaling.fit(table, form="critical_batch", column_loss="steps", starts=8, resamples=0)
     assert len(law.runs) == 4
 
 
