@@ -41,7 +41,7 @@ import jaxtyping  # noqa: E402
 # hook must be in place before anything imports them.
 jaxtyping.install_import_hook("gptjax.ops", "beartype.beartype")
 
-ENOUGH_MEGABYTES = 2000
+ENOUGH_MEGABYTES = 3000
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -1,5 +1,4 @@
-"""The commands of the pages about many machines: they print what they would do, and their flags
-make a config."""
+"""Documented launch commands: each prints its command in a dry run, and its flags make a config."""
 
 import os
 import re

@@ -1,4 +1,7 @@
-"""The launchers against recorders of gcloud, kubectl, srun and scontrol."""
+"""Launch scripts of TPU pods, GKE and Slurm with stubs of gcloud, kubectl, srun and scontrol.
+
+A stub records its arguments, so that no cluster is needed.
+"""
 
 import json
 import os

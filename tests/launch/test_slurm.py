@@ -1,4 +1,6 @@
-"""The batch files on a real SLURM of two nodes on this machine's loopback address.
+"""Slurm batch scripts on a real cluster of two nodes at this machine's loopback address.
+
+A stub of srun would not show requeues, time limits and lost nodes.
 
 tests/launch/slurm_cluster.sh install && python -m pytest -m slow tests/launch/test_slurm.py
 """

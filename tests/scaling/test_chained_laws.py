@@ -118,7 +118,7 @@ def test_a_config_names_scores_and_outputs():
     halves = table | {"tokens": d / 2, "loss": table["loss"] + 1, "step": np.full(len(n), 4)}
     table = {name: np.concatenate([halves[name], table[name]]) for name in table}
     config = scaling.FitConfig(
-        approaches=("parametric",), diagnostics=False, holdout_budgets=0, resamples=60, starts=8
+        approaches=("parametric",), diagnostics=False, holdout_budgets=0, resamples=30, starts=4
     )
     asked = {"chained": ("error", "bleu"), "outputs": ("loss", "code"), "predict_flops": (1e22,)}
     laws = scaling.fit_laws(table, None, dataclasses.replace(config, **asked))

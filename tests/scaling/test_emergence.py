@@ -1,5 +1,6 @@
 """A true threshold is recognised; a smooth ability is not called one."""
 
+import functools
 import json
 
 import numpy as np
@@ -20,14 +21,16 @@ def smooth(size):
     return 0.9 - 20 * size**-0.21
 
 
-def judged(score, seed, noise=0.02):
+@functools.cache
+def judged(form, seed, noise=0.02, **changes):
+    score = form(SIZES, **changes)
     score = score + noise * np.random.default_rng(seed).standard_normal(len(SIZES))
     table = {"params": SIZES, "score": score}
-    return scaling.judge_threshold(table, column_loss="score", resamples=50, starts=16)
+    return scaling.judge_threshold(table, column_loss="score", resamples=30, starts=8)
 
 
 def test_a_true_threshold_is_recognised():
-    found = [judged(threshold(SIZES), seed) for seed in SEEDS]
+    found = [judged(threshold, seed) for seed in SEEDS]
     assert sum(one.threshold for one in found) >= len(SEEDS) - 1
     places = [one.sigmoid.values["N_half"] for one in found]
     assert np.median(places) == pytest.approx(2e9, rel=0.1)
@@ -35,19 +38,19 @@ def test_a_true_threshold_is_recognised():
 
 
 def test_a_smooth_ability_is_not_called_a_threshold():
-    found = [judged(smooth(SIZES), seed) for seed in SEEDS]
+    found = [judged(smooth, seed) for seed in SEEDS]
     assert not any(one.threshold for one in found)
     assert all(one.sentence.startswith("No threshold is shown") for one in found)
 
 
 def test_a_slow_sigmoid_is_better_than_the_smooth_form_and_still_no_threshold():
-    found = judged(threshold(SIZES, width=1.5), 0, noise=0.001)
+    found = judged(threshold, 0, noise=0.001, width=1.5)
     assert found.gain > 6 and not found.threshold
     assert "of the range of sizes" in found.sentence
 
 
 def test_the_gain_is_akaikes_criterion_by_hand():
-    found = judged(threshold(SIZES), 0)
+    found = judged(threshold, 0)
     square = [np.mean(law.residuals**2) for law in (found.smooth, found.sigmoid)]
     by_hand = [
         20 * np.log(s) + 2 * k + 2 * k * (k + 1) / (20 - k - 1)
@@ -60,7 +63,7 @@ def test_a_score_of_zero_is_a_score_and_too_few_sizes_are_refused():
     score = np.maximum(threshold(SIZES) - 0.25, 0.0)
     score[0] = 0.0
     table = {"params": SIZES, "score": score}
-    assert scaling.judge_threshold(table, column_loss="score", resamples=0).gain > 0
+    assert scaling.judge_threshold(table, column_loss="score", starts=8, resamples=0).gain > 0
     few = {name: column[::4] for name, column in table.items()}
     with pytest.raises(UserError, match="at least"):
         scaling.judge_threshold(few, column_loss="score", resamples=0)
@@ -69,7 +72,12 @@ def test_a_score_of_zero_is_a_score_and_too_few_sizes_are_refused():
 def test_a_sigmoid_never_comes_alone_in_the_laws():
     table = {"params": SIZES, "score": threshold(SIZES) + 0.001 * np.cos(np.arange(20))}
     config = scaling.FitConfig(
-        approaches=(), forms=("sigmoid",), column_loss="score", resamples=50, diagnostics=False
+        approaches=(),
+        forms=("sigmoid",),
+        column_loss="score",
+        starts=8,
+        resamples=30,
+        diagnostics=False,
     )
     laws = scaling.fit_laws(table, None, config)
     assert set(laws["laws"]) == {"sigmoid", "smooth"}

@@ -61,7 +61,7 @@ def test_intervals_hold_the_truth_as_often_as_they_say():
     hits = []
     for seed in range(40):
         table = at_one_batch(sweep(noise=0.003, seed=seed))
-        law = scaling.setting_law(table, resamples=200, starts=8, seed=seed).law
+        law = scaling.setting_law(table, resamples=100, starts=4, seed=seed).law
         hits.append([law.params[n].low <= RATE[n] <= law.params[n].high for n in RATE])
     assert 0.85 <= np.mean(hits) <= 1.0
 

@@ -37,7 +37,7 @@ def corpus(tmp_path_factory):
 def plan(corpus, **changes):
     """(cells, bundles): one width and three lengths, so one trunk with three branches."""
     model = ModelConfig(
-        depth=2,
+        depth=1,
         width=16,
         num_heads=2,
         seq_len=16,
