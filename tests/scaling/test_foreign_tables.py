@@ -433,3 +433,55 @@ def test_a_rate_is_no_count(tmp_path):
 def test_measured_errors_are_no_flags(values):
     table = Table.from_columns({"error": values, "failed": values}, "t")
     assert states.unfinished(table) == ({}, [])
+
+
+def test_rows_of_means_and_totals_are_no_runs(tmp_path):
+    table = runs_table(budgets=3)
+    table = {name: np.asarray(table[name]) for name in ("cell", "params", "tokens", "loss")}
+    for make in (np.mean, np.sum):
+        added = {n: np.append(c, make(c)) for n, c in table.items() if n != "cell"}
+        runs = scaling.prepare(added)
+        assert len(runs) == 21
+        assert any(f"row 22 ({make.__name__})" in said for said in runs.warnings)
+    odd = {name: np.append(column, 1e9) for name, column in table.items() if name != "cell"}
+    named = odd | {"cell": np.append(table["cell"], "Average"), "loss": np.append(table["loss"], 3)}
+    runs = scaling.prepare(named)
+    assert len(runs) == 21 and any("(average)" in said for said in runs.warnings)
+    usual = {name: np.append(column, column[0] * 1.1) for name, column in odd.items()}
+    assert len(scaling.prepare(usual | {"loss": np.append(odd["loss"][:-1], [3, 3.1])})) == 23
+
+
+@pytest.mark.parametrize(
+    ("reached", "planned"),
+    [("step", "max_steps"), ("config.epoch", "target_epochs"), ("tokens", "target_tokens")],
+)
+def test_runs_short_of_their_plan_are_left_out(reached, planned):
+    table = dict(runs_table(budgets=3))
+    whole = np.asarray(table["tokens"]) if reached == "tokens" else np.full(21, 1000.0)
+    got = np.where(np.arange(21) % 7 == 3, 0.5, 1.0) * whole
+    table |= {planned: whole, reached: got, "learning_rate_steps": np.full(21, 7.0)}
+    config = scaling.FitConfig(tokens_convention="seen", check_units=False)
+    runs = scaling.prepare(table, config)
+    assert len(runs) == 18 and f" of {whole[3]:g}" in runs.left_out[0].reason
+    table[reached] = whole * 0.5  # no run reaches it: it is the plan of something else
+    assert len(scaling.prepare(table, config)) == 21
+
+
+@pytest.mark.parametrize(
+    "start",
+    ["# exported by us\n#\n", "# ", "#", "# params, tokens and losses\n# "],
+    ids=["comments", "a marked header", "the same", "both"],
+)
+def test_comments_before_the_header_are_none_of_it(tmp_path, start):
+    path = tmp_path / "runs.csv"
+    path.write_text(start + HEADER + PLAIN)
+    table = scaling.Table.read(path)
+    assert list(table.columns) == HEADER.strip().split(",")
+    assert table.places[0] == 2 + start.count("\n")
+
+
+def test_active_parameters_beside_others_are_said():
+    table = dict(runs_table(budgets=3))
+    said = scaling.prepare({**table, "active_params": np.asarray(table["params"]) / 8}).warnings
+    assert any("fit.column_params=active_params" in line for line in said)
+    assert not any("active" in line for line in scaling.prepare(table).warnings)

@@ -123,10 +123,12 @@ def read_csv(path: pathlib.Path) -> Sheet:
         if other_format(path):
             raise _no_text(path)
         encoding = _encoding(path)
-        separator, skip = _separator(path, encoding)
-        lines = _Lines(path, encoding, separator, skip)
+        comments = _comments(path, encoding)
+        separator, skip = _separator(path, encoding, comments)
+        lines = _Lines(path, encoding, separator, skip, comments)
         first = next(iter(lines()), None)
         header = [name.strip() for name in first[1]] if first else []
+        header[:1] = [name.lstrip("# ") for name in header[:1]]
         rows, evidence = [], _Evidence()
         for number, row in itertools.islice(lines(), 1, None):
             if len(row) != len(header):
@@ -156,13 +158,14 @@ class _Lines:
     encoding: str
     separator: str
     skip: bool
+    comments: int = 0
 
     def __call__(self) -> Iterator[tuple[int, list[str]]]:
         with self.path.open(encoding=self.encoding, newline="") as file:
-            if self.skip:
+            for _ in range(self.comments + self.skip):
                 file.readline()
             reader = csv.reader(self._checked(file), delimiter=self.separator)
-            for number, row in enumerate(reader, start=1):
+            for number, row in enumerate(reader, start=1 + self.comments):
                 if any(map(str.strip, row)):
                     yield number, row
 
@@ -249,10 +252,28 @@ def _encoding(path: pathlib.Path) -> str:
     return encoding
 
 
-def _separator(path: pathlib.Path, encoding: str) -> tuple[str, bool]:
+def _comments(path: pathlib.Path, encoding: str) -> int:
+    """Lines of comments before the header: they begin with #, as may the header itself."""
+    with path.open(encoding=encoding, newline="") as file:
+        start: list[str] = []
+        after = next(file, "")
+        while after.startswith("#"):
+            start, after = [*start, after], next(file, "")
+    marks = [max(line.count(mark) for mark in SEPARATORS) for line in (*start[-1:], after)]
+    heads = bool(start) and marks[0] > 0 and marks[0] == marks[-1] and _numbers_first(after)
+    return len(start) - heads
+
+
+def _numbers_first(line: str) -> bool:
+    """Whether a line has a number among its cells, as those below a header have."""
+    cells = re.split(f"[{re.escape(SEPARATORS)}]", line)
+    return any(number(cell) is not None and cell.strip() for cell in cells)
+
+
+def _separator(path: pathlib.Path, encoding: str, comments: int) -> tuple[str, bool]:
     """The separator that gives the header most cells, and whether a `sep=` line names it."""
     with path.open(encoding=encoding, newline="") as file:
-        first = file.readline()
+        first = next(itertools.islice(file, comments, None), "")
         named = re.fullmatch(r"\"?sep=(.)\"?\r?\n?", first)
         if named:
             return named[1], True

@@ -14,7 +14,7 @@ import numpy as np
 
 from gptjax.errors import UserError, nearest
 from gptjax.scaling.config import LOSS_UNITS, FitConfig
-from gptjax.scaling.tables import curves, dialects, passes, states, units
+from gptjax.scaling.tables import curves, dialects, passes, states, summaries, units
 from gptjax.scaling.tables.table import Table, as_table
 
 # Beyond these a unit is wrong: no model, corpus or budget on Earth is near.
@@ -163,7 +163,15 @@ def units_check(
     units.check(table.name, table.places, values, stated)
     if config.loss_unit == "nats":
         units.check_loss(table.name, names["loss"], values["loss"])
-    return units.unusual(values) if {"params", "tokens"} <= stated else []
+    said = units.unusual(values) if {"params", "tokens"} <= stated else []
+    active = next((name for name in table.columns if units.of_active(name)), "")
+    if active and active != names["params"] and "params" in stated:
+        said.append(
+            f"N is {names['params']}, and the table has {active} too: 6 N D counts the parameters "
+            f"that are active for a token, so name it by fit.column_params={active} if the law is "
+            "to be one of those"
+        )
+    return said
 
 
 def _nats(loss: np.ndarray, unit: str) -> np.ndarray:
@@ -207,7 +215,9 @@ def _drop(table: Table, config: FitConfig) -> tuple[Table, list[LeftOut], list[s
     if len(table) == 0:
         raise UserError(f"{table.name} has no rows; give one row for each run")
     table = select(table, config.where)
+    table, summed = _without_summaries(table)
     found, warnings = states.unfinished(table)
+    warnings = [*summed, *warnings]
     why = states.reasons(table, found)
     cells = _cells(table)
     left_out = [LeftOut(cells[i], reason) for i, reason in sorted(why.items())]
@@ -221,6 +231,16 @@ def _drop(table: Table, config: FitConfig) -> tuple[Table, list[LeftOut], list[s
         )
         warnings.insert(0, f"{len(left_out)} run(s) that did not finish are left out: {listed}")
     return table, left_out, warnings
+
+
+def _without_summaries(table: Table) -> tuple[Table, list[str]]:
+    """Without rows of means and totals, and a sentence of them."""
+    found = summaries.summary_rows(table)
+    if not found:
+        return table, []
+    listed = ", ".join(f"row {table.places[i]} ({what})" for i, what in found.items())
+    keep = np.array([i not in found for i in range(len(table))])
+    return table.where(keep), [f"rows that summarise others are left out: {listed}"]
 
 
 _CONDITION = re.compile(r"\s*([^=!<>]+?)\s*(!=|<=|>=|=|<|>)\s*(.*?)\s*")

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from gptjax.scaling.tables.column_names import letters_of
+from gptjax.scaling.tables.column_names import letters_of, words_of
 from gptjax.scaling.tables.dialects import EMPTY
 from gptjax.scaling.tables.table import Table
 
@@ -202,6 +202,35 @@ def _by_progress(table: Table, column: str) -> Found:
     return found, doubts if unknown else []
 
 
+REACHED = ("step", "global_step", "iteration", "iter", "epoch", "tokens", "update")
+PLANNED = ("max", "target", "planned", "total")
+PLACES = frozenset(("config", "summary", "args", "trainer", "train", "training", "sys", "hparams"))
+"""Words of names that say where a tracker keeps them."""
+NEAR = 0.99  # of the plan, from which on a run is at its end
+
+
+def _short_of_plan(table: Table) -> dict[int, str]:
+    """Rows whose steps or tokens are fewer than planned in another column, where most reach it.
+
+    Where few do, the columns mean another thing, or the rows are points of curves.
+    """
+    plain = {"_".join(w for w in words_of(name) if w not in PLACES): name for name in table.columns}
+    for reached in REACHED:
+        kinds = PLANNED[:-1] if reached == "tokens" else PLANNED  # all tokens are no plan
+        names = (f"{kind}_{what}" for kind in kinds for what in (reached, f"{reached}s"))
+        planned = next((name for name in names if name in plain), "")
+        if not planned or reached not in plain:
+            continue
+        got, whole = (table.columns[plain[name]] for name in (reached, planned))
+        if got.dtype.kind != "f" or whole.dtype.kind != "f":
+            continue
+        short = np.flatnonzero(got < NEAR * whole)
+        if len(short) and 2 * np.sum(got >= NEAR * whole) > len(table):
+            name = plain[reached]
+            return {int(i): f"{name} {got[i]:g} of {whole[i]:g}" for i in short}
+    return {}
+
+
 READERS: tuple[tuple[Callable[[str], bool], Callable[[Table, str], Found]], ...] = (
     (lambda name: _flag(name) in EXIT_CODES, _by_exit_code),
     (_is_state, _by_word),
@@ -226,7 +255,7 @@ def unfinished(table: Table) -> Found:
         if read is not None:
             rows, said = read(table, column)
             found, doubts = {**rows, **found}, [*doubts, *said]
-    return found, doubts
+    return {**_short_of_plan(table), **found}, doubts
 
 
 def reasons(table: Table, states: dict[int, str]) -> dict[int, str]:

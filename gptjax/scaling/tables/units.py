@@ -85,6 +85,16 @@ def _unit_by_name(column: str, parts: list[str]) -> str:
     return ""
 
 
+def of_active(column: str) -> bool:
+    """Whether a column counts the parameters of a mixture of experts that a token uses.
+
+    >>> [of_active(name) for name in ("active_params", "n_activated_parameters", "active")]
+    [True, True, False]
+    """
+    words = set(words_of(column))
+    return bool(words & {"active", "activated"}) and bool(words & {"params", "parameters", "n"})
+
+
 def derived(name: str, params: np.ndarray, tokens: np.ndarray, flops: str) -> None:
     """Refuse tokens that were made of FLOPs in another unit."""
     middle = float(np.nanmedian(tokens / params)) if len(params) else math.nan
