@@ -24,7 +24,7 @@ from gptjax.errors import UserError
 from gptjax.files import read_json, user_path, write_json
 
 CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
-PREFIX = "base_model.model."
+PREFIX, CAUSAL = "base_model.model.", "CAUSAL_LM"
 READ = ("peft_type", "r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern", "bias")
 """Keys of adapter_config.json that are read here."""
 FREE = frozenset(
@@ -155,7 +155,7 @@ def write_adapter(folder: Path, config: Any, adapter: Adapter) -> None:
         folder / CONFIG,
         {
             "peft_type": "LORA",
-            "task_type": "CAUSAL_LM",
+            "task_type": CAUSAL,
             "base_model_name_or_path": adapter.base,
             "r": adapter.rank,
             "lora_alpha": adapter.alpha,
@@ -248,8 +248,14 @@ def _known(folder: Path, config: Any, stored: Mapping[str, Any]) -> dict[str, _M
         fewest = min(fewest, left, key=len)
     raise UserError(
         f"{folder} adapts {(strange + fewest)[0]}, which the model has no matrix of its own for; "
-        "it is an adapter of another base"
+        f"{_made_for(_said(folder).get('task_type'))}"
     )
+
+
+def _made_for(task: Any) -> str:
+    if task in (None, CAUSAL):
+        return "it is an adapter of another base"
+    return f"its task_type={task} is that of another head: adapt the base with task_type={CAUSAL}"
 
 
 def _check_whole(folder: Path, modules: Mapping[str, _Module], names: set[str]) -> None:

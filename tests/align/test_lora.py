@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
 from aligned import CONFIG, GPT2, LLAMA, NEOX, finetune
 from safetensors.numpy import load_file, save_file
 
@@ -238,3 +239,13 @@ def test_wrong_adapters_are_refused_in_a_sentence(llama, tmp_path):
     (tmp_path / "dora" / peft.CONFIG).write_text(json.dumps(said))
     with pytest.raises(UserError, match="use_dora"):
         peft.read_adapter(tmp_path / "dora", LLAMA)
+    tensors = safetensors.numpy.load_file(folder / peft.WEIGHTS)
+    headless = {name.replace(".model.model.", ".model."): x for name, x in tensors.items()}
+    safetensors.numpy.save_file(headless, folder / peft.WEIGHTS)
+    said = {**GOLDEN["config"], "task_type": "FEATURE_EXTRACTION"}
+    del said["base_model_name_or_path"]
+    (folder / peft.CONFIG).write_text(json.dumps(said))
+    with pytest.raises(UserError, match="FEATURE_EXTRACTION is that of another head"):
+        peft.read_adapter(folder, LLAMA)
+    with pytest.raises(UserError, match="base_model_name_or_path='', which is no folder here"):
+        convert.load(folder)

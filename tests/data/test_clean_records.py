@@ -1,6 +1,7 @@
 """Records of a cleaning: nothing of them is lost, and what is written is JSON."""
 
 import json
+import os
 import tarfile
 
 import numpy as np
@@ -93,6 +94,15 @@ def test_numbers_that_are_not_finite_are_null():
 def test_a_file_of_one_value_is_refused(tmp_path, content, words):
     with pytest.raises(UserError, match=rf"clean\.input: .*a\.jsonl' is one JSON {words}"):
         cleaned(tmp_path, content)
+
+
+def test_a_name_that_is_no_text_is_told_in_an_id(tmp_path):
+    folder = tmp_path / os.fsdecode(b"b\xff")
+    folder.mkdir()
+    file = folder / os.fsdecode(b"a\xfe.jsonl")
+    file.write_text('{"text": "one"}\n')
+    (found,) = readers.documents(file, readers.Broken(), strict=True)
+    assert (found.id, found.source) == (r"a\xfe.jsonl#1", r"b\xff")
 
 
 def test_a_broken_line_of_an_evaluation_file_is_refused(tmp_path):

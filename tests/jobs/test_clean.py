@@ -409,6 +409,8 @@ REFUSED = {
         {"tokenizer_path": "none.json"},
         "clean.tokenizer_path='none.json' cannot be read: No such file or directory; name a file",
     ),
+    "file": ("a.jsonl", {"output": "lfs.json"}, "lfs.json holds something else"),
+    "in a file": ("a.jsonl", {"output": "lfs.json/out"}, "cannot be made: Not a directory"),
     "binary": ("image.png", {}, "bytes are NUL"),
 }
 

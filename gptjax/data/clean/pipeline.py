@@ -122,11 +122,16 @@ def _prepare(output: Path, recipe: dict[str, Any]) -> None:
                 f"clean.output={output} was made from other files or settings; give another "
                 "folder, or delete it"
             )
-    elif output.exists() and any(output.iterdir()):
+    elif output.exists() and not (output.is_dir() and not any(output.iterdir())):
         raise UserError(
             f"clean.output={output} holds something else; give a new folder or an empty one"
         )
-    (output / WORK).mkdir(parents=True, exist_ok=True)
+    try:
+        (output / WORK).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"clean.output={output} cannot be made: {error.strerror}; name another folder"
+        ) from error
     write_json(output / RECIPE, recipe)
 
 

@@ -10,6 +10,7 @@ import glob
 import io
 import itertools
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -89,9 +90,9 @@ def documents(
     """
     chunks = _renamed_each(contents(file))
     for content in chunks:
-        name = content.name.removeprefix(f"{root or file.parent}/")
+        name = _as_text(content.name.removeprefix(f"{root or file.parent}/"))
         for place, record in _renamed_each(_reader(content.name)(content, broken, strict)):
-            found = document_of(record, f"{name}#{place}", _top(file), text_field)
+            found = document_of(record, f"{name}#{place}", _as_text(_top(file)), text_field)
             if found is None:
                 broken.add(
                     f"{content.name} record {place}",
@@ -165,6 +166,11 @@ def _strings(value: Any) -> Iterator[str]:
     elif isinstance(value, list):
         for item in value:
             yield from _strings(item)
+
+
+def _as_text(name: str) -> str:
+    """A file's name, of which bytes that are not UTF-8 are written as \\xff."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _top(file: Path) -> str:
