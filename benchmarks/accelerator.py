@@ -21,12 +21,14 @@ nothing.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import functools
 import importlib.util
 import json
 import os
 import selectors
+import signal
 import statistics
 import subprocess
 import sys
@@ -198,6 +200,7 @@ def train(size: str) -> Iterator[Row]:
 
 def torch_train(size: str) -> Iterator[Row]:
     """Rows of PyTorch's; in a process of its own, since JAX keeps the memory that it has used."""
+    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # JAX only names the device here
     missing = [name for name in ("torch", "transformers") if not importlib.util.find_spec(name)]
     if missing:
         yield {"rival": "torch compile", "skipped": f"{missing[0]} is not installed"}
@@ -530,18 +533,21 @@ def rows_of(name: str, size: str, seconds: float) -> Iterator[Row]:
         yield {"part": name, "skipped": "no time was left"}
         return
     command = [sys.executable, __file__, f"--part={name}", f"--size={size}"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ})
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True)
     ends = time.monotonic() + seconds
     assert process.stdout is not None
-    for line in lines_until(process.stdout, ends):
-        if line.startswith("= "):
-            yield json.loads(line[2:])
-    if process.poll() is None and time.monotonic() >= ends:
-        process.kill()
+    try:
+        for line in lines_until(process.stdout, ends):
+            if line.startswith("= "):
+                yield json.loads(line[2:])
+        if process.poll() is None and time.monotonic() >= ends:
+            yield {"part": name, "failed": f"stopped after {seconds:.0f} s"}
+        elif process.wait():
+            yield {"part": name, "failed": f"ended with status {process.returncode}"}
+    finally:  # with the processes that it started: a sweep's would hold the device on
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        yield {"part": name, "failed": f"stopped after {seconds:.0f} s"}
-    elif process.wait():
-        yield {"part": name, "failed": f"ended with status {process.returncode}"}
 
 
 def lines_until(file: Any, ends: float) -> Iterator[str]:

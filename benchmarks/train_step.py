@@ -1,24 +1,35 @@
 """Our training step beside Hugging Face's GPT-2 in PyTorch, eager and compiled.
 
     pip install -e '.[bench]'
-    python benchmarks/train_step.py [--rounds=7] [--shapes=2x64x128x32,4x128x128x32]
+    python benchmarks/train_step.py [--rounds=7] [--shapes=2x64x128x32,4x128x128x32] \\
+        [--dtype=bfloat16] [--rivals="gptjax,gptjax 2 devices,torch compile"]
 
-One update each: forward, backward, AdamW; float32, GELU by tanh, no dropout, the same shapes and
-vocabulary. Rivals run in processes of their own that take turns, round by round, so that a busy
-machine slows all of them alike; the table gives medians over rounds, and the median over rounds
-of the ratio within a round. PyTorch has 2 threads, scaled-dot-product or plain attention
-(whichever is faster, measured first) and its fused AdamW. The last columns are our exact FLOP/s
-and their share of the best matrix product that either library reached in the same run.
+One update each: forward, backward, AdamW; float32 (or bfloat16, under autocast in PyTorch), GELU by
+tanh, no dropout, the same shapes and vocabulary. Rivals run in processes of their own that take
+turns, round by round, so that a busy machine slows all of them alike; the table gives medians over
+rounds, and the median over rounds of the ratio within a round. PyTorch has 2 threads,
+scaled-dot-product or plain attention (whichever is faster, measured first) and its fused AdamW. The
+last columns are our exact FLOP/s and their share of the best matrix product that either library
+reached in the same run. `gptjax 2 devices` is ours with the batch over two simulated devices, two
+threads in all.
+
+The last line of a shape has the step's own products alone: each product of the step, forward and
+backward, at its own shape and in its own form, timed by itself on two threads and added up. What it
+leaves of a step is everything else, so a step can be no faster than that with this library.
 """
 
 import argparse
 import dataclasses
+import functools
+import math
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from typing import Any
+
+import numpy as np
 
 THREADS = 2
 
@@ -66,18 +77,29 @@ def flops_per_step(shape: Shape) -> float:
     return TRAINING_OVER_FORWARD * forward.total * shape.tokens
 
 
-# Workers: `make(shape)` returns a function that runs n steps and waits for them.
+# Workers: `make(shape, dtype)` returns a function that runs n steps and waits for them.
 
 
-def ours(shape: Shape) -> Callable[[int], Any]:
+def part_of(shape: Shape) -> tuple[int, int]:
+    """(micro-batches of a step, sequences of one) that suit two threads."""
+    from gptjax.ops import backend
+
+    parts = backend.micro_batches(shape.batch_size, shape.seq_len, tokens=512 * THREADS)
+    return parts, shape.batch_size // parts
+
+
+def ours(shape: Shape, dtype: str, devices: int = 1) -> Callable[[int], Any]:
     import jax
+
+    jax.config.update("jax_num_cpu_devices", devices)
     import jax.numpy as jnp
 
     from gptjax.models.config import ModelConfig
-    from gptjax.ops import backend
     from gptjax.optim import OptimConfig
+    from gptjax.parallel import MeshConfig
     from gptjax.train.config import RunSpec
     from gptjax.train.feed import next_token_batch
+    from gptjax.train.layout import make_layout, state_shardings
     from gptjax.train.objectives import next_token
     from gptjax.train.state import init_state, make_hyper
     from gptjax.train.step import make_train_step
@@ -88,8 +110,9 @@ def ours(shape: Shape) -> Callable[[int], Any]:
         width=shape.width,
         num_heads=shape.heads,
         seq_len=shape.seq_len,
+        compute_dtype=dtype,
     )
-    parts = backend.micro_batches(shape.batch_size, shape.seq_len, tokens=512 * THREADS)
+    parts, _ = part_of(shape)
     spec = RunSpec(
         model, OptimConfig(), batch_size=shape.batch_size, steps=100_000, micro_batches=parts
     )
@@ -98,22 +121,99 @@ def ours(shape: Shape) -> Callable[[int], Any]:
         jax.random.key(1), (shape.batch_size, shape.seq_len + 1), 0, shape.vocab_size
     )
     batch = next_token_batch(spec, window[:, :-1], window[:, 1:], end_of_document=0)
-    step = make_train_step(spec, next_token(spec))
+    layout = make_layout(MeshConfig(), spec)
+    step = make_train_step(spec, next_token(spec), layout)
 
     def many(state: Any, batch: Any, hyper: Any, n: Any) -> Any:
         return jax.lax.fori_loop(0, n, lambda _, state: step(state, batch, hyper)[0], state)
 
-    program = jax.jit(many, donate_argnums=0)
+    if layout is None:
+        program: Any = jax.jit(many, donate_argnums=0)
+    else:
+        shardings = state_shardings(layout, state)
+        state, hyper = jax.device_put((state, hyper), (shardings, layout.replicated))
+        batch = jax.device_put(batch, layout.batch)
+        with layout.context():
+            jitted = jax.jit(many, donate_argnums=0, out_shardings=shardings)
+            program = jitted.lower(state, batch, hyper, layout.put(np.int32(1))).compile()
 
     def run(n: int) -> None:
         nonlocal state
-        state = jax.block_until_ready(program(state, batch, hyper, jnp.int32(n)))
+        count = jnp.int32(n) if layout is None else layout.put(np.int32(n))
+        state = jax.block_until_ready(program(state, batch, hyper, count))
 
     return run
 
 
-def torch_gpt2(shape: Shape, compiled: bool) -> Callable[[int], Any]:
-    runs = {kind: _torch_step(shape, kind, compiled) for kind in ("sdpa", "eager")}
+def products_alone(shape: Shape, dtype: str) -> float:
+    """Seconds of the products of one of our steps, each timed by itself in its own form."""
+    parts, size = part_of(shape)
+    D, L = shape.width, shape.depth
+    linears = [(D, D, 4 * L), (D, 4 * D, L), (4 * D, D, L), (D, shape.vocab_size, 1)]
+    each = linear_seconds(linears, size * shape.seq_len, dtype)
+    each += L * attention_seconds(size * shape.heads, shape.seq_len, D // shape.heads, dtype)
+    return parts * each
+
+
+def linear_seconds(linears: list[tuple[int, int, int]], tokens: int, dtype: str) -> float:
+    """Seconds of so many projections (inputs, outputs, how many) of so many tokens and their
+    gradients."""
+    import jax
+
+    from gptjax import ops
+
+    def linear(x: Any, w: Any, g: Any) -> Any:
+        y, pull = jax.vjp(lambda x, w: ops.linear(x, w), x, w)
+        return y, pull(g)
+
+    return sum(
+        count * least(linear, [(tokens, inputs), (inputs, outputs), (tokens, outputs)], dtype)
+        for inputs, outputs, count in linears
+    )
+
+
+def attention_seconds(heads: int, tokens: int, width: int, dtype: str) -> float:
+    """Seconds of the six products of so many heads of a layer, masked blocks left out."""
+    import jax.numpy as jnp
+
+    from gptjax.ops.attention import query_blocks
+
+    def attend(q: Any, k: Any, e: Any) -> Any:
+        equations = ("BrH,BsH->Brs", "Brs,BsH->BrH", "BrH,Brs->BHs")
+        pairs = ((q, k), (e, k), (q, e))
+        dot = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+        return [dot(equation, *pair) for equation, pair in zip(equations, pairs, strict=True)]
+
+    shapes = [
+        [(heads, end - start, width), (heads, end, width), (heads, end - start, end)]
+        for start, end in query_blocks(tokens)
+    ]
+    return 2 * sum(least(attend, each, dtype) for each in shapes)
+
+
+COPIES = 8
+"""Calls of small products in one program, so that starting it does not count."""
+
+
+def least(function: Callable[..., Any], shapes: list[tuple[int, ...]], dtype: str) -> float:
+    """The shortest time of a function of arrays: of ten programs, and of more within a second."""
+    import jax
+
+    copies = COPIES if max(map(math.prod, shapes)) < 2**18 else 1
+    keys = iter(jax.random.split(jax.random.key(0), copies * len(shapes)))
+    arrays = [[jax.random.normal(next(keys), s, dtype) for s in shapes] for _ in range(copies)]
+    program = jax.jit(lambda sets: [jax.lax.optimization_barrier(function(*one)) for one in sets])
+    jax.block_until_ready(program(arrays))
+    seconds: list[float] = []
+    while len(seconds) < 10 or (sum(seconds) < 1.0 and len(seconds) < 100):
+        started = time.perf_counter()
+        jax.block_until_ready(program(arrays))
+        seconds.append(time.perf_counter() - started)
+    return min(seconds) / copies
+
+
+def torch_gpt2(shape: Shape, dtype: str, compiled: bool) -> Callable[[int], Any]:
+    runs = {kind: _torch_step(shape, dtype, kind, compiled) for kind in ("sdpa", "eager")}
     seconds = {}
     for kind, run in runs.items():
         run(2)
@@ -123,7 +223,7 @@ def torch_gpt2(shape: Shape, compiled: bool) -> Callable[[int], Any]:
     return runs[min(seconds, key=lambda kind: seconds[kind])]
 
 
-def _torch_step(shape: Shape, attention: str, compiled: bool) -> Callable[[int], Any]:
+def _torch_step(shape: Shape, dtype: str, attention: str, compiled: bool) -> Callable[[int], Any]:
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -154,7 +254,9 @@ def _torch_step(shape: Shape, attention: str, compiled: bool) -> Callable[[int],
     def run(n: int) -> None:
         for _ in range(n):
             optimizer.zero_grad(set_to_none=True)
-            call(input_ids=tokens, labels=tokens).loss.backward()
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == "bfloat16"):
+                loss = call(input_ids=tokens, labels=tokens).loss
+            loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
 
@@ -163,8 +265,6 @@ def _torch_step(shape: Shape, attention: str, compiled: bool) -> Callable[[int],
 
 def best_matmul(library: str) -> float:
     """The best FLOP/s of a float32 product of two 2048-square matrices."""
-    import numpy as np
-
     if library == "jax":
         import jax
 
@@ -187,20 +287,25 @@ def best_matmul(library: str) -> float:
 
 WORKERS = {
     "gptjax": ours,
-    "torch eager": lambda shape: torch_gpt2(shape, compiled=False),
-    "torch compile": lambda shape: torch_gpt2(shape, compiled=True),
+    "gptjax 2 devices": functools.partial(ours, devices=2),
+    "torch eager": functools.partial(torch_gpt2, compiled=False),
+    "torch compile": functools.partial(torch_gpt2, compiled=True),
 }
 
 
-def serve(name: str, shape: Shape) -> None:
-    """Answer "step n" with seconds per step and "peak" with FLOP/s, one line each."""
-    run = WORKERS[name](shape)
+def serve(name: str, shape: Shape, dtype: str) -> None:
+    """Answer "step n" with seconds per step, "peak" with FLOP/s and "products" with seconds, one
+    line each."""
+    run = WORKERS[name](shape, dtype)
     run(2)
     print("ready", flush=True)
     for line in sys.stdin:
         command, *rest = line.split()
         if command == "peak":
-            print("=", best_matmul("jax" if name == "gptjax" else "torch"), flush=True)
+            print("=", best_matmul("torch" if name.startswith("torch") else "jax"), flush=True)
+            continue
+        if command == "products":
+            print("=", products_alone(shape, dtype), flush=True)
             continue
         run(1)  # wake threads and caches after the rivals' turns
         started = time.perf_counter()
@@ -211,8 +316,9 @@ def serve(name: str, shape: Shape) -> None:
 class Rival:
     """A worker process that sleeps on its standard input between turns."""
 
-    def __init__(self, name: str, shape: Shape) -> None:
+    def __init__(self, name: str, shape: Shape, dtype: str) -> None:
         command = [sys.executable, __file__, f"--worker={name}", f"--shapes={shape}"]
+        command.append(f"--dtype={dtype}")
         self.name = name
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -237,9 +343,9 @@ class Rival:
         self.process.wait()
 
 
-def measure(shape: Shape, names: list[str], rounds: int, seconds: float) -> None:
+def measure(shape: Shape, dtype: str, names: list[str], rounds: int, seconds: float) -> None:
     """Print the table's rows for one shape."""
-    rivals = [Rival(name, shape) for name in names]
+    rivals = [Rival(name, shape, dtype) for name in names]
     once = max(rival.ask("step 1") for rival in rivals)
     steps = max(1, round(seconds / once))
     times: dict[str, list[float]] = {rival.name: [] for rival in rivals}
@@ -247,6 +353,7 @@ def measure(shape: Shape, names: list[str], rounds: int, seconds: float) -> None
         for rival in rivals:
             times[rival.name].append(rival.ask(f"step {steps}"))
     peaks = [rival.ask("peak") for rival in rivals]
+    products = rivals[0].ask("products") if names[0].startswith("gptjax") else 0.0
     for rival in rivals:
         rival.close()
     flops = flops_per_step(shape)
@@ -259,22 +366,29 @@ def measure(shape: Shape, names: list[str], rounds: int, seconds: float) -> None
             f" {flops / median / max(peaks):6.1%} of {max(peaks) / 1e9:.0f}",
             flush=True,
         )
+    if products:
+        share = products / statistics.median(times[names[0]])
+        print(f"{shape!s:>14} products alone {1e3 * products:9.1f} ms, {share:.1%} of the step")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shapes", default="2x64x128x32,4x128x128x32,4x256x256x16,12x768x256x4")
-    parser.add_argument("--rivals", default=",".join(WORKERS))
+    parser.add_argument("--rivals", default="gptjax,torch eager,torch compile")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=1.0, help="of one turn, at least a step")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     args = parser.parse_args()
     shapes = [parse_shape(text) for text in args.shapes.split(",")]
     if args.worker:
-        serve(args.worker, shapes[0])
+        serve(args.worker, shapes[0], args.dtype)
         return
+    from gptjax import processor
+
+    print(f"{processor.description()}, {args.dtype}", flush=True)
     for shape in shapes:
-        measure(shape, args.rivals.split(","), args.rounds, args.seconds)
+        measure(shape, args.dtype, args.rivals.split(","), args.rounds, args.seconds)
 
 
 if __name__ == "__main__":

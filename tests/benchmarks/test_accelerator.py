@@ -4,6 +4,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -58,11 +59,26 @@ def test_a_batch_that_does_not_fit_is_halved(accelerator):
     assert run is None and reason == "ZeroDivisionError: division by zero"
 
 
+def ended(pid):
+    """Whether a process is no more, within two seconds."""
+    for _ in range(40):
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except FileNotFoundError:
+            return True
+        if state == "Z":  # nobody has taken its status yet
+            return True
+        time.sleep(0.05)
+    return False
+
+
 def test_rows_of_a_stopped_part_are_kept(accelerator, tmp_path, monkeypatch):
-    script = tmp_path / "part.py"
+    script, pid = tmp_path / "part.py", tmp_path / "pid"
     script.write_text(
-        "import sys, time\n"
+        "import subprocess, sys, time\n"
         "print('a log line')\n"
+        "inner = subprocess.Popen(['sleep', '60'], stdout=subprocess.DEVNULL)\n"
+        f"open({str(pid)!r}, 'w').write(str(inner.pid))\n"
         'print(\'= {"part": "train", "ms": 1.5}\', flush=True)\n'
         "time.sleep(60) if 'train' in sys.argv[1] else sys.exit(3)\n"
     )
@@ -70,6 +86,7 @@ def test_rows_of_a_stopped_part_are_kept(accelerator, tmp_path, monkeypatch):
     stopped = list(accelerator.rows_of("train", "toy", 3.0))
     assert stopped[0] == {"part": "train", "ms": 1.5}
     assert stopped[1] == {"part": "train", "failed": "stopped after 3 s"}
+    assert ended(int(pid.read_text())), "what a part had started was left running"
     assert list(accelerator.rows_of("fp8", "toy", 30.0))[-1]["failed"] == "ended with status 3"
     assert list(accelerator.rows_of("fp8", "toy", 0.0)) == [
         {"part": "fp8", "skipped": "no time was left"}
