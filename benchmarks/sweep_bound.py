@@ -41,7 +41,7 @@ def main() -> None:
     setup = configs.make_config(experiment.override(experiment.load(str(EXPERIMENT)), pairs))
     cells = planned.make_cells(setup, configs.load_corpus(setup))
     parts: collections.Counter = collections.Counter()
-    flops: collections.Counter = collections.Counter()
+    flops: dict[Any, float] = collections.defaultdict(float)
     for bundle in planned.make_bundles(setup, cells):
         for cell, updates, spent in zip(bundle.cells, bundle.updates, bundle.flops, strict=True):
             tokens = cell.run.batch_size * cell.run.model.seq_len // cell.run.micro_batches

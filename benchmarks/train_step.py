@@ -26,7 +26,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -195,7 +195,7 @@ COPIES = 8
 """Calls of small products in one program, so that starting it does not count."""
 
 
-def least(function: Callable[..., Any], shapes: list[tuple[int, ...]], dtype: str) -> float:
+def least(function: Callable[..., Any], shapes: Sequence[tuple[int, ...]], dtype: str) -> float:
     """The shortest time of a function of arrays: of ten programs, and of more within a second."""
     import jax
 
@@ -285,7 +285,7 @@ def best_matmul(library: str) -> float:
     return 2 * 2048**3 / min(seconds)
 
 
-WORKERS = {
+WORKERS: dict[str, Callable[[Shape, str], Callable[[int], Any]]] = {
     "gptjax": ours,
     "gptjax 2 devices": functools.partial(ours, devices=2),
     "torch eager": functools.partial(torch_gpt2, compiled=False),
