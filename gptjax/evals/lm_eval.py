@@ -112,11 +112,12 @@ class GptJax:
         return made
 
     def _sampling(self, options: dict[str, Any]) -> infer.Sampling:
-        """What a task's generation_kwargs ask for.
+        """What a task's generation_kwargs ask for; null is as if a setting were not there.
 
         Raises:
           UserError: for a setting that would change the answers and is not followed.
         """
+        options = {name: value for name, value in options.items() if value is not None}
         for name, value in options.items():
             if name not in ANSWERS and PLAIN.get(name, ...) != value:
                 raise UserError(

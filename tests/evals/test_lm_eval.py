@@ -234,6 +234,8 @@ def test_what_would_change_the_scores_is_refused(folder):
     found = model._sampling({"temperature": 0.5, "top_p": 0.9, "top_k": 3, "num_beams": 1})
     assert (found.temperature, found.top_p, found.top_k) == (0.5, 0.9, 3)
     assert model._sampling({"temperature": 0.5, "do_sample": False}).temperature == 0.0
+    empty = dict.fromkeys(("temperature", "top_p", "top_k", "max_gen_toks", "num_beams"))
+    assert model._sampling(empty) == model._sampling({})
 
 
 def test_generation_stops_where_it_is_told(folder):
