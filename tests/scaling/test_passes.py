@@ -104,3 +104,11 @@ def test_tokens_of_one_device_are_refused():
     with pytest.raises(UserError, match="FLOPs are 6 N D times num_gpus"):
         tokens_of(tokens=DATA / gpus, flops=flops, num_gpus=gpus)
     np.testing.assert_allclose(tokens_of(tokens=DATA, flops=flops, num_gpus=gpus)[0], DATA)
+
+
+def test_steps_and_batches_in_the_place_of_tokens_are_named():
+    steps = {"steps": DATA / BATCH, "batch_size": np.full(16, 256.0)}
+    with pytest.raises(UserError, match=r"tokens = steps times batch_size$"):
+        tokens_of(**steps)
+    with pytest.raises(UserError, match="times seq_len if a batch is counted in sequences"):
+        tokens_of(**steps, seq_len=np.full(16, 2048.0))

@@ -90,6 +90,16 @@ def tokens_seen(
     return tokens, []
 
 
+def check_batches(table: Table) -> None:
+    """Refuse a table that has steps and batches in the place of tokens, with what to multiply."""
+    steps, batch, length = (_column(table, kind) for kind in ("steps", "batch", "length"))
+    if steps and batch:
+        times = f", times {length} if a batch is counted in sequences" if length else ""
+        raise UserError(
+            f"{table.name} has no column of tokens; add one, tokens = {steps} times {batch}{times}"
+        )
+
+
 def _column(table: Table, kind: str) -> str:
     """The numeric column of that kind; '' without one."""
     for name, column in table.columns.items():

@@ -343,6 +343,8 @@ def _column_names(table: Table, config: FitConfig) -> dict[str, str]:
             names[what] = table.find(choices[0])
         else:
             found = [name for name in choices[1:] if name in table]
+            if what == "tokens" and not found:
+                passes.check_batches(table)
             names[what] = found[0] if found else table.find(*choices[1:], what=what)
     flops = (config.column_flops,) if config.column_flops else ("flops", "C")
     if config.column_flops or any(name in table for name in flops):
