@@ -8,8 +8,6 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
-from gptjax.ops.backend import platform
-
 PRODUCT = "product"
 """The name by which rematerialisation may keep what this module computes."""
 
@@ -75,28 +73,8 @@ def _contract_batch(x: jax.Array, y: jax.Array) -> jax.Array:
         # As matrices: XLA's CPU backend copies the operands of a product over two axes.
         axes = (0,)
         x, y = x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1])
-        if _columns_collide(x, y):
-            return jax.lax.optimization_barrier(x.T) @ y
     dimensions = ((axes, axes), ((), ()))
     return jax.lax.dot_general(x, y, dimensions, preferred_element_type=jnp.float32)
-
-
-COLLIDING = 512
-"""Row lengths, in float32 numbers, whose multiples put a column into one or two sets of a core's
-first-level cache (64 sets of 64 bytes)."""
-
-NARROW = 96
-"""Rows of a result below which a transposed copy costs more than it saves."""
-
-
-def _columns_collide(x_MD: jax.Array, y_MF: jax.Array) -> bool:
-    """Whether xᵀ·y is faster on a CPU with x transposed in memory first.
-
-    XLA's product over the first axes reads y by columns. On one core of a Zen 3 the copy made it
-    1.1 to 1.6 times as fast, and a step of width 128 or 256 1.07 times; two threads gain nothing.
-    """
-    narrow = x_MD.shape[1] < NARROW or x_MD.dtype != jnp.float32
-    return not narrow and y_MF.shape[1] % COLLIDING == 0 and platform() == "cpu"
 
 
 @jax.custom_vjp

