@@ -1,5 +1,6 @@
 """Building in bounded memory: the same tokens by every way, and after a kill."""
 
+import io
 import itertools
 import json
 import os
@@ -11,7 +12,7 @@ import time
 import numpy as np
 import pytest
 
-from gptjax.data import DataConfig, build, load, spool
+from gptjax.data import DataConfig, build, encoder, load, spool
 from gptjax.errors import UserError
 from gptjax.fields import make
 
@@ -237,8 +238,22 @@ def test_four_gigabytes_in_700_megabytes(tmp_path):
     assert peak < 700
 
 
+def test_a_process_of_a_build_leaves_interrupts_to_who_started_it(monkeypatch):
+    """From before it reads its first line: a terminal interrupts the whole group."""
+    seen = []
+    monkeypatch.setattr(signal, "signal", lambda *given: seen.append(given))
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    with pytest.raises(json.JSONDecodeError):
+        encoder.main()
+    assert seen == [(signal.SIGINT, signal.SIG_IGN)]
+
+
+@pytest.mark.slow
 def test_ctrl_c_leaves_what_the_next_build_goes_on_with(tmp_path, whole):
-    """Interrupted as a terminal does it, the whole group: no traceback of the processes."""
+    """Interrupted as a terminal does it, the whole group: no traceback of the processes.
+
+    pytest -m slow tests/data/test_build.py
+    """
     path, wanted = whole
     command = [sys.executable, "-c", BUILD, str(path), str(tmp_path), "interrupt", "30"]
     process = subprocess.run(command, capture_output=True, text=True, start_new_session=True)

@@ -137,9 +137,10 @@ def test_more_money_never_hurts_and_too_little_is_refused():
 
 
 def test_the_plan_is_part_of_the_laws():
-    laws = scaling.fit_laws(
-        runs_table(noise=NOISE), None, scaling.FitConfig(starts=8, resamples=20)
+    config = scaling.FitConfig(
+        starts=8, resamples=20, approaches=("parametric",), compare=("chinchilla",)
     )
+    laws = scaling.fit_laws(runs_table(noise=NOISE), None, config)
     plan = laws["run_next"]
     assert (
         plan["after"]["high"] - plan["after"]["low"]
