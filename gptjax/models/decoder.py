@@ -103,8 +103,8 @@ class Decoder(nn.Module):
         x_BTD = nn.with_logical_constraint(x_BTD, ("batch", "seq", "embed"))
         if self.is_initializing() and len(cfg.stacks) > 1:
             x_BTD = Stacks(cfg, name="blocks")(x_BTD, info)
-        elif self.is_initializing() or (self._is_one_scan() and not between):
-            x_BTD, _ = scan_of(cfg, cfg.layers_of_depth, "blocks")(x_BTD, info)
+        elif (fresh := self.is_initializing()) or (self._is_one_scan() and not between):
+            x_BTD, _ = scan_of(cfg, cfg.layers_of_depth, "blocks", fresh=fresh)(x_BTD, info)
         else:
             stacks = stacks_of(cfg, nn.unbox(self.variables["params"]["blocks"]))
             x_BTD, routing = run_blocks(cfg, stacks, x_BTD, info, seeds_B, between)

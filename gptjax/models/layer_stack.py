@@ -39,12 +39,16 @@ class Stacks(nn.Module):
     @nn.compact
     def __call__(self, x_BTD: jax.Array, info: TokenInfo) -> jax.Array:
         for name, layers in self.config.stacks.items():
-            x_BTD, _ = scan_of(self.config, layers, name)(x_BTD, info)
+            x_BTD, _ = scan_of(self.config, layers, name, fresh=True)(x_BTD, info)
         return x_BTD
 
 
-def scan_of(config: ModelConfig, layers: tuple[Layer, ...], name: str) -> Any:
-    """Blocks like the first of `layers`, scanned, their parameters stacked below `name`."""
+def scan_of(config: ModelConfig, layers: tuple[Layer, ...], name: str, *, fresh: bool) -> Any:
+    """Blocks like the first of `layers`, scanned, their parameters stacked below `name`.
+
+    Flax traces a block once more to check what is broadcast, which here is nothing; but fresh
+    parameters are drawn in the second trace, with other numbers than in a first one.
+    """
     block = recomputed_module(config.remat, Block)
     stack = nn.scan(
         block,
@@ -53,6 +57,7 @@ def scan_of(config: ModelConfig, layers: tuple[Layer, ...], name: str) -> Any:
         in_axes=nn.broadcast,
         length=len(layers),
         metadata_params={nn.PARTITION_NAME: "layers"},
+        check_constancy_invariants=fresh,
     )
     return stack(config, layers[0], name=name)
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gptjax.models.product import dense
 
@@ -32,8 +33,8 @@ def weight(
     """
     if module.has_variable("params", name) and not module.is_initializing():
         given = nn.unbox(module.get_variable("params", name))
-        if not jax.tree_util.all_leaves([given]):
-            return given
+        if not jax.tree_util.all_leaves([given]) or np.shape(given) == tuple(shape):
+            return given  # Flax would trace the initializer to compare the shapes
     boxed: Any = nn.with_logical_partitioning(init, axes)
     return module.param(name, boxed, shape, jnp.float32)
 
