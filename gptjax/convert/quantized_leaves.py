@@ -105,7 +105,8 @@ def _read(
     wrong = [name for name, part in arrays.items() if part.shape != shapes[name]]
     if wrong:
         raise ValueError(f"{wrong[0]} has the shape {arrays[wrong[0]].shape}")
-    return cls(**{name: jnp.asarray(part.read_any()) for name, part in arrays.items()}, **settings)
+    # Not `jnp.asarray`, which compiles a program for every shape.
+    return cls(**{n: jax.device_put(part.read_any()) for n, part in arrays.items()}, **settings)
 
 
 def _damaged(place: str, path: str, what: str) -> UserError:

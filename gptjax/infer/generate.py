@@ -99,10 +99,10 @@ def stream(
     chunk = 1 if batch.constraints else chunk
     for steps in itertools.chain([0], itertools.repeat(chunk)):
         if steps:
-            done = state.done_B | jnp.asarray(stopped)
+            done = state.done_B | stopped
             rows = batch.constraints.into(state.rows)
             state = dataclasses.replace(state, done_B=done, rows=rows)
-            state = advance(batch.plan, batch.params, state, jnp.int32(steps))
+            state = advance(batch.plan, batch.params, state, np.int32(steps))
         answers = batch.answers(state)
         for row, answer in enumerate(answers):
             batch.constraints.consume(row, answer.tokens)
@@ -180,8 +180,8 @@ class Batch:
             samplers.memories_of(requests, self.prompts, V, spared, filters),
             self.keys,
             ends_of(self.model, requests),
-            jnp.asarray(limit_B),
-            None if self.pictures is None else jnp.asarray(self.pictures),
+            limit_B,
+            self.pictures,
             tokens=-(-(total + spare) // SLOTS) * SLOTS,
             most=int(-(-limit_B.max() // SLOTS) * SLOTS),
         )
@@ -253,8 +253,12 @@ def pairs(ids_Mt: np.ndarray, logprobs_Mt: np.ndarray) -> tuple[tuple[tuple[int,
 
 def keys_of(requests: Sequence[Sampling], key: jax.Array) -> jax.Array:
     """A key for each row: of its own seed, or of its number."""
-    seeds_B = jnp.asarray([request.seed for request in requests])
-    drawn_B = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(requests)))
+    return _keys_of(np.array([request.seed for request in requests], np.int32), key)
+
+
+@jax.jit  # as one program: each of its operations is else one for every number of rows
+def _keys_of(seeds_B: jax.Array, key: jax.Array) -> jax.Array:
+    drawn_B = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(seeds_B)))
     own_B = jax.vmap(jax.random.key)(jnp.maximum(seeds_B, 0))
     return jnp.where(seeds_B < 0, drawn_B, own_B)
 
@@ -333,17 +337,17 @@ def width_of(longest: int) -> int:
     return max(SMALLEST, 1 << (longest - 1).bit_length())
 
 
-def padded(prompts: Sequence[Sequence[int]], width: int) -> tuple[jax.Array, jax.Array]:
+def padded(prompts: Sequence[Sequence[int]], width: int) -> tuple[np.ndarray, np.ndarray]:
     """(prompts_BT padded on the right, which tokens count)."""
     ids_BT = np.zeros((len(prompts), width), np.int32)
     for row, prompt in enumerate(prompts):
         ids_BT[row, : len(prompt)] = prompt
     lengths_B1 = np.array([len(prompt) for prompt in prompts])[:, None]
-    return jnp.asarray(ids_BT), jnp.asarray(np.arange(width) < lengths_B1)
+    return ids_BT, np.arange(width) < lengths_B1
 
 
-def ends_of(model: Model, requests: Sequence[Sampling]) -> jax.Array:
+def ends_of(model: Model, requests: Sequence[Sampling]) -> np.ndarray:
     """ids_Be that end each row's answer, −1 where a row has fewer."""
     each = [(*model.end_ids, *request.stop_ids) for request in requests]
     most = max(1, *map(len, each)) if each else 1
-    return jnp.asarray([[*ids, *[-1] * (most - len(ids))] for ids in each], jnp.int32)
+    return np.array([[*ids, *[-1] * (most - len(ids))] for ids in each], np.int32)

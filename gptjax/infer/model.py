@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from gptjax import convert, models, quant
@@ -131,7 +130,7 @@ def prepare(
       UserError: where a layer cannot go on from a cache.
     """
     models.check_decodes(found.config)
-    params = _by_layer(found.config, jax.tree.map(jnp.asarray, found.params))
+    params = _by_layer(found.config, found.params)
     begins = found.begins if tokenizer is None else ()
     tokenizer = tokenizer or found.tokenizer
     return Model(found.config, params, tokenizer, found.chat, name, begins=begins)

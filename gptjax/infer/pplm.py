@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gptjax import models
 from gptjax.errors import UserError
@@ -83,7 +84,7 @@ def steer(
     limit = min(fitted(model, prompt, sampling).max_tokens for prompt in ids)
     length = models.rope_length(model.config, max(map(len, ids)) + limit)
     prompts_BT, counts_BT = padded([one[:-1] or one for one in ids], width_of(max(map(len, ids))))
-    counts_BT &= jnp.asarray([[len(one) > 1] for one in ids])
+    counts_BT &= np.array([[len(one) > 1] for one in ids])
     slots = -(-(max(map(len, ids)) + limit) // SLOTS) * SLOTS
     cache = models.init_cache(model.config, len(ids), slots)
     cache = _read(model.config, length, model.params, cache, prompts_BT, counts_BT)
