@@ -39,7 +39,7 @@ def adapter(name, rank):
 
 @functools.cache
 def params():
-    return compiled_model.init(CONFIG, jax.random.key(3))
+    return compiled_model.fresh(CONFIG, 3)
 
 
 def model_of(tree):

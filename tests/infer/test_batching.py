@@ -33,7 +33,7 @@ REQUESTS = (
 
 @functools.cache
 def model():
-    params = models.unstacked(CONFIG, compiled_model.init(CONFIG, jax.random.key(3)))
+    params = compiled_model.fresh_layers(CONFIG, 3)
     return infer.Model(CONFIG, params, ByteTokenizer(), name="tiny")
 
 
@@ -64,7 +64,7 @@ def test_joined_models_are_one_to_the_slots():
     """A mixture's answers and the scores of its prompt are those of `generate`, shared prefixes
     too."""
     deep = dataclasses.replace(CONFIG, depth=2)
-    params = models.unstacked(deep, compiled_model.init(deep, jax.random.key(4)))
+    params = compiled_model.fresh_layers(deep, 4)
     both = infer.joined([model(), infer.Model(deep, params)], infer.Mixture((0.6, 0.4)))
     batcher = Batcher(both, dataclasses.replace(LIMITS, slots=2))
     asked = infer.sampling("greedy", max_tokens=6)
@@ -156,7 +156,7 @@ def test_a_request_is_cancelled_while_it_waits_or_is_read():
 
 def test_caches_that_cannot_go_back_are_not_shared():
     config = dataclasses.replace(CONFIG, layer_pattern=("local",), window=8)
-    params = models.unstacked(config, compiled_model.init(config, jax.random.key(3)))
+    params = compiled_model.fresh_layers(config, 3)
     windows = infer.Model(config, params, ByteTokenizer(), name="windows")
     batcher = Batcher(windows, LIMITS)
     answers = batcher.answers(PROMPTS[::2], REQUESTS[::2])
@@ -180,7 +180,7 @@ def test_prompts_are_scored():
     number = batcher.submit(SYSTEM, REQUESTS[0], scores=True)
     answer = drained(batcher)[number]
     ids = np.array([[*SYSTEM.encode()]])
-    logits = compiled_model.apply(CONFIG, compiled_model.init(CONFIG, jax.random.key(3)), ids)
+    logits = compiled_model.apply(CONFIG, compiled_model.fresh(CONFIG, 3), ids)
     log = np.asarray(jax.nn.log_softmax(logits))[0, :-1]
     wanted = log[np.arange(len(SYSTEM) - 1), ids[0, 1:]]
     np.testing.assert_allclose(answer.prompt_logprobs, wanted, atol=1e-4)

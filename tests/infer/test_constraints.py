@@ -54,13 +54,13 @@ def tiny():
     config = models.ModelConfig(
         vocab_size=7, depth=1, width=8, num_heads=2, seq_len=16, init_scale=1.0
     )
-    params = compiled_model.init(config, jax.random.key(1))
+    params = compiled_model.fresh(config, 1)
     return infer.Model(config, models.unstacked(config, params), Syllables(), name="tiny")
 
 
 @functools.cache
 def model():
-    params = models.unstacked(CONFIG, compiled_model.init(CONFIG, jax.random.key(3)))
+    params = compiled_model.fresh_layers(CONFIG, 3)
     return infer.Model(CONFIG, params, ByteTokenizer(), name="bytes")
 
 
@@ -90,8 +90,8 @@ def test_masks_are_those_of_the_language(regex):
 def test_draws_have_the_conditional_distribution(n):
     """Each step's: the model's probabilities over the allowed tokens, by χ² over whole answers."""
     regex = "(ab|ba|aab)c?"
-    params = compiled_model.init(tiny().config, jax.random.key(1))
-    log = jax.jit(lambda ids: jax.nn.log_softmax(models.apply(tiny().config, params, ids)))
+    params = compiled_model.fresh(tiny().config, 1)
+    logits_of = functools.partial(compiled_model.apply, tiny().config, params)
     expected: dict[tuple[int, ...], float] = {}
 
     def walk(ids, p):
@@ -102,7 +102,7 @@ def test_draws_have_the_conditional_distribution(n):
         now.consume(ids)
         row = np.zeros((1, 8), np.int32)
         row[0, : len(ids) + 1] = [2, *ids]
-        weights = np.exp(np.asarray(log(row))[0, len(ids)]) * now.allowed()
+        weights = np.exp(np.asarray(logits_of(row), np.float64)[0, len(ids)]) * now.allowed()
         for token in np.flatnonzero(weights):
             walk((*ids, int(token)), p * weights[token] / weights.sum())
 

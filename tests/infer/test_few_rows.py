@@ -32,7 +32,7 @@ def test_large_matrices_are_turned_and_answers_stay():
     config = models.ModelConfig(
         vocab_size=300, depth=2, width=256, num_heads=4, num_kv_heads=1, seq_len=32, init_scale=0.3
     )
-    params = models.unstacked(config, compiled_model.init(config, jax.random.key(0)))
+    params = compiled_model.fresh_layers(config, 0)
     plain = infer.Model(config, params)
     turned = infer.for_few_rows(plain)
     kinds = OutputFirst, Embedding

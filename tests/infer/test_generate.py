@@ -22,22 +22,20 @@ PROMPTS = ("def main(", "a", "import numpy as np")
 
 @functools.cache
 def model():
-    params = compiled_model.init(CONFIG, jax.random.key(3))
-    params = models.unstacked(CONFIG, params)
+    params = compiled_model.fresh_layers(CONFIG, 3)
     return infer.Model(CONFIG, params, ByteTokenizer(), name="tiny")
 
 
-@functools.cache
-def whole_program():
-    params = compiled_model.init(CONFIG, jax.random.key(3))
-    return jax.jit(functools.partial(models.apply, CONFIG, params))
+def log_softmax(logits):
+    return logits - np.log(np.exp(logits - 30).sum(axis=-1, keepdims=True)) - 30
 
 
 def log_probs(ids):
     """Of the token after each, by the whole forward pass."""
     row = np.zeros((1, CONFIG.seq_len), np.int32)
     row[0, : len(ids)] = ids
-    return np.asarray(jax.nn.log_softmax(whole_program()(row)[0]))[: len(ids)]
+    logits = np.asarray(compiled_model.apply(CONFIG, compiled_model.fresh(CONFIG, 3), row))
+    return log_softmax(logits[0])[: len(ids)]
 
 
 def by_whole_passes(prompt, count):
@@ -119,7 +117,7 @@ def test_windows_and_states_generate():
     config = dataclasses.replace(
         CONFIG, layer_pattern=("ssm",), mlp_pattern=("none",), positions="none", seq_len=8
     )
-    params = models.unstacked(config, compiled_model.init(config, jax.random.key(0)))
+    params = compiled_model.fresh_layers(config, 0)
     mamba = infer.Model(config, params, name="mamba")
     (answer,) = infer.generate(mamba, [[1, 2, 3]], infer.sampling("greedy", max_tokens=20))
     assert len(answer.tokens) == 20 and answer.text == ""

@@ -24,7 +24,7 @@ CONFIG = models.ModelConfig(
 
 def made(seed, **changes):
     config = dataclasses.replace(CONFIG, **changes)
-    params = models.unstacked(config, compiled_model.init(config, jax.random.key(seed)))
+    params = compiled_model.fresh_layers(config, seed)
     return infer.Model(config, params, name=f"model {seed}")
 
 
@@ -148,7 +148,7 @@ def test_the_majority_of_some_answers():
 
 def trained_on_text(config, text_N, steps, batch=16):
     """Parameters after Adam on windows of a text."""
-    params, optimizer = compiled_model.init(config, jax.random.key(0)), optax.adam(4e-3)
+    params, optimizer = compiled_model.fresh(config, 0), optax.adam(4e-3)
     T, rng = config.seq_len, np.random.default_rng(0)
 
     def loss(params, ids_BT):

@@ -1,7 +1,6 @@
 """Control of an answer by its cached past: nothing at α = 0, more of the attribute with every α."""
 
 import compiled_model
-import jax
 import numpy as np
 import pytest
 import scipy.special
@@ -20,7 +19,7 @@ REQUEST = infer.sampling("greedy", max_tokens=5)
 
 @pytest.fixture(scope="module")
 def model():
-    params = models.unstacked(CONFIG, compiled_model.init(CONFIG, jax.random.key(0)))
+    params = compiled_model.fresh_layers(CONFIG, 0)
     return infer.Model(CONFIG, params, name="tiny")
 
 
@@ -39,7 +38,7 @@ def test_alpha_zero_changes_nothing(model):
 
 
 def _stacked():
-    return compiled_model.init(CONFIG, jax.random.key(0))
+    return compiled_model.fresh(CONFIG, 0)
 
 
 def test_the_attribute_rises_with_alpha(model):

@@ -35,7 +35,7 @@ class Six:
 
 def made(seed, **changes):
     config = dataclasses.replace(CONFIG, **changes)
-    params = models.unstacked(config, compiled_model.init(config, jax.random.key(seed)))
+    params = compiled_model.fresh_layers(config, seed)
     return infer.Model(config, params, Six(), name=f"model {seed}")
 
 

@@ -52,7 +52,7 @@ class ChatBytes(ByteTokenizer):
 
 @functools.cache
 def params():
-    return compiled_model.init(CONFIG, jax.random.key(3))
+    return compiled_model.fresh(CONFIG, 3)
 
 
 @functools.cache

@@ -114,52 +114,52 @@ def test_every_mixer_is_here(rows):
 
 def check(config, params, *, width=PROMPT, lengths=LENGTHS, total=T, tolerance=1e-5):
     """Prompts of `lengths` in a batch `width` wide, then one token, three, and one by one."""
-    params = jax.tree.map(jnp.asarray, params)
+    params = jax.device_put(params)
     rng = np.random.default_rng(1)
-    tokens_BT = jnp.asarray(rng.integers(0, config.vocab_size, (len(lengths), total), np.int32))
+    tokens_BT = rng.integers(0, config.vocab_size, (len(lengths), total), np.int32)
     count_B = np.array(lengths)
     right_BT = np.arange(width) < count_B[:, None]
     left_BT = right_BT[:, ::-1]
     length = models.rope_length(config, total)
 
     @functools.partial(jax.jit, static_argnames="fresh")
-    def go_on(cache, tokens, counts=None, *, fresh=False):
+    def go_on(params, cache, tokens, counts=None, *, fresh=False):
         x, cache = models.decode(config, params, cache, tokens, counts, fresh=fresh, length=length)
         return models.logits(config, params, x), cache
 
-    @functools.partial(jax.jit, static_argnums=1)
-    def after(cache, by):
-        return jnp.take_along_axis(tokens_BT, cache.tokens_B[:, None] + jnp.arange(by), axis=1)
-
-    whole = np.asarray(jax.jit(functools.partial(models.apply, config, params))(tokens_BT))
+    whole = np.asarray(compiled_model.apply(config, params, tokens_BT))
     scale = np.abs(whole).max()
 
     def compare(found, row, start):
         wanted = whole[row, start : start + len(found)]
         np.testing.assert_allclose(found, wanted, rtol=0, atol=tolerance * max(1.0, scale))
 
-    prompts = np.asarray(tokens_BT)[:, :width]
+    prompts = tokens_BT[:, :width]
     shifted = np.stack([np.roll(p, width - n) for p, n in zip(prompts, count_B, strict=True)])
     empty = jax.jit(lambda: models.init_cache(config, len(lengths), total))
-    found, cache = go_on(empty(), prompts, right_BT, fresh=True)
-    again, other = go_on(empty(), shifted, left_BT, fresh=True)
+    found, cache = go_on(params, empty(), prompts, right_BT, fresh=True)
+    again, other = go_on(params, empty(), shifted, left_BT, fresh=True)
     jax.tree.map(functools.partial(np.testing.assert_array_equal), cache, other)
     for row, n in enumerate(lengths):
         compare(np.asarray(found)[row, :n], row, 0)
         compare(np.asarray(again)[row, width - n :], row, 0)
     starts = np.asarray(cache.tokens_B)
-    found, cache = go_on(cache, after(cache, 3))
+    three = np.take_along_axis(tokens_BT, starts[:, None] + np.arange(3), axis=1)
+    found, cache = go_on(params, cache, three)
     for row, start in enumerate(starts):
         compare(np.asarray(found)[row], row, start)
 
-    def one(cache, _):
-        found, cache = go_on(cache, after(cache, 1))
-        return cache, found[:, 0]
+    @functools.partial(jax.jit, static_argnums=2)
+    def to_the_end(params, cache, steps):
+        def one(cache, _):
+            tokens = jnp.take_along_axis(jnp.array(tokens_BT), cache.tokens_B[:, None], axis=1)
+            found, cache = go_on(params, cache, tokens)
+            return cache, found[:, 0]
+
+        return jax.lax.scan(one, cache, length=steps)
 
     starts = np.asarray(cache.tokens_B)
-    cache, found = jax.jit(lambda cache: jax.lax.scan(one, cache, length=total - max(starts)))(
-        cache
-    )
+    cache, found = to_the_end(params, cache, total - int(max(starts)))
     for row, start in enumerate(starts):
         compare(np.asarray(found)[:, row], row, start)
     return cache
@@ -178,7 +178,7 @@ def test_cached_equals_full(name):
 def test_cached_equals_full_for_each_mixer(name):
     config = changed(PLAIN, **MIXERS[name])
     models.validate(config)
-    check(config, compiled_model.init(config, jax.random.key(0)))
+    check(config, compiled_model.init(config, jax.random.key(0)))  # features that are orthogonal
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from gptjax.errors import UserError
 sys.path.insert(0, str(Path(__file__).parents[1] / "convert"))
 import tiny
 
-SEEDS = jnp.array([5, 6], jnp.uint32)
+SEEDS = np.array([5, 6], np.uint32)
 RATES = {"dropout_embedding": 0.25, "dropout_attention": 0.3, "dropout_residual": 0.4}
 
 
@@ -35,7 +35,7 @@ def dropping(config=tiny.GPT2, **changes):
 
 
 def parameters(config):
-    return jax.tree.map(jnp.asarray, tiny.parameters(config))
+    return tiny.parameters(config)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -57,27 +57,30 @@ def loss_and_gradients(config, params):
 
 def test_a_share_is_zero_and_the_rest_is_scaled():
     x = np.linspace(1.0, 2.0, 2 * 50 * 40, dtype=np.float32).reshape(2, 50, 40)
-    y = np.asarray(ops.dropout(jnp.asarray(x), SEEDS, rate=0.2, place=1))
+    drop = jax.jit(ops.dropout, static_argnames=("rate", "place"))
+    y = np.asarray(drop(x, SEEDS, rate=0.2, place=1))
     np.testing.assert_allclose(y[y != 0], x[y != 0] / 0.8, rtol=1e-6)
     share = (y == 0).mean()  # of 4,000 independent ones: a standard error of 0.0063
     assert abs(share - 0.2) < 0.025
     assert not np.array_equal(y[0] == 0, y[1] == 0)
-    alone = ops.dropout(jnp.asarray(x[1:]), SEEDS[1:], rate=0.2, place=1)
+    alone = drop(x[1:], SEEDS[1:], rate=0.2, place=1)
     assert np.array_equal(y[1:], alone)  # by the sequence's seed, whatever is beside it
-    other = np.asarray(ops.dropout(jnp.asarray(x), SEEDS, rate=0.2, place=2))
+    other = np.asarray(drop(x, SEEDS, rate=0.2, place=2))
     assert not np.array_equal(y == 0, other == 0)
 
 
 def test_attention_drops_weights():
     """Each query's output is the sum over the weights that stay, over 1 − rate."""
     rng = np.random.default_rng(0)
-    q, k, v = (jnp.asarray(rng.standard_normal((2, 6, 2, 4)), jnp.float32) for _ in range(3))
-    got = ops.masked_attention(q, k, v, dropout=0.3, seeds_B=SEEDS)
+    q, k, v = (rng.standard_normal((2, 6, 2, 4), np.float32) for _ in range(3))
+    attend = jax.jit(functools.partial(ops.masked_attention, dropout=0.3))
+    got = attend(q, k, v, seeds_B=SEEDS)
     scores = np.einsum("btnh,bsnh->bnts", q, k) / 2
     scores = np.where(np.tri(6, dtype=bool), scores, -np.inf)
     weights = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
-    ones = jnp.ones((2, 2, 1, 6, 6))
-    mask = np.asarray(ops.dropout(ones, SEEDS, rate=0.3, place=1 << 16))[:, :, 0]
+    ones = np.ones((2, 2, 1, 6, 6), np.float32)
+    drop = jax.jit(functools.partial(ops.dropout, rate=0.3, place=1 << 16))
+    mask = np.asarray(drop(ones, SEEDS))[:, :, 0]
     wanted = np.einsum("bnts,bsnh->btnh", weights * mask, v)
     np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6)
 

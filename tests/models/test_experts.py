@@ -2,6 +2,7 @@
 
 import functools
 
+import compiled_model
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,21 +35,19 @@ MIXTURE = changed(
     router_noise=True,
     layers="unroll",
 )
-TOKENS = jax.random.randint(jax.random.key(1), (3, 6), 0, 13)
+TOKENS = np.random.default_rng(1).integers(0, 13, (3, 6), np.int32)
 QUICK = {"compiler_options": {"xla_backend_optimization_level": 0}}
-SEEDS = jnp.array([1, 2, 3], jnp.uint32)
+SEEDS = np.array([1, 2, 3], np.uint32)
 
 
 def initial(config):
-    params = jax.jit(functools.partial(models.init, config))(jax.random.key(0))
-    flat = jax.tree_util.tree_map_with_path
     rng = np.random.default_rng(0)
 
     def stirred(path, leaf):
         noise = "noise" in jax.tree_util.keystr(path)
-        return leaf + rng.standard_normal(leaf.shape).astype(np.float32) if noise else leaf
+        return leaf + rng.standard_normal(leaf.shape, np.float32) if noise else leaf
 
-    return flat(stirred, params)
+    return jax.tree_util.tree_map_with_path(stirred, compiled_model.fresh(config))
 
 
 @functools.lru_cache
@@ -78,9 +77,12 @@ def one_mixture(config, x, params, seeds=None):
     return y, sown[ROUTING[0]][ROUTING[1]][0]
 
 
-def weights(config, key=0):
-    x = jax.random.normal(jax.random.key(key), (2, 6, config.width))
-    return x, jax.jit(Experts(config).init, **QUICK)(jax.random.key(key), x)["params"]
+def weights(config):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2, 6, config.width), np.float32)
+    shapes = jax.eval_shape(Experts(config).init, jax.random.key(0), x)["params"]
+    draw = lambda leaf: np.float32(0.5) * rng.standard_normal(leaf.shape, np.float32)  # noqa: E731
+    return x, jax.tree.map(draw, shapes)
 
 
 def test_all_experts_with_room_are_a_weighted_dense_sum():
@@ -90,10 +92,11 @@ def test_all_experts_with_room_are_a_weighted_dense_sum():
     x, boxed = weights(config)
     p = {name: box.unbox() for name, box in boxed.items()}
     y, routing = one_mixture(config, x, boxed)
-    probability = jax.nn.softmax(x @ p["router"], axis=-1)
-    gate, up = (jnp.einsum("btd,edf->btef", x, p[f"experts_{n}"]) for n in ("gate", "up"))
-    each = jnp.einsum("btef,efd->bted", jax.nn.relu(gate) * up, p["experts_down"])
-    np.testing.assert_allclose(y, jnp.sum(each * probability[..., None], axis=2), atol=1e-5)
+    odds = np.exp(x @ p["router"])
+    probability = odds / odds.sum(axis=-1, keepdims=True)
+    gate, up = (np.einsum("btd,edf->btef", x, p[f"experts_{n}"]) for n in ("gate", "up"))
+    each = np.einsum("btef,efd->bted", np.maximum(gate, 0) * up, p["experts_down"])
+    np.testing.assert_allclose(y, np.sum(each * probability[..., None], axis=2), atol=1e-5)
     assert float(routing.dropped) == 0.0
     np.testing.assert_allclose(routing.share_E, 0.25)
 
@@ -102,15 +105,16 @@ def test_a_router_that_knows_nothing_fills_the_first_experts():
     """Ties go to experts 0 and 1: six tokens, three slots each, so half of the choices are lost."""
     config = changed(MIXTURE, router_noise=False, load_loss=0.0)
     x, boxed = weights(config)
-    blank = {**boxed, "router": jax.tree.map(jnp.zeros_like, boxed["router"])}
+    blank = {**boxed, "router": jax.tree.map(np.zeros_like, boxed["router"])}
     y, routing = one_mixture(config, x, blank)
+    y = np.asarray(y)
     assert float(routing.dropped) == 0.5
     assert routing.share_E.tolist() == [0.5, 0.5, 0, 0]
     assert float(routing.losses["balance_loss"]) == pytest.approx(1.0)
     assert float(routing.losses["router_z_loss"]) == pytest.approx(np.log(4) ** 2)
     assert np.abs(y[:, :3]).min() > 0 and np.abs(y[:, 3:]).max() == 0
     whole = one_mixture(changed(config, capacity_factor=2.0), x, blank)
-    assert float(whole[1].dropped) == 0.0 and np.abs(whole[0][:, 3:]).min() > 0
+    assert float(whole[1].dropped) == 0.0 and np.abs(np.asarray(whole[0])[:, 3:]).min() > 0
 
 
 @pytest.mark.parametrize(
@@ -145,7 +149,7 @@ def test_alike_layers_report_and_train_too():
     (_, routing), grads = both[0]
     assert routing.share_E.shape == (2, 4) and 0 < float(routing.dropped.mean()) < 0.5
     assert set(routing.losses) == set(models.loss_names(config)) and len(routing.losses) == 4
-    router = grads["blocks"]["mlp"]["router"]
+    router = np.asarray(grads["blocks"]["mlp"]["router"])
     assert np.abs(router).max(axis=(1, 2)).min() > 1e-4
     for one, two in zip(*map(jax.tree.leaves, both), strict=True):
         np.testing.assert_allclose(two, one, rtol=1e-4, atol=1e-5)
@@ -155,13 +159,14 @@ def test_noise_is_of_the_sequence_and_the_layer_and_of_training_only():
     config = changed(MIXTURE, capacity_factor=0.0)
     params = stirred_params()
     forward = jax.jit(
-        lambda seeds: models.forward(config, params, TOKENS, seeds_B=seeds)[0], **QUICK
+        lambda params, seeds: models.forward(config, params, TOKENS, seeds_B=seeds)[0], **QUICK
     )
-    noisy, other = forward(SEEDS), forward(SEEDS.at[2].set(9))
+    others = np.array([1, 2, 9], np.uint32)
+    noisy, other = (np.asarray(forward(params, seeds)) for seeds in (SEEDS, others))
     np.testing.assert_array_equal(noisy[:2], other[:2])
     assert np.abs(noisy[2] - other[2]).max() > 1e-3
     rest, other = (
-        jax.jit(functools.partial(models.apply, each), **QUICK)(params, TOKENS)
+        np.asarray(jax.jit(functools.partial(models.apply, each), **QUICK)(params, TOKENS))
         for each in (config.at_rest, MIXTURE)
     )
     assert np.abs(noisy - rest).max() > 1e-3

@@ -66,7 +66,7 @@ def test_it_is_counted():
     model, plain = small(layer_pattern=("pairs",)), small(layer_pattern=("global",))
     assert models.count_params(model) == models.count_params(plain)
     assert models.count_params(model).total == sum(
-        leaf.size for leaf in jax.tree.leaves(compiled_model.init(model, jax.random.key(0)))
+        leaf.size for leaf in jax.tree.leaves(compiled_model.fresh(model))
     )
     spared = 2 * 3 * 4 * (8 - 2) * 8  # layers, training, products, keys, width
     training = flops.training_flops_per_token
@@ -88,7 +88,7 @@ def test_it_trains():
         value, gradient = jax.value_and_grad(loss)(params)
         return value, jax.tree.map(lambda p, g: p - 0.5 * g, params, gradient)
 
-    params, losses = compiled_model.init(model, jax.random.key(0)), []
+    params, losses = compiled_model.fresh(model), []
     for _ in range(60):
         value, params = step(params)
         losses.append(float(value))

@@ -4,7 +4,6 @@ import dataclasses
 
 import compiled_model
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from flat_settings import changed
@@ -28,20 +27,22 @@ SMALL = models.ModelConfig(vocab_size=11, depth=2, width=16, num_heads=2, seq_le
 def test_a_packed_text_is_the_text_alone(changes):
     """Two texts in one row, each with its own positions and segment: the logits of each alone."""
     config = changed(SMALL, **changes)
-    params = compiled_model.init(config, jax.random.key(0))
+    params = compiled_model.fresh(config)
     tokens = np.random.default_rng(1).integers(0, 11, 12, np.int32)
-    segments = jnp.array([[0] * 5 + [1] * 7] * 2)
-    places = jnp.array([[*range(5), *range(7)], [*range(12)]])
+    segments = np.array([[0] * 5 + [1] * 7] * 2, np.int32)
+    places = np.array([[*range(5), *range(7)], [*range(12)]], np.int32)
     first, second = np.pad(tokens[:5], (0, 7)), np.pad(tokens[5:], (0, 5))
 
     @jax.jit
-    def run(twice, parts):
+    def run(params, segments, places, twice, parts):
         """(packed, and with places that go on; each part alone, before what is not read)."""
         both = models.apply(config, params, twice, segment_ids_BT=segments, positions_BT=places)
         return both, models.apply(config, params, parts)
 
-    (packed, going_on), alone = run(np.stack([tokens] * 2), np.stack([first, second]))
-    np.testing.assert_allclose(packed, jnp.concatenate([alone[0, :5], alone[1, :7]]), atol=1e-5)
+    inputs = np.stack([tokens] * 2), np.stack([first, second])
+    found, alone = jax.device_get(run(params, segments, places, *inputs))
+    packed, going_on = found
+    np.testing.assert_allclose(packed, np.concatenate([alone[0, :5], alone[1, :7]]), atol=1e-5)
     assert np.abs(packed - going_on)[5:].max() > 1e-3 or (
         changes["positions"] == "rotary"  # only differences of positions count
     )
@@ -65,7 +66,7 @@ def _(leaf: LowRank, x, bias, inputs, dtype):
 def test_a_leaf_may_be_a_pytree():
     """A model whose queries are of low rank gives what it gives with the product of the factors."""
     config = changed(SMALL, layers="unroll")
-    params = compiled_model.init(config, jax.random.key(0))
+    params = compiled_model.fresh(config)
     rng = np.random.default_rng(1)
     left = rng.standard_normal((2, 16, 3), np.float32)
     right = rng.standard_normal((2, 3, 2, 8), np.float32)
@@ -77,5 +78,5 @@ def test_a_leaf_may_be_a_pytree():
 
     whole = with_queries(np.einsum("lDR,lRNH->lDNH", left, right))
     low = with_queries(LowRank(left, right))
-    apply = jax.jit(lambda params: models.apply(config, params, tokens))
-    np.testing.assert_allclose(apply(low), apply(whole), rtol=2e-4, atol=1e-5)
+    logits = [compiled_model.apply(config, params, tokens) for params in (low, whole)]
+    np.testing.assert_allclose(*logits, rtol=2e-4, atol=1e-5)

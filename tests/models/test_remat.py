@@ -23,18 +23,18 @@ LAYOUTS = {
 
 
 def gradients(config, params, tokens):
-    def loss(params):
+    def loss(params, tokens):
         return jnp.mean(ops.cross_entropy(models.apply(config, params, tokens), tokens))
 
-    return jax.jit(jax.value_and_grad(loss))(params)
+    return jax.jit(jax.value_and_grad(loss))(params, tokens)
 
 
 @functools.cache
 def plain(layout):
     """(config, parameters, tokens, loss and gradients) without rematerialisation."""
     config = dataclasses.replace(DEEP, **LAYOUTS[layout])
-    tokens = jax.random.randint(jax.random.key(1), (2, 12), 0, 13)
-    params = compiled_model.init(config, jax.random.key(0))
+    tokens = np.random.default_rng(1).integers(0, 13, (2, 12), np.int32)
+    params = compiled_model.fresh(config)
     return config, params, tokens, gradients(config, params, tokens)
 
 

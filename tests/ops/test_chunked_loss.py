@@ -18,8 +18,7 @@ def draw(dtype=jnp.float32):
     rng = np.random.default_rng(0)
     x = rng.standard_normal((B, T, D), np.float32).astype(dtype)
     w = rng.standard_normal((D, V), np.float32)
-    drawn = x, w, rng.integers(0, V, (B, T), np.int32), rng.random((B, T)) < 0.8
-    return tuple(map(jnp.asarray, drawn))
+    return jax.device_put((x, w, rng.integers(0, V, (B, T), np.int32), rng.random((B, T)) < 0.8))
 
 
 def plain(x, w, targets, mask, head):
@@ -42,6 +41,14 @@ HEADS = [
 ]
 
 
+@functools.cache
+def from_all_logits(head):
+    """(value, losses) and gradients of `plain`."""
+    x, w, targets, mask = draw()
+    loss = jax.value_and_grad(lambda x, w: plain(x, w, targets, mask, head), (0, 1), has_aux=True)
+    return jax.jit(loss)(x, w)
+
+
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("chunk", [5, 26, 64])
 def test_equals_the_loss_from_all_logits(head, chunk):
@@ -51,33 +58,34 @@ def test_equals_the_loss_from_all_logits(head, chunk):
         total, nats = chunked_cross_entropy(x, w, targets, mask, chunk=chunk, head=head)
         return 0.25 * total, nats
 
-    ours = jax.jit(jax.value_and_grad(chunked, (0, 1), has_aux=True))(x, w)
-    theirs = jax.jit(
-        jax.value_and_grad(lambda x, w: plain(x, w, targets, mask, head), (0, 1), has_aux=True)
-    )(x, w)
+    both = jax.jit(lambda *a: (jax.value_and_grad(chunked, (0, 1), has_aux=True)(*a), chunked(*a)))
+    ours, (value, _) = both(x, w)
+    theirs = from_all_logits(head)
     for one, two in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-5)
-    assert jax.tree.leaves(jax.jit(chunked)(x, w))[0] == pytest.approx(
-        float(theirs[0][0]), rel=1e-5
-    )
+    assert float(value) == pytest.approx(float(theirs[0][0]), rel=1e-5)
 
 
 def test_penalties_on_logits_equal_optax():
-    x, w, targets, mask = draw()
-    logits = jnp.einsum("btd,dv->btv", x, w)
-    trained, nats = penalised_cross_entropy(logits, targets, mask, z_loss=0.1, label_smoothing=0.2)
-    total, expected = plain(x, w, targets, mask, Head(z_loss=0.1, label_smoothing=0.2))
-    assert 0.25 * float(jnp.sum(trained)) == pytest.approx(float(total), rel=1e-5)
+    @jax.jit
+    def both(x, w, targets, mask):
+        logits = jnp.einsum("btd,dv->btv", x, w)
+        penalties = {"z_loss": 0.1, "label_smoothing": 0.2}
+        ours = penalised_cross_entropy(logits, targets, mask, **penalties)
+        return ours, plain(x, w, targets, mask, Head(**penalties))
+
+    (trained, nats), (total, expected) = both(*draw())
+    assert 0.25 * float(np.sum(trained)) == pytest.approx(float(total), rel=1e-5)
     np.testing.assert_allclose(nats, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_large_logits_in_bfloat16_stay_exact_where_it_matters():
     """The softmax and its logarithm are float32: logits of a thousand cost no digits."""
     x, w, targets, mask = draw(jnp.bfloat16)
-    w = (200 * w).astype(jnp.bfloat16).astype(jnp.float32)
-    head = Head()
-    total, _ = chunked_cross_entropy(x, w, targets, mask, chunk=8)
-    expected, _ = plain(x, w, targets, mask, head)
+    w = (200 * np.asarray(w)).astype(jnp.bfloat16).astype(np.float32)
+    ours = functools.partial(chunked_cross_entropy, chunk=8)
+    total, _ = jax.jit(ours)(x, w, targets, mask)
+    expected, _ = jax.jit(functools.partial(plain, head=Head()))(x, w, targets, mask)
     assert 0.25 * float(total) == pytest.approx(float(expected), rel=1e-5)
 
 
@@ -108,5 +116,6 @@ def test_stacks_under_vmap():
     x, w, targets, mask = draw()
     loss = functools.partial(chunked_cross_entropy, chunk=7)
     gradient = jax.jit(jax.grad(lambda x: loss(x, w, targets, mask)[0]))
-    stacked = jax.jit(jax.vmap(gradient))(jnp.stack([x, 2 * x]))
-    np.testing.assert_allclose(stacked[1], gradient(2 * x), rtol=1e-5, atol=1e-6)
+    x = np.asarray(x)
+    stacked = jax.jit(jax.vmap(gradient))(np.stack([x, 2 * x]))
+    np.testing.assert_allclose(np.asarray(stacked)[1], gradient(2 * x), rtol=1e-5, atol=1e-6)

@@ -11,7 +11,7 @@ from gptjax import ops
 
 
 def draw(*shape, seed=0):
-    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape).astype(np.float32))
+    return jax.device_put(np.random.default_rng(seed).standard_normal(shape, np.float32))
 
 
 route = jax.jit(functools.partial(ops.route, renormalise=True), static_argnums=1)
@@ -30,8 +30,8 @@ def test_balance_loss_by_hand():
 
 def test_groups_are_averaged():
     """Each sequence uneven, the batch even: the groups decide what is punished."""
-    logits = jnp.array([[[9.0, 0.0]] * 2, [[0.0, 9.0]] * 2])
-    experts = jnp.array([[[0], [0]], [[1], [1]]])
+    logits = np.array([[[9.0, 0.0]] * 2, [[0.0, 9.0]] * 2], np.float32)
+    experts = np.array([[[0], [0]], [[1], [1]]], np.int32)
     p = 1 / (1 + np.exp(-9.0))
     assert float(balance_loss(logits, experts)) == pytest.approx(2 * p, rel=1e-6)
     one = balance_loss(logits.reshape(1, 4, 2), experts.reshape(1, 4, 1))
@@ -39,12 +39,14 @@ def test_groups_are_averaged():
 
 
 def test_z_loss_and_importance_by_hand():
-    logits = jnp.log(jnp.array([[[1.0, 2.0, 1.0], [0.5, 0.25, 0.25]]]))
-    assert float(ops.router_z_loss(logits)) == pytest.approx(np.log(4) ** 2 / 2)
-    weights, experts = jnp.array([[[0.75, 0.25], [1.0, 0.0]]]), jnp.array([[[0, 1], [1, 0]]])
+    logits = np.log(np.array([[[1.0, 2.0, 1.0], [0.5, 0.25, 0.25]]], np.float32))
+    assert float(jax.jit(ops.router_z_loss)(logits)) == pytest.approx(np.log(4) ** 2 / 2)
+    weights = np.array([[[0.75, 0.25], [1.0, 0.0]]], np.float32)
+    experts = np.array([[[0, 1], [1, 0]]], np.int32)
     # Importances .75, 1.25, 0: mean 2/3, variance (.75² + 1.25²)/3 − 4/9.
     wanted = ((0.75**2 + 1.25**2) / 3 - 4 / 9) / (4 / 9)
-    assert float(ops.importance_loss(weights, experts, 3)) == pytest.approx(wanted, rel=1e-6)
+    found = jax.jit(ops.importance_loss, static_argnums=2)(weights, experts, 3)
+    assert float(found) == pytest.approx(wanted, rel=1e-6)
 
 
 def test_capacity_by_hand():
@@ -55,9 +57,9 @@ def test_capacity_by_hand():
 
 def test_expected_load_is_the_chance_of_a_new_draw():
     """The noise of one expert drawn again a hundred thousand times."""
-    clean, noise = draw(1, 3, 4), draw(1, 3, 4, seed=2)
-    spread = jnp.asarray(np.exp(draw(1, 3, 4, seed=1)))
-    noisy, k, E = clean + spread * noise, 2, 4
+    clean, noise, spread = (np.asarray(draw(1, 3, 4, seed=seed)) for seed in (0, 2, 1))
+    spread, k, E = np.exp(spread), 2, 4
+    noisy = clean + spread * noise
     rng, load = np.random.default_rng(3), np.zeros(E)
     for t in range(3):
         for e in range(E):
@@ -65,8 +67,8 @@ def test_expected_load_is_the_chance_of_a_new_draw():
             drawn = clean[0, t, e] + spread[0, t, e] * rng.standard_normal(100_000)
             load[e] += np.mean(np.asarray(drawn) > others)
     wanted = load.var() / load.mean() ** 2
-    both = jax.jit(jax.value_and_grad(lambda c: ops.load_loss(c, noisy, spread, k)))
-    found, slope = both(clean)
+    loss = jax.value_and_grad(lambda *inputs: ops.load_loss(*inputs, k))
+    found, slope = jax.jit(loss)(clean, noisy, spread)
     assert float(found) == pytest.approx(wanted, rel=0.02)
     assert np.isfinite(slope).all() and np.abs(slope).max() > 1e-3
 
@@ -86,15 +88,20 @@ def test_the_balance_loss_is_that_of_transformers():
 
 def test_slots_by_hand():
     """Capacity 2: second choices wait for all first ones, and what finds no slot gets E·C."""
-    experts = jnp.array([[[0, 1], [0, 1], [1, 0], [0, 2]]])
-    slots = ops.assign_slots(experts, E=3, C=2)
+    experts = np.array([[[0, 1], [0, 1], [1, 0], [0, 2]]], np.int32)
+    x = np.arange(1.0, 5.0, dtype=np.float32).reshape(1, 4, 1)
+    weights = np.array([[[0.5, 0.5], [0.9, 0.1], [0.7, 0.3], [0.6, 0.4]]], np.float32)
+
+    @jax.jit
+    def there_and_back(experts, x, weights):
+        slots = ops.assign_slots(experts, E=3, C=2)
+        held = ops.dispatch(x, slots, 3, 2)
+        return slots, held, ops.combine(10 * held, slots, weights)
+
+    slots, held, back = map(np.asarray, there_and_back(experts, x, weights))
     # Expert 0: tokens 0, 1; 3 and 2 dropped. Expert 1: token 2 first, then 0; 1 dropped.
     assert slots.tolist() == [[[0, 3], [1, 6], [2, 6], [6, 4]]]
-    x = jnp.arange(1.0, 5.0).reshape(1, 4, 1)
-    held = ops.dispatch(x, slots, 3, 2)
     assert held[0, :, :, 0].tolist() == [[1, 2], [3, 1], [4, 0]]
-    weights = jnp.array([[[0.5, 0.5], [0.9, 0.1], [0.7, 0.3], [0.6, 0.4]]])
-    back = ops.combine(10 * held, slots, weights)
     np.testing.assert_allclose(back[0, :, 0], [10.0, 18.0, 21.0, 16.0], rtol=1e-6)
 
 

@@ -1,5 +1,6 @@
 """Norms, activations, positions, losses: numbers by hand, and the shape checker itself."""
 
+import functools
 import math
 
 import jax
@@ -13,13 +14,15 @@ from gptjax import ops
 
 def test_layer_norm_by_hand():
     # mean 2, variance 2: (0 - 2)/sqrt(2 + 2) = -1, ...
-    x = jnp.array([0.0, 2.0, 2.0, 4.0])
-    got = ops.layer_norm(x, jnp.array([1.0, 1, 2, 3]), jnp.array([0.0, 0, 0, 1]), eps=2.0)
+    x, scale, bias = np.array([[0, 2, 2, 4], [1, 1, 2, 3], [0, 0, 0, 1]], np.float32)
+    got = jax.jit(functools.partial(ops.layer_norm, eps=2.0))(x, scale, bias)
     np.testing.assert_allclose(got, [-1.0, 0.0, 0.0, 4.0], atol=1e-6)
 
 
 def test_rms_norm_by_hand():
-    got = ops.rms_norm(jnp.array([3.0, 4.0]), jnp.array([1.0, 2.0]), eps=12.5)
+    got = jax.jit(functools.partial(ops.rms_norm, eps=12.5))(
+        *np.array([[3, 4], [1, 2]], np.float32)
+    )
     np.testing.assert_allclose(got, [0.6, 1.6], rtol=1e-6)
 
 
@@ -46,28 +49,30 @@ def test_norms_compute_in_float32(norm):
 )
 def test_activations_at_one(name, expected):
     activation, gated = ops.FEED_FORWARD[name]
-    assert float(activation(jnp.array(1.0))) == pytest.approx(expected, abs=1e-6)
+    assert float(jax.jit(activation)(np.float32(1.0))) == pytest.approx(expected, abs=1e-6)
     assert gated == (name in ("swiglu", "geglu", "gegelu"))
 
 
 def test_gates_are_limited_from_above_and_what_they_multiply_on_both_sides():
-    gate, up = jnp.array([-5.0, 1.0, 5.0, 1.0]), jnp.array([1.0, 5.0, -5.0, 0.5])
+    gate, up = np.array([[-5.0, 1.0, 5.0, 1.0], [1.0, 5.0, -5.0, 0.5]], np.float32)
+    gated = jax.jit(ops.gated, static_argnums=(0, 3))
     sigmoid = 1 / (1 + np.exp(-1.702 * np.array([-5.0, 1.0, 2.0, 1.0])))
     wanted = np.array([-5.0, 1.0, 2.0, 1.0]) * sigmoid * np.array([2.0, 3.0, -1.0, 1.5])
-    np.testing.assert_allclose(ops.gated("gegelu", gate, up, 2.0), wanted, rtol=1e-6)
-    np.testing.assert_allclose(ops.gated("reglu", gate, up, 2.0), [0, 2, -4, 0.5], rtol=1e-6)
-    np.testing.assert_allclose(ops.gated("reglu", gate, up), [0, 5, -25, 0.5], rtol=1e-6)
+    np.testing.assert_allclose(gated("gegelu", gate, up, 2.0), wanted, rtol=1e-6)
+    np.testing.assert_allclose(gated("reglu", gate, up, 2.0), [0, 2, -4, 0.5], rtol=1e-6)
+    np.testing.assert_allclose(gated("reglu", gate, up), [0, 5, -25, 0.5], rtol=1e-6)
 
 
 def test_sinusoids_by_hand():
-    got = ops.sinusoids(jnp.array([0, 3]), 4)
+    got = jax.jit(ops.sinusoids, static_argnums=1)(np.array([0, 3], np.int32), 4)
     expected = [[0, 1, 0, 1], [math.sin(3), math.cos(3), math.sin(0.03), math.cos(0.03)]]
     np.testing.assert_allclose(got, expected, atol=1e-6)
 
 
 def test_rotary_turns_pairs_half_a_head_apart():
-    x = jnp.zeros((1, 2, 1, 4)).at[:, :, :, 0].set(1.0).at[:, :, :, 3].set(2.0)
-    got = ops.rotary(x, jnp.array([0, 1]), base=100.0)  # angles 1 and 0.1 at position 1
+    x = np.tile(np.array([1, 0, 0, 2], np.float32), (1, 2, 1, 1))
+    turn = jax.jit(functools.partial(ops.rotary, base=100.0))
+    got = np.asarray(turn(x, np.array([0, 1], np.int32)))  # angles 1 and 0.1 at position 1
     np.testing.assert_allclose(got[0, 0, 0], [1, 0, 0, 2], atol=1e-6)
     expected = [math.cos(1), -2 * math.sin(0.1), math.sin(1), 2 * math.cos(0.1)]
     np.testing.assert_allclose(got[0, 1, 0], expected, atol=1e-6)
@@ -99,27 +104,25 @@ def test_linear_gradients_equal_autodiff_both_ways_round():
 
 def test_linear_keeps_weight_gradients_wide():
     """512 equal terms: bfloat16 sums would stall at 256."""
-    x = jnp.ones((512, 2), jnp.bfloat16)
-    dw, db = jax.grad(lambda w, b: jnp.sum(ops.linear(x, w, b), dtype=jnp.float32), (0, 1))(
-        jnp.ones((2, 3)), jnp.zeros(3)
-    )
+    x, w, b = np.ones((512, 2), jnp.bfloat16), np.ones((2, 3), np.float32), np.zeros(3, np.float32)
+    total = lambda w, b, x: jnp.sum(ops.linear(x, w, b), dtype=jnp.float32)  # noqa: E731
+    dw, db = jax.jit(jax.grad(total, (0, 1)))(w, b, x)
     assert dw.dtype == db.dtype == jnp.float32
     np.testing.assert_array_equal(dw, np.full((2, 3), 512.0))
     np.testing.assert_array_equal(db, np.full(3, 512.0))
 
 
 def test_cross_entropy_by_hand():
-    logits = jnp.log(jnp.array([[0.5, 0.25, 0.25], [0.1, 0.1, 0.8]])) + 7.0
-    got = ops.cross_entropy(logits, jnp.array([1, 2]))
+    logits = np.log(np.array([[0.5, 0.25, 0.25], [0.1, 0.1, 0.8]], np.float32)) + np.float32(7.0)
+    got = jax.jit(ops.cross_entropy)(logits, np.array([1, 2], np.int32))
     np.testing.assert_allclose(got, [math.log(4), -math.log(0.8)], rtol=1e-5)
 
 
 def test_cross_entropy_masks_value_and_gradient():
-    logits = jnp.array([[1e30, -1e30, 0.0], [0.0, 1.0, 2.0]])
-    targets, mask = jnp.array([1, 0]), jnp.array([False, True])
-    value, gradient = jax.value_and_grad(lambda x: jnp.sum(ops.cross_entropy(x, targets, mask)))(
-        logits
-    )
+    logits = np.array([[1e30, -1e30, 0.0], [0.0, 1.0, 2.0]], np.float32)
+    targets, mask = np.array([1, 0], np.int32), np.array([False, True])
+    loss = jax.value_and_grad(lambda *inputs: jnp.sum(ops.cross_entropy(*inputs)))
+    value, gradient = jax.device_get(jax.jit(loss)(logits, targets, mask))
     assert float(value) == pytest.approx(math.log(1 + math.e + math.e**2), rel=1e-6)
     np.testing.assert_array_equal(gradient[0], 0.0)
 

@@ -126,7 +126,7 @@ def test_every_matrix_of_a_decoder_is_muons():
     config = models.ModelConfig(
         depth=2, width=8, num_heads=2, num_kv_heads=1, vocab_size=16, mlp="swiglu"
     )
-    params = compiled_model.init(config, jax.random.key(0))
+    params = compiled_model.fresh(config)
     axes = matrix_axes(params)
     found = {
         jax.tree_util.keystr(path, simple=True, separator="/")

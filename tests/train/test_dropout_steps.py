@@ -20,7 +20,7 @@ def dropping(spec, **changes):
 
 
 def one_step(spec, corpus, **changes):
-    state = compiled_model.init_state(spec, jax.random.key(1))
+    state = compiled_model.init_state(spec, 1)
     inputs, targets = data.batch_numpy(corpus.train, 16, 0, 0, spec.batch_size)
     batch = next_token_batch(
         spec, jnp.asarray(inputs), jnp.asarray(targets), corpus.end_of_document

@@ -47,7 +47,7 @@ def moved(width: int, transfer: str) -> dict[str, float]:
     spec = RunSpec(model=model, optim=optim, batch_size=8, steps=100)
     tokens = np.random.default_rng(0).integers(0, 32, (8, 17))
     batch = next_token_batch(spec, jnp.asarray(tokens[:, :-1]), jnp.asarray(tokens[:, 1:]), -1)
-    start = state = compiled_model.init_state(spec, jax.random.key(0))
+    start = state = compiled_model.init_state(spec, 0)
     step = compiled_model.train_step(spec)
     for _ in range(4):
         state, _ = step(state, batch, make_hyper(spec))
@@ -80,7 +80,7 @@ def test_coordinates_are_flat_with_transfer_and_grow_without():
 def test_coordinates_are_root_mean_square_changes():
     """Of an embedding that moved by .5 everywhere, and of logits that are doubled."""
     model = dataclasses.replace(shape(16), depth=1)
-    params = jax.tree.map(np.asarray, compiled_model.init(model, jax.random.key(0)))
+    params = compiled_model.fresh(model)
     tokens = np.arange(32).reshape(2, 16)
     moved = {**params, "embed": {"tokens": params["embed"]["tokens"] + np.float32(0.5)}}
     found = coordinate_check(model, params, moved, tokens)

@@ -30,7 +30,7 @@ from gptjax.train.objectives import token_losses
 
 
 def one_step(spec, corpus):
-    state = compiled_model.init_state(spec, jax.random.key(spec.seed))
+    state = compiled_model.init_state(spec, spec.seed)
     inputs, targets = data.batch_numpy(corpus.train, spec.model.seq_len, 0, 0, spec.batch_size)
     batch = next_token_batch(
         spec, jnp.asarray(inputs), jnp.asarray(targets), corpus.end_of_document
@@ -176,7 +176,7 @@ def test_documents_do_not_see_each_other(session, spec):
     corpus = session.corpus
     end = corpus.end_of_document
     spec = dataclasses.replace(spec, document_attention=True)
-    params = compiled_model.init(spec.model, jax.random.key(0))
+    params = compiled_model.fresh(spec.model)
     tokens = np.array([[end, 1, 2, 3, end, 7, 8, 9]])
     other = np.array([[end, 5, 5, 5, end, 7, 8, 9]])
 
