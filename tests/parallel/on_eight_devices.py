@@ -43,6 +43,7 @@ from gptjax.train import (  # noqa: E402
     make_layout,
     run,
 )
+from gptjax.train.layout import state_shardings  # noqa: E402
 
 REPO = Path(__file__).parents[2]
 STEPS = 3
@@ -51,12 +52,13 @@ EVALUATED = 12
 """Sequences of a batch of evaluation, which do not divide those held out."""
 
 QUICK = {
-    "2x2x2": MeshConfig(data=2, fsdp=2, tensor=2, sequence_parallel=True),
+    "cut, ring": MeshConfig(data=1, fsdp=2, tensor=2, seq=2, sequence_parallel=True),
     "pipe 2x2x2": MeshConfig(data=1, fsdp=2, pipe=2, tensor=2),
-    "ring": MeshConfig(data=1, seq=4),
     "all to all": MeshConfig(data=1, seq=2, context="all_to_all"),
 }
 MORE = {
+    "2x2x2": MeshConfig(data=2, fsdp=2, tensor=2, sequence_parallel=True),
+    "ring": MeshConfig(data=1, seq=4),
     "tensor": MeshConfig(data=1, tensor=2),
     "zero 3 beside data": MeshConfig(data=2, fsdp=4),
     "data": MeshConfig(data=8),
@@ -171,8 +173,8 @@ def session_on(corpus):
 
     @functools.cache
     def session_on(name):
-        feed = "device" if name == "2x2x2" else "host"
-        return make_session(corpus, (QUICK | EXPERTS | {"one": ONE})[name], feed)
+        feed = "device" if name == "cut, ring" else "host"
+        return make_session(corpus, (QUICK | MORE | EXPERTS | {"one": ONE})[name], feed)
 
     return session_on
 
@@ -181,8 +183,13 @@ def three_steps(corpus, spec, mesh):
     return steps_of(make_session(corpus, mesh), spec)
 
 
-def steps_of(session, spec):
-    state, metrics = session.advance(spec, session.init(spec), make_hyper(spec), STEPS)
+def steps_of(session, spec, start=None):
+    """After three steps; `start` is one device's initial state, where a mesh makes none itself."""
+    layout = session.layout_of(spec)
+    state = session.init(spec) if start is None else start
+    if start is not None and layout is not None:
+        state = jax.device_put(start, state_shardings(layout, start))
+    state, metrics = session.advance(spec, state, make_hyper(spec), STEPS)
     return state, np.asarray(metrics.loss)[:STEPS], np.asarray(metrics.grad_norm)[:STEPS]
 
 
@@ -194,8 +201,14 @@ def traffic_of(session, spec):
 
 
 @pytest.fixture(scope="module")
-def one_device(session_on, spec):
-    return steps_of(session_on("one"), spec)
+def start_of(session_on):
+    """One device's initial state of a spec, on the host: no mesh but one compiles its own."""
+    return functools.cache(lambda spec: jax.device_get(session_on("one").init(spec)))
+
+
+@pytest.fixture(scope="module")
+def one_device(session_on, start_of, spec):
+    return steps_of(session_on("one"), spec, start_of(spec))
 
 
 def assert_equal(found, wanted):
@@ -212,8 +225,9 @@ def assert_equal(found, wanted):
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=pytest.mark.slow if n == "all to all" else ()) for n in QUICK]
 )
-def test_equals_one_device(session_on, spec, one_device, name):
-    assert_equal(steps_of(session_on(name), spec), one_device)
+def test_equals_one_device(session_on, start_of, spec, one_device, name):
+    start = None if name == "cut, ring" else start_of(spec)
+    assert_equal(steps_of(session_on(name), spec, start), one_device)
 
 
 @pytest.mark.slow
@@ -300,6 +314,18 @@ def counted(session, spec):
     return counts, found
 
 
+def test_what_goes_around_two_devices(session_on, spec):
+    """Collectives over `seq` in a step by hand, beside those of the other axes."""
+    passes, session = spec.model.depth * spec.micro_batches, session_on("cut, ring")
+    found = [one for one in traffic_of(session, spec) if one.kind == "collective-permute"]
+    # Keys with values: 1 send forward, 1 backward; and 2 sends of their gradients, home included.
+    sent = [one for one in found if one.axes == ("seq",)]
+    assert sum(one.times for one in sent) == 4 * passes
+    # Of half the sequences, half the heads and half the tokens.
+    assert sum(one.sent for one in sent) == 4 * passes * 2 * keys_bytes(spec) / 8
+
+
+@pytest.mark.slow
 def test_what_goes_around_a_ring(session_on, spec):
     """Collectives of a step by hand, for each layer and micro-batch."""
     passes = spec.model.depth * spec.micro_batches
@@ -365,16 +391,16 @@ def test_long_contexts_are_cut(spec, context):
 
 
 @pytest.fixture(scope="module")
-def mixture_on_one(session_on, mixture):
-    return steps_of(session_on("one"), mixture)
+def mixture_on_one(session_on, start_of, mixture):
+    return steps_of(session_on("one"), mixture, start_of(mixture))
 
 
 @pytest.mark.parametrize(
     "name",
     ["expert", *(pytest.param(n, marks=pytest.mark.slow) for n in list(EXPERTS)[1:])],
 )
-def test_experts_on_a_mesh_equal_one_device(session_on, mixture, mixture_on_one, name):
-    assert_equal(steps_of(session_on(name), mixture), mixture_on_one)
+def test_experts_on_a_mesh_equal_one_device(session_on, start_of, mixture, mixture_on_one, name):
+    assert_equal(steps_of(session_on(name), mixture, start_of(mixture)), mixture_on_one)
 
 
 @pytest.mark.slow
@@ -383,10 +409,10 @@ def test_experts_on_every_mesh_equal_one_device(corpus, mixture, mixture_on_one,
     assert_equal(three_steps(corpus, mixture, MORE_EXPERTS[name]), mixture_on_one)
 
 
-def test_tokens_travel_by_all_to_all(session_on, mixture):
+def test_tokens_travel_by_all_to_all(session_on, start_of, mixture):
     """To the experts and back, forward and backward, in every layer and micro-batch."""
     session = session_on("expert")
-    steps_of(session, mixture)
+    steps_of(session, mixture, start_of(mixture))
     found = [one for one in traffic_of(session, mixture) if one.kind == "all-to-all"]
     assert sum(one.times for one in found) == 4 * 2 * 2
     # On each device 4 of 16 sequences, 4 experts, 1.25·2·16/4 slots, 32 columns, float32.
@@ -429,7 +455,7 @@ def share(tree):
 
 def test_a_state_lives_where_its_shardings_say(session_on, spec):
     """As they are made, and after updates."""
-    session = session_on("2x2x2")
+    session = session_on("cut, ring")
     for state in (session.init(spec), steps_of(session, spec)[0]):
         for tree in (state.params, state.opt_state):
             held = sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(tree))
@@ -458,7 +484,7 @@ def test_a_checkpoint_moves_to_another_mesh(corpus, session_on, spec, tmp_path):
     hooks = Hooks(stop=lambda: calls.append(1) or len(calls) == 2)
     with pytest.raises(Interrupted):
         run(session_on("pipe 2x2x2"), spec, tmp_path / "moved", hooks)
-    moved = run(session_on("2x2x2"), spec, tmp_path / "moved", Hooks())
+    moved = run(session_on("cut, ring"), spec, tmp_path / "moved", Hooks())
     straight = run(session_on("one"), spec, tmp_path / "straight", Hooks())
     assert 0 < moved.updates < spec.steps
     np.testing.assert_allclose(moved.curve_losses, straight.curve_losses, atol=2e-5)
