@@ -23,12 +23,40 @@ IRREGULAR: tuple[tuple[Callable[[int], bool], str], ...] = (
 )
 
 
+DEVICES = Path("/dev")
+
+
+def check_output(setting: str, text: str) -> None:
+    """Refuse, before anything is computed, an output file that cannot be written.
+
+    Args:
+      setting: what errors call it.
+
+    Raises:
+      UserError: naming the reason.
+    """
+    path = user_path(text)
+    if not path.absolute().parent.is_dir():
+        raise UserError(f"{setting}={text} is in no folder; make the folder or give another file")
+    refuse_device(path)
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}."):
+            pass
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(
+            f"{setting}={text!r} cannot be written ({reason}); give another file"
+        ) from error
+
+
 def write_atomic(path: Path, content: str | bytes) -> None:
     """Write `content` so that a reader sees the old file or the new one, never a part.
 
     Raises:
-      UserError: when the folder cannot be written or the disk is full.
+      UserError: when the folder cannot be written or the disk is full, and for a device, in whose
+        place there would be a file.
     """
+    refuse_device(path)
     with _written(path, content) as temporary:
         os.replace(temporary, path)
 
@@ -159,6 +187,17 @@ def check_plain(path: Path) -> None:
     """
     with contextlib.suppress(OSError, ValueError):  # ValueError: a null byte in the name
         refuse_irregular(path.stat().st_mode, str(path))
+
+
+def refuse_device(path: Path) -> None:
+    """Refuse to write over what is no file: a file that is renamed into place would replace it.
+
+    Raises:
+      UserError: for a directory, a named pipe, a socket, a device or a link to one.
+    """
+    check_plain(path)
+    if os.path.islink(path) and path.absolute().parent == DEVICES:  # /dev/stdout into a file
+        raise UserError(f"{path} is a device; give a plain file")
 
 
 def refuse_pointer(path: Path) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+import operator
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -270,9 +271,11 @@ def encoded(model: Model, prompt: Prompt) -> list[int]:
       UserError: for an empty prompt, ids out of the vocabulary, and characters that the tokenizer
         has no ids for.
     """
-    ids = model.encode_prompt(prompt) if isinstance(prompt, str) else [int(i) for i in prompt]
     if isinstance(prompt, str):
+        ids = model.encode_prompt(prompt)
         _refuse_unknown(model, prompt, ids)
+    else:
+        ids = _whole(prompt)
     if not ids:
         raise UserError("a prompt is empty; give at least one character or token")
     V = model.config.vocab_size
@@ -284,12 +287,26 @@ def encoded(model: Model, prompt: Prompt) -> list[int]:
     return ids
 
 
+def _whole(ids: Sequence[int]) -> list[int]:
+    try:
+        return [operator.index(one) for one in ids]
+    except TypeError as error:
+        raise UserError(f"a prompt of token ids has one that is none ({error})") from error
+
+
 def _refuse_unknown(model: Model, text: str, ids: Sequence[int]) -> None:
-    """Refuse characters that become the tokenizer's one token for all that it does not know."""
+    """Refuse characters that become the tokenizer's one token for all that it does not know.
+
+    A text may write that token itself where the tokenizer reads its name as the token.
+    """
     unknown = getattr(model.tokenizer, "unknown", None)
     if unknown is None or unknown not in ids:
         return
-    found = [one for one in dict.fromkeys(text) if unknown in model.encode(one)]
+    name = model.decode([unknown]).decode(errors="replace")
+    pieces = text.split(name) if name else [text]
+    if len(pieces) > 1 and not any(unknown in model.encode(piece) for piece in pieces):
+        return
+    found = [one for one in dict.fromkeys("".join(pieces)) if unknown in model.encode(one)]
     shown = repr(found[0]) if found else "a text"
     raise UserError(
         f"a prompt has {shown}, which the tokenizer of {model.name} does not know; leave it out, "
@@ -310,6 +327,11 @@ def fitted(model: Model, prompt: Sequence[int], request: Sampling) -> Sampling:
     if request.logprobs > V:
         raise UserError(
             f"sampling.logprobs={request.logprobs} is more than the {V} tokens of {model.name}"
+        )
+    if not all(request.stop):
+        raise UserError(
+            f"sampling.stop={request.stop} has an empty text, with which every answer begins; "
+            "leave it out"
         )
     if request.stop and model.tokenizer is None:
         raise UserError(

@@ -8,9 +8,10 @@ from typing import Any
 
 from gptjax.data.chat import FORMATS, encode_chat
 from gptjax.errors import UserError, nearest
-from gptjax.files import user_path, write_atomic
-from gptjax.infer.generate import Prompt
+from gptjax.files import check_output, user_path, write_atomic
+from gptjax.infer.generate import Prompt, encoded, fitted
 from gptjax.infer.model import Model
+from gptjax.infer.settings import Sampling
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,11 +22,13 @@ class Asked:
       prompt: text, or the ids of a conversation.
       said: what the line says, for the output.
       ends: tokens that end its answer besides the model's: those of a turn in a conversation.
+      place: file and line in words; "": there is none.
     """
 
     prompt: Prompt
     said: dict[str, Any]
     ends: tuple[int, ...] = ()
+    place: str = ""
 
 
 def read_prompts(path: Path, model: Model, chat: str = "") -> list[Asked]:
@@ -38,7 +41,7 @@ def read_prompts(path: Path, model: Model, chat: str = "") -> list[Asked]:
       UserError: for a file that is missing or a line that is neither.
     """
     if path.suffix != ".jsonl":
-        return [Asked(said["prompt"], said) for _, said in read_rows(path)]
+        return [Asked(said["prompt"], said, place=place) for place, said in read_rows(path)]
     return [_asked(place, said, model, chat) for place, said in read_rows(path)]
 
 
@@ -64,7 +67,7 @@ def read_rows(path: Path) -> list[tuple[str, dict[str, Any]]]:
 
 
 def check_paths(job: str, prompts: str, output: str, what: str = "prompts") -> None:
-    """Refuse a file of prompts that is not there, and an output in no folder.
+    """Refuse a file of prompts that is not there, and an output that cannot be written.
 
     Args:
       job: the section of both settings.
@@ -72,10 +75,20 @@ def check_paths(job: str, prompts: str, output: str, what: str = "prompts") -> N
     """
     if prompts and not user_path(prompts).is_file():
         raise UserError(f"{job}.{what}={prompts} is no file; give a file of {what}")
-    if output and not user_path(output).absolute().parent.is_dir():
-        raise UserError(
-            f"{job}.output={output} is in no folder; make the folder or give another file"
-        )
+    if output:
+        check_output(f"{job}.output", output)
+
+
+def check_request(model: Model, one: Asked, request: Sampling) -> None:
+    """Refuse a prompt that the model cannot answer, before others are.
+
+    Raises:
+      UserError: naming the line that it is from.
+    """
+    try:
+        fitted(model, encoded(model, one.prompt), request)
+    except UserError as error:
+        raise UserError(f"{one.place}: {error}" if one.place else str(error)) from error
 
 
 def write_rows(output: str, rows: Iterable[dict[str, Any]]) -> None:
@@ -121,7 +134,7 @@ def turn_ends(model: Model, chat: str = "") -> tuple[int, ...]:
 def _object(place: str, line: str) -> dict[str, Any]:
     """The object of a line of JSONL, which can be written as UTF-8 again."""
     try:
-        said = json.loads(line)
+        said = json.loads(line, parse_constant=_no_number)
         json.dumps(said, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         raise UserError(f"{place} has half a surrogate pair; mend or drop the line") from error
@@ -132,14 +145,25 @@ def _object(place: str, line: str) -> dict[str, Any]:
     return said
 
 
+def _no_number(name: str) -> float:
+    raise ValueError(f"{name} is no number of JSON")
+
+
 def _asked(place: str, said: dict[str, Any], model: Model, chat: str) -> Asked:
+    if not isinstance(said.get("adapter", ""), str):
+        raise UserError(f"{place} has an adapter that is no text; give its name")
     if isinstance(said.get("prompt"), str):
-        return Asked(said["prompt"], said)
+        return Asked(said["prompt"], said, place=place)
     if isinstance(said.get("tokens"), list):
-        return Asked(said["tokens"], said)
+        if not all(type(one) is int for one in said["tokens"]):
+            raise UserError(f"{place} has tokens that are no whole numbers; give ids")
+        return Asked(said["tokens"], said, place=place)
     if "messages" in said:
-        ids = conversation(model, said["messages"], chat)
-        return Asked(ids, said, turn_ends(model, chat))
+        try:
+            ids = conversation(model, said["messages"], chat)
+        except UserError as error:
+            raise UserError(f"{place}: {error}") from error
+        return Asked(ids, said, turn_ends(model, chat), place)
     keys = [*said]
     hint = nearest(keys[0], ("prompt", "messages", "tokens")) if keys else "write {'prompt': …}"
     raise UserError(f"{place} has neither prompt, messages nor tokens; {hint}")

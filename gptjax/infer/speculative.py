@@ -196,8 +196,11 @@ def _round(plan: Plan, draft: Any, drafts: int, params: Any, run: _Run) -> _Run:
         plan.config, params[0], state.cache, checked, counts, length=plan.length
     )
     logits_BmV = models.logits(plan.config, params[0], x)
-    p_BmV = _probabilities(plan, state, logits_BmV)
-    count_B, last_B = accept(p_BmV, q_BnV, tokens_Bn, keys[:, drafts], keys[:, drafts + 1])
+    if _draws(plan):
+        p_BmV = _probabilities(plan, state, logits_BmV)
+        count_B, last_B = accept(p_BmV, q_BnV, tokens_Bn, keys[:, drafts], keys[:, drafts + 1])
+    else:
+        count_B, last_B = agree(_likeliest(plan, state, logits_BmV), tokens_Bn)
     kept_Bm = jnp.arange(drafts + 1) <= count_B[:, None]
     moved_B = jnp.where(state.done_B, 0, count_B + 1)
     cache = _settled(plan.config, params[0], state.cache, cache, checked, kept_Bm, moved_B, plan)
@@ -234,10 +237,36 @@ def accept(
     return count_B, last_B.astype(jnp.int32)
 
 
+def agree(likeliest_Bm: jax.Array, tokens_Bn: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """`accept` where all probability is on the likeliest tokens: no draw, no softmax.
+
+    >>> agree(jax.numpy.array([[5, 6, 7]]), jax.numpy.array([[5, 9]]))[1].tolist()
+    [6]
+    """
+    same_Bn = likeliest_Bm[:, :-1] == tokens_Bn
+    count_B = jnp.sum(jnp.cumprod(same_Bn, axis=1), axis=1)
+    return count_B, jnp.take_along_axis(likeliest_Bm, count_B[:, None], axis=1)[:, 0]
+
+
 def residual(p_BV: jax.Array, q_BV: jax.Array) -> jax.Array:
     """(p − q)+, not normed; p where nothing is left, which only rounding brings about."""
     rest_BV = jnp.maximum(p_BV - q_BV, 0.0)
     return jnp.where(jnp.sum(rest_BV, axis=1, keepdims=True) > 0.0, rest_BV, p_BV)
+
+
+def _draws(plan: Plan) -> bool:
+    """Whether some row draws its tokens."""
+    return "temperature" in plan.filters
+
+
+def _likeliest(plan: Plan, state: State, logits_BmV: jax.Array) -> jax.Array:
+    """The token that is likeliest at each place, after the filters."""
+
+    def at(logits_BV: jax.Array) -> jax.Array:
+        left_BV = samplers.filtered(logits_BV, state.rows, state.memories, plan.filters)
+        return jnp.argmax(left_BV, axis=-1).astype(jnp.int32)
+
+    return jax.vmap(at, in_axes=1, out_axes=1)(logits_BmV)
 
 
 def _probabilities(plan: Plan, state: State, logits_BmV: jax.Array) -> jax.Array:
@@ -262,9 +291,14 @@ def _propose(
         x_B1D, cache = models.decode(draft, params, cache, token_B[:, None], ~state.done_B[:, None])
         if number == drafts:
             break
-        q_BV = _probabilities(plan, state, models.logits(draft, params, x_B1D))[:, 0]
-        token_B = jax.vmap(jax.random.categorical)(keys[:, number], jnp.log(q_BV))
-        token_B = token_B.astype(jnp.int32)
+        logits_B1V = models.logits(draft, params, x_B1D)
+        if _draws(plan):
+            q_BV = _probabilities(plan, state, logits_B1V)[:, 0]
+            token_B = jax.vmap(jax.random.categorical)(keys[:, number], jnp.log(q_BV))
+            token_B = token_B.astype(jnp.int32)
+        else:
+            token_B = _likeliest(plan, state, logits_B1V)[:, 0]
+            q_BV = jax.nn.one_hot(token_B, logits_B1V.shape[-1])
         tokens.append(token_B)
         probabilities.append(q_BV)
     return jnp.stack(tokens, axis=1), jnp.stack(probabilities, axis=1), cache

@@ -15,7 +15,7 @@ from gptjax.fields import section, setting
 from gptjax.files import user_path
 from gptjax.infer.adapters import named
 from gptjax.infer.members import MembersConfig, streaming, with_members
-from gptjax.infer.prompts import Asked, check_paths, read_prompts, write_rows
+from gptjax.infer.prompts import Asked, check_paths, check_request, read_prompts, write_rows
 from gptjax.infer.searches import SearchConfig
 from gptjax.infer.settings import PRESETS, Sampling, SamplingConfig, with_preset
 from gptjax.job import Job
@@ -35,7 +35,7 @@ class Settings:
         "", "file of prompts: a text in each line, or .jsonl with prompt, messages or tokens"
     )
     chat: str = setting("", "format of messages; empty: the model's own", choices=("", *FORMATS))
-    answers: int = setting(1, "answers to each prompt", minimum=1)
+    answers: int = setting(1, "answers to each prompt", minimum=1, maximum=1_000_000)
     output: str = setting("", ".jsonl file for answers, tokens and log-probabilities")
     batch: int = setting(8, "prompts that are answered together", minimum=1)
     preset: str = setting(
@@ -87,6 +87,8 @@ def main(config: Config, folder: Path) -> int:
     model = _model(model, asked)
     questions = _questions(asked, model)
     request, done = with_preset(asked.sampling, asked.preset), []
+    for one in questions[:: asked.answers]:
+        check_request(model, one, _request(request, one, asked))
     started, tokens = time.perf_counter(), 0
     for first in range(0, len(questions), asked.batch):
         some = questions[first : first + asked.batch]
@@ -138,15 +140,7 @@ def _answer(
     from gptjax.infer.searches import search
 
     key = jax.random.fold_in(jax.random.key(max(request.seed, 0)), first)
-    requests = [
-        dataclasses.replace(
-            request,
-            seed=-1,
-            stop_ids=(*request.stop_ids, *one.ends),
-            adapter=one.said.get("adapter", asked.adapter),
-        )
-        for one in some
-    ]
+    requests = [_request(request, one, asked) for one in some]
     if len(some) == 1 and asked.search.kind == SearchConfig().kind:
         return _streamed(model, some[0], requests, key)
     answers, said = search(model, [one.prompt for one in some], requests, key, asked.search)
@@ -155,6 +149,16 @@ def _answer(
     if said:
         print(said, file=sys.stderr)
     return answers
+
+
+def _request(request: Sampling, one: Asked, asked: Settings) -> Sampling:
+    """The settings of one prompt: those of all, its own ends and its own adapter."""
+    return dataclasses.replace(
+        request,
+        seed=-1,
+        stop_ids=(*request.stop_ids, *one.ends),
+        adapter=one.said.get("adapter", asked.adapter),
+    )
 
 
 def _streamed(model: Any, one: Any, requests: Sequence[Sampling], key: Any) -> list[Any]:

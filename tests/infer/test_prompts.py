@@ -1,6 +1,7 @@
 """Files of prompts: what ends a line, and mistakes with the file and the line in one sentence."""
 
 import json
+import os
 
 import pytest
 import tokenizers
@@ -10,7 +11,7 @@ from gptjax.data.tokenizers.byte import ByteTokenizer
 from gptjax.data.tokenizers.huggingface import JsonTokenizer
 from gptjax.errors import UserError
 from gptjax.infer.generate import encoded
-from gptjax.infer.prompts import read_prompts
+from gptjax.infer.prompts import check_paths, read_prompts, write_rows
 from gptjax.jobs import rag
 
 CONFIG = models.ModelConfig(vocab_size=257, depth=1, width=8, num_heads=2, seq_len=64)
@@ -32,6 +33,10 @@ def test_only_a_line_feed_ends_a_line(tmp_path, name):
         (r'{"prompt": "\ud800"}', "line 2 has half a surrogate pair"),
         (r'{"prompt": "a", "id": "\ud800"}', "line 2 has half a surrogate pair"),
         ('["a"]', "line 2 is no object"),
+        ('{"tokens": [1, 2.5]}', "line 2 has tokens that are no whole numbers"),
+        ('{"tokens": [true]}', "line 2 has tokens that are no whole numbers"),
+        ('{"prompt": "a", "adapter": {}}', "line 2 has an adapter that is no text"),
+        ('{"prompt": "a", "id": NaN}', "line 2 is not JSON (NaN is no number of JSON)"),
         ('{"promt": "a"}', "line 2 has neither prompt, messages nor tokens; did you mean prompt?"),
     ],
 )
@@ -55,6 +60,37 @@ def test_characters_that_the_tokenizer_does_not_know_are_told():
     assert encoded(model, "ab") == [0, 1]
     with pytest.raises(UserError, match="has 'ж', which the tokenizer of tiny does not know"):
         encoded(model, "abжa")
+    with pytest.raises(UserError, match="one that is none"):
+        encoded(model, [0, 1.5])
+
+
+def test_a_text_may_write_the_unknown_token_itself():
+    words = tokenizers.models.WordLevel({"a": 0, "[UNK]": 1, "b": 2}, unk_token="[UNK]")
+    split = tokenizers.Tokenizer(words)
+    split.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    model = infer.Model(CONFIG, {}, JsonTokenizer(split), name="tiny")
+    assert encoded(model, "a [UNK] b") == [0, 1, 2]
+    with pytest.raises(UserError, match="has 'c', which"):
+        encoded(model, "a [UNK] c")
+
+
+def test_an_output_that_cannot_be_written_is_told_before_anything_is_made(tmp_path):
+    """A device too, in whose place there would be a file."""
+    for path, words in (
+        (tmp_path, "is a directory"),
+        ("/dev/null", "is a device"),
+        (tmp_path / ("x" * 300), "cannot be written"),
+        (f"{tmp_path}/a\0b", "cannot be written"),
+        (tmp_path / "no" / "x.jsonl", "is in no folder"),
+    ):
+        with pytest.raises(UserError, match=words):
+            check_paths("sample", "", str(path))
+    check_paths("sample", "", str(tmp_path / "x.jsonl"))
+    assert [*tmp_path.iterdir()] == []
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="is a named pipe"):
+        write_rows(str(tmp_path / "pipe"), [{}])
+    assert (tmp_path / "pipe").is_fifo()
 
 
 def test_questions_are_lines_of_prompts_with_a_text(tmp_path):

@@ -237,6 +237,8 @@ def test_a_text_longer_than_the_context(model, tmp_path, capfd):
         (["prompt=" + "x" * 40], "a prompt has 40 tokens, and the context of tiny is 32"),
         (["sampling.temperature=-1"], "sample.sampling.temperature=-1.0 must be at least 0"),
         (["preset=gpt9"], "sample.preset='gpt9'"),
+        (["prompt=a", "sampling.stop=('',)"], "sampling.stop=('',) has an empty text"),
+        (["prompt=a", "answers=1000000000000"], "must be at most 1000000"),
         (["prompt=a", "search.kind=beam"], "sampling.temperature=0.7 is not followed by a beam"),
         (["prompt=a", "members.folders=nowhere"], "nowhere"),
         (
@@ -262,9 +264,11 @@ def test_mistakes_are_told(model, flags, words, tmp_path, capfd):
     ],
 )
 def test_a_wrong_line_is_told(model, line, words, tmp_path, capfd):
-    (tmp_path / "in.jsonl").write_text(line + "\n")
-    assert sample(model, f"prompts={tmp_path}/in.jsonl", tmp_path=tmp_path) == 2
-    assert words in capfd.readouterr().err
+    """Before anything is answered."""
+    (tmp_path / "in.jsonl").write_text('{"prompt": "a"}\n' + line + "\n")
+    assert sample(model, f"prompts={tmp_path}/in.jsonl", "batch=1", tmp_path=tmp_path) == 2
+    out, err = capfd.readouterr()
+    assert out == "" and words in err and "in.jsonl line 2" in err
 
 
 def test_a_folder_without_a_model_is_told(tmp_path, capfd):
