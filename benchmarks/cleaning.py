@@ -10,13 +10,15 @@ names one set of our stages. With `--workers` processor seconds are those of all
 peak is that of the parent and so many times that of the largest worker, an upper bound.
 """
 
+import itertools
 import json
-import random
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+import numpy as np
 
 FILTERS = "(repetition,quality,c4)"
 STAGES = {
@@ -25,6 +27,7 @@ STAGES = {
 }
 FILES = 4
 COPIES = 0.05
+COMMON = ("the", "of", "and", "that", "with")
 OURS = """
 import resource, sys, time
 from pathlib import Path
@@ -56,21 +59,24 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 """
 
 
-def page(rng: random.Random, words: list[str]) -> str:
+def page(rng: np.random.Generator, words: list[str]) -> str:
     """Sentences of common and rare words."""
+    lengths = rng.integers(5, 19, size=rng.integers(6, 41))
+    ranks = np.fmod(1 + rng.pareto(0.4, size=lengths.sum()), len(words)).astype(int)
+    drawn = iter([words[rank] for rank in ranks])
     lines = []
-    for _ in range(rng.randint(6, 40)):
-        some = [words[int(rng.paretovariate(0.4)) % len(words)] for _ in range(rng.randint(5, 18))]
-        some.insert(rng.randrange(len(some)), rng.choice(("the", "of", "and", "that", "with")))
+    for length in lengths:
+        some = list(itertools.islice(drawn, length))
+        some.insert(rng.integers(length), COMMON[rng.integers(len(COMMON))])
         lines.append(" ".join(some).capitalize() + ".")
     return "\n".join(lines)
 
 
 def make_input(folder: Path, megabytes: int) -> int:
     """Write the files; bytes of text in them."""
-    rng, total = random.Random(megabytes), 0
-    letters = "etaoinshrdlucmfw"
-    words = ["".join(rng.choices(letters, k=rng.randint(2, 9))) for _ in range(50_000)]
+    rng, total = np.random.default_rng(megabytes), 0
+    letters = list("etaoinshrdlucmfw")
+    words = ["".join(rng.choice(letters, rng.integers(2, 10))) for _ in range(50_000)]
     folder.mkdir()
     for number in range(FILES):
         pages: list[str] = []
@@ -78,7 +84,7 @@ def make_input(folder: Path, megabytes: int) -> int:
         with (folder / f"{number}.jsonl").open("w") as file:
             while size < megabytes * 1_000_000 // FILES:
                 copy = pages and rng.random() < COPIES
-                text = rng.choice(pages) if copy else page(rng, words)
+                text = pages[rng.integers(len(pages))] if copy else page(rng, words)
                 pages = [*pages[-99:], text]
                 size += len(text)
                 url = f"http://e.org/{number}/{size}"
