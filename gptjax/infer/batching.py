@@ -27,6 +27,7 @@ from gptjax.infer.generate import (
     answer_of,
     encoded,
     fitted,
+    key_of,
     padded,
     pairs,
     width_of,
@@ -251,7 +252,7 @@ class Batcher:
 
     def _request(self, ids: Sequence[int], sampling: Sampling, number: int) -> Request:
         seeded = sampling.seed >= 0
-        key = jax.random.key(sampling.seed) if seeded else jax.random.fold_in(self.key, number)
+        key = key_of(sampling.seed) if seeded else jax.random.fold_in(self.key, number)
         return Request(tuple(ids), sampling, key)
 
     def _read(self) -> None:

@@ -254,14 +254,26 @@ def pairs(ids_Mt: np.ndarray, logprobs_Mt: np.ndarray) -> tuple[tuple[tuple[int,
 
 def keys_of(requests: Sequence[Sampling], key: jax.Array) -> jax.Array:
     """A key for each row: of its own seed, or of its number."""
-    return _keys_of(np.array([request.seed for request in requests], np.int32), key)
+    halves = [divmod(max(request.seed, 0), 2**32) for request in requests]
+    seeds_2B = np.array(halves, np.uint32).T
+    return _keys_of(seeds_2B, np.array([request.seed >= 0 for request in requests]), key)
 
 
 @jax.jit  # as one program: each of its operations is else one for every number of rows
-def _keys_of(seeds_B: jax.Array, key: jax.Array) -> jax.Array:
-    drawn_B = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(seeds_B)))
-    own_B = jax.vmap(jax.random.key)(jnp.maximum(seeds_B, 0))
-    return jnp.where(seeds_B < 0, drawn_B, own_B)
+def _keys_of(seeds_2B: jax.Array, own_B: jax.Array, key: jax.Array) -> jax.Array:
+    drawn_B = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(own_B)))
+    return jnp.where(own_B, jax.vmap(_key_of)(*seeds_2B), drawn_B)
+
+
+def key_of(seed: int) -> jax.Array:
+    """The key of a seed of up to 63 bits; up to 32 it is JAX's own, which drops what is above."""
+    return _key_of(*np.array(divmod(seed, 2**32), np.uint32))
+
+
+@jax.jit
+def _key_of(high: jax.Array, low: jax.Array) -> jax.Array:
+    key = jax.random.key(low)
+    return jnp.where(high == 0, key, jax.random.fold_in(key, high))
 
 
 def encoded(model: Model, prompt: Prompt) -> list[int]:

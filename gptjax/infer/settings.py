@@ -55,7 +55,9 @@ class SamplingConfig:
     stop_ids: tuple[int, ...] = setting(
         (), "tokens that end it, besides the end of document", minimum=0
     )
-    seed: int = setting(-1, "of this answer alone; -1: drawn from the batch's", minimum=-1)
+    seed: int = setting(
+        -1, "of this answer alone; -1: drawn from the batch's", minimum=-1, maximum=2**63 - 1
+    )
     logprobs: int = setting(
         0,
         "likeliest tokens to report beside each; their log-probabilities are the model's own",

@@ -137,9 +137,10 @@ def _answer(
     """The answers of one batch; a single one streams where it is made token by token."""
     import jax
 
+    from gptjax.infer.generate import key_of
     from gptjax.infer.searches import search
 
-    key = jax.random.fold_in(jax.random.key(max(request.seed, 0)), first)
+    key = jax.random.fold_in(key_of(max(request.seed, 0)), first)
     requests = [_request(request, one, asked) for one in some]
     if len(some) == 1 and asked.search.kind == SearchConfig().kind:
         return _streamed(model, some[0], requests, key)

@@ -44,7 +44,7 @@ class Settings:
     samples: int = setting(64, "answers to each", minimum=8)
     temperature: float = setting(1.0, "of the samples", above=0.0)
     resamples: int = setting(200, "resamplings of the questions, for the intervals", minimum=20)
-    seed: int = setting(0, "of the samples and resamplings", minimum=0)
+    seed: int = setting(0, "of the samples and resamplings", minimum=0, maximum=2**31 - 1)
 
 
 @dataclasses.dataclass(frozen=True)

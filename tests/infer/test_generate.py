@@ -13,6 +13,7 @@ import pytest
 from gptjax import infer, models
 from gptjax.data.tokenizers.byte import ByteTokenizer
 from gptjax.errors import UserError
+from gptjax.infer.generate import key_of, keys_of
 
 CONFIG = models.ModelConfig(
     vocab_size=257, depth=1, width=16, num_heads=2, seq_len=48, init_scale=0.5
@@ -84,6 +85,20 @@ def test_keys_decide():
     )
     assert one == again and one != other
     assert one[0].tokens != one[1].tokens
+
+
+def test_a_seed_of_more_than_32_bits_is_one_of_its_own():
+    seeds = (0, 5, 2**31, 2**32 - 1, 2**32, 2**32 + 5, 2**63 - 1, -1)
+    data = jax.random.key_data(
+        keys_of([infer.Sampling(seed=one) for one in seeds], jax.random.key(7))
+    )
+    for row, seed in enumerate(seeds[:4]):  # as JAX has them
+        np.testing.assert_array_equal(data[row], jax.random.key_data(jax.random.key(seed)))
+    drawn = jax.random.fold_in(jax.random.key(7), len(seeds) - 1)
+    np.testing.assert_array_equal(data[-1], jax.random.key_data(drawn))
+    assert len(np.unique(data, axis=0)) == len(seeds)
+    for row, seed in enumerate(seeds[:-1]):
+        np.testing.assert_array_equal(data[row], jax.random.key_data(key_of(seed)))
 
 
 def test_a_stream_ends_as_the_answer():

@@ -53,7 +53,7 @@ EVALUATED = 12
 
 QUICK = {
     "cut, ring": MeshConfig(data=1, fsdp=2, tensor=2, seq=2, sequence_parallel=True),
-    "pipe 2x2x2": MeshConfig(data=1, fsdp=2, pipe=2, tensor=2),
+    "pipe 2x2x2": MeshConfig(data=2, pipe=2, tensor=2),
     "all to all": MeshConfig(data=1, seq=2, context="all_to_all"),
 }
 MORE = {
@@ -92,6 +92,7 @@ MORE = {
     "tensor, all to all": MeshConfig(data=1, tensor=2, seq=2, context="all_to_all"),
     "pipe, all to all": MeshConfig(data=1, pipe=2, seq=2, context="all_to_all"),
     "data, tensor, pipe": MeshConfig(data=2, tensor=2, pipe=2, schedule="gpipe"),
+    "fsdp, tensor, pipe": MeshConfig(data=1, fsdp=2, tensor=2, pipe=2),
 }
 EXPERTS = {
     "expert": MeshConfig(data=1, expert=4),
