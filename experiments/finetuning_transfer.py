@@ -4,7 +4,7 @@
 
 Models of three widths learn the standard library's docstrings from 1,024 to 65,536 bytes, from
 scratch and after its code, each stopped early. The effective data transferred is fitted as
-D_T = k D_F^α N^β (Hernandez et al. 2021). Six minutes of processor time on an AMD EPYC; laws.json
+D_T = k D_F^α N^β (Hernandez et al. 2021). Five minutes of processor time on an AMD EPYC; laws.json
 has the law, docs/alignment.md what to expect.
 """
 

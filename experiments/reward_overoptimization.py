@@ -4,7 +4,7 @@
 
 An answer is best with four capitals, which a program counts. Reward models learn that from 64 to
 4,096 preferences, three of each amount; best of n and GRPO are run against each, and the laws of
-Gao et al. (2022) are fitted to the gold reward by √KL. Five minutes of processor time on an AMD
+Gao et al. (2022) are fitted to the gold reward by √KL. Six minutes of processor time on an AMD
 EPYC; laws.json has the laws, docs/alignment.md what to expect.
 """
 
