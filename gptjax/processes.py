@@ -44,8 +44,9 @@ class Copy:
         context = multiprocessing.get_context("fork")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_answer, args=(work, theirs, self._pipe))
-        with warnings.catch_warnings():  # of the threads of BLAS, which survive a copy
+        with warnings.catch_warnings():  # of the threads of BLAS, and of a JAX without any
             warnings.simplefilter("ignore", DeprecationWarning)
+            warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)
             self._process.start()
         theirs.close()
 

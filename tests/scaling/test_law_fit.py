@@ -1,6 +1,7 @@
 """Fits of tables whose law is known."""
 
 import json
+import time
 
 import jax
 import numpy as np
@@ -11,6 +12,7 @@ from gptjax import scaling
 from gptjax.errors import UserError
 from gptjax.scaling.fit import bootstrap, engine, traced
 from gptjax.scaling.laws import fit_laws as laws_of
+from gptjax.threads import in_threads
 
 
 def test_a_noiseless_table_gives_its_law_back():
@@ -218,6 +220,22 @@ def test_checks_of_a_large_table_use_a_sample_and_say_so(monkeypatch):
     assert laws["laws"]["chinchilla_parametric"]["n_runs"] == 90
     assert max(row["n_train"] for row in laws["scores"]) < 61
     assert any("the laws rest on all 90 runs" in line for line in laws["notes"])
+
+
+class Slow(laws_of.Steps):
+    """Lets other threads count before a number is told."""
+
+    def __setattr__(self, name, value):
+        super().__setattr__(name, value)
+        if name == "done":
+            time.sleep(0.01)
+
+
+def test_parts_that_end_at_once_are_counted_one_by_one():
+    seen = []
+    steps = Slow(lambda done, total: seen.append(done), in_threads)
+    steps.made(dict.fromkeys(range(6), lambda: None))
+    assert seen == [1, 2, 3, 4, 5, 6]
 
 
 def test_one_step_stands_for_refits_of_a_large_table():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -51,6 +52,7 @@ class Steps:
     spread: Spread
     total: int = 0
     done: int = 0
+    _lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
 
     def made(self, calls: dict[str, Callable[[], Any]]) -> dict[str, Any]:
         """The results of calls; where one ends in a UserError, the error."""
@@ -58,8 +60,9 @@ class Steps:
         return dict(zip(calls, found, strict=True))
 
     def tick(self) -> None:
-        self.done += 1
-        self.watch(self.done, self.total)
+        with self._lock:  # so that every number is told once, in order
+            self.done += 1
+            self.watch(self.done, self.total)
 
 
 def fit_laws(
