@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,6 @@ HELD_RESAMPLES = 250  # enough for the intervals of the held-out runs
 EVERY_COUNT = "params_non_embedding"  # a column of tables that say what they count
 STATED = "stated"  # counted as the table has it, which does not say how
 PARAMETRIC = "chinchilla_parametric"
-LATER = 6  # most parts of a fit that rest on the parametric law
 ROLLED = ("chinchilla", "power_mean")  # forms whose forecasts are rolled out
 
 
@@ -97,7 +96,7 @@ def fit_laws(
     some, said = _some_of(table)
     makers = _makers(table, curves, config)
     checks = _checks(runs, some, config) if PARAMETRIC in makers else {}
-    steps = Steps(watch, spread, len(makers) + len(checks) + LATER)
+    steps = Steps(watch, spread, len(makers) + len(checks) + len(_names_of_later(makers, config)))
     solved = steps.made({**makers, **checks})
     results = {name: solved[name] for name in makers if not isinstance(solved[name], UserError)}
     refused = [f"{name}: {solved[name]}" for name in makers if name not in results]
@@ -119,21 +118,32 @@ def _later(
     runs: Any, table: Runs, results: dict[str, Any], checked: dict[str, Any], config: FitConfig
 ) -> dict[str, Callable[[], Any]]:
     """What rests on the parametric law, by its name; each independent of the others."""
-    law, valleys = results.get(PARAMETRIC), results.get("isoflop")
-    if law is None:
+    if PARAMETRIC not in results:
         return {}
-    calls: dict[str, Callable[[], Any]] = {}
-    if config.diagnostics and not config.tied_exponents:
-        calls["mixture"] = lambda: _mixture(table, law, checked["rivals"], config)
-    calls["holdout"] = lambda: _holdout(law, table, valleys, config)
-    if config.diagnostics:
-        target = _targets(law.runs, config)[0]
-        calls["drift"] = lambda: diagnostics.drift(table, law, target)
-        calls["run_next"] = lambda: _run_next(law, target, config)
-        calls["conventions"] = lambda: _convention_table(runs, table, law, checked, config)
-        if valleys is not None:
-            calls["method"] = lambda: method_bias(table, law, config)
-    return calls
+    law, valleys = results[PARAMETRIC], results.get("isoflop")
+    target = _targets(law.runs, config)[0]
+    calls: dict[str, Callable[[], Any]] = {
+        "mixture": lambda: _mixture(table, law, checked["rivals"], config),
+        "holdout": lambda: _holdout(law, table, valleys, config),
+        "drift": lambda: diagnostics.drift(table, law, target),
+        "run_next": lambda: _run_next(law, target, config),
+        "conventions": lambda: _convention_table(runs, table, law, checked, config),
+        "method": lambda: method_bias(table, law, config),
+    }
+    return {name: calls[name] for name in _names_of_later(results, config)}
+
+
+def _names_of_later(laws: Container[str], config: FitConfig) -> list[str]:
+    """Of the parts that rest on the parametric law, those that are made beside these laws."""
+    if PARAMETRIC not in laws:
+        return []
+    made = {
+        "mixture": config.diagnostics and not config.tied_exponents,
+        "holdout": True,
+        **dict.fromkeys(("drift", "run_next", "conventions"), config.diagnostics),
+        "method": config.diagnostics and "isoflop" in laws,
+    }
+    return [name for name in made if made[name]]
 
 
 def _found(
