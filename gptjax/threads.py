@@ -47,6 +47,13 @@ def outcome(call: Callable[[], Any]) -> Any:
         return error
 
 
+def unless_refused(result: Any) -> Any:
+    """A result of an `outcome`; a UserError is raised."""
+    if isinstance(result, UserError):
+        raise result
+    return result
+
+
 def on_one_core(call: Callable[..., Any], *arguments: Any) -> Any:
     """The call, with every `in_threads` inside it one call after the other."""
     context = contextvars.copy_context()

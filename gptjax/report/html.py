@@ -28,7 +28,7 @@ from gptjax.report.view import (
 )
 from gptjax.scaling.laws.saved import Laws
 from gptjax.scaling.laws.verdict import completed
-from gptjax.threads import in_threads, on_one_core
+from gptjax.threads import in_threads, on_one_core, unless_refused
 
 Columns = Mapping[str, Sequence[Any]]
 
@@ -63,7 +63,8 @@ def build(
     shown = scene(laws, runs)
     plots = choose_plots(laws, shown, curves, config.curve_points)
     calls = [functools.partial(_draw, plot, shown, workdir, config) for plot in plots]
-    drawn = on_one_core(spread, calls)  # in no threads: Matplotlib's style is the process's
+    # In no threads: Matplotlib's style is the process's.
+    drawn = [unless_refused(figure) for figure in on_one_core(spread, calls)]
     heading = config.title or title or "Scaling report"
     content = _page(heading, laws, shown, runs, drawn, facts or {})
     path = Path(workdir) / "report.html"

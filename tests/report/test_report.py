@@ -424,6 +424,17 @@ def test_answer_for_the_terminal(sweep):
     assert "No law could be fitted" in report.answer({})
 
 
+def test_a_figure_that_cannot_be_written_is_said(sweep, tmp_path, monkeypatch):
+    def full(*rest):
+        raise UserError("no space left")
+
+    monkeypatch.setattr(html, "_draw", full)
+    laws, runs, curves = sweep
+    with pytest.raises(UserError, match="no space left"):
+        make(tmp_path, laws, runs, curves)
+    assert not (tmp_path / "report.html").exists()
+
+
 def test_page_is_written_whole_or_not_at_all(sweep, tmp_path, monkeypatch, text_only):
     page = tmp_path / "report.html"
     page.write_text("old")

@@ -25,7 +25,7 @@ from gptjax.scaling.laws import describe, design, joint, verdict
 from gptjax.scaling.laws.saved import Laws
 from gptjax.scaling.tables.runs import Runs, best_of_each, prepare, require
 from gptjax.scaling.tables.table import as_table
-from gptjax.threads import in_threads
+from gptjax.threads import in_threads, unless_refused
 
 LINE_POINTS = 60
 CHECKED_RUNS = 10_000  # most runs that the checks of a law and its rival forms are fitted to
@@ -103,9 +103,9 @@ def fit_laws(
     if not results:
         raise UserError(_no_law(refused))
     checked = {name: solved[name] for name in checks} if PARAMETRIC in results else {}
-    checked = {name: _unless_refused(result) for name, result in checked.items()}
+    checked = {name: unless_refused(result) for name, result in checked.items()}
     later = steps.made(_later(runs, some, results, checked, config))
-    checked |= {name: _unless_refused(result) for name, result in later.items()}
+    checked |= {name: unless_refused(result) for name, result in later.items()}
     warnings = [*table.warnings, *said, *_swept(runs, table, config)]
     for result in results.values():
         warnings += [w for w in getattr(result, "warnings", ()) if w not in warnings]
@@ -325,12 +325,6 @@ def _convention_table(
         return list(checked["conventions"])
     (one,) = diagnostics.countings(runs, config)
     return [diagnostics.convention_row(table, law, one)]
-
-
-def _unless_refused(result: Any) -> Any:
-    if isinstance(result, UserError):
-        raise result
-    return result
 
 
 def line_flops(table: Runs, config: FitConfig) -> np.ndarray:
