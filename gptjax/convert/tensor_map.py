@@ -74,11 +74,6 @@ class TensorMap:
 @functools.lru_cache(maxsize=64)
 def shapes_of(init: Callable[[Any, jax.Array], Any], config: Any) -> Any:
     """The tree of `init`'s parameters, without allocating them."""
-    return jax.tree.map(lambda leaf: leaf, _shapes_of(init, config))
-
-
-@functools.lru_cache(maxsize=64)  # reading or writing a folder asks for the same ones many times
-def _shapes_of(init: Callable[[Any, jax.Array], Any], config: Any) -> Any:
     return jax.eval_shape(functools.partial(init, config), jax.random.key(0))
 
 
