@@ -480,6 +480,12 @@ def test_comments_before_the_header_are_none_of_it(tmp_path, start):
     assert table.places[0] == 2 + start.count("\n")
 
 
+def test_a_column_of_numbers_of_rows_keeps_its_name(tmp_path):
+    path = tmp_path / "runs.csv"
+    path.write_text("#,params\n1,1e6\n2,2e6\n")
+    assert list(scaling.Table.read(path).columns) == ["#", "params"]
+
+
 def test_active_parameters_beside_others_are_said():
     table = dict(runs_table(budgets=3))
     said = scaling.prepare({**table, "active_params": np.asarray(table["params"]) / 8}).warnings

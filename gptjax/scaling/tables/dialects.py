@@ -128,7 +128,7 @@ def read_csv(path: pathlib.Path) -> Sheet:
         lines = _Lines(path, encoding, separator, skip, comments)
         first = next(iter(lines()), None)
         header = [name.strip() for name in first[1]] if first else []
-        header[:1] = [name.lstrip("# ") for name in header[:1]]
+        header[:1] = [name.lstrip("# ") or name for name in header[:1]]
         rows, evidence = [], _Evidence()
         for number, row in itertools.islice(lines(), 1, None):
             if len(row) != len(header):
