@@ -29,6 +29,12 @@ ONE_EPOCH = {
         "config/batch_size": np.full(16, 256.0),
         "config/seq_len": np.full(16, 2048.0),
     },
+    "batches of a device": {
+        "max_steps": DATA / BATCH,
+        "per_device_train_batch_size": np.full(16, 32.0),
+        "max_seq_length": np.full(16, 2048.0),
+        "world_size": np.full(16, 8.0),
+    },
     "accumulated batches": {
         "max_steps": DATA / BATCH,
         "batch_tokens": np.full(16, BATCH / 8),

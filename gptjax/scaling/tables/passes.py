@@ -21,8 +21,8 @@ SURE = 4.0  # the other reading of a number of devices is that many times farthe
 PREFIXES = frozenset(
     (
         *("args", "config", "data", "global", "hparams", "max", "mean", "n", "nb", "no", "num"),
-        *("number", "of", "optimizer", "params", "per_device", "sys", "total", "train", "trained"),
-        *("trainer", "training"),
+        *("number", "of", "optimizer", "params", "per", "device", "sys", "total", "train"),
+        *("trained", "trainer", "training"),
     )
 )
 NAMES = {
