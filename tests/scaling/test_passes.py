@@ -59,6 +59,13 @@ def test_unique_tokens_tell_too():
     np.testing.assert_allclose(found, DATA)
 
 
+def test_recomputed_activations_are_not_taken_for_epochs():
+    with pytest.raises(UserError, match="tokens_convention=seen"):
+        tokens_of(tokens=DATA, flops=8.0 * SIZE * DATA, epochs=np.full(16, 1.33))
+    found, _ = tokens_of(tokens=DATA, flops=6.0 * SIZE * DATA, epochs=np.full(16, 1.33))
+    np.testing.assert_allclose(found, DATA)
+
+
 @pytest.mark.parametrize("name", ["epochs", "epoch", "config/num_train_epochs", "maxEpochs"])
 def test_tokens_that_may_be_of_one_epoch_are_asked_for(name):
     with pytest.raises(UserError, match=r"tokens_convention=seen .* or one_epoch"):

@@ -140,8 +140,10 @@ def _reading(table: Table, values: dict[str, np.ndarray], stated: set[str], colu
     for truth, within in _counts(table, values, stated, epochs):
         tokens = values["tokens"]
         far = [_distance(truth, tokens, told), _distance(truth, tokens * epochs, told)]
-        if min(far) < within and 2 * min(far) < max(far):
-            found.add("seen" if far[0] < far[1] else "one_epoch")
+        if far[0] < within and 2 * far[0] < far[1]:
+            found.add("seen")
+        elif far[1] < within < far[0] and 2 * far[1] < far[0]:  # else overhead may be all of it
+            found.add("one_epoch")
     return found.pop() if len(found) == 1 else ""
 
 
