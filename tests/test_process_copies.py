@@ -10,12 +10,15 @@ import pytest
 from gptjax.scaling import Form, form_named, positive
 
 CALLS = """
-import functools, os, sys, time
+import functools, os, struct, sys, time, warnings
+import numpy  # with the threads of its BLAS
 from gptjax.errors import UserError
 from gptjax.processes import Copy, LostCopy, in_processes, may_copy
 from gptjax.threads import in_threads
 
 first = os.getpid()
+words = "os.fork() was called. os.fork() is incompatible with multithreaded code"
+os.register_at_fork(before=lambda: warnings.warn(words, RuntimeWarning))  # as JAX does
 
 def here(number, seconds=0.05):
     time.sleep(seconds)
@@ -34,9 +37,11 @@ def unsendable():
     time.sleep(0.05)
     return (lambda: 3)
 
-done = []
+told, tell = os.pipe()  # of every process, so that a copy's own are seen
 calls = [functools.partial(here, i) for i in range(9)]
-found = in_processes([*calls, refused], lambda: done.append(os.getpid()))
+found = in_processes([*calls, refused], lambda: os.write(tell, struct.pack("<Q", os.getpid())))
+os.close(tell)
+done = [number for number, in struct.iter_unpack("<Q", os.read(told, 4096))]
 assert [number for number, _ in found[:9]] == list(range(9)), found
 assert len({process for _, process in found[:9]}) == (COPIES), found
 assert isinstance(found[9], UserError) and done == [first] * 10, (found, done)
@@ -49,6 +54,12 @@ except ZeroDivisionError:
 with Copy(lambda receive: receive() + 1) as copy:
     copy.send(41)
     assert copy.result() == 42
+with Copy(lambda receive: 1 / receive()) as copy:
+    copy.send(0)
+    try:
+        copy.result()
+    except ZeroDivisionError:
+        print("raised in a copy")
 with Copy(lambda receive: os._exit(1)) as copy:
     copy.send(1)
     try:
@@ -69,9 +80,11 @@ CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
 @pytest.mark.skipif(CORES < 2, reason="needs two cores that this process may use, and Linux")
 def test_calls_are_shared_among_copies():
     text = CALLS.replace("(COPIES)", str(min(CORES, 9)))
-    run = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=60)
+    command = [sys.executable, "-W", "always", "-c", text]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert run.returncode == 0, run.stderr
-    assert run.stdout.split("\n")[:3] == ["raised", "lost", "no copy is left"]
+    said = ["raised", "raised in a copy", "lost", "no copy is left"]
+    assert run.stdout.splitlines() == said
     assert run.stderr == ""
 
 
@@ -84,6 +97,17 @@ threading.Thread(target=waiting.wait, daemon=True).start()
 assert not may_copy()
 import os
 assert set(in_processes([os.getpid] * 4)) == {os.getpid()}
+"""
+    subprocess.run([sys.executable, "-c", text], check=True, timeout=60)
+
+
+def test_a_process_with_a_started_jax_is_not_copied():
+    """Its threads are none of Python's."""
+    text = """
+import jax
+from gptjax.processes import may_copy
+jax.numpy.zeros(1).block_until_ready()
+assert not may_copy()
 """
     subprocess.run([sys.executable, "-c", text], check=True, timeout=60)
 
