@@ -233,7 +233,12 @@ class Slow(laws_of.Steps):
 
 def test_parts_that_end_at_once_are_counted_one_by_one():
     seen = []
-    steps = Slow(lambda done, total: seen.append(done), in_threads)
+
+    def tell(done, total):
+        time.sleep(0.02 * (done % 2))  # a next number could overtake it
+        seen.append(done)
+
+    steps = Slow(tell, in_threads)
     steps.made(dict.fromkeys(range(6), lambda: None))
     assert seen == [1, 2, 3, 4, 5, 6]
 
