@@ -182,9 +182,11 @@ def test_a_round_that_ended_the_run_is_not_called_the_last(capsys):
     whole = {"align/reward": 0.5, "align/kl_answer": 3.1, "align/answer_tokens": 6.0}
     say = reinforcing._hooks(config, course, log, None).metrics
     say(18, {"train/loss": np.zeros(2)}, whole)
+    say(80, {"train/loss": np.zeros(2)}, whole)
     say(80, {}, whole)
     assert capsys.readouterr().out.splitlines() == [
         "round 9/40: reward 0.5000, KL 3.100 nats an answer, 6.0 tokens",
+        "round 40/40: reward 0.5000, KL 3.100 nats an answer, 6.0 tokens",
         "ended at align.kl_stop=3: reward 0.5000, KL 3.100 nats an answer, 6.0 tokens",
     ]
 
